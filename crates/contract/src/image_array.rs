@@ -1,0 +1,175 @@
+//! The JSON body of the first MLServe's clients: `{"image_arr": <nested list>}` → `{"cls", "value"}`.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// A rectangular nested list of numbers, flattened in row-major order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageArray {
+    /// The length of each level of the nesting.
+    pub shape: Vec<usize>,
+    /// The numbers; as many as the product of `shape`.
+    pub values: Vec<f32>,
+}
+
+/// The old answer: the largest value of row 0 and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LegacyAnswer {
+    /// Index of the largest value.
+    pub cls: usize,
+    /// The largest value.
+    pub value: f32,
+}
+
+/// Why a body is no `{"image_arr": …}`.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is not {{\"image_arr\": <nested list of numbers>}}: {0}")]
+pub struct ImageArrayError(serde_json::Error);
+
+/// Deeper than any tensor ONNX Runtime takes from us, and far from exhausting the stack.
+const MAX_DEPTH: usize = 8;
+
+impl ImageArray {
+    /// Reads a request body. Numbers are kept as `f32`, the only datatype the old servers knew.
+    pub fn from_json(body: &[u8]) -> Result<Self, ImageArrayError> {
+        #[derive(Deserialize)]
+        struct Body {
+            image_arr: ImageArray,
+        }
+        serde_json::from_slice::<Body>(body).map(|body| body.image_arr).map_err(ImageArrayError)
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageArray {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut array = ImageArray { shape: Vec::new(), values: Vec::new() };
+        Level { array: &mut array, depth: 0 }.deserialize(deserializer)?;
+        Ok(array)
+    }
+}
+
+/// Reads one level of the nesting straight into the flat vector: a 450×450×3 list has no intermediate lists.
+struct Level<'a> {
+    array: &'a mut ImageArray,
+    depth: usize,
+}
+
+impl Level<'_> {
+    fn number<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        // Only the first number may find the shape still growing: a number where a list stood before is ragged.
+        if self.depth != self.array.shape.len() {
+            return Err(E::custom("image_arr is ragged: a number stands where a list was expected"));
+        }
+        let value = value as f32;
+        if !value.is_finite() {
+            return Err(E::custom("image_arr holds a number that no 32-bit float can hold"));
+        }
+        self.array.values.push(value);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Level<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a number or a list of numbers")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.number(value as f64)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.number(value as f64)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.number(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let Level { array, depth } = self;
+        if depth == MAX_DEPTH {
+            return Err(A::Error::custom(format!("image_arr is nested more than {MAX_DEPTH} deep")));
+        }
+        // The first list seen at each depth sets that depth's length; until its end the length is unknown.
+        let first = depth == array.shape.len();
+        if first {
+            if !array.values.is_empty() {
+                return Err(A::Error::custom("image_arr is ragged: a list stands where a number was expected"));
+            }
+            array.shape.push(usize::MAX);
+        }
+        let mut length = 0;
+        while list.next_element_seed(Level { array, depth: depth + 1 })?.is_some() {
+            length += 1;
+        }
+        if first {
+            array.shape[depth] = length;
+        } else if array.shape[depth] != length {
+            let expected = array.shape[depth];
+            return Err(A::Error::custom(format!(
+                "image_arr is ragged: a list of {length} where the others have {expected}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<ImageArray, String> {
+        ImageArray::from_json(json.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flattens_in_row_major_order() {
+        let array = read(r#"{"image_arr": [[1, 2.5, -3], [4, 5, 6]]}"#).unwrap();
+        assert_eq!(array.shape, [2, 3]);
+        assert_eq!(array.values, [1.0, 2.5, -3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(read(r#"{"image_arr": 7}"#).unwrap().shape, Vec::<usize>::new());
+        assert_eq!(read(r#"{"image_arr": [[], []]}"#).unwrap().shape, [2, 0]);
+    }
+
+    #[test]
+    fn ragged_lists_say_so() {
+        for ragged in ["[[1,2],[3]]", "[[1],2]", "[1,[2]]", "[[],[1]]", "[[[1]],[2]]", "[[],[[]]]", "[[1,2],[[3,4],[5,6]]]"] {
+            let error = read(&format!(r#"{{"image_arr": {ragged}}}"#)).unwrap_err();
+            assert!(error.contains("ragged"), "{ragged}: {error}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_list_of_finite_numbers() {
+        for (json, words) in [
+            (r#"{"image_arr": [NaN]}"#, "expected"),
+            (r#"{"image_arr": [1e39]}"#, "32-bit"),
+            (r#"{"image_arr": ["1"]}"#, "invalid type: string"),
+            (r#"{"image_arr": [null]}"#, "invalid type: null"),
+            (r#"{"image": [1]}"#, "missing field `image_arr`"),
+            ("", "EOF"),
+        ] {
+            let error = read(json).unwrap_err();
+            assert!(error.contains(words), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_list_nested_a_thousand_deep_is_refused_without_exhausting_the_stack() {
+        let json = format!(r#"{{"image_arr": {}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
+        assert!(read(&json).unwrap_err().contains("nested more than 8 deep"));
+    }
+}

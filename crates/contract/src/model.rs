@@ -1,0 +1,118 @@
+use serde::{Deserialize, Serialize};
+
+/// What `GET /models` of `model_api` answers: every model that was asked for, served or not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelList {
+    /// In alphabetical order.
+    pub models: Vec<ModelDescription>,
+}
+
+/// One model version as people and programs need to know it. Everything comes from the graph and its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelDescription {
+    /// The name in routes: the folder's or the file's.
+    pub name: String,
+    /// The version's folder name, or `"1"` for a model without versions.
+    pub version: String,
+    /// A heading for people; the name where the settings give none.
+    pub title: String,
+    /// One sentence for people; may be empty.
+    pub description: String,
+    /// What must be said wherever an answer of this model is shown, e.g. "Not for clinical use."
+    pub notice: Option<String>,
+    /// `sha256:<hex>` over graph, external data and settings.
+    pub digest: String,
+    /// Whether it can be asked now.
+    pub state: ModelState,
+    /// Why it is not [`ModelState::Ready`], without paths.
+    pub reason: Option<String>,
+    /// What runs it. `None` until a session has said so.
+    pub device: Option<Device>,
+    /// The graph's inputs.
+    pub inputs: Vec<TensorDescription>,
+    /// The graph's outputs.
+    pub outputs: Vec<TensorDescription>,
+    /// Class names in the order of the first output's last axis; empty where the settings give none.
+    pub labels: Vec<String>,
+    /// Present when the model can be asked with an encoded picture.
+    pub image: Option<ImageInput>,
+}
+
+/// The states of the Open Inference Protocol's repository index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ModelState {
+    /// Being read, started or warmed up.
+    Loading,
+    /// Warm: a request is answered.
+    Ready,
+    /// Cannot be asked; the reason says why.
+    Unavailable,
+}
+
+/// What a session really runs on, and why it is not what was wished for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// `"cpu"` or `"cuda"`.
+    pub name: String,
+    /// Why `cuda` was not used although it was allowed; `None` when it was used or not wanted.
+    pub stepped_down: Option<String>,
+    /// Version of the ONNX Runtime library, e.g. `"1.31.1"`.
+    pub runtime: String,
+}
+
+/// Name, datatype and shape of one tensor, in the words of the Open Inference Protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorDescription {
+    /// The graph's name for it.
+    pub name: String,
+    /// `FP32`, `INT64`, `BYTES`, …
+    pub datatype: String,
+    /// −1 where any length fits.
+    pub shape: Vec<i64>,
+}
+
+/// What a client may know about the picture a model wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInput {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// `"gray"` or `"rgb"`.
+    pub color: String,
+    /// How a picture of another size is brought to this one: `digit`, `contain`, `cover`, `stretch`. A page may offer
+    /// drawing where this is `digit`.
+    pub fit: String,
+}
+
+impl ModelDescription {
+    /// Whether it can be asked now.
+    pub fn is_ready(&self) -> bool {
+        self.state == ModelState::Ready
+    }
+}
+
+/// Whether `name` may name a model: `^[A-Za-z0-9._-]{1,128}$`, and neither `.` nor `..`.
+///
+/// Names become file names and parts of Redis keys; whatever passes here is safe in both.
+pub fn valid_model_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && !name.bytes().all(|b| b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_letters_digits_dots_dashes_and_underscores() {
+        for good in ["mnist", "resnet-50_v1.5", "7", "a.b"] {
+            assert!(valid_model_name(good), "{good}");
+        }
+        for bad in ["", ".", "..", "../etc", "a/b", "a\\b", "a b", "a\0", "ä", &"a".repeat(129)] {
+            assert!(!valid_model_name(bad), "{bad:?}");
+        }
+    }
+}
