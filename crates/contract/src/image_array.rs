@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn ragged_lists_say_so() {
-        for ragged in ["[[1,2],[3]]", "[[1],2]", "[1,[2]]", "[[],[1]]", "[[[1]],[2]]", "[[],[[]]]", "[[1,2],[[3,4],[5,6]]]"] {
+        for ragged in
+            ["[[1,2],[3]]", "[[1],2]", "[1,[2]]", "[[],[1]]", "[[[1]],[2]]", "[[],[[]]]", "[[1,2],[[3,4],[5,6]]]"]
+        {
             let error = read(&format!(r#"{{"image_arr": {ragged}}}"#)).unwrap_err();
             assert!(error.contains("ragged"), "{ragged}: {error}");
         }
