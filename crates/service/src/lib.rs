@@ -1,1 +1,33 @@
-//! (being written)
+//! How a service of ours lives: reads its settings, tells what it does, serves, becomes ready, and stops.
+//!
+//! Modules stand in the order in which a process meets them.
+
+/// Environment variables, read once and checked before a port is bound.
+pub mod settings;
+
+/// Log lines for people or for machines.
+pub mod telemetry;
+
+/// Who still needs time before traffic may come.
+pub mod readiness;
+
+/// The accept loop: time-outs, a connection cap, a graceful end.
+pub mod server;
+
+/// What every route gets: a request id, a log line, a metric, an answer even after a panic.
+pub mod middleware;
+
+/// A request's body, bounded in bytes, in time and in the memory of all bodies together.
+pub mod body;
+
+/// Errors as RFC 9457 documents.
+pub mod problem;
+
+/// `GET /metrics` on a listener of its own.
+pub mod metrics;
+
+/// SIGTERM and SIGINT: the first is a request, the second an order.
+pub mod shutdown;
+
+/// The `health` subcommand: a container's health check without curl in the image.
+pub mod health;

@@ -1,0 +1,54 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Longer than any healthy answer, shorter than a container's own limit for its check.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks the service at `address` whether it is ready: prints its answer and ends with 0 only for a 200.
+pub async fn check(address: SocketAddr) -> ExitCode {
+    match timeout(PATIENCE, ready(reachable(address))).await {
+        Ok(Ok((status, body))) => {
+            println!("{body}");
+            if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Ok(Err(error)) => {
+            println!("does not answer: {error}");
+            ExitCode::FAILURE
+        }
+        Err(_) => {
+            println!("does not answer within {} s", PATIENCE.as_secs());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A service that listens on all addresses is asked on loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn ready(address: SocketAddr) -> Result<(StatusCode, String), AnyError> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get("/health/ready").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), 1 << 20).collect().await?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}

@@ -1,0 +1,26 @@
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use contract::Problem;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+/// How long a client is asked to stay away after a 503.
+pub const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// `status` with a [`Problem`] as its body; a 503 carries `Retry-After`.
+pub fn problem(status: StatusCode, detail: &str) -> Response {
+    let problem = Problem {
+        title: status.canonical_reason().unwrap_or("Error").to_owned(),
+        status: status.as_u16(),
+        detail: detail.to_owned(),
+    };
+    let body = serde_json::to_vec(&problem).expect("two strings and a number always become JSON");
+    let mut response = (status, [content_type()], Body::from(body)).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    }
+    response
+}
+
+fn content_type() -> (HeaderName, HeaderValue) {
+    (header::CONTENT_TYPE, HeaderValue::from_static(Problem::MEDIA_TYPE))
+}

@@ -1,0 +1,66 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A latch that whoever needs time holds. Ready means that nobody holds it.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    holders: Arc<Mutex<Holders>>,
+}
+
+#[derive(Debug, Default)]
+struct Holders {
+    next: u64,
+    reasons: BTreeMap<u64, String>,
+}
+
+/// Keeps the service unready until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping the hold releases it"]
+pub struct Hold {
+    id: u64,
+    readiness: Readiness,
+}
+
+impl Readiness {
+    /// Unready until the returned hold is dropped. `reason` is shown to whoever asks for readiness.
+    pub fn hold(&self, reason: impl Into<String>) -> Hold {
+        let mut holders = self.lock();
+        let id = holders.next;
+        holders.next += 1;
+        holders.reasons.insert(id, reason.into());
+        Hold { id, readiness: self.clone() }
+    }
+
+    /// Why the service is not ready; `None` when it is.
+    pub fn reason(&self) -> Option<String> {
+        self.lock().reasons.values().next().cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Holders> {
+        // No code panics while it holds the lock, and a map of strings has no half-made state to fear.
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.readiness.lock().reasons.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_ready_when_the_last_holder_has_let_go() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.reason(), None);
+        let (first, second) = (readiness.hold("loading"), readiness.hold("warming up"));
+        assert_eq!(readiness.reason().as_deref(), Some("loading"));
+        drop(first);
+        assert_eq!(readiness.reason().as_deref(), Some("warming up"));
+        drop(second);
+        assert_eq!(readiness.reason(), None);
+    }
+}

@@ -1,0 +1,134 @@
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A variable whose value cannot be used. Ends the process with [`SettingError::EXIT_CODE`].
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {reason}")]
+pub struct SettingError {
+    /// The variable.
+    pub name: String,
+    /// What is wrong with its value, and what would be right.
+    pub reason: String,
+}
+
+impl SettingError {
+    /// `EX_USAGE` of sysexits.h: trying again without a change is useless.
+    pub const EXIT_CODE: u8 = 64;
+
+    /// An error about the variable `name`.
+    pub fn new(name: &str, reason: impl Display) -> Self {
+        Self { name: name.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Says it on one line and gives the exit code. There is no log yet: its settings may be the bad ones.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("{self}");
+        ExitCode::from(Self::EXIT_CODE)
+    }
+}
+
+/// The variable `name`; `None` when unset or empty, since Compose passes unset variables on as empty ones.
+pub fn optional(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The variable `name`, or `default` when it is unset or empty.
+pub fn parse<T>(name: &str, default: T) -> Result<T, SettingError>
+where
+    T: FromStr<Err: Display>,
+{
+    match optional(name) {
+        None => Ok(default),
+        Some(text) => text.parse().map_err(|error| SettingError::new(name, format!("{text:?}: {error}"))),
+    }
+}
+
+/// A number of at least `least`.
+pub fn at_least<T>(name: &str, least: T, default: T) -> Result<T, SettingError>
+where
+    T: FromStr<Err: Display> + PartialOrd + Display + Copy,
+{
+    let value = parse(name, default)?;
+    if value < least {
+        return Err(SettingError::new(name, format!("{value} is less than {least}")));
+    }
+    Ok(value)
+}
+
+/// A duration given in whole milliseconds.
+pub fn millis(name: &str, default: u64) -> Result<Duration, SettingError> {
+    parse(name, default).map(Duration::from_millis)
+}
+
+/// Where and how a service listens: the same for every service.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// `HOST`, `PORT`: the address of the service itself.
+    pub address: SocketAddr,
+    /// `METRICS_ADDR`: the address of `/metrics`, never published.
+    pub metrics_address: SocketAddr,
+    /// `MAX_CONNECTIONS`: one more is answered 503 and closed.
+    pub max_connections: usize,
+    /// `HEADER_TIMEOUT_MS`: a request's head must have come by then; also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// `BODY_TIMEOUT_MS`: a request's body must have come by then.
+    pub body_timeout: Duration,
+    /// `MAX_BODY_BYTES`: of one request's body.
+    pub max_body_bytes: usize,
+    /// `BODY_MEMORY_BYTES`: of all bodies being held at the same time.
+    pub body_memory_bytes: usize,
+    /// `LAME_DUCK_MS`: after SIGTERM, unready but still accepting, so that balancers can look away.
+    pub lame_duck: Duration,
+    /// `DRAIN_TIMEOUT_MS`: after the lame duck, what was begun may finish for so long.
+    pub drain_timeout: Duration,
+}
+
+impl ServerSettings {
+    /// Reads the variables named at the fields.
+    pub fn from_env(port: u16, metrics_port: u16) -> Result<Self, SettingError> {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let max_body_bytes = at_least("MAX_BODY_BYTES", 1024, 32 << 20)?;
+        let body_memory_bytes = at_least("BODY_MEMORY_BYTES", 1024, 256 << 20)?;
+        if body_memory_bytes < max_body_bytes {
+            let reason =
+                format!("{body_memory_bytes} is less than MAX_BODY_BYTES ({max_body_bytes}): no such body could come");
+            return Err(SettingError::new("BODY_MEMORY_BYTES", reason));
+        }
+        Ok(Self {
+            address: SocketAddr::new(parse("HOST", loopback)?, parse("PORT", port)?),
+            metrics_address: parse("METRICS_ADDR", SocketAddr::new(loopback, metrics_port))?,
+            max_connections: at_least("MAX_CONNECTIONS", 1, 1024)?,
+            header_timeout: millis("HEADER_TIMEOUT_MS", 10_000)?,
+            body_timeout: millis("BODY_TIMEOUT_MS", 30_000)?,
+            max_body_bytes,
+            body_memory_bytes,
+            lame_duck: millis("LAME_DUCK_MS", 500)?,
+            drain_timeout: millis("DRAIN_TIMEOUT_MS", 20_000)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Variables that no test sets: the environment belongs to the whole process, and setting it is unsafe.
+    #[test]
+    fn an_unset_variable_is_its_default() {
+        assert_eq!(parse("MLSERVE_TEST_UNSET", 7).unwrap(), 7);
+        assert_eq!(optional("MLSERVE_TEST_UNSET"), None);
+    }
+
+    #[test]
+    fn a_bad_value_is_reported_with_the_name_of_the_variable() {
+        let error = parse::<u16>("PATH", 1).unwrap_err();
+        assert!(error.to_string().starts_with("PATH: "), "{error}");
+        assert_eq!(
+            at_least("MLSERVE_TEST_UNSET", 2, 1).unwrap_err().to_string(),
+            "MLSERVE_TEST_UNSET: 1 is less than 2"
+        );
+    }
+}
