@@ -1,0 +1,150 @@
+//! Redis in brief, as we use it: one string per answer, written with `EX` so that it is *volatile* and may be evicted
+//! (`redis.conf`: `maxmemory-policy volatile-lru`), and one channel on which replicas tell each other what to forget.
+//! Keys without a time-to-live are never evicted under that policy; jobs will be such keys. The policy and the names
+//! below are one decision.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// Answers: `mlserve:answer:<model>:<hex of the key>` → [`crate::entry::Entry`] as JSON, with a time-to-live.
+const ANSWER: &str = "mlserve:answer:";
+
+/// The channel on which the name of a model to forget is published.
+pub(crate) const FORGET: &str = "mlserve:forget";
+
+/// Never written; read by the prober. A `PING` would not do: on a full disk it fails while reads still work.
+pub(crate) const PROBE: &str = "mlserve:probe";
+
+/// The name of a question: SHA-256 over everything that decides its answer, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AnswerKey([u8; 32]);
+
+/// What is asked, in the form that is the same for every transport.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// An encoded picture, as it was sent.
+    Image(&'a [u8]),
+    /// Ready tensors. Their order does not matter.
+    Tensors(&'a [TensorInput<'a>]),
+}
+
+/// One tensor of a question.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorInput<'a> {
+    /// The model's name for the input.
+    pub name: &'a str,
+    /// Open Inference datatype.
+    pub datatype: &'a str,
+    /// Lengths of the axes.
+    pub shape: &'a [u64],
+    /// Elements in row-major order, little-endian.
+    pub data: &'a [u8],
+}
+
+impl AnswerKey {
+    /// The key of `input` asked of the model with `model_digest`.
+    ///
+    /// Every field is preceded by its length (u64, little-endian), so that no two different questions become the same
+    /// bytes by concatenation.
+    pub fn new(app_type: &str, model: &str, model_digest: &str, input: Input<'_>) -> Self {
+        let mut hash = FieldHasher(Sha256::new());
+        hash.field(app_type.as_bytes());
+        hash.field(model.as_bytes());
+        hash.field(model_digest.as_bytes());
+        match input {
+            Input::Image(bytes) => {
+                hash.field(b"image");
+                hash.field(bytes);
+            }
+            Input::Tensors(tensors) => {
+                hash.field(b"tensors");
+                let mut sorted: Vec<_> = tensors.iter().collect();
+                sorted.sort_by_key(|tensor| tensor.name);
+                for tensor in sorted {
+                    hash.field(tensor.name.as_bytes());
+                    hash.field(tensor.datatype.as_bytes());
+                    hash.field(&tensor.shape.iter().flat_map(|length| length.to_le_bytes()).collect::<Vec<_>>());
+                    hash.field(tensor.data);
+                }
+            }
+        }
+        Self(hash.0.finalize().into())
+    }
+
+    /// Where the answer of `model` stands in Redis.
+    pub(crate) fn redis_key(self, model: &str) -> String {
+        format!("{ANSWER}{model}:{}", self.hex())
+    }
+
+    fn hex(self) -> String {
+        use fmt::Write;
+        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+/// `sha256:<hex>`, as clients see it.
+impl fmt::Display for AnswerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+/// The pattern of all answers of `model`, for `SCAN`. Model names hold no character that is special in patterns.
+pub(crate) fn answers_of(model: &str) -> String {
+    format!("{ANSWER}{model}:*")
+}
+
+struct FieldHasher(Sha256);
+
+impl FieldHasher {
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor<'a>(name: &'a str, shape: &'a [u64], data: &'a [u8]) -> TensorInput<'a> {
+        TensorInput { name, datatype: "FP32", shape, data }
+    }
+
+    #[test]
+    fn a_different_question_has_a_different_key() {
+        let image = AnswerKey::new("ui", "mnist", "sha256:1", Input::Image(b"abcd"));
+        for other in [
+            AnswerKey::new("cli", "mnist", "sha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "leukemia", "sha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "sha256:2", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "sha256:1", Input::Image(b"abce")),
+            AnswerKey::new("ui", "mnis", "tsha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "sha256:1", Input::Tensors(&[tensor("x", &[1], b"abcd")])),
+        ] {
+            assert_ne!(image, other);
+        }
+        assert_eq!(image, AnswerKey::new("ui", "mnist", "sha256:1", Input::Image(b"abcd")));
+    }
+
+    #[test]
+    fn tensors_are_told_apart_by_name_shape_and_bits_but_not_by_order() {
+        let key = |tensors: &[TensorInput<'_>]| AnswerKey::new("ui", "m", "d", Input::Tensors(tensors));
+        let (a, b) = (tensor("a", &[2], &[0; 8]), tensor("b", &[2], &[1; 8]));
+        assert_eq!(key(&[a, b]), key(&[b, a]));
+        assert_ne!(key(&[a]), key(&[tensor("a", &[1, 2], &[0; 8])]));
+        assert_ne!(key(&[a]), key(&[tensor("a", &[2], &[0, 0, 0, 0x80, 0, 0, 0, 0])]), "0.0 is not -0.0");
+        assert_ne!(key(&[a]), key(&[tensor("b", &[2], &[0; 8])]));
+    }
+
+    #[test]
+    fn the_key_in_redis_names_the_model() {
+        let key = AnswerKey([0xab; 32]);
+        assert_eq!(key.redis_key("mnist"), format!("mlserve:answer:mnist:{}", "ab".repeat(32)));
+        assert_eq!(key.to_string(), format!("sha256:{}", "ab".repeat(32)));
+    }
+}

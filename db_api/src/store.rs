@@ -1,0 +1,168 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, FromRedisValue, RedisError, cmd};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::entry::Entry;
+use crate::keys::{AnswerKey, FORGET, PROBE, answers_of};
+use crate::metrics::MemoryMetrics;
+
+/// So many failures in a row open the breaker.
+const FAILURES_TO_OPEN: u32 = 3;
+
+/// How often the prober asks whether Redis is there.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// What Redis said.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The answer.
+    Hit(Arc<Entry>),
+    /// It does not know, or what it had was no answer to this question.
+    Miss,
+    /// It did not say in time, or was not asked because the breaker is open.
+    Unavailable,
+}
+
+/// Redis could not be reached, or not in time. Details are in the log.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the durable memory does not answer")]
+pub struct Unavailable;
+
+/// Redis with a deadline on every command, and a breaker so that a dead one does not cost the deadline every time.
+///
+/// The breaker is a count of failures in a row. A prober that asks every second is what closes it again, so that no
+/// request of a user is ever spent on finding out.
+#[derive(Clone)]
+pub struct RedisStore {
+    client: Client,
+    connection: ConnectionManager,
+    deadline: Duration,
+    ttl: Duration,
+    failures: Arc<AtomicU32>,
+    metrics: MemoryMetrics,
+}
+
+impl RedisStore {
+    /// Does not connect: the service starts with Redis, after it, or without it.
+    pub fn new(url: &str, deadline: Duration, ttl: Duration, metrics: MemoryMetrics) -> Result<Self, RedisError> {
+        let client = Client::open(url)?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(PROBE_EVERY))
+            .set_response_timeout(Some(deadline))
+            .set_number_of_retries(1);
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        // Unavailable until the prober has seen it: the first request must not wait for a connection either.
+        let failures = Arc::new(AtomicU32::new(FAILURES_TO_OPEN));
+        Ok(Self { client, connection, deadline, ttl, failures, metrics })
+    }
+
+    /// Whether the breaker is closed.
+    pub fn is_available(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) < FAILURES_TO_OPEN
+    }
+
+    pub(crate) async fn get(&self, key: AnswerKey, model: &str) -> Lookup {
+        let mut get = cmd("GET");
+        get.arg(key.redis_key(model));
+        match self.ask::<Option<Vec<u8>>>(&get).await {
+            Err(Unavailable) => Lookup::Unavailable,
+            Ok(None) => Lookup::Miss,
+            Ok(Some(json)) => Entry::from_json(&json, key).map_or_else(
+                || {
+                    self.metrics.error("corrupt");
+                    warn!(%key, model, "a value in Redis is no answer to its key; computing it anew");
+                    Lookup::Miss
+                },
+                |entry| Lookup::Hit(Arc::new(entry)),
+            ),
+        }
+    }
+
+    /// Best effort: an answer that was not remembered is computed again.
+    pub(crate) async fn set(&self, key: AnswerKey, entry: &Entry) {
+        let mut set = cmd("SET");
+        set.arg(key.redis_key(&entry.prediction.model)).arg(entry.to_json()).arg("EX").arg(self.ttl.as_secs().max(1));
+        let _ = self.ask::<()>(&set).await;
+    }
+
+    /// Deletes every answer of `model`, tells the other replicas, and says how many there were.
+    pub(crate) async fn forget(&self, model: &str) -> Result<u64, Unavailable> {
+        let mut forgotten = 0;
+        let mut cursor = 0;
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(answers_of(model)).arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<String>) = self.ask(&scan).await?;
+            if !keys.is_empty() {
+                forgotten += self.ask::<u64>(cmd("UNLINK").arg(keys)).await?;
+            }
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
+        self.ask::<()>(cmd("PUBLISH").arg(FORGET).arg(model)).await?;
+        Ok(forgotten)
+    }
+
+    /// Asks for ever, once a second, whether Redis is there.
+    pub async fn probe(self) {
+        loop {
+            let was_available = self.is_available();
+            if self.command::<Option<Vec<u8>>>(cmd("GET").arg(PROBE)).await.is_ok() && !was_available {
+                info!("Redis answers");
+            }
+            sleep(PROBE_EVERY).await;
+        }
+    }
+
+    /// Calls `forget` for ever with what other replicas forget: a model's name, or `None` when messages may have been
+    /// missed and everything held near must go.
+    pub async fn listen(self, forget: impl AsyncFn(Option<String>)) {
+        loop {
+            if let Ok(mut subscription) = self.client.get_async_pubsub().await
+                && subscription.subscribe(FORGET).await.is_ok()
+            {
+                forget(None).await;
+                let mut messages = subscription.into_on_message();
+                while let Some(message) = messages.next().await {
+                    forget(message.get_payload().ok()).await;
+                }
+            }
+            sleep(PROBE_EVERY).await;
+        }
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Unavailable> {
+        if self.is_available() { self.command(command).await } else { Err(Unavailable) }
+    }
+
+    async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Unavailable> {
+        let mut connection = self.connection.clone();
+        let (kind, error) = match timeout(self.deadline, command.query_async(&mut connection)).await {
+            Ok(Ok(value)) => {
+                self.failures.store(0, Ordering::Relaxed);
+                return Ok(value);
+            }
+            Ok(Err(error)) if error.is_timeout() => ("timeout", error.to_string()),
+            // Full (OOM) or unable to write (MISCONF): the command failed, but reads go on.
+            Ok(Err(error)) if matches!(error.code(), Some("OOM" | "MISCONF")) => {
+                self.metrics.error("full");
+                return Err(Unavailable);
+            }
+            Ok(Err(error)) => ("error", error.to_string()),
+            Err(_) => ("timeout", format!("no answer within {:?}", self.deadline)),
+        };
+        self.metrics.error(kind);
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURES_TO_OPEN {
+            warn!(error, "Redis does not answer; going on without it");
+        }
+        Err(Unavailable)
+    }
+}
