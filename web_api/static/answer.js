@@ -1,72 +1,57 @@
 // Shows one answer: copies the blank one that the server rendered and fills its slots.
 
+import { showPicture } from "./pictures.js";
+
 const TOP = 5;
-const blank = document.getElementById("blank");
+// A drawing, or a pasted picture as browsers name it, is no file yet; the curl line needs one.
+const NO_FILE_YET = ["drawing.png", "image.png"];
 
-/** Fills `container` with `answer` to `picture`, a File; `notice` is what the model wants said. */
-export function showAnswer(container, answer, picture, notice) {
-  const view = blank.content.firstElementChild.cloneNode(true);
+/** Fills `container` with `answer` to `picture`, a File. Returns what shows the picture as the model saw it. */
+export function showAnswer(container, answer, picture) {
+  const view = document.getElementById("blank").content.firstElementChild.cloneNode(true);
   const slot = (name) => view.querySelector(`[data-slot="${name}"]`);
+  const { age, ...json } = answer;
   const said = wording(answer);
-  slot("label").textContent = answer.label;
-  slot("percent").textContent = said.value;
-  slot("memory").textContent = said.memory;
+  const texts = {
+    label: answer.label, percent: said.value, memory: said.memory, notice: answer.notice ?? "", total: said.time,
+    device: answer.device.toUpperCase(), model: answer.model, version: answer.version,
+    json: JSON.stringify(json, null, 2), curl: curlLine(answer.model, picture.name),
+  };
+  for (const [name, text] of Object.entries(texts)) slot(name).textContent = text;
   slot("memory").dataset.remembered = answer.cached;
-  slot("notice").textContent = answer.notice ?? notice ?? "";
-  slot("notice").hidden = !slot("notice").textContent;
+  slot("notice").hidden = !answer.notice;
   slot("bars").replaceChildren(...bars(answer));
-  slot("total").textContent = said.time;
-  slot("device").textContent = answer.device.toUpperCase();
-  slot("model").textContent = answer.model;
-  slot("version").textContent = answer.version;
-  slot("json").textContent = JSON.stringify(answer, (key, value) => (key === "age" ? undefined : value), 2);
-  slot("curl").textContent = curlLine(answer.model, picture.name);
-  copyButton(slot("copy"), slot("curl"));
-  showPicture(slot("sent"), picture, picture.name);
+  copyButton(view);
+  showPicture(slot("sent"), picture, NO_FILE_YET.find((name) => name === picture.name));
   container.replaceChildren(view);
-  return { showSeen: (blob) => blob && showPicture(slot("seen"), blob) };
-}
-
-/** Takes the answer away and gives its pictures back to the browser. */
-export function clearAnswer(container) {
-  for (const image of container.querySelectorAll('img[src^="blob:"]')) URL.revokeObjectURL(image.src);
-  container.replaceChildren();
+  return (seen) => seen && showPicture(slot("seen"), seen);
 }
 
 /** The short texts of an answer, the same in a table row, in the full answer and for a screen reader. */
 export function wording(answer) {
   return {
-    value: number(answer.value, looksLikeShares(answer)),
+    value: number(answer.value, areShares(answer)),
     memory: answer.cached ? ["Remembered", ago(answer.age)].filter(Boolean).join(" · ") : "Fresh",
     time: milliseconds(answer.timing_ms.total),
   };
 }
 
 function bars(answer) {
-  const shares = looksLikeShares(answer);
+  const shares = areShares(answer);
   const top = [...answer.probabilities].sort((a, b) => b.value - a.value).slice(0, TOP);
   const full = shares ? 1 : Math.max(...top.map(({ value }) => Math.abs(value)), Number.MIN_VALUE);
   return top.map(({ label, value }) => {
     const row = document.createElement("li");
-    const bar = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    bar.setAttribute("aria-hidden", "true");
-    rect.setAttribute("width", `${Math.min(Math.max(value / full, 0), 1) * 100}%`);
-    rect.setAttribute("height", "100%");
-    bar.append(rect);
-    row.append(text(label), bar, text(number(value, shares)));
+    row.innerHTML = '<span></span><svg aria-hidden="true"><rect height="100%"/></svg><span></span>';
+    row.firstChild.textContent = label;
+    row.querySelector("rect").setAttribute("width", `${Math.min(Math.max(value / full, 0), 1) * 100}%`);
+    row.lastChild.textContent = number(value, shares);
     return row;
   });
 }
 
-function text(content) {
-  const span = document.createElement("span");
-  span.textContent = content;
-  return span;
-}
-
 /** Whether the values can be read as per cent: a model may also answer with raw scores. */
-function looksLikeShares({ probabilities, value }) {
+function areShares({ probabilities, value }) {
   return [value, ...probabilities.map((each) => each.value)].every((each) => each >= -1e-4 && each <= 1.0001);
 }
 
@@ -84,47 +69,28 @@ function milliseconds(ms) {
 }
 
 function ago(seconds) {
-  if (seconds === null || Number.isNaN(seconds)) return "";
+  if (!(seconds >= 0)) return "";
   if (seconds < 5) return "just now";
-  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"]].find(([size]) => seconds >= size) ?? [1, "s"];
+  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"]].find(([length]) => seconds >= length) ?? [1, "s"];
   return `${Math.floor(seconds / size)} ${unit} ago`;
 }
 
 /** Quoted for the shell, and for curl, to which `;` `,` and `"` mean something in a form field. */
 function curlLine(model, name) {
-  const field = /^[\w.-]+$/.test(name) ? `image=@${name}` : `image=@"${name.replace(/[\\"]/g, "\\$&")}"`;
-  const quoted = /^[\w.@=-]+$/.test(field) ? field : `'${field.replaceAll("'", "'\\''")}'`;
-  return `curl -F ${quoted} ${location.origin}/predict/${model}`;
+  const plain = /^[\w.-]+$/.test(name);
+  const quoted = `'image=@"${name.replace(/[\\"]/g, "\\$&").replaceAll("'", "'\\''")}"'`;
+  return `curl -F ${plain ? `image=@${name}` : quoted} ${location.origin}/predict/${model}`;
 }
 
-function showPicture(figure, blob, saveAs) {
-  const image = figure.querySelector("img");
-  const caption = figure.querySelector("figcaption");
-  const said = caption.textContent;
-  image.onload = () => { caption.textContent = `${said} · ${image.naturalWidth} × ${image.naturalHeight}`; addSave(); };
-  image.onerror = () => { image.hidden = true; caption.textContent = `${said} · this browser cannot show ${saveAs ?? "it"}`; };
-  image.src = URL.createObjectURL(blob);
-  figure.hidden = false;
-
-  // A drawing or a pasted picture is no file yet; the curl line needs one.
-  function addSave() {
-    if (!saveAs) return;
-    const link = document.createElement("a");
-    Object.assign(link, { href: image.src, download: saveAs, textContent: "Save" });
-    caption.append(" ", link);
-  }
-}
-
-/** The old command as well: browsers offer the clipboard only to https and localhost. */
-export function copyButton(button, source) {
+/** Makes the copy button of an answer work. Browsers offer the clipboard only to https and localhost: hence the old command. */
+export function copyButton(view) {
+  const [button, curl] = ["copy", "curl"].map((name) => view.querySelector(`[data-slot="${name}"]`));
   button.hidden = false;
   button.onclick = async () => {
-    try {
-      await navigator.clipboard.writeText(source.textContent);
-    } catch {
-      getSelection().selectAllChildren(source);
+    await (navigator.clipboard?.writeText(curl.textContent) ?? Promise.reject()).catch(() => {
+      getSelection().selectAllChildren(curl);
       document.execCommand("copy");
-    }
+    });
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   };

@@ -16,15 +16,9 @@ export async function predict(model, picture, { signal, onWait } = {}) {
   return { ...(await response.json()), age: age === null ? null : Number(age) };
 }
 
-/** The picture as `model` sees it, or null where the server cannot show it: the answer matters more. */
-export async function seenBy(model, picture, { signal } = {}) {
-  try {
-    const response = await post(`/input/${encodeURIComponent(model)}`, picture, signal);
-    return await response.blob();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    return null;
-  }
+/** The picture as `model` sees it, or null where there is none: the answer matters more. */
+export function seenBy(model, picture, { signal } = {}) {
+  return post(`/input/${encodeURIComponent(model)}`, picture, signal).then((response) => response.blob()).catch(() => null);
 }
 
 async function post(url, picture, signal, onWait) {

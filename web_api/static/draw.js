@@ -23,28 +23,28 @@ export function drawingSheet(canvas, undo, clear, { onStart, onStroke, onEmpty }
     strokes.at(-1).push(...(passed.length ? passed : [event]).map(position));
     redraw();
   });
-  for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, (event) => {
-      if (event.pointerId !== pointer) return;
-      pointer = null;
-      onStroke();
-    });
-  }
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, lift);
   undo.addEventListener("click", () => take(strokes.slice(0, -1)));
   clear.addEventListener("click", () => take([]));
   redraw();
 
+  function lift(event) {
+    if (event.pointerId !== pointer) return;
+    pointer = null;
+    onStroke();
+  }
+
   function take(left) {
+    if (strokes.length === 0) return;
     strokes = left;
     redraw();
     if (strokes.length) onStroke(); else onEmpty();
-    // The button just pressed may be disabled now, and a disabled button loses the keyboard's place.
-    if (document.activeElement === document.body) canvas.closest("form").querySelector("input[type=file]").focus();
   }
 
   function position(event) {
     const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) * (canvas.width / box.width), (event.clientY - box.top) * (canvas.height / box.height)];
+    const scale = canvas.width / box.width;
+    return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
   }
 
   function redraw() {
@@ -52,7 +52,8 @@ export function drawingSheet(canvas, undo, clear, { onStart, onStroke, onEmpty }
     pen.fillRect(0, 0, canvas.width, canvas.height);
     Object.assign(pen, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#16181d" });
     strokes.forEach(line);
-    undo.disabled = clear.disabled = strokes.length === 0;
+    // Not `disabled`: that would take the keyboard's place away from the one who just pressed it.
+    for (const button of [undo, clear]) button.setAttribute("aria-disabled", strokes.length === 0);
   }
 
   // Through the midpoints, with the points themselves as handles: corners of a quick hand become curves.

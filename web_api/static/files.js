@@ -2,83 +2,62 @@
 
 import { predict } from "./api.js";
 import { wording } from "./answer.js";
+import { thumbnail } from "./pictures.js";
 
 const AT_ONCE = 4;
 
 /** Asks for every file; `onOpen(answer, file)` shows one in full. Resolves to how many were answered. */
 export async function askSeveral(files, model, { table, progress, label, signal, onOpen }) {
-  const body = table.tBodies[0];
-  const waiting = files.map((file) => [file, body.appendChild(newRow(file))]);
-  const count = { done: 0, answered: 0, remembered: 0, failed: 0 };
+  const waiting = files.map((file) => [file, table.tBodies[0].appendChild(newRow(file))]);
+  let [answered, remembered, failed] = [0, 0, 0];
   tell();
-  await Promise.all(Array.from({ length: AT_ONCE }, work));
-  return count;
-
-  async function work() {
-    while (waiting.length && !signal.aborted) await ask(...waiting.shift());
-  }
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    while (waiting.length) await ask(...waiting.shift());
+  }));
+  return answered;
 
   async function ask(file, row) {
-    row.dataset.state = "asking";
     try {
-      const answer = await predict(model, file, { signal, onWait: (s) => say(row, "", `server busy, waiting ${s} s`) });
+      signal.throwIfAborted();
+      say(row, "asking", "Asking …");
+      const onWait = (seconds) => say(row, "asking", `The server is busy. Waiting ${seconds} s …`);
+      const answer = await predict(model, file, { signal, onWait });
       const said = wording(answer);
-      row.dataset.state = "answered";
-      say(row, answer.label, `${said.memory} · ${said.time}`, said.value);
+      say(row, "answered", `${said.memory} · ${said.time}`, answer.label, said.value);
       const name = row.querySelector("button");
       name.disabled = false;
       name.onclick = () => onOpen(answer, file);
-      count.answered += 1;
-      count.remembered += answer.cached ? 1 : 0;
+      answered += 1;
+      remembered += answer.cached ? 1 : 0;
     } catch (error) {
-      row.dataset.state = "failed";
-      say(row, "", error.name === "AbortError" ? "Stopped" : error.message);
-      count.failed += 1;
+      say(row, "failed", signal.aborted ? "Stopped" : error.message);
+      failed += 1;
     }
-    count.done += 1;
     tell();
   }
 
   function tell() {
     progress.max = files.length;
-    progress.value = count.done;
-    const parts = [`${count.done} of ${files.length} pictures`];
-    if (count.remembered) parts.push(`${count.remembered} remembered`);
-    if (count.failed) parts.push(`${count.failed} without an answer`);
+    progress.value = answered + failed;
+    const parts = [`${answered + failed} of ${files.length} pictures`];
+    if (remembered) parts.push(`${remembered} remembered`);
+    if (failed) parts.push(`${failed} without an answer`);
     label.textContent = parts.join(" · ");
   }
 }
 
-/** Takes the rows away and gives their pictures back to the browser. */
-export function clearRows(table) {
-  for (const image of table.querySelectorAll("img")) URL.revokeObjectURL(image.src);
-  table.tBodies[0].replaceChildren();
-}
-
-/** A small picture of `file`, or nothing where the browser cannot show it. */
-export function thumbnail(file) {
-  const image = Object.assign(new Image(40, 40), { alt: "", src: URL.createObjectURL(file) });
-  image.onerror = () => { image.hidden = true; };
-  return image;
-}
-
 function newRow(file) {
   const row = document.createElement("tr");
-  const [preview, picture, answer] = [row.insertCell(), document.createElement("th"), document.createElement("td")];
-  picture.scope = "row";
-  row.append(picture, answer);
-  row.dataset.state = "waiting";
-  preview.append(thumbnail(file));
-  const name = Object.assign(document.createElement("button"), { type: "button", className: "link", disabled: true });
-  name.textContent = file.name;
-  picture.append(name, document.createElement("small"));
-  answer.append(document.createElement("strong"), document.createElement("small"));
-  say(row, "", "Waiting");
+  row.innerHTML = '<td></td><th scope="row"><button type="button" class="link" disabled></button><small></small></th>'
+    + "<td><strong></strong><small></small></td>";
+  row.cells[0].append(thumbnail(file));
+  row.querySelector("button").textContent = file.name;
+  say(row, "waiting", "Waiting");
   return row;
 }
 
-function say(row, label, detail, value = "") {
-  row.cells[1].querySelector("small").textContent = detail;
-  row.cells[2].querySelector("strong").textContent = label;
-  row.cells[2].querySelector("small").textContent = value;
+function say(row, state, detail, label = "", value = "") {
+  row.dataset.state = state;
+  row.querySelector("strong").textContent = label;
+  [row.cells[1], row.cells[2]].forEach((cell, i) => { cell.querySelector("small").textContent = [detail, value][i]; });
 }
