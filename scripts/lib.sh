@@ -1,0 +1,161 @@
+# shellcheck shell=bash
+# What the scripts in the repository's root share. Sourced, not run; works from any directory and with bash 3.2.
+# shellcheck disable=SC2034  # variables that only those scripts read
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+state=$root/.mlserve
+usage_error=64
+
+say() { printf '%s\n' "$*"; }
+
+warn() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+
+# stop_with CODE TEXT…: one line that says what is wrong and what helps.
+stop_with() {
+  warn "${*:2}"
+  exit "$1"
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# setting NAME DEFAULT: from the environment, else from .env, else the default. An empty one counts as unset.
+setting() {
+  local value=${!1:-}
+  if [[ -z $value && -r $root/.env ]]; then value=$(sed -n "s/^$1=//p" "$root/.env" | tail -n 1); fi
+  say "${value:-$2}"
+}
+
+# ---- Models ---------------------------------------------------------------------------------------------------------
+
+find_models_dir() {
+  local folder
+  folder=$(setting MODELS_DIR "$root/model_api/models")
+  case $folder in /*) say "$folder" ;; *) say "$root/$folder" ;; esac
+}
+
+# The names of all models there are, one a line: NAME.onnx, NAME/model.onnx, NAME/VERSION/model.onnx.
+list_models() {
+  local folder file
+  folder=$(find_models_dir)
+  for file in "$folder"/*.onnx "$folder"/*/model.onnx "$folder"/*/*/model.onnx; do
+    [[ -f $file ]] || continue
+    file=${file#"$folder"/}
+    file=${file%%/*}
+    say "${file%.onnx}"
+  done | sort -u
+}
+
+# ---- JSON -----------------------------------------------------------------------------------------------------------
+
+# JSON on standard input → a line "models.0.device.name<TAB>cpu" for each value. There may be neither jq nor Python here.
+flatten_json() {
+  grep -oE '"([^"\\]|\\.)*"|[][{}:,]|[^][{}:,"[:space:]]+' | awk '
+    function path(   i, text) { for (i = 1; i <= depth; i++) text = text (i > 1 ? "." : "") key[i]; return text }
+    /^[[{]$/ { depth++; list[depth] = ($0 == "["); key[depth] = list[depth] ? 0 : ""; naming = !list[depth]; next }
+    /^[]}]$/ { depth--; next }
+    /^,$/    { if (list[depth]) key[depth]++; else naming = 1; next }
+    /^:$/    { naming = 0; next }
+             { gsub(/^"|"$/, ""); if (naming) key[depth] = $0; else print path() "\t" $0 }'
+}
+
+# value_of PATH, from flattened JSON on standard input; nothing for null.
+value_of() { awk -F '\t' -v path="$1" '$1 == path && $2 != "null" { print $2 }'; }
+
+# describe_models PREFIX: "mnist 1 ready on cpu", one a line, from the flattened answer of either service.
+describe_models() {
+  awk -F '\t' '
+    $1 ~ /^models\.[0-9]+\./ {
+      split($1, part, "."); i = part[2]; field = substr($1, length("models." i ".") + 1)
+      if ($2 != "null") value[i, field] = $2
+      if (i + 1 > count) count = i + 1
+    }
+    END {
+      for (i = 0; i < count; i++) {
+        line = value[i, "name"] " " value[i, "version"] " " tolower(value[i, "state"])
+        if (value[i, "device.name"]) line = line " on " value[i, "device.name"]
+        if (value[i, "device.stepped_down"]) line = line " (stepped down: " value[i, "device.stepped_down"] ")"
+        if (value[i, "reason"]) line = line ": " value[i, "reason"]
+        print line
+      }
+    }'
+}
+
+# ---- Docker ---------------------------------------------------------------------------------------------------------
+
+engine_answers() { have docker && docker info >/dev/null 2>&1; }
+
+compose_answers() { docker compose version >/dev/null 2>&1; }
+
+project() { setting COMPOSE_PROJECT_NAME mlserve; }
+
+# Compose on our files. Another project name (tests) means another private network too: on a shared one the names
+# db_api and model_api would lead to either stack.
+compose() {
+  local files=(--file "$root/docker-compose.yml") network=stack_api
+  [[ ${with_gpu:-no} == no ]] || files+=(--file "$root/docker-compose.gpu.yml")
+  [[ $(project) == mlserve ]] || network=$(project)_stack_api
+  # Building and stopping need no password, but Compose wants to see one.
+  REDIS_PASSWORD=$(setting REDIS_PASSWORD none) STACK_NETWORK=$(setting STACK_NETWORK "$network") MODELS_DIR=$(find_models_dir) \
+    docker compose --project-name "$(project)" --project-directory "$root" "${files[@]}" "$@"
+}
+
+# container_of PART: the id of the part's container, running or not; nothing when there is none.
+container_of() {
+  docker ps --all --quiet --filter "label=com.docker.compose.project=$(project)" \
+    --filter "label=com.docker.compose.service=$1" 2>/dev/null | head -n 1
+}
+
+container_runs() {
+  local id
+  id=$(container_of "$1")
+  [[ -n $id && $(docker inspect --format '{{.State.Running}} {{.State.Restarting}}' "$id") == "true false" ]]
+}
+
+# ---- Plain processes ------------------------------------------------------------------------------------------------
+
+binaries() { say "${CARGO_TARGET_DIR:-$root/target}/release"; }
+
+# process_of PART: the process id if that process runs and is ours; a number alone may have gone to another by now.
+process_of() {
+  local id
+  id=$(cat "$state/$1.pid" 2>/dev/null) || return 0
+  if [[ $(ps -o comm= -p "$id" 2>/dev/null) == "$1" ]]; then say "$id"; fi
+}
+
+process_runs() { [[ -n $(process_of "$1") ]]; }
+
+# ---- Whatever runs it -----------------------------------------------------------------------------------------------
+
+# docker, native, or nothing at all.
+find_mode() {
+  if process_runs web_api || process_runs model_api; then
+    say native
+  elif engine_answers && [[ -n $(container_of web_api)$(container_of model_api)$(container_of db_api) ]]; then
+    say docker
+  fi
+}
+
+# recorded NAME: with what start_all.sh started the stack: APP_TYPE, MODEL_NAME, DEVICE, PORT, MODEL_PORT.
+recorded() { sed -n "s/^$1=//p" "$state/stack" 2>/dev/null || true; }
+
+part_runs() {
+  case $1 in
+    docker) container_runs "$2" ;;
+    *) process_runs "$2" ;;
+  esac
+}
+
+# ask_health MODE PART: the part's own answer to /health/ready, JSON; fails unless it is ready.
+ask_health() {
+  case $1 in
+    docker) docker exec "$(container_of "$2")" "$2" health 2>&1 ;;
+    *)
+      local port
+      port=$(recorded PORT)
+      if [[ $2 == model_api ]]; then port=$(recorded MODEL_PORT); fi
+      HOST=127.0.0.1 PORT=$port "$(binaries)/$2" health 2>&1
+      ;;
+  esac
+}
+
+port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

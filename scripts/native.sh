@@ -1,0 +1,81 @@
+# shellcheck shell=bash
+# The side of start_all.sh that needs no Docker: two processes on loopback. Sourced after lib.sh.
+# shellcheck disable=SC2154  # root, state and usage_error come from lib.sh; device, app_type, model_name and port from start_all.sh
+
+# at_least A B: whether A is at least B.
+at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
+
+check_compiler() {
+  local wanted found
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+  have cargo || stop_with 1 "no Rust compiler: install Rust $wanted or newer (rustup.rs), or use Docker (--docker)"
+  found=$(cd "$root" && cargo --version | cut -d ' ' -f 2)
+  at_least "$found" "$wanted" || stop_with 1 "Rust $found is too old: rustup update brings $wanted or newer"
+  have cc || stop_with 1 "no C compiler to link with: apt install gcc"
+}
+
+build_binaries() {
+  say "building the two binaries (the first time takes minutes)"
+  (cd "$root" && CARGO_INCREMENTAL=0 cargo build --release --locked --bin web_api --bin model_api) ||
+    stop_with 1 "the build failed: see above"
+}
+
+# Sets ORT_DYLIB_PATH, unless the user has a library of his own.
+fetch_runtime() {
+  if [[ -n ${ORT_DYLIB_PATH:-} ]]; then
+    [[ -f $ORT_DYLIB_PATH ]] || stop_with "$usage_error" "ORT_DYLIB_PATH: there is no file $ORT_DYLIB_PATH"
+    return
+  fi
+  local flavour=cpu
+  if [[ $device == cuda ]] || { [[ $device == auto ]] && nvidia-smi -L >/dev/null 2>&1; }; then flavour=gpu; fi
+  local folder=$state/onnxruntime-$flavour
+  [[ -e $folder/pins.txt ]] || say "fetching ONNX Runtime ($flavour) into .mlserve/"
+  "$root/scripts/fetch_onnxruntime.sh" "$flavour" "$folder" || exit 1
+  ORT_DYLIB_PATH=$folder/libonnxruntime.so
+}
+
+# start_process PART VARIABLE=VALUE…: in the background and in a session of its own, so that a closed terminal ends
+# nothing. What it says goes to a log that is begun anew.
+start_process() {
+  local part=$1
+  shift
+  env "$@" setsid "$(binaries)/$part" >"$state/$part.log" 2>&1 </dev/null &
+  say $! >"$state/$part.pid"
+}
+
+start_processes() {
+  local metrics model_metrics
+  model_port=$(setting MODEL_PORT 5050)
+  metrics=$(setting METRICS_PORT 9100)
+  model_metrics=$(setting MODEL_METRICS_PORT 9150)
+  check_compiler
+  check_port "$model_port" MODEL_PORT
+  check_port "$metrics" METRICS_PORT
+  check_port "$model_metrics" MODEL_METRICS_PORT
+  say "no containers: two processes on loopback; web_api remembers in its own memory${REDIS_URL:+ and in the Redis of REDIS_URL}"
+  fetch_runtime
+  build_binaries
+  record_start
+  start_process model_api HOST=127.0.0.1 "PORT=$model_port" "METRICS_ADDR=127.0.0.1:$model_metrics" \
+    "MODEL_NAME=$model_name" "MODELS_DIR=$(find_models_dir)" "DEVICE=$device" "ORT_DYLIB_PATH=$ORT_DYLIB_PATH" \
+    "LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  start_process web_api HOST=127.0.0.1 "PORT=$port" "METRICS_ADDR=127.0.0.1:$metrics" \
+    "APP_TYPE=$app_type" "MODEL_API_URL=http://127.0.0.1:$model_port"
+}
+
+# stop_process PART: asks it to finish what it began, and waits longer than its drain may take.
+stop_process() {
+  local id patience begun=$SECONDS
+  id=$(process_of "$1")
+  if [[ -n $id ]]; then
+    say "stopping $1"
+    kill -TERM "$id" 2>/dev/null || true
+    patience=$((($(setting DRAIN_TIMEOUT_MS 20000) + $(setting LAME_DUCK_MS 500)) / 1000 + 10))
+    while process_runs "$1" && ((SECONDS - begun < patience)); do sleep 0.1; done
+    if process_runs "$1"; then
+      warn "$1 did not end within $patience s and is killed"
+      kill -KILL "$id" 2>/dev/null || true
+    fi
+  fi
+  rm -f "$state/$1.pid"
+}

@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# What test_all.sh needs on the machine. Sourced after lib.sh.
+# shellcheck disable=SC2154  # root and state come from lib.sh
+#
+# As root on Debian or Ubuntu whatever is missing is installed; otherwise it is named, with the command that helps, and
+# what depends on it is skipped, or counts as failed with REQUIRE_ALL=1.
+
+# need COMMAND PACKAGE: fails when the command is missing and cannot be installed.
+need() {
+  have "$1" && return
+  install_packages "$2" && have "$1" && return
+  warn "$1 is missing: apt install $2"
+  return 1
+}
+
+may_install() { ((EUID == 0)) && have apt-get; }
+
+install_packages() {
+  may_install || return
+  say "installing $*"
+  if [[ -z ${lists_are_fresh:-} ]]; then
+    apt-get update -qq && lists_are_fresh=yes
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+setup_rust() {
+  need cc gcc && cargo fmt --version >/dev/null && cargo clippy --version >/dev/null && return
+  warn "Rust with rustfmt and clippy is missing: rustup.rs, then rustup component add rustfmt clippy"
+  return 1
+}
+
+setup_onnxruntime() {
+  if [[ -z ${ORT_DYLIB_PATH:-} ]]; then
+    python3 -m pip --version >/dev/null 2>&1 || need pip3 python3-pip || return
+    "$root/scripts/fetch_onnxruntime.sh" cpu "$state/onnxruntime-cpu" || return
+    export ORT_DYLIB_PATH=$state/onnxruntime-cpu/libonnxruntime.so
+  fi
+}
+
+# Tests start a Redis of their own from this binary, on a port of their own.
+setup_redis() {
+  need redis-server redis-server || return
+  export REDIS_SERVER
+  REDIS_SERVER=$(command -v redis-server)
+}
+
+setup_chromium() {
+  need chromium chromium && need chromedriver chromium-driver || return
+  export CHROMIUM CHROMEDRIVER
+  CHROMIUM=$(command -v chromium)
+  CHROMEDRIVER=$(command -v chromedriver)
+}
+
+# The Python side of e2e/, with pinned packages, in a virtual environment that is renewed when the pins change.
+setup_python() {
+  local pins=$root/e2e/requirements.txt venv=$state/venv
+  cmp -s "$pins" "$venv/pins.txt" && return
+  python3 -c 'import venv, ensurepip' 2>/dev/null || install_packages python3-venv || {
+    warn "Python's venv is missing: apt install python3-venv"
+    return 1
+  }
+  say "preparing Python for e2e/"
+  rm -rf "$venv"
+  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$pins" &&
+    cp "$pins" "$venv/pins.txt"
+}
+
+setup_docker() {
+  engine_answers || {
+    warn "no Docker engine answers: the real containers are not tested"
+    return 1
+  }
+  compose_answers || { install_compose && compose_answers; } || {
+    warn "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"
+    return 1
+  }
+}
+
+# Compose v2 has another name in every repository; Debian 12 has none, there Debian 13's plugin, one file without needs of
+# its own, is taken out of its package.
+install_compose() {
+  may_install || return
+  local package
+  for package in docker-compose-plugin docker-compose-v2; do
+    if apt-cache show "$package" >/dev/null 2>&1; then install_packages "$package" && return; fi
+  done
+  if dpkg --compare-versions "$(apt-cache policy docker-compose | awk '/Candidate:/ { print $2 }')" ge 2; then
+    install_packages docker-compose && return
+  fi
+  say "installing Compose v2 out of Debian 13"
+  local work mirror options
+  work=$(mktemp -d)
+  # shellcheck disable=SC2016  # apt's own variables
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(SUITE) $(REPO_URI)' 'Identifier: Packages' |
+    awk '$1 == "Debian" && $2 !~ /-/ { print $3; exit }')
+  mkdir -p "$work/lists/partial"
+  say "deb $mirror trixie main" >"$work/sources.list"
+  options=(-oDir::Etc::SourceList="$work/sources.list" -oDir::Etc::SourceParts=- -oDir::State::Lists="$work/lists" -oAPT::Sandbox::User=root)
+  apt-get "${options[@]}" -qq update &&
+    (cd "$work" && apt-get "${options[@]}" -qq download docker-compose && dpkg -x ./*.deb unpacked) &&
+    install -D -m 0755 "$work/unpacked/usr/libexec/docker/cli-plugins/docker-compose" \
+      "${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins/docker-compose"
+  local result=$?
+  rm -rf "$work"
+  return $result
+}

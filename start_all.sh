@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# Starts MLServe and comes back when it answers.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
+# shellcheck source=scripts/images.sh
+source "$root/scripts/images.sh"
+# shellcheck source=scripts/native.sh
+source "$root/scripts/native.sh"
+
+usage="usage: start_all.sh APP_TYPE MODEL_NAME [--docker|--native] [--device auto|cpu|cuda]
+  APP_TYPE    ui: a page for people; cli: JSON alone
+  MODEL_NAME  a model of model_api/models, several with commas, or all
+  --docker    three containers; the default where a Docker engine answers
+  --native    two processes on loopback
+  --device    auto (default): the graphics card if there is one that works; cuda: that or nothing
+  PORT=8080 start_all.sh … moves the one public port from 5000"
+
+read_arguments() {
+  local words=()
+  mode=''
+  device=$(setting DEVICE auto)
+  while (($#)); do
+    case $1 in
+      --docker | --native) mode=${1#--} ;;
+      --device) device=${2:-} && shift ;;
+      --device=*) device=${1#*=} ;;
+      -h | --help) say "$usage" && exit 0 ;;
+      -*) stop_with "$usage_error" "unknown option '$1'"$'\n'"$usage" ;;
+      *) words+=("$1") ;;
+    esac
+    shift || stop_with "$usage_error" "--device needs a value: auto, cpu or cuda"
+  done
+  ((${#words[@]} == 2)) || stop_with "$usage_error" "an app type and a model are needed"$'\n'"$usage"$'\n'"models: $(name_models)"
+  app_type=${words[0]}
+  model_name=${words[1]}
+  port=$(setting PORT 5000)
+}
+
+name_models() { list_models | paste -s -d ' ' -; }
+
+# Everything that can be known to be wrong before anything is built.
+check_arguments() {
+  local name names
+  [[ $app_type == ui || $app_type == cli ]] || stop_with "$usage_error" "unknown app type '$app_type': there are ui and cli"
+  [[ $device == auto || $device == cpu || $device == cuda ]] || stop_with "$usage_error" "unknown device '$device': there are auto, cpu and cuda"
+  if ! [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || ((port > 65535)); then stop_with "$usage_error" "PORT '$port' is no port: 1 to 65535"; fi
+  [[ -n $(list_models) ]] || stop_with "$usage_error" "there is no model in $(find_models_dir): put NAME.onnx or NAME/model.onnx there"
+  IFS=, read -r -a names <<<"$model_name"
+  ((${#names[@]})) || stop_with "$usage_error" "no model is named; there are: $(name_models) (or all)"
+  for name in "${names[@]}"; do
+    [[ $model_name == all ]] || list_models | grep -qxF -e "$name" ||
+      stop_with "$usage_error" "unknown model '$name'; there are: $(name_models) (or all)"
+  done
+}
+
+choose_mode() {
+  if [[ $mode == native ]]; then return; fi
+  if engine_answers && compose_answers; then
+    mode=docker
+  elif [[ $mode == docker ]]; then
+    engine_answers || stop_with 1 "no Docker engine answers: start it (systemctl start docker), or use --native"
+    stop_with 1 "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose), or use --native"
+  else
+    mode=native
+    if engine_answers; then warn "Docker has no Compose v2 (package docker-compose-plugin): going on without containers"; fi
+  fi
+}
+
+# A second start changes nothing: it says what runs, and fails if that is not what was asked for.
+stop_if_it_runs() {
+  local running
+  running=$(find_mode)
+  [[ -n $running ]] && part_runs "$running" web_api || return 0
+  local what
+  what="$(recorded APP_TYPE) $(recorded MODEL_NAME)"
+  [[ $what != ' ' ]] || what='somebody else started it'
+  if ! ask_health "$running" web_api >/dev/null || ! part_runs "$running" model_api; then
+    stop_with 1 "it runs already ($running: $what) but is not ready: ./check_health.sh says why, ./stop_all.sh stops it"
+  fi
+  say "MLServe runs already ($running: $what): $(address "$running")"
+  if [[ $what != "$app_type $model_name" ]]; then
+    stop_with 1 "to start $app_type $model_name instead, stop it first: ./stop_all.sh"
+  fi
+  exit 0
+}
+
+check_port() {
+  if port_is_taken "$1"; then
+    stop_with 1 "port $1 is in use: end what listens there (ss -ltnp 'sport = :$1'), or choose another: $2=$(($1 + 1)) ./start_all.sh …"
+  fi
+}
+
+address() {
+  local at
+  at=$(recorded PORT)
+  if [[ $1 == docker ]]; then at=$(docker port "$(container_of web_api)" 5000 | sed -n '1s/.*://p'); fi
+  say "http://localhost:$at"
+}
+
+# For the other scripts, and for a second start.
+record_start() {
+  mkdir -p "$state"
+  printf '%s\n' "MODE=$mode" "APP_TYPE=$app_type" "MODEL_NAME=$model_name" "DEVICE=$device" "PORT=$port" \
+    "MODEL_PORT=${model_port:-5050}" >"$state/stack"
+}
+
+# Waits until both services say that they are ready, and tells every five seconds how far the models are.
+wait_until_ready() {
+  local patience=${START_PATIENCE_S:-180} begun=$SECONDS told=0 waited part models
+  while ((waited = SECONDS - begun, waited < patience)); do
+    for part in web_api model_api; do
+      if ((waited >= 2)) && ! part_runs "$mode" "$part"; then show_why "$part"; fi
+    done
+    if ask_health "$mode" model_api >/dev/null && ask_health "$mode" web_api >/dev/null; then return; fi
+    if ((waited >= told + 5)); then
+      told=$waited
+      models=$(ask_health "$mode" model_api | flatten_json | describe_models | paste -s -d ',' -) || true
+      say "  $waited s: ${models:-waiting for model_api}"
+      # Nothing loads any more, and something cannot be loaded: waiting would not help.
+      if [[ $models == *' unavailable'* && $models != *' loading'* && $waited -ge 15 ]]; then break; fi
+    fi
+    sleep 0.3
+  done
+  show_why model_api
+}
+
+show_why() {
+  warn "$1 did not start; the end of its log:"
+  if [[ $mode == docker ]]; then
+    docker logs --tail 15 "$(container_of "$1")" >&2 || true
+    stop_with 1 "more: docker logs $(container_of "$1"); ./stop_all.sh takes the stack away"
+  fi
+  tail -n 15 "$state/$1.log" >&2 || true
+  stop_with 1 "more: $state/$1.log; ./stop_all.sh stops what still runs"
+}
+
+tell() {
+  local health memory
+  health=$(ask_health "$mode" web_api | flatten_json)
+  say ""
+  say "MLServe answers: $(address "$mode")   ($app_type, $mode)"
+  describe_models <<<"$health" | sed 's/^/  model       /'
+  case $mode-$(value_of memory.redis <<<"$health") in
+    docker-ready) memory="Redis (db_api) on the volume $(project)_results: survives stop_all.sh" ;;
+    native-ready) memory="the Redis that REDIS_URL names, and web_api's own memory" ;;
+    *-unavailable) memory="web_api's own memory alone: Redis does not answer" ;;
+    *) memory="web_api's own memory: fast, but gone when it stops (REDIS_URL would name a Redis)" ;;
+  esac
+  say "  remembers   $memory"
+  if [[ $app_type == ui ]]; then
+    say "  try it      open the address in a browser"
+  else
+    say "  try it      curl -F image=@picture.png $(address "$mode")/predict"
+  fi
+  say "  watch it    ./check_health.sh        stop it: ./stop_all.sh"
+}
+
+main() {
+  read_arguments "$@"
+  check_arguments
+  stop_if_it_runs
+  choose_mode
+  check_port "$port" PORT
+  if [[ $mode == docker ]]; then start_containers; else start_processes; fi
+  wait_until_ready
+  tell
+}
+
+main "$@"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Stops MLServe in the order that loses nothing: who asks, who thinks, who remembers. Results stay on their volume.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
+# shellcheck source=scripts/native.sh
+source "$root/scripts/native.sh"
+
+stop_containers() {
+  local part
+  for part in web_api model_api db_api; do
+    [[ -z $(container_of "$part") ]] || compose stop "$part"
+  done
+  compose down --remove-orphans
+  say "stopped; what was remembered stays on the volume $(project)_results"
+}
+
+stop_processes() {
+  stop_process web_api
+  stop_process model_api
+  say "stopped"
+}
+
+main() {
+  if (($#)); then stop_with "$usage_error" "takes no arguments"; fi
+  local stopped=no
+  if process_runs web_api || process_runs model_api; then
+    stop_processes
+    stopped=yes
+  fi
+  if [[ $(find_mode) == docker ]]; then
+    if compose_answers; then stop_containers; else stop_with 1 "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"; fi
+    stopped=yes
+  fi
+  rm -f "$state/stack"
+  if [[ $stopped == no ]]; then say "nothing of MLServe runs here"; fi
+}
+
+main "$@"

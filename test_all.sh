@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Tests everything: style, units, the real Redis and ONNX Runtime, the two binaries, the page in a browser, the containers.
+#   test_all.sh            all of it; what the machine lacks is installed (root, Debian or Ubuntu), or named and skipped
+#   test_all.sh units …    only the steps whose names follow
+#   REQUIRE_ALL=1          nothing may be skipped
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
+# shellcheck source=scripts/setup_tests.sh
+source "$root/scripts/setup_tests.sh"
+
+# The steps in their order, each with what it needs: step NAME is run_NAME below, need WORD is setup_WORD.
+steps="
+shell:       shellcheck
+format:      rust
+lints:       rust
+units:       rust onnxruntime redis
+release:     rust
+native:      rust onnxruntime redis python
+page:        rust onnxruntime chromium python
+containers:  docker python
+"
+
+setup_shellcheck() { need shellcheck shellcheck; }
+
+run_shell() { shellcheck --external-sources ./*.sh scripts/*.sh db_api/*.sh .ci/run; }
+
+run_format() { cargo fmt --all --check; }
+
+run_lints() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+
+run_units() { cargo test --workspace --locked; }
+
+run_release() { cargo build --release --locked --bin web_api --bin model_api; }
+
+run_native() { run_pytest e2e/test_native.py; }
+
+run_page() { run_pytest e2e/test_page.py; }
+
+run_containers() { run_pytest e2e/test_containers.py; }
+
+run_pytest() {
+  MLSERVE_BIN=$(binaries) "$state/venv/bin/python" -m pytest -ra --durations=5 "$@"
+}
+
+# Every need is met once; its outcome is kept in met_NEED.
+meet() {
+  local known=met_${1//-/_}
+  if [[ -z ${!known:-} ]]; then
+    printf -v "$known" yes
+    "setup_$1" || printf -v "$known" no
+  fi
+  [[ ${!known} == yes ]]
+}
+
+passed=0 failed=0 skipped=0 summary=()
+
+# note OUTCOME NAME SECONDS [WHY]
+note() {
+  summary+=("$(printf '%-8s %-11s %4d s  %s' "$1" "$2" "$3" "${4:-}")")
+  case $1 in
+    passed) passed=$((passed + 1)) ;;
+    failed) failed=$((failed + 1)) ;;
+    skipped) skipped=$((skipped + 1)) ;;
+  esac
+}
+
+# run_step NAME NEED…
+run_step() {
+  local name=$1 begun=$SECONDS need missing=''
+  shift
+  printf '\n==== %s ====\n' "$name"
+  for need in "$@"; do meet "$need" || missing+=" $need"; done
+  if [[ -n $missing ]]; then
+    if [[ -n ${REQUIRE_ALL:-} ]]; then
+      note failed "$name" $((SECONDS - begun)) "missing:$missing"
+    else
+      note skipped "$name" $((SECONDS - begun)) "NOT TESTED, missing:$missing"
+    fi
+  elif "run_$name"; then
+    note passed "$name" $((SECONDS - begun))
+  else
+    note failed "$name" $((SECONDS - begun))
+  fi
+}
+
+main() {
+  cd "$root"
+  export CARGO_INCREMENTAL=0
+  mkdir -p "$state"
+  local name needs list
+  while IFS=: read -r name needs; do
+    [[ -n $name ]] || continue
+    if (($#)) && ! printf '%s\n' "$@" | grep -qxF -e "$name"; then continue; fi
+    IFS=' ' read -r -a list <<<"$needs"
+    run_step "$name" "${list[@]}" </dev/null
+  done <<<"$steps"
+  printf '\n'
+  printf '%s\n' "${summary[@]}"
+  printf '%d passed, %d failed%s\n' "$passed" "$failed" "$( ((skipped == 0)) || printf ', %d skipped' "$skipped")"
+  ((failed == 0 && passed > 0))
+}
+
+main "$@"
