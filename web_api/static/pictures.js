@@ -2,7 +2,7 @@
 
 /** A small picture of `file`, or nothing where the browser cannot show it. */
 export function thumbnail(file, alt = "") {
-  const image = Object.assign(new Image(40, 40), { alt, src: URL.createObjectURL(file) });
+  const image = Object.assign(new Image(40, 40), { alt, loading: "lazy", src: URL.createObjectURL(file) });
   image.onerror = () => { image.hidden = true; };
   return image;
 }
