@@ -48,11 +48,9 @@ check_model_api() {
 say_why() {
   local health reasons
   health=$(flatten_json <<<"$1")
-  reasons=$(
-    value_of model_api.reason <<<"$health"
-    describe_models <<<"$health"
-  )
-  if [[ -n $reasons ]]; then paste -s -d ',' - <<<"$reasons"; else say "$1"; fi
+  reasons=$(value_of reason <<<"$health")
+  if [[ -z $reasons ]]; then reasons=$(describe_models <<<"$health" | paste -s -d ',' -); fi
+  say "${reasons:-$1}"
 }
 
 check_db_api() {

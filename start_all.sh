@@ -79,8 +79,8 @@ stop_if_it_runs() {
     stop_with 1 "it runs already ($running: $what) but is not ready: ./check_health.sh says why, ./stop_all.sh stops it"
   fi
   say "MLServe runs already ($running: $what): $(address "$running")"
-  if [[ $what != "$app_type $model_name" ]]; then
-    stop_with 1 "to start $app_type $model_name instead, stop it first: ./stop_all.sh"
+  if [[ $what != "$app_type $model_name" || ${mode:-$running} != "$running" ]]; then
+    stop_with 1 "to start $app_type $model_name${mode:+ --$mode} instead, stop it first: ./stop_all.sh"
   fi
   exit 0
 }

@@ -115,11 +115,12 @@ container_runs() {
 
 binaries() { say "${CARGO_TARGET_DIR:-$root/target}/release"; }
 
-# process_of PART: the process id if that process runs and is ours; a number alone may have gone to another by now.
+# process_of PART: the process id if that process runs and is ours; a number alone may have gone to another by now. The
+# link to the program is gone as soon as the process has ended, even if nobody has waited for it yet.
 process_of() {
   local id
   id=$(cat "$state/$1.pid" 2>/dev/null) || return 0
-  if [[ $(ps -o comm= -p "$id" 2>/dev/null) == "$1" ]]; then say "$id"; fi
+  case $(readlink "/proc/$id/exe" 2>/dev/null) in */"$1" | */"$1 (deleted)") say "$id" ;; esac
 }
 
 process_runs() { [[ -n $(process_of "$1") ]]; }
