@@ -8,7 +8,7 @@ at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
 check_compiler() {
   local wanted found
   wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
-  have cargo || stop_with 1 "no Rust compiler: install Rust $wanted or newer (rustup.rs), or use Docker (--docker)"
+  have cargo || stop_with 1 "no Rust compiler: install Rust $wanted or newer with rustup, or use Docker (--docker)"
   found=$(cd "$root" && cargo --version | cut -d ' ' -f 2)
   at_least "$found" "$wanted" || stop_with 1 "Rust $found is too old: rustup update brings $wanted or newer"
   have cc || stop_with 1 "no C compiler to link with: apt install gcc"

@@ -26,7 +26,7 @@ install_packages() {
 
 setup_rust() {
   need cc gcc && cargo fmt --version >/dev/null && cargo clippy --version >/dev/null && return
-  warn "Rust with rustfmt and clippy is missing: rustup.rs, then rustup component add rustfmt clippy"
+  warn "Rust with rustfmt and clippy is missing: install it with rustup, then rustup component add rustfmt clippy"
   return 1
 }
 
