@@ -1,4 +1,63 @@
 //! What thinks: a folder of ONNX models, served.
+//!
+//! Modules stand in the order in which first a model and then a request meet them.
+
+/// Every variable, its default, its meaning.
+pub mod settings;
+
+/// Which models and versions there are.
+pub mod repository;
+
+/// What a folder says about its model beyond the graph.
+pub mod model_settings;
+
+/// Files that belong to a graph.
+mod external_data;
+
+/// What a model's answers depend on.
+mod digest;
+
+/// The seam below which ONNX Runtime begins.
+pub mod session;
+
+/// Settings held against the graph.
+mod signature;
+
+/// A model, and the sessions that run it.
+pub mod model;
+
+/// From a model's files to its first answer.
+pub mod loader;
+
+/// Every model that was asked for.
+pub mod models;
+
+/// Parts → serve → wait.
+pub mod run;
+
+/// The state, and all routes on one screen.
+pub mod app;
+
+/// One file for each thing that can be asked.
+mod routes;
+
+/// The one verb.
+mod infer;
+
+/// Work that takes a core, off the reactor.
+pub mod decoder;
 
 /// An encoded picture becomes the tensor a model expects, within limits.
 pub mod image_input;
+
+/// A nested list becomes the tensor a model expects.
+mod array;
+
+/// Outputs become a labelled answer.
+mod prediction;
+
+/// Why a request got no answer: one table.
+pub mod error;
+
+/// What is counted.
+pub mod metrics;

@@ -1,1 +1,54 @@
-fn main() {}
+//! `model_api`: serves a folder of ONNX models on a private port.
+
+use std::process::ExitCode;
+
+use model_api::repository;
+use model_api::run::run;
+use model_api::session;
+use model_api::settings::{Settings, models_dir};
+use service::settings::{ServerSettings, SettingError};
+use service::telemetry::LogSettings;
+use tracing::error;
+
+fn main() -> ExitCode {
+    let ended = match std::env::args().nth(1).as_deref() {
+        None => serve(),
+        Some("health") => health(),
+        Some("models") => list_models(),
+        Some("session") => run_session(),
+        Some(other) => Err(SettingError::new(other, "model_api serves, or takes one of: health, models, session")),
+    };
+    ended.unwrap_or_else(|error| error.report())
+}
+
+#[tokio::main]
+async fn serve() -> Result<ExitCode, SettingError> {
+    let settings = Settings::from_env()?;
+    let models = repository::select(&settings.models_dir, &settings.models)?;
+    LogSettings::from_env()?.init();
+    Ok(run(settings, models).await.map_or_else(failed, |()| ExitCode::SUCCESS))
+}
+
+fn failed(error: anyhow::Error) -> ExitCode {
+    error!("{error:#}");
+    ExitCode::FAILURE
+}
+
+/// Whether the service on this machine is ready: a container's health check.
+#[tokio::main(flavor = "current_thread")]
+async fn health() -> Result<ExitCode, SettingError> {
+    let server = ServerSettings::from_env(Settings::PORT, Settings::METRICS_PORT)?;
+    Ok(service::health::check(server.address).await)
+}
+
+/// The names that `MODEL_NAME` may have.
+fn list_models() -> Result<ExitCode, SettingError> {
+    repository::find(&models_dir()?)?.into_keys().for_each(|name| println!("{name}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The child process of a running `model_api`.
+fn run_session() -> Result<ExitCode, SettingError> {
+    LogSettings::from_env()?.init();
+    Ok(session::child_main())
+}

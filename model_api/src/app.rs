@@ -1,0 +1,46 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use service::body::BodyReader;
+use service::middleware::{HttpMetrics, wrap};
+use service::readiness::Readiness;
+
+use crate::decoder::Decoder;
+use crate::image_input::ImageLimits;
+use crate::metrics::Metrics;
+use crate::models::Models;
+use crate::routes::{fallback, health, home, input, list, predict};
+
+/// What every route can reach.
+pub struct App {
+    /// Every model that was asked for.
+    pub models: Arc<Models>,
+    /// Where pictures and lists become tensors.
+    pub decoder: Decoder,
+    /// Of one picture.
+    pub image_limits: ImageLimits,
+    /// Of bodies.
+    pub bodies: BodyReader,
+    /// Held by whoever wants no traffic.
+    pub readiness: Readiness,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// All routes, without a socket.
+pub fn router(app: App, http: HttpMetrics) -> Router {
+    let routes = Router::new()
+        .route("/", get(home::greet))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/models", get(list::models))
+        .route("/predict/{model}", post(predict::predict))
+        .route("/predict_array", post(predict::predict_array))
+        .route("/predict_array/{model}", post(predict::predict_array))
+        .route("/input/{model}", post(input::as_the_model_sees_it))
+        .fallback(fallback::no_such_route)
+        .method_not_allowed_fallback(fallback::no_such_method)
+        .with_state(Arc::new(app));
+    wrap(routes, http)
+}

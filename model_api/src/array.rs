@@ -1,0 +1,111 @@
+//! An `image_arr` of the old clients becomes a model's input.
+
+use contract::ImageArray;
+
+use crate::error::Error;
+use crate::session::{Tensor, TensorSpec};
+
+/// The array as the model's input: its shape is the model's up to axes of length one; height × width × channels is turned
+/// round for a model that has its channels first.
+pub fn tensor(array: &ImageArray, input: &TensorSpec) -> Result<Tensor, Error> {
+    let filled = |shape: Vec<usize>, values: &[f32]| {
+        Tensor::from_f32(&input.name, input.datatype, shape, values).map_err(|error| Error::Unfit(error.to_string()))
+    };
+    let shape = input.shape.as_slice();
+    if array.values.is_empty() {
+        return Err(misfit(array, shape));
+    }
+    if let Some(fitted) = fit(&array.shape, shape) {
+        return filled(fitted, &array.values);
+    }
+    if let &[batch, channels @ (1 | 3), height, width] = shape
+        && let Some(fitted) = fit(&array.shape, &[batch, height, width, channels])
+    {
+        let [n, h, w, c] = fitted[..] else { unreachable!("fitted to four axes") };
+        return filled(vec![n, c, h, w], &channels_first(&array.values, h * w, c));
+    }
+    Err(misfit(array, shape))
+}
+
+fn misfit(array: &ImageArray, shape: &[i64]) -> Error {
+    Error::Unfit(format!("image_arr has the shape {:?}, which does not fit the model's {shape:?}", array.shape))
+}
+
+/// `found` with axes of length one left out or put in so that it fits `wanted`, where −1 is any length.
+///
+/// From the last axis to the first, so that it is the batch axis that is put in where several could be.
+fn fit(found: &[usize], wanted: &[i64]) -> Option<Vec<usize>> {
+    if found.is_empty() && wanted.is_empty() {
+        return Some(Vec::new());
+    }
+    let then = |length: usize| {
+        move |mut fitted: Vec<usize>| {
+            fitted.push(length);
+            fitted
+        }
+    };
+    let taken = || match (found.split_last()?, wanted.split_last()?) {
+        ((&length, found), (&last, wanted)) if last == -1 || usize::try_from(last) == Ok(length) => {
+            fit(found, wanted).map(then(length))
+        }
+        _ => None,
+    };
+    let left_out = || found.strip_suffix(&[1]).and_then(|found| fit(found, wanted));
+    let put_in = || match wanted.split_last()? {
+        (1 | -1, wanted) => fit(found, wanted).map(then(1)),
+        _ => None,
+    };
+    taken().or_else(left_out).or_else(put_in)
+}
+
+/// Rows of pixels with their channels together become one plane after the other.
+fn channels_first(values: &[f32], pixels: usize, channels: usize) -> Vec<f32> {
+    let images = values.chunks_exact(pixels * channels);
+    images
+        .flat_map(|image| (0..channels).flat_map(move |channel| image.iter().skip(channel).step_by(channels)))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Datatype;
+
+    fn ask(shape: &[usize], wanted: &[i64]) -> Result<Tensor, String> {
+        let length = shape.iter().product();
+        let values = (0..u16::try_from(length).unwrap()).map(f32::from).collect();
+        let input = TensorSpec { name: "x".to_owned(), datatype: Datatype::Fp32, shape: wanted.to_vec() };
+        tensor(&ImageArray { shape: shape.to_vec(), values }, &input).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn axes_of_length_one_are_left_out_or_put_in() {
+        const MNIST: &[i64] = &[-1, 28, 28, 1];
+        for shape in [&[28, 28][..], &[28, 28, 1], &[1, 28, 28], &[1, 28, 28, 1], &[1, 1, 28, 28, 1]] {
+            assert_eq!(ask(shape, MNIST).unwrap().shape, [1, 28, 28, 1], "{shape:?}");
+        }
+        assert_eq!(ask(&[3, 28, 28], MNIST).unwrap().shape, [3, 28, 28, 1]);
+        assert_eq!(ask(&[3], &[-1, -1]).unwrap().shape, [1, 3], "the batch axis is the one put in");
+        assert_eq!(ask(&[], &[]).unwrap().shape, [0; 0]);
+    }
+
+    #[test]
+    fn channels_last_are_turned_round_for_a_model_that_has_them_first() {
+        let tensor = ask(&[2, 2, 3], &[-1, 3, 2, 2]).unwrap();
+        assert_eq!(tensor.shape, [1, 3, 2, 2]);
+        assert_eq!(tensor.to_f32(), [0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]);
+        let planes = ask(&[3, 2, 2], &[-1, 3, 2, 2]).unwrap();
+        assert_eq!(planes.to_f32(), (0..12_u8).map(f32::from).collect::<Vec<_>>(), "channels first stay as they are");
+        assert_eq!(ask(&[2, 4, 5, 3], &[-1, 3, -1, -1]).unwrap().shape, [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_both_shapes() {
+        for (shape, wanted) in [(&[27, 28][..], &[-1, 28, 28, 1][..]), (&[784], &[-1, 28, 28, 1]), (&[2, 0], &[-1, 2])]
+        {
+            let error = ask(shape, wanted).unwrap_err();
+            assert_eq!(error, format!("image_arr has the shape {shape:?}, which does not fit the model's {wanted:?}"));
+        }
+    }
+}

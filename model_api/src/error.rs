@@ -1,0 +1,135 @@
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use service::body::BodyError;
+use service::problem::problem;
+use tracing::error;
+
+use crate::image_input::ImageError;
+use crate::session::RunError;
+
+/// Why a request got no answer. The texts are for whoever asked: what was wrong with this request, and no path.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The body is not what the route reads.
+    #[error("{0}")]
+    Malformed(String),
+    /// A model that is not served.
+    #[error("there is no such model; there are: {there_are}")]
+    UnknownModel {
+        /// The names of those that are served.
+        there_are: String,
+    },
+    /// No model was named, and there is a choice.
+    #[error("several models are served, and none was named: {there_are}")]
+    NoModelNamed {
+        /// The names of those that are served.
+        there_are: String,
+    },
+    /// The body was not read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The picture was not read.
+    #[error(transparent)]
+    Picture(#[from] ImageError),
+    /// What was sent does not fit the model.
+    #[error("{0}")]
+    Unfit(String),
+    /// The model's answer is infinite or no number, which JSON cannot say.
+    #[error("the model's answer to this input is not a finite number")]
+    NotFinite,
+    /// The model cannot be asked now.
+    #[error("{model} cannot be asked now: {reason}")]
+    Unavailable {
+        /// The model.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
+    /// As many pictures wait to be decoded as may.
+    #[error("too many requests are waiting to be decoded")]
+    DecodersBusy,
+    /// The model did not run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A mistake of ours; the log says which.
+    #[error("an error of ours; it is in the log under this request's id")]
+    Internal,
+}
+
+impl Error {
+    /// The one table: the status that clients see and the label that metrics count.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Malformed(_) | Self::Picture(ImageError::Empty) => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
+            Self::Body(error) => (error.status(), "body"),
+            Self::Picture(ImageError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
+            Self::Picture(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
+            Self::NoModelNamed { .. } | Self::Unfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
+            Self::NotFinite => (StatusCode::UNPROCESSABLE_ENTITY, "not_finite"),
+            Self::Run(RunError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
+            Self::Run(RunError::Crashed) => (StatusCode::INTERNAL_SERVER_ERROR, "crashed"),
+            Self::Internal | Self::Picture(ImageError::Unprocessable { .. }) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            }
+            Self::DecodersBusy | Self::Run(RunError::Full) => (StatusCode::SERVICE_UNAVAILABLE, "full"),
+            Self::Unavailable { .. } | Self::Run(RunError::Unavailable(_) | RunError::Stopped) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
+            Self::Run(RunError::TimedOut(_)) => (StatusCode::GATEWAY_TIMEOUT, "timed_out"),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, label) = self.status();
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            error!(label, error = %self, "a request failed");
+        }
+        problem(status, &self.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_status_and_its_label() {
+        let text = String::new;
+        let limit = ImageError::TooLarge { measure: "pixels", setting: "MAX_IMAGE_PIXELS", limit: 1, found: 2 };
+        let table = [
+            (Error::Malformed(text()), 400, "malformed"),
+            (Error::UnknownModel { there_are: text() }, 404, "unknown_model"),
+            (Error::NoModelNamed { there_are: text() }, 422, "unfit"),
+            (Error::Body(BodyError::TooLarge(1)), 413, "body"),
+            (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408, "body"),
+            (Error::Body(BodyError::NoMemory), 503, "body"),
+            (Error::Body(BodyError::Broken), 400, "body"),
+            (Error::Picture(ImageError::Empty), 400, "malformed"),
+            (Error::Picture(ImageError::UnknownFormat { hint: "" }), 415, "no_image"),
+            (Error::Picture(limit), 413, "too_large"),
+            (Error::Picture(ImageError::Undecodable { format: "PNG", reason: text() }), 422, "undecodable"),
+            (Error::Picture(ImageError::Unprocessable { reason: text() }), 500, "internal"),
+            (Error::Unfit(text()), 422, "unfit"),
+            (Error::NotFinite, 422, "not_finite"),
+            (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
+            (Error::DecodersBusy, 503, "full"),
+            (Error::Run(RunError::Full), 503, "full"),
+            (Error::Run(RunError::Unavailable(text())), 503, "unavailable"),
+            (Error::Run(RunError::Refused(text())), 422, "refused"),
+            (Error::Run(RunError::Crashed), 500, "crashed"),
+            (Error::Run(RunError::TimedOut(Duration::ZERO)), 504, "timed_out"),
+            (Error::Run(RunError::Stopped), 503, "unavailable"),
+            (Error::Internal, 500, "internal"),
+        ];
+        for (error, status, label) in table {
+            let (found_status, found_label) = error.status();
+            assert_eq!((found_status.as_u16(), found_label), (status, label), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Pixels of any kind become one opaque channel, or three.
+
+use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage};
+
+/// Brightness; what is transparent becomes black, as the padding of [`super::Fit::Contain`] is.
+pub(super) fn gray_over_black(image: DynamicImage) -> GrayImage {
+    match gray(image) {
+        Gray::Opaque(image) => image,
+        Gray::Transparent(image) => over(&image, 0),
+    }
+}
+
+/// Brightness; what is transparent becomes paper: white under dark ink, black under light ink.
+pub(super) fn ink_on_paper(image: DynamicImage) -> GrayImage {
+    match gray(image) {
+        Gray::Opaque(image) => image,
+        Gray::Transparent(image) => over(&image, paper(&image)),
+    }
+}
+
+/// Colours; what is transparent becomes black.
+pub(super) fn rgb_over_black(image: DynamicImage) -> RgbImage {
+    match image {
+        DynamicImage::ImageRgb8(image) => image,
+        image if !image.color().has_alpha() => image.into_rgb8(),
+        image => {
+            let image = image.into_rgba8();
+            let pixels = image.pixels().flat_map(|pixel| {
+                let [red, green, blue, alpha] = pixel.0;
+                [red, green, blue].map(|value| mix(value, alpha, 0))
+            });
+            from_pixels(image.width(), image.height(), pixels.collect(), RgbImage::from_raw)
+        }
+    }
+}
+
+enum Gray {
+    Opaque(GrayImage),
+    Transparent(GrayAlphaImage),
+}
+
+fn gray(image: DynamicImage) -> Gray {
+    let (width, height) = (image.width(), image.height());
+    let opaque = |pixels| Gray::Opaque(from_pixels(width, height, pixels, GrayImage::from_raw));
+    let transparent = |pixels| Gray::Transparent(from_pixels(width, height, pixels, GrayAlphaImage::from_raw));
+    match image {
+        DynamicImage::ImageLuma8(image) => Gray::Opaque(image),
+        DynamicImage::ImageLumaA8(image) => Gray::Transparent(image),
+        image @ (DynamicImage::ImageLuma16(_) | DynamicImage::ImageLumaA16(_)) if !image.color().has_alpha() => {
+            Gray::Opaque(image.into_luma8())
+        }
+        image @ DynamicImage::ImageLumaA16(_) => Gray::Transparent(image.into_luma_alpha8()),
+        image if image.color().has_alpha() => {
+            let image = image.into_rgba8();
+            let halves = image.pixels().flat_map(|pixel| {
+                let [red, green, blue, alpha] = pixel.0;
+                [luma(red, green, blue), alpha]
+            });
+            transparent(halves.collect())
+        }
+        image => {
+            let image = image.into_rgb8();
+            opaque(image.pixels().map(|pixel| luma(pixel.0[0], pixel.0[1], pixel.0[2])).collect())
+        }
+    }
+}
+
+/// Rec. 601 in 16-bit fixed point, rounded as Pillow's `convert("L")` rounds it: training and serving agree to the bit.
+fn luma(red: u8, green: u8, blue: u8) -> u8 {
+    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+}
+
+fn mix(value: u8, alpha: u8, below: u8) -> u8 {
+    let (value, alpha, below) = (u32::from(value), u32::from(alpha), u32::from(below));
+    ((value * alpha + below * (255 - alpha) + 127) / 255) as u8
+}
+
+fn over(image: &GrayAlphaImage, below: u8) -> GrayImage {
+    let pixels = image.pixels().map(|pixel| mix(pixel.0[0], pixel.0[1], below)).collect();
+    from_pixels(image.width(), image.height(), pixels, GrayImage::from_raw)
+}
+
+/// Black or white, to lay beneath a picture with holes.
+///
+/// Mostly, what can be seen is the ink, and paper is what it stands out from. But where most of the picture is opaque
+/// and of two tones, the paper is in the picture (a card with round corners), and more of the same belongs beneath.
+fn paper(image: &GrayAlphaImage) -> u8 {
+    let (mut weight, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for pixel in image.pixels() {
+        let (value, alpha) = (f64::from(pixel.0[0]), f64::from(pixel.0[1]));
+        weight += alpha;
+        sum += alpha * value;
+        squares += alpha * value * value;
+    }
+    if weight == 0.0 {
+        return 0;
+    }
+    let mean = sum / weight;
+    let spread = (squares / weight - mean * mean).max(0.0).sqrt();
+    let mostly_opaque = weight > 0.6 * 255.0 * image.pixels().len() as f64;
+    let light = mean >= 127.5;
+    let same_tone = mostly_opaque && spread > 30.0;
+    if light == same_tone { 255 } else { 0 }
+}
+
+fn from_pixels<I>(width: u32, height: u32, pixels: Vec<u8>, make: fn(u32, u32, Vec<u8>) -> Option<I>) -> I {
+    make(width, height, pixels).expect("as many values were written as the size asks for")
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{LumaA, Rgba};
+
+    use super::*;
+
+    fn rgba(pixels: &[[u8; 4]]) -> DynamicImage {
+        DynamicImage::ImageRgba8(image::RgbaImage::from_fn(pixels.len() as u32, 1, |x, _| Rgba(pixels[x as usize])))
+    }
+
+    #[test]
+    fn brightness_is_rec_601() {
+        let colours = rgba(&[[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], [255, 255, 255, 255]]);
+        assert_eq!(gray_over_black(colours).into_raw(), [76, 150, 29, 255]);
+    }
+
+    #[test]
+    fn transparent_is_black_except_beneath_dark_ink() {
+        let dark = [[10, 10, 10, 255], [200, 200, 200, 0], [90, 0, 200, 0], [0, 0, 0, 128]];
+        assert_eq!(rgb_over_black(rgba(&dark)).into_raw()[3..6], [0, 0, 0]);
+        assert_eq!(gray_over_black(rgba(&dark)).into_raw(), [10, 0, 0, 0]);
+        assert_eq!(ink_on_paper(rgba(&dark)).into_raw(), [10, 255, 255, 127]);
+        let light = [[250, 250, 250, 255], [0, 0, 0, 0], [0, 0, 0, 0]];
+        assert_eq!(ink_on_paper(rgba(&light)).into_raw(), [250, 0, 0]);
+        assert_eq!(ink_on_paper(rgba(&[[9, 9, 9, 0]])).into_raw(), [0]);
+    }
+
+    #[test]
+    fn a_card_with_round_corners_gets_corners_of_its_own_tone() {
+        let card = GrayAlphaImage::from_fn(10, 10, |x, y| match (x, y) {
+            (0 | 9, 0 | 9) => LumaA([0, 0]),
+            (4 | 5, _) => LumaA([0, 255]),
+            _ => LumaA([240, 255]),
+        });
+        assert_eq!(paper(&card), 255);
+        let solid = GrayAlphaImage::from_pixel(4, 4, LumaA([0, 255]));
+        assert_eq!(paper(&solid), 255);
+    }
+}

@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use contract::{ModelDescription, ModelState};
+
+use crate::error::Error;
+use crate::image_input::ImageSpec;
+use crate::model_settings::{Extra, ModelSettings};
+use crate::repository::ModelFiles;
+use crate::session::{Hello, Pool, Ran, State, Tensor, TensorSpec};
+use crate::signature::Signature;
+
+/// A model that has been warm, and the sessions that run it.
+pub struct Model {
+    /// The name in routes.
+    pub name: String,
+    /// The version that is served.
+    pub version: String,
+    /// Of graph, external data and settings: `sha256:<hex>`.
+    pub digest: String,
+    /// Words for people.
+    pub extra: Extra,
+    /// What goes in and what comes out.
+    pub signature: Signature,
+    pool: Arc<Pool>,
+}
+
+impl Model {
+    /// A model whose first session has said hello. The error names the setting that contradicts the graph.
+    pub fn new(
+        files: &ModelFiles,
+        settings: ModelSettings,
+        digest: String,
+        graph: &Hello,
+        pool: Arc<Pool>,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            name: files.name.clone(),
+            version: files.version.clone(),
+            digest,
+            signature: Signature::agree(&settings, graph)?,
+            extra: settings.parameters.extra,
+            pool,
+        })
+    }
+
+    /// How a picture becomes this model's input.
+    pub fn image(&self) -> Result<&ImageSpec, Error> {
+        self.signature.image.as_ref().ok_or_else(|| Error::Unfit(format!("{} reads no pictures", self.name)))
+    }
+
+    /// The input of a model that has one.
+    pub fn only_input(&self) -> Result<&TensorSpec, Error> {
+        match self.signature.inputs.as_slice() {
+            [input] => Ok(input),
+            inputs => Err(Error::Unfit(format!("{} has {} inputs, and only one was sent", self.name, inputs.len()))),
+        }
+    }
+
+    /// The name of a class: its label, or its number where there are no labels.
+    pub fn label(&self, class: usize) -> String {
+        self.signature.labels.get(class).cloned().unwrap_or_else(|| class.to_string())
+    }
+
+    /// Waits for an idle session and runs the model once.
+    pub async fn run(&self, inputs: Vec<Tensor>) -> Result<Ran, Error> {
+        Ok(self.pool.run(inputs).await?)
+    }
+
+    /// Ends its sessions.
+    pub async fn stop(&self) {
+        self.pool.stop().await;
+    }
+
+    /// What people and programs may know of it.
+    pub fn describe(&self) -> ModelDescription {
+        let signature = &self.signature;
+        ModelDescription {
+            title: self.extra.title.clone().unwrap_or_else(|| self.name.clone()),
+            description: self.extra.description.clone(),
+            notice: self.extra.notice.clone(),
+            digest: self.digest.clone(),
+            inputs: signature.inputs.iter().map(TensorSpec::describe).collect(),
+            outputs: signature.outputs.iter().map(TensorSpec::describe).collect(),
+            labels: signature.labels.clone(),
+            image: signature.image.as_ref().map(ImageSpec::describe),
+            ..describe_state(&self.name, &self.version, self.pool.state())
+        }
+    }
+}
+
+/// What there is to say of a model by its sessions' state alone.
+pub fn describe_state(name: &str, version: &str, state: State) -> ModelDescription {
+    let (state, reason, device) = match state {
+        State::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),
+        State::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
+        State::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
+    };
+    ModelDescription {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        title: name.to_owned(),
+        description: String::new(),
+        notice: None,
+        digest: String::new(),
+        state,
+        reason,
+        device,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        labels: Vec::new(),
+        image: None,
+    }
+}

@@ -1,0 +1,131 @@
+//! `model-settings.json`, in MLServer's words where MLServer has the word. Fields that are not here are left alone: a
+//! settings file written for MLServer stays usable. `parameters.version` and `parameters.uri` are among those: here the
+//! folder says which versions there are and where.
+
+use serde::Deserialize;
+
+use crate::image_input::ImageSettings;
+use crate::session::Datatype;
+
+/// What a settings file may say.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ModelSettings {
+    /// Must be the folder's name when it is given.
+    pub name: Option<String>,
+    /// How many sessions run the model at the same time; 0, as MLServer has it for none of its own, is one.
+    pub parallel_workers: usize,
+    /// What there is to say about inputs beyond the graph.
+    pub inputs: Vec<TensorSettings>,
+    /// What there is to say about outputs beyond the graph.
+    pub outputs: Vec<TensorSettings>,
+    /// What there is to say about the model.
+    pub parameters: Parameters,
+}
+
+/// An input or an output.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct TensorSettings {
+    /// The graph's name for it.
+    pub name: String,
+    /// Must be the graph's when it is given.
+    #[serde(default)]
+    pub datatype: Option<Datatype>,
+    /// Must fit the graph's when it is given; may fix lengths that the graph leaves open.
+    #[serde(default)]
+    pub shape: Option<Vec<i64>>,
+    /// More about it.
+    #[serde(default)]
+    pub parameters: TensorParameters,
+}
+
+/// `inputs[].parameters` and `outputs[].parameters`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TensorParameters {
+    /// How a picture becomes this input.
+    pub image: Option<ImageSettings>,
+    /// Names of the classes, in the order of the output's last axis.
+    pub labels: Vec<String>,
+}
+
+/// `parameters`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Parameters {
+    /// What is ours alone.
+    pub extra: Extra,
+}
+
+/// `parameters.extra`: words for people.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Extra {
+    /// A heading; the name where it is missing.
+    pub title: Option<String>,
+    /// One sentence.
+    pub description: String,
+    /// What must be said wherever an answer is shown.
+    pub notice: Option<String>,
+}
+
+/// Beyond this, sessions of one model only take each other's cores and memory.
+const MAX_WORKERS: usize = 64;
+
+impl ModelSettings {
+    /// Reads a settings file for the model `name`. The error names the field that is wrong.
+    pub fn from_json(json: &[u8], name: &str) -> Result<Self, String> {
+        let settings: Self = serde_json::from_slice(json).map_err(|error| format!("model-settings.json: {error}"))?;
+        if let Some(other) = settings.name.as_deref().filter(|other| *other != name) {
+            return Err(format!("model-settings.json: name: {other:?} is not the folder's, {name:?}"));
+        }
+        if settings.parallel_workers > MAX_WORKERS {
+            let workers = settings.parallel_workers;
+            return Err(format!("model-settings.json: parallel_workers: {workers} is more than {MAX_WORKERS}"));
+        }
+        Ok(settings)
+    }
+
+    /// How many sessions run the model.
+    pub fn sessions(&self) -> usize {
+        self.parallel_workers.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_knows_and_leaves_the_rest_alone() {
+        let json = br#"{
+            "name": "mnist", "implementation": "mlserver_onnx.OnnxModel", "max_batch_size": 64, "parallel_workers": 2,
+            "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1],
+                        "parameters": {"content_type": "image", "image": {"fit": "digit"}}}],
+            "outputs": [{"name": "probabilities", "parameters": {"task": "classification", "labels": ["0", "1"]}}],
+            "parameters": {"version": "1", "uri": "./1/model.onnx", "extra": {"title": "Digits", "colour": "blue"}}
+        }"#;
+        let settings = ModelSettings::from_json(json, "mnist").unwrap();
+        assert_eq!(settings.sessions(), 2);
+        assert_eq!(settings.inputs[0].datatype, Some(Datatype::Fp32));
+        assert!(settings.inputs[0].parameters.image.is_some());
+        assert_eq!(settings.outputs[0].parameters.labels, ["0", "1"]);
+        assert_eq!(settings.parameters.extra.title.as_deref(), Some("Digits"));
+        assert_eq!(ModelSettings::from_json(b"{}", "x").unwrap(), ModelSettings::default());
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_field() {
+        for (json, words) in [
+            (r#"{"name": "other"}"#, "name: \"other\" is not the folder's"),
+            (r#"{"parallel_workers": 65}"#, "parallel_workers: 65 is more than 64"),
+            (r#"{"inputs": [{"shape": [1]}]}"#, "missing field `name`"),
+            (r#"{"inputs": [{"name": "x", "datatype": "FP33"}]}"#, "unknown variant `FP33`"),
+            (r#"{"inputs": [{"name": "x", "parameters": {"image": {"fitt": "digit"}}}]}"#, "unknown field `fitt`"),
+            ("{", "EOF"),
+        ] {
+            let error = ModelSettings::from_json(json.as_bytes(), "mnist").unwrap_err();
+            assert!(error.starts_with("model-settings.json: ") && error.contains(words), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::{self, ExitCode};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use tracing::error;
+
+use super::frame::{self, Order, Reply};
+use super::onnx::Onnx;
+use super::{SessionError, Tensor};
+
+/// The child process `model_api session`: opens the model it is told to, then runs it until the parent goes away.
+pub fn main() -> ExitCode {
+    let Ok(mut socket) = parent() else {
+        eprintln!("model_api session is started by model_api, never by hand");
+        return ExitCode::from(64);
+    };
+    match serve(&mut socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(%error, "the session ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard input is one end of a socket pair; a descriptor of any other kind has no local address.
+fn parent() -> io::Result<UnixStream> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    socket.local_addr()?;
+    Ok(socket)
+}
+
+fn serve(socket: &mut UnixStream) -> io::Result<()> {
+    let orders = read_orders(socket.try_clone()?);
+    let Ok((Order::Load(load), _)) = orders.recv() else {
+        return Err(io::Error::other("the first order was not to load a model"));
+    };
+    let (mut model, hello) = match Onnx::open(&load) {
+        Ok(opened) => opened,
+        Err(failure) => return frame::write(socket, &Reply::Failed(failure), &[]),
+    };
+    frame::write(socket, &Reply::Hello(hello), &[])?;
+    while let Ok((_, inputs)) = orders.recv() {
+        match model.run(&inputs) {
+            Ok(outputs) => frame::write(socket, &Reply::Answer, &outputs)?,
+            Err(SessionError::Refused(reason)) => frame::write(socket, &Reply::Refused(reason), &[])?,
+            Err(SessionError::Died(reason)) => return Err(io::Error::other(reason)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads on a thread of its own, so that the parent's end is noticed also while a run hangs, and ends the process then.
+fn read_orders(socket: UnixStream) -> Receiver<(Order, Vec<Tensor>)> {
+    let (sender, orders) = mpsc::channel();
+    thread::spawn(move || {
+        let mut socket = io::BufReader::new(socket);
+        while let Ok(order) = frame::read(&mut socket) {
+            if sender.send(order).is_err() {
+                break;
+            }
+        }
+        process::exit(0);
+    });
+    orders
+}

@@ -1,0 +1,130 @@
+use super::{DeviceWish, StartError};
+
+/// A CUDA driver module in this state stays so until it is loaded anew; no process can mend it.
+const STUCK_DRIVER: &str = "CUDA failure 999";
+const REMEDY: &str = "remedy: sudo rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia \
+                      && sudo modprobe nvidia nvidia_modeset nvidia_drm nvidia_uvm";
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Cpu,
+    Cuda,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// What was opened, on what, and why not on CUDA when CUDA was allowed.
+#[derive(Debug, PartialEq)]
+pub struct Opened<T> {
+    pub model: T,
+    pub kind: Kind,
+    pub stepped_down: Option<String>,
+}
+
+/// Opens a model where it is wished for. ONNX Runtime by itself would step down without a word.
+///
+/// `open` opens it and runs it once: CUDA can fail as late as that.
+pub fn open<T>(
+    wish: DeviceWish,
+    library_knows_cuda: bool,
+    mut open: impl FnMut(Kind) -> Result<T, String>,
+) -> Result<Opened<T>, StartError> {
+    let cuda = match wish {
+        DeviceWish::Cpu => None,
+        _ if library_knows_cuda => Some(open(Kind::Cuda).map_err(with_remedy)),
+        _ => Some(Err("this ONNX Runtime library has no CUDA provider".to_owned())),
+    };
+    let stepped_down = match cuda {
+        Some(Ok(model)) => return Ok(Opened { model, kind: Kind::Cuda, stepped_down: None }),
+        Some(Err(reason)) => Some(reason),
+        None => None,
+    };
+    // Also where only CUDA will do: a model that does not open on the CPU either is to blame itself.
+    let model = open(Kind::Cpu).map_err(StartError::Model)?;
+    match (wish, stepped_down) {
+        (DeviceWish::Cuda, Some(reason)) => Err(StartError::NoDevice(reason)),
+        (_, stepped_down) => Ok(Opened { model, kind: Kind::Cpu, stepped_down }),
+    }
+}
+
+fn with_remedy(reason: String) -> String {
+    if reason.contains(STUCK_DRIVER) { format!("{reason}; {REMEDY}") } else { reason }
+}
+
+/// ONNX Runtime's messages name files of this machine; callers are told the files' names only.
+pub fn without_paths(message: &str) -> String {
+    let ends_token = |c: char| c.is_whitespace() || "\"'`()[]<>,;=:".contains(c);
+    message
+        .split_inclusive(ends_token)
+        .map(|piece| {
+            let (token, end) = match piece.char_indices().last() {
+                Some((at, last)) if ends_token(last) => piece.split_at(at),
+                _ => (piece, ""),
+            };
+            let is_path = ["/", "./", "../"].iter().any(|start| token.starts_with(start));
+            let name = if is_path { token.rsplit('/').next().unwrap_or_default() } else { token };
+            format!("{name}{end}")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn works(kind: Kind) -> Result<Kind, String> {
+        Ok(kind)
+    }
+
+    fn only_cpu(kind: Kind) -> Result<Kind, String> {
+        if kind == Kind::Cpu { Ok(kind) } else { Err("CUDA failure 999: unknown error".to_owned()) }
+    }
+
+    #[test]
+    fn auto_takes_cuda_when_it_works() {
+        let opened = open(DeviceWish::Auto, true, works).unwrap();
+        assert_eq!(opened, Opened { model: Kind::Cuda, kind: Kind::Cuda, stepped_down: None });
+    }
+
+    #[test]
+    fn auto_steps_down_with_the_reason_and_its_remedy() {
+        let opened = open(DeviceWish::Auto, true, only_cpu).unwrap();
+        assert_eq!(opened.kind, Kind::Cpu);
+        let reason = opened.stepped_down.unwrap();
+        assert!(reason.starts_with("CUDA failure 999: unknown error; remedy: sudo rmmod nvidia_uvm"), "{reason}");
+        let opened = open(DeviceWish::Auto, false, works).unwrap();
+        assert_eq!(opened.stepped_down.unwrap(), "this ONNX Runtime library has no CUDA provider");
+    }
+
+    #[test]
+    fn cuda_is_refused_rather_than_pretended() {
+        let refused = open(DeviceWish::Cuda, false, works).unwrap_err();
+        assert!(matches!(&refused, StartError::NoDevice(_)), "{refused:?}");
+        assert_eq!(refused.to_string(), "DEVICE=cuda, but this ONNX Runtime library has no CUDA provider");
+    }
+
+    #[test]
+    fn cpu_never_tries_cuda_and_a_broken_model_is_not_blamed_on_the_device() {
+        assert_eq!(open(DeviceWish::Cpu, true, works).unwrap().stepped_down, None);
+        let broken = open(DeviceWish::Cuda, true, |_| Err::<(), _>("no such operator".to_owned()));
+        assert_eq!(broken.unwrap_err(), StartError::Model("no such operator".to_owned()));
+    }
+
+    #[test]
+    fn of_a_path_only_the_file_name_is_told() {
+        assert_eq!(
+            without_paths(
+                "Load model from /srv/models/x/model.onnx failed:/src/core/graph.cc:12 Bad (and/or odd) './a/b'"
+            ),
+            "Load model from model.onnx failed:graph.cc:12 Bad (and/or odd) 'b'"
+        );
+    }
+}

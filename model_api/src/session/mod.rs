@@ -1,0 +1,119 @@
+//! The seam below which ONNX Runtime begins.
+//!
+//! ONNX Runtime can be killed by a request, keeps memory that it no longer needs, and holds on to CUDA errors until its
+//! process ends. So it runs in child processes: `model_api session`, started by the parent with one end of a socket pair
+//! as its standard input. A [`Pool`] keeps a model's children alive and hands them requests; everything above it sees
+//! tensors going in and out. Tests put a [`Launcher`] of their own in the children's place.
+
+mod child;
+mod device;
+mod frame;
+mod onnx;
+mod pool;
+mod process;
+mod restarts;
+mod tensor;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use contract::Device;
+use serde::{Deserialize, Serialize};
+
+pub use child::main as child_main;
+pub use pool::{Meters, Pool, PoolSettings, Ran, RunError, State};
+pub use process::ChildLauncher;
+pub use tensor::{Datatype, NotRepresentable, Tensor};
+
+/// `DEVICE`: where a model may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceWish {
+    /// On CUDA when it really works, else on the CPU, saying why.
+    Auto,
+    /// On the CPU; CUDA is not tried.
+    Cpu,
+    /// On CUDA or not at all.
+    Cuda,
+}
+
+/// What a session says of itself once it is warm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// In the graph's order.
+    pub inputs: Vec<TensorSpec>,
+    /// In the graph's order.
+    pub outputs: Vec<TensorSpec>,
+    /// What really runs.
+    pub device: Device,
+}
+
+/// Name, datatype and shape of an input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// The graph's name for it.
+    pub name: String,
+    /// What its elements are.
+    pub datatype: Datatype,
+    /// −1 where any length fits.
+    pub shape: Vec<i64>,
+}
+
+/// What is needed to start a session of a model.
+#[derive(Clone)]
+pub struct Blueprint {
+    /// For the log.
+    pub model: String,
+    /// The ONNX file.
+    pub graph: PathBuf,
+    /// Threads of one operator.
+    pub threads: usize,
+    /// Input shapes for the warm-up where they say more than the graph.
+    pub shapes: BTreeMap<String, Vec<i64>>,
+    /// Whether the files are still those of the model's digest. Asked after each start, since by then the session has
+    /// read them: a session of other files must not answer under this digest.
+    pub unchanged: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Why a session did not start. No reason holds a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum StartError {
+    /// The model cannot be opened or does not run.
+    #[error("{0}")]
+    Model(String),
+    /// `DEVICE=cuda`, and CUDA does not work.
+    #[error("DEVICE=cuda, but {0}")]
+    NoDevice(String),
+    /// The process died before it said why, or keeps dying.
+    #[error("{0}")]
+    Died(String),
+}
+
+/// Why a session did not answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SessionError {
+    /// The model refused these inputs; the session is as good as before.
+    Refused(String),
+    /// The session is of no use any more.
+    Died(String),
+}
+
+/// Starts sessions: child processes in production, fakes in tests.
+pub trait Launcher: Clone + Send + Sync + 'static {
+    /// What it starts.
+    type Session: Session;
+
+    /// Comes back when the session is warm.
+    fn launch(&self, blueprint: &Blueprint) -> impl Future<Output = Result<(Hello, Self::Session), StartError>> + Send;
+}
+
+/// A model that can be run. Dropping it ends it, whatever it is doing.
+pub trait Session: Send + 'static {
+    /// Runs the model once. When the future is dropped early, the session must be dropped as well.
+    fn run(&mut self, inputs: &[Tensor]) -> impl Future<Output = Result<Vec<Tensor>, SessionError>> + Send;
+
+    /// Resolves, with the reason, when the session has died by itself. Cancel-safe.
+    fn died(&mut self) -> impl Future<Output = String> + Send;
+}

@@ -1,0 +1,143 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
+
+use crate::image_input::ImageLimits;
+use crate::session::DeviceWish;
+
+/// Every variable that `model_api` reads, checked before a port is bound.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
+    pub server: ServerSettings,
+    /// `MODEL_NAME`: which models are served.
+    pub models: Selection,
+    /// `MODELS_DIR` (`./models`): where they are.
+    pub models_dir: PathBuf,
+    /// `DEVICE` (`auto`): `auto`, `cpu` or `cuda`.
+    pub device: DeviceWish,
+    /// `ORT_DYLIB_PATH`: the ONNX Runtime library, out of the wheel `onnxruntime` or `onnxruntime-gpu`.
+    pub library: PathBuf,
+    /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
+    pub session_threads: usize,
+    /// `QUEUE_LENGTH` (64): requests that may wait for a model, and to be decoded; one more is answered 503.
+    pub queue_length: usize,
+    /// `RUN_TIMEOUT_MS` (30000): a run that takes longer is answered 504, and its session is replaced.
+    pub run_timeout: Duration,
+    /// `START_TIMEOUT_MS` (120000): a session must have loaded its model and run it once by then.
+    pub start_timeout: Duration,
+    /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (33554432) and
+    /// `MAX_DECODE_BYTES` (268435456): of one picture.
+    pub image: ImageLimits,
+    /// `DECODE_THREADS` (0): pictures decoded at the same time; 0 is what the cgroup's quota allows.
+    pub decode_threads: usize,
+}
+
+/// `MODEL_NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// `all`: every model that there is.
+    All,
+    /// A name, or several with commas.
+    Names(Vec<String>),
+}
+
+impl Settings {
+    /// Where `model_api` listens when `PORT` is not set.
+    pub const PORT: u16 = 5050;
+    /// Where its metrics are when `METRICS_ADDR` is not set.
+    pub const METRICS_PORT: u16 = 9150;
+
+    /// Reads the variables named at the fields.
+    pub fn from_env() -> Result<Self, SettingError> {
+        let default = ImageLimits::default();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let or_cores = |threads| if threads == 0 { cores } else { threads };
+        Ok(Self {
+            server: ServerSettings::from_env(Self::PORT, Self::METRICS_PORT)?,
+            models: selection(optional("MODEL_NAME").as_deref())?,
+            models_dir: models_dir()?,
+            device: device(&parse("DEVICE", "auto".to_owned())?)?,
+            library: library(optional("ORT_DYLIB_PATH"))?,
+            session_threads: or_cores(parse("SESSION_THREADS", 0)?),
+            queue_length: at_least("QUEUE_LENGTH", 1, 64)?,
+            run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
+            start_timeout: millis("START_TIMEOUT_MS", 120_000)?,
+            image: ImageLimits {
+                bytes: at_least("MAX_IMAGE_BYTES", 1, default.bytes)?,
+                side: at_least("MAX_IMAGE_SIDE", 1, default.side)?,
+                pixels: at_least("MAX_IMAGE_PIXELS", 1, default.pixels)?,
+                decode_bytes: at_least("MAX_DECODE_BYTES", 1, default.decode_bytes)?,
+            },
+            decode_threads: or_cores(parse("DECODE_THREADS", 0)?),
+        })
+    }
+}
+
+/// `MODELS_DIR`, which the subcommand `models` needs without the rest.
+pub fn models_dir() -> Result<PathBuf, SettingError> {
+    let dir: PathBuf = parse("MODELS_DIR", PathBuf::from("./models"))?;
+    if dir.is_dir() { Ok(dir) } else { Err(SettingError::new("MODELS_DIR", format!("{} is no folder", dir.display()))) }
+}
+
+fn selection(names: Option<&str>) -> Result<Selection, SettingError> {
+    let names = names.ok_or_else(|| {
+        SettingError::new("MODEL_NAME", "must say which model to serve: a name, several with commas, or all")
+    })?;
+    if names.trim() == "all" {
+        return Ok(Selection::All);
+    }
+    let mut names: Vec<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    match names.iter().find(|name| !contract::valid_model_name(name)) {
+        Some(bad) => {
+            Err(SettingError::new("MODEL_NAME", format!("{bad:?} is no name: letters, digits, '.', '_' and '-'")))
+        }
+        None => Ok(Selection::Names(names)),
+    }
+}
+
+fn device(text: &str) -> Result<DeviceWish, SettingError> {
+    match text {
+        "auto" => Ok(DeviceWish::Auto),
+        "cpu" => Ok(DeviceWish::Cpu),
+        "cuda" => Ok(DeviceWish::Cuda),
+        other => Err(SettingError::new("DEVICE", format!("{other:?} is none of auto, cpu and cuda"))),
+    }
+}
+
+fn library(path: Option<String>) -> Result<PathBuf, SettingError> {
+    let name = "ORT_DYLIB_PATH";
+    let path = path.map(PathBuf::from).ok_or_else(|| {
+        SettingError::new(name, "must name the libonnxruntime.so of the wheel onnxruntime or onnxruntime-gpu")
+    })?;
+    if path.is_file() { Ok(path) } else { Err(SettingError::new(name, format!("{} is no file", path.display()))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Result<Selection, String> {
+        selection(Some(text)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn model_name_is_one_several_or_all() {
+        assert_eq!(names("all"), Ok(Selection::All));
+        assert_eq!(names("mnist"), Ok(Selection::Names(vec!["mnist".into()])));
+        assert_eq!(names("b, a,b"), Ok(Selection::Names(vec!["a".into(), "b".into()])));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_told_with_the_name_of_the_variable() {
+        assert!(names("../etc").unwrap_err().starts_with("MODEL_NAME: \"../etc\" is no name"));
+        assert!(names("a,,b").unwrap_err().starts_with("MODEL_NAME: \"\" is no name"));
+        assert!(selection(None).unwrap_err().to_string().starts_with("MODEL_NAME: must say"));
+        assert!(device("gpu").unwrap_err().to_string().starts_with("DEVICE: \"gpu\" is none of"));
+        assert!(library(None).unwrap_err().to_string().starts_with("ORT_DYLIB_PATH: must name"));
+        assert!(library(Some("/".into())).unwrap_err().to_string().ends_with("is no file"));
+    }
+}
