@@ -135,8 +135,11 @@ impl Memory {
     /// Without Redis there is none, and it never ends.
     pub async fn run(self) {
         let Some(redis) = self.redis.clone() else { return std::future::pending().await };
-        let forget = async |model: Option<String>| {
-            self.forget_near(model.as_deref()).await;
+        let forget = move |model: Option<String>| {
+            let memory = self.clone();
+            async move {
+                memory.forget_near(model.as_deref()).await;
+            }
         };
         tokio::join!(redis.clone().probe(), redis.listen(forget));
     }

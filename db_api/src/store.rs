@@ -1,3 +1,4 @@
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -124,7 +125,7 @@ impl RedisStore {
 
     /// Calls `forget` for ever with what other replicas forget: a model's name, or `None` when messages may have been
     /// missed and everything held near must go.
-    pub async fn listen(self, forget: impl AsyncFn(Option<String>)) {
+    pub async fn listen<F: Future<Output = ()>>(self, forget: impl Fn(Option<String>) -> F) {
         loop {
             if let Ok(mut subscription) = self.client.get_async_pubsub().await
                 && subscription.subscribe(FORGET).await.is_ok()

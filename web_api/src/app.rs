@@ -1,0 +1,92 @@
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::{delete, get, post};
+use db_api::memory::Memory;
+use db_api::metrics::MemoryMetrics;
+use db_api::store::RedisStore;
+use prometheus_client::registry::Registry;
+use service::body::BodyReader;
+use service::readiness::Readiness;
+
+use crate::catalog::Catalog;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::model_client::ModelClient;
+use crate::predictor::Predictor;
+use crate::routes::{cache, health, input, page, predict, security, static_files, web_api};
+use crate::settings::{AppType, Settings};
+
+/// What every handler may use. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// A page, or JSON everywhere.
+    pub app_type: AppType,
+    /// Answers questions.
+    pub predictor: Predictor,
+    /// Which models there are.
+    pub catalog: Catalog,
+    /// What is remembered.
+    pub memory: Memory,
+    /// Bounds for request bodies.
+    pub bodies: BodyReader,
+    /// Held while stopping.
+    pub readiness: Readiness,
+    /// The page's styles and scripts.
+    pub assets: Arc<static_files::Assets>,
+}
+
+impl App {
+    /// Puts the parts together. The future is their work in the background; it never ends by itself.
+    pub fn new(
+        settings: &Settings,
+        registry: &mut Registry,
+    ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
+        let memory_metrics = MemoryMetrics::register(registry);
+        let redis = settings
+            .redis_url
+            .as_deref()
+            .map(|url| RedisStore::new(url, settings.redis_timeout, settings.cache_ttl, memory_metrics))
+            .transpose()
+            .context("REDIS_URL")?;
+        let memory = Memory::new(settings.near_cache_bytes, settings.cache_ttl, redis);
+        let client = ModelClient::new(settings)?;
+        let catalog = Catalog::default();
+        let metrics = Metrics::register(registry);
+        let app = Self {
+            app_type: settings.app_type,
+            predictor: Predictor::new(settings.app_type, catalog.clone(), memory.clone(), client.clone(), metrics),
+            catalog: catalog.clone(),
+            memory: memory.clone(),
+            bodies: BodyReader::new(&settings.server),
+            readiness: Readiness::default(),
+            assets: Arc::default(),
+        };
+        let background = async move {
+            tokio::join!(memory.run(), catalog.follow(client));
+        };
+        Ok((app, background))
+    }
+}
+
+/// All routes, without a socket.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/", get(page::show))
+        .route("/predict", post(predict::predict))
+        .route("/predict/{model}", post(predict::predict))
+        .route("/input/{model}", post(input::input))
+        .route("/web_api", post(web_api::web_api))
+        .route("/web_api/{model}", post(web_api::web_api))
+        .route("/cache/{model}", delete(cache::forget))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/static/{file}", get(static_files::file))
+        .method_not_allowed_fallback(async |method| Error::Method(method))
+        .fallback(async || Error::NoRoute)
+        .layer(from_fn(security::headers))
+        .with_state(app)
+}

@@ -1,0 +1,106 @@
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use contract::{ModelDescription, ModelList};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::error::Error;
+use crate::model_client::ModelClient;
+
+/// How old the list of models may be.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+
+/// Which models there are, as `model_api` last said. It outlives `model_api`: keys are made from the digests in it,
+/// so what is remembered is still found while nobody can compute.
+#[derive(Clone, Default)]
+pub struct Catalog {
+    known: Arc<RwLock<Known>>,
+    stale: Arc<Notify>,
+}
+
+/// What is known at one moment.
+#[derive(Clone, Default)]
+pub struct Known {
+    /// In alphabetical order.
+    pub models: Arc<Vec<ModelDescription>>,
+    /// Whether `model_api` gave the last list it was asked for.
+    pub reachable: bool,
+}
+
+impl Known {
+    /// Whether every model that was asked for can be asked, and there is one.
+    pub fn is_ready(&self) -> bool {
+        self.reachable && !self.models.is_empty() && self.models.iter().all(ModelDescription::is_ready)
+    }
+
+    /// Why not.
+    pub fn reason(&self) -> Option<String> {
+        if !self.reachable {
+            return Some("model_api does not answer".to_owned());
+        }
+        if self.models.is_empty() {
+            return Some("no model is served".to_owned());
+        }
+        self.models.iter().find(|model| !model.is_ready()).map(|model| {
+            let reason = model.reason.as_deref().unwrap_or("is being loaded");
+            format!("{}: {reason}", model.name)
+        })
+    }
+}
+
+impl Catalog {
+    /// What is known now.
+    pub fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The model `name`, or the only one when there is no name.
+    pub fn find(&self, name: Option<&str>) -> Result<ModelDescription, Error> {
+        let known = self.known();
+        let names = || known.models.iter().map(|model| model.name.clone()).collect::<Vec<_>>();
+        match (name, known.models.as_slice()) {
+            (None, [only]) => Ok(only.clone()),
+            (_, []) if !known.reachable => Err(Error::ModelUnreachable),
+            (None, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
+            (None, _) => Err(Error::NameAModel(names())),
+            (Some(name), models) => models
+                .iter()
+                .find(|model| model.name == name)
+                .cloned()
+                .ok_or_else(|| Error::UnknownModel { asked: name.chars().take(128).collect(), known: names() }),
+        }
+    }
+
+    /// Says that an answer came from a model that is not in the list.
+    pub fn refresh_soon(&self) {
+        self.stale.notify_one();
+    }
+
+    /// Asks `model_api` for ever.
+    pub async fn follow(self, client: ModelClient) {
+        loop {
+            let list = client.models().await;
+            self.learn(list);
+            let _ = timeout(REFRESH_EVERY, self.stale.notified()).await;
+            // However many answers say that the list is old, it is asked for at most ten times a second.
+            sleep(REFRESH_EVERY / 10).await;
+        }
+    }
+
+    /// Replaces what is known; an error keeps the models and marks them as not reachable.
+    pub fn learn(&self, list: Result<ModelList, Error>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let was_reachable = known.reachable;
+        known.reachable = list.is_ok();
+        if let Ok(list) = list {
+            known.models = Arc::new(list.models);
+        }
+        match (was_reachable, known.reachable) {
+            (false, true) => info!("model_api answers"),
+            (true, false) => warn!("model_api does not answer; giving remembered answers only"),
+            _ => {}
+        }
+    }
+}

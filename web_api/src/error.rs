@@ -1,0 +1,160 @@
+use axum::response::{IntoResponse, Response};
+use contract::Problem;
+use http::StatusCode;
+use service::body::BodyError;
+use service::problem::problem;
+
+/// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
+///
+/// `Display` is for the caller: it says what was wrong with this request and names nothing inside.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The request carries no picture.
+    #[error("Upload an image first!")]
+    NoImage,
+    /// Two files in one form.
+    #[error("The form holds several files; send one per request.")]
+    SeveralImages,
+    /// A form without the fields we read.
+    #[error("The form has no field \"image\" or \"file\"; it has {0}.")]
+    WrongField(String),
+    /// A form that is none.
+    #[error("The form cannot be read: {0}.")]
+    Form(String),
+    /// A body that is neither a picture nor a form.
+    #[error(
+        "{0:?} is neither a form nor an image: send -F image=@FILE, or --data-binary @FILE with -H 'Content-Type: image/png'."
+    )]
+    MediaType(String),
+    /// The JSON of the old clients, but wrong.
+    #[error("{0}")]
+    Json(String),
+    /// The body did not come, or is too large.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// No such route.
+    #[error("There is nothing here.")]
+    NoRoute,
+    /// The path's method is another one.
+    #[error("This path does not answer {0}.")]
+    Method(http::Method),
+    /// No model of that name.
+    #[error("There is no model {asked:?}; there {}.", list(.known))]
+    UnknownModel {
+        /// The name in the request.
+        asked: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// Several models, and the request names none.
+    #[error("Several models are served; name one in the path: {}.", .0.join(", "))]
+    NameAModel(Vec<String>),
+    /// `only-if-cached`, and it is not.
+    #[error("The answer is not remembered, and the request allows no other.")]
+    NotRemembered,
+    /// `MAX_CONCURRENT_REQUESTS` are on their way.
+    #[error("Too many requests at the same time; try again shortly.")]
+    Busy,
+    /// `model_api` said no, in words that are meant for the caller.
+    #[error("{}", .0.detail)]
+    Model(Problem),
+    /// `model_api` cannot be reached.
+    #[error("The model cannot be reached at the moment; answers that are remembered are still given.")]
+    ModelUnreachable,
+    /// `model_api` took too long.
+    #[error("The model did not answer in time.")]
+    Deadline,
+    /// Redis cannot be reached where that matters.
+    #[error("The durable memory does not answer, so nothing in it has been forgotten; try again shortly.")]
+    MemoryUnavailable,
+    /// Ours.
+    #[error("An error of ours; it is in the log under this request's id.")]
+    Internal,
+}
+
+impl Error {
+    /// The one table: HTTP status, and the label in metrics.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NoImage => (StatusCode::BAD_REQUEST, "no_image"),
+            Self::SeveralImages => (StatusCode::BAD_REQUEST, "several_images"),
+            Self::WrongField(_) => (StatusCode::BAD_REQUEST, "wrong_field"),
+            Self::Form(_) => (StatusCode::BAD_REQUEST, "form"),
+            Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
+            Self::Json(_) => (StatusCode::BAD_REQUEST, "json"),
+            Self::Body(error) => (error.status(), "body"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
+            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
+            Self::NameAModel(_) => (StatusCode::UNPROCESSABLE_ENTITY, "name_a_model"),
+            Self::NotRemembered => (StatusCode::GATEWAY_TIMEOUT, "not_remembered"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::Model(problem) => (model_status(problem), "model"),
+            Self::ModelUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "model_unreachable"),
+            Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
+            Self::MemoryUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "memory_unavailable"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        problem(self.status().0, &self.to_string())
+    }
+}
+
+/// A status that no error has would be ours to explain.
+fn model_status(problem: &Problem) -> StatusCode {
+    StatusCode::from_u16(problem.status)
+        .ok()
+        .filter(|status| status.is_client_error() || status.is_server_error())
+        .unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "is none at the moment".to_owned(),
+        [one] => format!("is {one}"),
+        several => format!("are {}", several.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_status() {
+        let problem = |status| Problem { title: String::new(), status, detail: "d".to_owned() };
+        let table = [
+            (Error::NoImage, 400),
+            (Error::SeveralImages, 400),
+            (Error::WrongField("picture".to_owned()), 400),
+            (Error::Form("no boundary".to_owned()), 400),
+            (Error::MediaType("text/plain".to_owned()), 415),
+            (Error::Json("ragged".to_owned()), 400),
+            (Error::Body(BodyError::TooLarge(1)), 413),
+            (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408),
+            (Error::Body(BodyError::NoMemory), 503),
+            (Error::Body(BodyError::Broken), 400),
+            (Error::NoRoute, 404),
+            (Error::Method(http::Method::PUT), 405),
+            (Error::UnknownModel { asked: "x".to_owned(), known: vec![] }, 404),
+            (Error::NameAModel(vec![]), 422),
+            (Error::NotRemembered, 504),
+            (Error::Busy, 503),
+            (Error::Model(problem(422)), 422),
+            (Error::Model(problem(200)), 502),
+            (Error::ModelUnreachable, 503),
+            (Error::Deadline, 504),
+            (Error::MemoryUnavailable, 503),
+            (Error::Internal, 500),
+        ];
+        for (error, status) in table {
+            assert_eq!(error.status().0.as_u16(), status, "{error}");
+        }
+    }
+}

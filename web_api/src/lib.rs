@@ -1,0 +1,33 @@
+//! What people talk to: the page, the command line's answers, and the memory in front of the models.
+//!
+//! Modules stand in the order in which a request meets them.
+
+/// Every variable, its default, its meaning.
+pub mod settings;
+
+/// The state and all routes on one screen.
+pub mod app;
+
+/// A picture out of a request, settled before our code runs.
+pub mod upload;
+
+/// One file per thing a client can ask.
+pub mod routes;
+
+/// How a client steers the memory and sees what it did, in HTTP's own words.
+pub mod steering;
+
+/// The heart: key → near → Redis → flight → model.
+pub mod predictor;
+
+/// Which models there are, as `model_api` last said.
+pub mod catalog;
+
+/// How `model_api` is called: a deadline, and another replica when one is gone.
+pub mod model_client;
+
+/// What is counted.
+pub mod metrics;
+
+/// One error, one table.
+pub mod error;

@@ -1,0 +1,51 @@
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// What `web_api` counts beside requests and Redis.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    answers: Family<AnswerLabels, Counter>,
+    inferences: Family<ModelLabel, Counter>,
+    errors: Family<ErrorLabel, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AnswerLabels {
+    model: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabel {
+    model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabel {
+    error: &'static str,
+}
+
+impl Metrics {
+    /// Registers them; the registry carries the service's prefix.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("answers", "Answers given, by where they came from", metrics.answers.clone());
+        registry.register("inferences", "Questions that model_api was asked", metrics.inferences.clone());
+        registry.register("errors", "Questions that got an error, by kind", metrics.errors.clone());
+        metrics
+    }
+
+    pub(crate) fn answered(&self, model: &str, outcome: &'static str) {
+        self.answers.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc();
+    }
+
+    pub(crate) fn inferred(&self, model: &str) {
+        self.inferences.get_or_create(&ModelLabel { model: model.to_owned() }).inc();
+    }
+
+    pub(crate) fn failed(&self, error: &'static str) {
+        self.errors.get_or_create(&ErrorLabel { error }).inc();
+    }
+}

@@ -1,0 +1,66 @@
+use axum::Json;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use contract::ModelDescription;
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+
+/// The process runs.
+pub async fn live() -> Json<Value> {
+    Json(json!({ "live": true }))
+}
+
+/// Whether it can do its work, what it does without, and why.
+pub async fn ready(State(app): State<App>) -> impl IntoResponse {
+    let known = app.catalog.known();
+    let reason = app.readiness.reason().or_else(|| known.reason());
+    let ready = reason.is_none();
+    let redis = match app.memory.redis() {
+        None => "off",
+        Some(redis) if redis.is_available() => "ready",
+        Some(_) => "unavailable",
+    };
+    let stepped_down = |model: &ModelDescription| model.device.as_ref().is_some_and(|d| d.stepped_down.is_some());
+    let mut degraded = Vec::new();
+    if redis == "unavailable" {
+        degraded.push("redis");
+    }
+    if known.models.iter().any(stepped_down) {
+        degraded.push("gpu");
+    }
+    let body = json!({
+        "live": true,
+        "ready": ready,
+        "reason": reason,
+        "app_type": app.app_type.as_str(),
+        "degraded": degraded,
+        "memory": { "kind": if redis == "off" { "near" } else { "near+redis" }, "redis": redis },
+        "model_api": { "running": known.reachable, "ready": known.is_ready(), "reason": known.reason() },
+        "models": known.models.iter().map(ModelHealth::from).collect::<Vec<_>>(),
+    });
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
+}
+
+#[derive(Serialize)]
+struct ModelHealth<'a> {
+    name: &'a str,
+    version: &'a str,
+    state: contract::ModelState,
+    device: Option<&'a contract::Device>,
+    reason: Option<&'a str>,
+}
+
+impl<'a> From<&'a ModelDescription> for ModelHealth<'a> {
+    fn from(model: &'a ModelDescription) -> Self {
+        Self {
+            name: &model.name,
+            version: &model.version,
+            state: model.state,
+            device: model.device.as_ref(),
+            reason: model.reason.as_deref(),
+        }
+    }
+}

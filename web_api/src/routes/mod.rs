@@ -1,0 +1,25 @@
+//! Each file is one thing a client can ask: extract → call → render.
+
+/// `DELETE /cache/{model}`.
+pub mod cache;
+
+/// `GET /health/live` and `/health/ready`.
+pub mod health;
+
+/// `POST /input/{model}`: the picture as the model sees it.
+pub mod input;
+
+/// `GET /`, and the page that a plain form post gets.
+pub mod page;
+
+/// `POST /predict`: an image → an answer.
+pub mod predict;
+
+/// Headers that every answer carries.
+pub mod security;
+
+/// `GET /static/{file}`: what the page needs, from inside the binary.
+pub mod static_files;
+
+/// `POST /web_api`: the old clients, unchanged.
+pub mod web_api;

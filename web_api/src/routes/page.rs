@@ -1,0 +1,207 @@
+use std::time::Instant;
+
+use askama::Template;
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::response::{Html, IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use contract::{ClassScore, ModelDescription};
+use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use tracing::error;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::predictor::Answer;
+use crate::routes::predict::AnswerBody;
+use crate::settings::AppType;
+use crate::steering::Steering;
+use crate::upload::{ImageUpload, Rejected};
+
+/// What is shown in an answer's bars.
+const TOP_CLASSES: usize = 5;
+
+/// Pictures up to this size are shown again in the page of a plain form post, inside its HTML.
+const MAX_INLINE_BYTES: usize = 4 << 20;
+
+/// What browsers show. Others are described, not embedded.
+const INLINE_MEDIA_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"];
+
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    models: &'a [ModelDescription],
+    selected: &'a str,
+    models_json: String,
+    result: Option<ResultView>,
+    error: Option<String>,
+    asset_version: &'a str,
+}
+
+/// One answer as the page shows it.
+#[derive(Default)]
+struct ResultView {
+    label: String,
+    percent: String,
+    remembered: bool,
+    model: String,
+    version: String,
+    device: String,
+    total_ms: String,
+    notice: Option<String>,
+    bars: Vec<Bar>,
+    sent: Option<String>,
+    seen: Option<String>,
+    json: String,
+    curl: String,
+}
+
+struct Bar {
+    label: String,
+    text: String,
+    /// 0 to 1.
+    value: f32,
+}
+
+/// `?model=` of the page's address.
+#[derive(Debug, Deserialize)]
+pub struct Chosen {
+    model: Option<String>,
+}
+
+/// The page, or the greeting that scripts know.
+pub async fn show(State(app): State<App>, Query(chosen): Query<Chosen>) -> Response {
+    match app.app_type {
+        AppType::Ui => render(&app, chosen.model.as_deref(), None, None),
+        AppType::Cli => Json("Can curl web api!").into_response(),
+    }
+}
+
+/// Whether a request comes from the page's form: `Accept` names HTML, and there is a page.
+pub(crate) fn is_wanted(app: &App, headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    app.app_type == AppType::Ui && accept.contains("text/html")
+}
+
+/// The answer to a plain form post: the page again, with the answer or the error in it.
+pub(crate) async fn answer_form(app: &App, headers: &HeaderMap, upload: Result<ImageUpload, Rejected>) -> Response {
+    let (model, view) = match upload {
+        Ok(upload) => (upload.model.clone(), view(app, headers, upload).await),
+        Err(Rejected { error, model }) => (model, Err(error)),
+    };
+    match view {
+        Ok(view) => render(app, model.as_deref(), Some(view), None),
+        Err(error) => render(app, model.as_deref(), None, Some(error)),
+    }
+}
+
+async fn view(app: &App, headers: &HeaderMap, upload: ImageUpload) -> Result<ResultView, Error> {
+    let begun = Instant::now();
+    let question = app.predictor.ask_image(upload.model.as_deref(), upload.image.clone())?;
+    let answer = app.predictor.answer(&question, Steering::from_headers(headers)).await?;
+    let model = question.model();
+    // The page is right without this picture, so it is not worth an error.
+    let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
+    let prediction = &answer.entry.prediction;
+    Ok(ResultView {
+        label: prediction.label.clone(),
+        percent: percent(prediction.value),
+        remembered: answer.provenance.is_remembered(),
+        model: prediction.model.clone(),
+        version: prediction.version.clone(),
+        device: prediction.device.clone(),
+        total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
+        notice: model.notice.clone(),
+        bars: bars(&prediction.probabilities),
+        sent: shown_again(&upload),
+        seen: seen.map(|png| data_uri("image/png", &png)),
+        json: pretty(&answer, model, begun),
+        curl: curl(headers, upload.file_name.as_deref(), &model.name),
+    })
+}
+
+fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
+    let known = app.catalog.known();
+    let models = known.models.as_slice();
+    let chosen = models.iter().find(|model| selected == Some(&model.name));
+    let selected = chosen.or(models.iter().find(|model| model.image.is_some())).or(models.first());
+    let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
+    let page = Page {
+        models,
+        selected: selected.map_or("", |model| model.name.as_str()),
+        // Inside a script element only "<" could end the element.
+        models_json: serde_json::to_string(models).unwrap_or_default().replace('<', "\\u003c"),
+        result,
+        error: error.map(|error| error.to_string()),
+        asset_version: &app.assets.version,
+    };
+    match page.render() {
+        Ok(html) => (status, Html(html)).into_response(),
+        Err(error) => {
+            error!(%error, "the page cannot be rendered");
+            Error::Internal.into_response()
+        }
+    }
+}
+
+fn bars(probabilities: &[ClassScore]) -> Vec<Bar> {
+    let mut scores: Vec<_> = probabilities.iter().collect();
+    scores.sort_by(|a, b| b.value.total_cmp(&a.value));
+    // Probabilities fill their share of the bar; scores of another kind are shown against the largest.
+    let whole = scores.first().map_or(1.0, |largest| largest.value.max(1.0));
+    let bar = |score: &&ClassScore| Bar {
+        label: score.label.clone(),
+        text: percent(score.value),
+        value: (score.value / whole).clamp(0.0, 1.0),
+    };
+    scores.iter().take(TOP_CLASSES).map(bar).collect()
+}
+
+/// Probabilities as per cent, never rounded to a certainty; what is none, as it is.
+fn percent(value: f32) -> String {
+    match f64::from(value) * 100.0 {
+        percent if percent > 99.99 && percent < 100.0 => "> 99.99 %".to_owned(),
+        percent if percent > 0.0 && percent < 0.01 => "< 0.01 %".to_owned(),
+        percent if (0.0..=100.0).contains(&percent) => format!("{percent:.2} %"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn shown_again(upload: &ImageUpload) -> Option<String> {
+    let is_shown = INLINE_MEDIA_TYPES.contains(&upload.media_type.as_str()) && upload.image.len() <= MAX_INLINE_BYTES;
+    is_shown.then(|| data_uri(&upload.media_type, &upload.image))
+}
+
+fn data_uri(media_type: &str, bytes: &[u8]) -> String {
+    format!("data:{media_type};base64,{}", STANDARD.encode(bytes))
+}
+
+fn pretty(answer: &Answer, model: &ModelDescription, begun: Instant) -> String {
+    serde_json::to_string_pretty(&AnswerBody::new(answer, model, begun)).unwrap_or_default()
+}
+
+fn curl(headers: &HeaderMap, file_name: Option<&str>, model: &str) -> String {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost:5000");
+    let file = file_name.filter(|name| !name.is_empty()).unwrap_or("picture.png");
+    // curl reads `;` and `,` in a form's value as its own; in double quotes it does not. A shell keeps single quotes.
+    let form = format!("image=@\"{}\"", file.replace('\\', "\\\\").replace('"', "\\\""));
+    format!("curl -F '{}' http://{host}/predict/{model}", form.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn per_cent_never_claims_a_certainty_that_rounding_made() {
+        let shown = [1.0, 0.999_99, 0.5, 0.000_01, 0.0, -3.5, f32::NAN].map(percent);
+        assert_eq!(shown, ["100.00 %", "> 99.99 %", "50.00 %", "< 0.01 %", "0.00 %", "-3.5000", "NaN"]);
+    }
+
+    #[test]
+    fn the_curl_line_quotes_what_a_shell_would_read() {
+        let line = curl(&HeaderMap::new(), Some("it's; \"a\".png"), "mnist");
+        assert_eq!(line, r#"curl -F 'image=@"it'\''s; \"a\".png"' http://localhost:5000/predict/mnist"#);
+    }
+}

@@ -1,0 +1,126 @@
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use contract::{ClassScore, ModelDescription};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::predictor::{Answer, Question};
+use crate::routes::page;
+use crate::steering::{Steering, none_match};
+use crate::upload::{ImageUpload, Rejected};
+
+/// The body of an answer to a picture.
+#[derive(Debug, Serialize)]
+pub struct AnswerBody<'a> {
+    model: &'a str,
+    version: &'a str,
+    cls: usize,
+    label: &'a str,
+    value: f32,
+    probabilities: &'a [ClassScore],
+    cached: bool,
+    key: &'a str,
+    model_digest: &'a str,
+    device: &'a str,
+    timing_ms: TimingBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<&'a str>,
+}
+
+/// Milliseconds. `total` is this request's; the others are of the run that the answer came from.
+#[derive(Debug, Serialize)]
+struct TimingBody {
+    total: f64,
+    decode: f64,
+    queue: f64,
+    infer: f64,
+}
+
+/// An image → an answer, as JSON or, for a plain form post of the page, as the page.
+pub async fn predict(
+    State(app): State<App>,
+    model: Option<Path<String>>,
+    headers: HeaderMap,
+    upload: Result<ImageUpload, Rejected>,
+) -> Response {
+    if page::is_wanted(&app, &headers) {
+        return page::answer_form(&app, &headers, upload).await;
+    }
+    let model = model.map(|Path(name)| name);
+    match upload {
+        Ok(upload) => answer_json(&app, model, &headers, upload).await.into_response(),
+        Err(rejected) => rejected.into_response(),
+    }
+}
+
+async fn answer_json(
+    app: &App,
+    model: Option<String>,
+    headers: &HeaderMap,
+    upload: ImageUpload,
+) -> Result<Response, Error> {
+    let begun = Instant::now();
+    let question = app.predictor.ask_image(model.or(upload.model).as_deref(), upload.image)?;
+    respond(app, headers, &question, Steering::from_headers(headers), |answer| {
+        Json(AnswerBody::new(answer, question.model(), begun)).into_response()
+    })
+    .await
+}
+
+/// The answer to `question` in the shape that `render` gives it, with the headers that say how it came about; or 304
+/// when the client has it.
+pub(crate) async fn respond(
+    app: &App,
+    headers: &HeaderMap,
+    question: &Question,
+    steering: Steering,
+    render: impl FnOnce(&Answer) -> Response,
+) -> Result<Response, Error> {
+    let etag = question.etag();
+    let reads_memory = !steering.no_cache && !steering.no_store;
+    if reads_memory && none_match(headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    let answer = app.predictor.answer(question, steering).await?;
+    let mut response = render(&answer);
+    let provenance = answer.provenance;
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("cache-status"), HeaderValue::from_static(provenance.cache_status()));
+    // The answer's own key: the model may have changed since the question's was made.
+    let etag = format!("\"{}\"", answer.entry.key);
+    headers.insert(header::ETAG, HeaderValue::try_from(etag).map_err(|_| Error::Internal)?);
+    if provenance.is_remembered() {
+        headers.insert(header::AGE, HeaderValue::from(answer.entry.age()));
+    }
+    Ok(response)
+}
+
+impl<'a> AnswerBody<'a> {
+    pub(crate) fn new(answer: &'a Answer, model: &'a ModelDescription, begun: Instant) -> Self {
+        let prediction = &answer.entry.prediction;
+        Self {
+            model: &prediction.model,
+            version: &prediction.version,
+            cls: prediction.cls,
+            label: &prediction.label,
+            value: prediction.value,
+            probabilities: &prediction.probabilities,
+            cached: answer.provenance.is_remembered(),
+            key: &answer.entry.key,
+            model_digest: &prediction.model_digest,
+            device: &prediction.device,
+            timing_ms: TimingBody {
+                total: begun.elapsed().as_secs_f64() * 1e3,
+                decode: prediction.timing_ms.decode,
+                queue: prediction.timing_ms.queue,
+                infer: prediction.timing_ms.infer,
+            },
+            notice: model.notice.as_deref(),
+        }
+    }
+}

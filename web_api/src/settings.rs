@@ -1,0 +1,100 @@
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use reqwest::Url;
+use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
+
+/// Everything the environment decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where and how it listens.
+    pub server: ServerSettings,
+    /// `APP_TYPE`: a page for people, or JSON everywhere.
+    pub app_type: AppType,
+    /// `MODEL_API_URL`: one or several, comma-separated; several are asked in turn.
+    pub model_api: Vec<Url>,
+    /// `REQUEST_TIMEOUT_MS`: how long `model_api` may take for one answer.
+    pub request_timeout: Duration,
+    /// `MAX_CONCURRENT_REQUESTS`: questions on their way to `model_api`; one more is answered 503.
+    pub max_concurrent_requests: usize,
+    /// `REDIS_URL`: unset means that only this process remembers.
+    pub redis_url: Option<String>,
+    /// `REDIS_TIMEOUT_MS`: how long Redis may take for one command.
+    pub redis_timeout: Duration,
+    /// `CACHE_TTL_S`: how long an answer is remembered.
+    pub cache_ttl: Duration,
+    /// `NEAR_CACHE_BYTES`: how much of it in this process.
+    pub near_cache_bytes: u64,
+}
+
+/// What `GET /` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppType {
+    /// The page.
+    Ui,
+    /// JSON, for scripts.
+    Cli,
+}
+
+impl Settings {
+    /// Reads the variables named at the fields.
+    pub fn from_env() -> Result<Self, SettingError> {
+        let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
+        Ok(Self {
+            server: ServerSettings::from_env(5000, 9100)?,
+            app_type: parse("APP_TYPE", AppType::Ui)?,
+            model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
+            request_timeout: millis("REQUEST_TIMEOUT_MS", 30_000)?,
+            max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 256)?,
+            redis_url: optional("REDIS_URL"),
+            redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,
+            cache_ttl: Duration::from_secs(at_least("CACHE_TTL_S", 1, 7 * 24 * 3600)?),
+            near_cache_bytes: parse("NEAR_CACHE_BYTES", 64 << 20)?,
+        })
+    }
+}
+
+fn base_url(text: &str) -> Result<Url, SettingError> {
+    let error = |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{text:?}: {reason}"));
+    let url = Url::parse(text).map_err(|parse_error| error(&parse_error))?;
+    if url.scheme() != "http" || url.cannot_be_a_base() {
+        return Err(error(&"not an address like http://host:5050"));
+    }
+    Ok(url)
+}
+
+impl AppType {
+    /// As in the environment and in keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ui => "ui",
+            Self::Cli => "cli",
+        }
+    }
+}
+
+impl FromStr for AppType {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "ui" => Ok(Self::Ui),
+            "cli" => Ok(Self::Cli),
+            _ => Err("neither ui nor cli"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_model_api_are_http_and_complete() {
+        assert_eq!(base_url("http://model_api:5050").unwrap().port(), Some(5050));
+        for bad in ["model_api:5050", "https://model_api:5050", "", "http://"] {
+            assert!(base_url(bad).unwrap_err().to_string().starts_with("MODEL_API_URL: "), "{bad}");
+        }
+    }
+}

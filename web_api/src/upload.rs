@@ -1,0 +1,155 @@
+use std::convert::Infallible;
+
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::header;
+use mime::Mime;
+use multer::{Field, Multipart};
+use service::body::ReadBody;
+
+use crate::app::App;
+use crate::error::Error;
+
+/// Names of form fields that hold the picture.
+const FILE_FIELDS: [&str; 2] = ["image", "file"];
+
+/// A form of ours has two fields; one with very many is no form of ours.
+const MAX_FIELDS: usize = 16;
+
+/// A picture out of a request: a form's `image` or `file`, or the body itself. Size, media type and emptiness are
+/// settled here, so that no handler can forget them; whether it *is* a picture, `model_api` says.
+pub struct ImageUpload {
+    /// As sent, never empty.
+    pub image: Bytes,
+    /// The media type that the client named, for showing the picture again.
+    pub media_type: String,
+    /// The file's name as the client gave it.
+    pub file_name: Option<String>,
+    /// The form's field `model`.
+    pub model: Option<String>,
+    /// Keeps the body's share of the memory for bodies.
+    _body: ReadBody,
+}
+
+/// Why there is no picture, and what the form said beside it: the page that shows the error keeps the chosen model.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub error: Error,
+    /// The form's field `model`, as far as it was read.
+    pub model: Option<String>,
+}
+
+impl FromRequest<App> for ImageUpload {
+    type Rejection = Rejected;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Rejected> {
+        let (parts, body) = request.into_parts();
+        let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = content_type.unwrap_or("application/octet-stream").to_owned();
+        let kind = Kind::of(&media_type)?;
+        let body = app.bodies.read(&parts.headers, body).await?;
+        match kind {
+            Kind::Form { boundary } => from_form(body, boundary).await,
+            Kind::Image if body.bytes.is_empty() => Err(Error::NoImage.into()),
+            Kind::Image => {
+                Ok(Self { image: body.bytes.clone(), media_type, file_name: None, model: None, _body: body })
+            }
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Rejected {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), model: None }
+    }
+}
+
+impl IntoResponse for Rejected {
+    fn into_response(self) -> Response {
+        self.error.into_response()
+    }
+}
+
+enum Kind {
+    Form { boundary: String },
+    Image,
+}
+
+impl Kind {
+    fn of(media_type: &str) -> Result<Self, Error> {
+        let other = || Error::MediaType(media_type.chars().take(100).collect());
+        let mime: Mime = media_type.parse().map_err(|_| other())?;
+        match (mime.type_().as_str(), mime.subtype().as_str()) {
+            ("multipart", "form-data") => multer::parse_boundary(media_type)
+                .map(|boundary| Self::Form { boundary })
+                .map_err(|error| Error::Form(error.to_string())),
+            ("image", _) | ("application", "octet-stream") => Ok(Self::Image),
+            _ => Err(other()),
+        }
+    }
+}
+
+async fn from_form(body: ReadBody, boundary: String) -> Result<ImageUpload, Rejected> {
+    let mut form = Form::default();
+    let whole = stream::iter([Ok::<_, Infallible>(body.bytes.clone())]);
+    let read = form.read(Multipart::new(whole, boundary)).await;
+    let Form { file, model, .. } = form;
+    if let Err(error) = read {
+        return Err(Rejected { error, model });
+    }
+    match file {
+        Some(FilePart { image, media_type, file_name }) if !image.is_empty() => {
+            Ok(ImageUpload { image, media_type, file_name, model, _body: body })
+        }
+        _ => Err(Rejected { error: Error::NoImage, model }),
+    }
+}
+
+/// What a form held.
+#[derive(Default)]
+struct Form {
+    file: Option<FilePart>,
+    model: Option<String>,
+    others: Vec<String>,
+}
+
+struct FilePart {
+    image: Bytes,
+    media_type: String,
+    file_name: Option<String>,
+}
+
+impl Form {
+    /// Reads every field; what was read before an error stays.
+    async fn read(&mut self, mut form: Multipart<'_>) -> Result<(), Error> {
+        let form_error = |error: multer::Error| Error::Form(error.to_string());
+        while let Some(field) = form.next_field().await.map_err(form_error)? {
+            if self.others.len() == MAX_FIELDS {
+                return Err(Error::Form(format!("it has more than {MAX_FIELDS} fields")));
+            }
+            let name = field.name().unwrap_or_default().to_owned();
+            if FILE_FIELDS.contains(&name.as_str()) {
+                let (media_type, file_name) = (media_type_of(&field), field.file_name().map(ToOwned::to_owned));
+                let image = field.bytes().await.map_err(form_error)?;
+                if self.file.replace(FilePart { image, media_type, file_name }).is_some() {
+                    return Err(Error::SeveralImages);
+                }
+            } else if name == "model" {
+                self.model = Some(field.text().await.map_err(form_error)?).filter(|name| !name.is_empty());
+            } else {
+                self.others.push(name.chars().take(100).collect());
+            }
+        }
+        if self.file.is_none() && !self.others.is_empty() {
+            return Err(Error::WrongField(self.others.join(", ")));
+        }
+        Ok(())
+    }
+}
+
+fn media_type_of(field: &Field<'_>) -> String {
+    field.content_type().map_or_else(|| mime::APPLICATION_OCTET_STREAM.to_string(), ToString::to_string)
+}

@@ -1,0 +1,34 @@
+use http::StatusCode;
+use web_api::settings::AppType;
+
+use crate::stack::{Stack, get_request};
+
+#[tokio::test]
+async fn says_what_runs_what_remembers_and_on_what_device() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let health = stack.send(get_request("/health/ready")).await;
+    assert_eq!(health.status, StatusCode::OK);
+    let body = health.json();
+    assert_eq!(body["ready"], true);
+    assert_eq!(body["memory"]["kind"], "near");
+    assert_eq!(body["models"][0]["device"]["name"], "cpu");
+    assert_eq!(stack.send(get_request("/health/live")).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nothing_served_is_not_ready() {
+    let stack = Stack::start(AppType::Ui, &[]).await;
+    let health = stack.send(get_request("/health/ready")).await;
+    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(health.json()["reason"], "no model is served");
+}
+
+#[tokio::test]
+async fn without_model_api_it_lives_but_is_not_ready() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    stack.stop_model_api().await;
+    let health = stack.send(get_request("/health/ready")).await;
+    assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(health.json()["model_api"]["running"], false);
+    assert_eq!(stack.send(get_request("/health/live")).await.status, StatusCode::OK);
+}

@@ -1,0 +1,10 @@
+//! The routes over a fake `model_api`: everything but the network between them is real.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod cache;
+mod health;
+mod page;
+mod predict;
+mod stack;
+mod web_api;

@@ -1,0 +1,77 @@
+use http::{HeaderValue, StatusCode, header};
+use web_api::settings::AppType;
+
+use crate::stack::{Answer, Stack, form_request, get_request, image_request};
+
+async fn post_form(stack: &Stack, fields: &[(&str, Option<&str>, &str)]) -> Answer {
+    let mut request = form_request("/predict", fields);
+    request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("text/html,application/xhtml+xml"));
+    stack.send(request).await
+}
+
+#[tokio::test]
+async fn the_command_line_is_greeted_and_never_gets_html() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    assert_eq!(stack.send(get_request("/")).await.text(), "\"Can curl web api!\"");
+    let answer = post_form(&stack, &[("image", Some("7.png"), "seven")]).await;
+    assert_eq!(answer.header("content-type"), "application/json");
+}
+
+#[tokio::test]
+async fn the_page_is_made_from_the_models_and_runs_no_foreign_code() {
+    let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
+    let page = stack.send(get_request("/")).await;
+    assert_eq!(page.status, StatusCode::OK);
+    let html = page.text();
+    assert!(html.contains("Title of mnist") && html.contains("Not for clinical use."));
+    assert!(!html.contains("\"</script>\""), "a label must not end the element that holds the models");
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+}
+
+#[tokio::test]
+async fn a_plain_form_post_gets_the_answer_as_a_page() {
+    let stack = Stack::start(AppType::Ui, &["medical"]).await;
+    let html = post_form(&stack, &[("image", Some("7.png"), "seven")]).await.text();
+    assert!(html.contains("75.00 %"), "{html}");
+    assert!(html.contains("data:image/png;base64,c2V2ZW4="), "the picture as sent");
+    assert!(html.contains("Not for clinical use."));
+    let again = post_form(&stack, &[("image", Some("7.png"), "seven")]).await.text();
+    assert!(again.contains("Remembered"));
+    assert_eq!(stack.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_plain_form_post_without_a_picture_says_so() {
+    let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
+    let page = post_form(&stack, &[("model", None, "mnist"), ("image", Some(""), "")]).await;
+    assert_eq!(page.status, StatusCode::BAD_REQUEST);
+    assert!(page.text().contains("Upload an image first!"));
+    assert!(page.text().contains("<option value=\"mnist\" selected>"), "the chosen model stays chosen");
+}
+
+#[tokio::test]
+async fn every_file_that_the_page_names_is_there_and_may_be_kept() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let html = stack.send(get_request("/")).await.text();
+    let addresses: Vec<_> = html.split('"').filter(|part| part.starts_with("/static/")).collect();
+    assert!(addresses.len() >= 3);
+    for address in addresses {
+        let file = stack.send(get_request(address)).await;
+        assert_eq!(file.status, StatusCode::OK, "{address}");
+        assert_eq!(file.header("cache-control"), "public, max-age=31536000, immutable", "{address}");
+    }
+    let mut again = get_request("/static/app.js");
+    let etag = stack.send(get_request("/static/app.js")).await.headers["etag"].clone();
+    again.headers_mut().insert(header::IF_NONE_MATCH, etag);
+    assert_eq!(stack.send(again).await.status, StatusCode::NOT_MODIFIED);
+    assert_eq!(stack.send(get_request("/static/..%2fmain.rs")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn shows_the_picture_as_the_model_sees_it() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let seen = stack.send(image_request("/input/mnist", "seven")).await;
+    assert_eq!((seen.status, seen.header("content-type")), (StatusCode::OK, "image/png"));
+    assert_eq!(seen.body, b"\x89PNG seen");
+}
