@@ -1,0 +1,227 @@
+//! The memory over a real Redis, and over one that is killed, hung or full of garbage.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use contract::{Prediction, Timing};
+use db_api::keys::{AnswerKey, Input};
+use db_api::memory::{Memory, Outcome};
+use db_api::metrics::MemoryMetrics;
+use db_api::store::RedisStore;
+use redis::Commands;
+use tokio::time::sleep;
+
+const DEADLINE: Duration = Duration::from_millis(50);
+
+/// A `redis-server` on a socket of its own, ended with the test.
+struct Redis {
+    folder: PathBuf,
+    process: Child,
+}
+
+impl Redis {
+    /// `None` when there is none to start and none is required.
+    fn start(name: &str) -> Option<Self> {
+        let folder = std::env::temp_dir().join(format!("mlserve-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        match Self::spawn(&folder) {
+            Ok(process) => Some(Self { folder, process }),
+            Err(error) if std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1") => {
+                panic!("redis-server cannot be started: {error}")
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: redis-server cannot be started: {error}");
+                None
+            }
+        }
+    }
+
+    fn spawn(folder: &Path) -> std::io::Result<Child> {
+        let server = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        Command::new(server)
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(folder.join("socket"))
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .spawn()
+    }
+
+    fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.join("socket").display())
+    }
+
+    fn client(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
+    }
+
+    fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.folder).unwrap();
+    }
+
+    /// A replica's memory with its work in the background, once it has seen Redis.
+    async fn memory(&self) -> Memory {
+        let ttl = Duration::from_hours(1);
+        let store = RedisStore::new(&self.url(), DEADLINE, ttl, MemoryMetrics::default()).unwrap();
+        let memory = Memory::new(1 << 20, ttl, Some(store));
+        tokio::spawn(memory.clone().run());
+        until("Redis is seen", || is_available(&memory)).await;
+        memory
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn is_available(memory: &Memory) -> bool {
+    memory.redis().unwrap().is_available()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "waited 10 s in vain until {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn key(image: &str) -> AnswerKey {
+    AnswerKey::new("ui", "mnist", "sha256:d", Input::Image(image.as_bytes()))
+}
+
+fn prediction() -> Prediction {
+    Prediction {
+        model: "mnist".to_owned(),
+        version: "1".to_owned(),
+        cls: 7,
+        label: "7".to_owned(),
+        value: 0.5,
+        probabilities: Vec::new(),
+        model_digest: "sha256:d".to_owned(),
+        device: "cpu".to_owned(),
+        timing_ms: Timing::default(),
+    }
+}
+
+async fn ask(memory: &Memory, image: &str) -> Outcome {
+    let infer = async { Ok::<_, String>(prediction()) };
+    let (entry, outcome) = memory.recall_or_infer(key(image), "mnist", |_| key(image), infer).await.unwrap();
+    assert_eq!(entry.prediction, prediction());
+    outcome
+}
+
+#[tokio::test]
+async fn another_process_finds_what_one_has_remembered() {
+    let Some(redis) = Redis::start("share") else { return };
+    let first = redis.memory().await;
+    assert_eq!(ask(&first, "a").await, Outcome::Miss);
+    assert_eq!(ask(&first, "a").await, Outcome::Near);
+    first.flush().await;
+    let second = redis.memory().await;
+    assert_eq!(ask(&second, "a").await, Outcome::Redis);
+    assert_eq!(ask(&second, "a").await, Outcome::Near);
+}
+
+#[tokio::test]
+async fn answers_are_readable_and_every_key_may_be_evicted() {
+    let Some(redis) = Redis::start("readable") else { return };
+    let memory = redis.memory().await;
+    ask(&memory, "a").await;
+    ask(&memory, "b").await;
+    memory.flush().await;
+    let mut client = redis.client();
+    let keys: Vec<String> = client.keys("*").unwrap();
+    assert_eq!(keys.len(), 2);
+    for key in keys {
+        assert!(key.starts_with("mlserve:answer:mnist:"), "{key}");
+        assert!((1..=3600).contains(&client.ttl::<_, i64>(&key).unwrap()), "{key} has no time-to-live");
+        let value: serde_json::Value = serde_json::from_slice(&client.get::<_, Vec<u8>>(&key).unwrap()).unwrap();
+        assert_eq!(value["prediction"]["label"], "7");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_to_its_key_is_a_miss() {
+    let Some(redis) = Redis::start("garbage") else { return };
+    let memory = redis.memory().await;
+    ask(&memory, "a").await;
+    memory.flush().await;
+    let mut client = redis.client();
+    let stored: String = client.keys::<_, Vec<String>>("*").unwrap().remove(0);
+    let other_question: Vec<u8> = client.get(&stored).unwrap();
+    let hex = key("x").to_string().replace("sha256:", "");
+    let name = format!("mlserve:answer:mnist:{hex}");
+    let values: [&[u8]; 5] =
+        [b"__import__('os')", b"{\"key\":", b"{\"key\":\"x\"}", &other_question, &vec![b'7'; 8 << 20]];
+    for value in values {
+        let _: () = client.set_ex(&name, value, 60).unwrap();
+        let fresh = redis.memory().await;
+        assert_eq!(ask(&fresh, "x").await, Outcome::Miss);
+        fresh.flush().await;
+    }
+    assert_eq!(ask(&redis.memory().await, "x").await, Outcome::Redis, "the garbage has been replaced");
+}
+
+#[tokio::test]
+async fn a_dead_redis_costs_nothing_and_a_new_one_is_used_again() {
+    let Some(mut redis) = Redis::start("dead") else { return };
+    let memory = redis.memory().await;
+    redis.signal("-KILL");
+    until("the breaker opens", || !is_available(&memory)).await;
+    let begun = Instant::now();
+    for number in 0..200 {
+        assert_eq!(ask(&memory, &format!("dead {number}")).await, Outcome::Miss);
+    }
+    assert!(begun.elapsed() < 40 * DEADLINE, "200 misses took {:?}", begun.elapsed());
+    redis.restart();
+    until("Redis is seen again", || is_available(&memory)).await;
+    ask(&memory, "after").await;
+    memory.flush().await;
+    assert_eq!(ask(&redis.memory().await, "after").await, Outcome::Redis);
+}
+
+#[tokio::test]
+async fn a_hung_redis_costs_a_few_deadlines_and_then_nothing() {
+    let Some(redis) = Redis::start("hung") else { return };
+    let memory = redis.memory().await;
+    redis.signal("-STOP");
+    let begun = Instant::now();
+    for number in 0..200 {
+        assert_eq!(ask(&memory, &format!("hung {number}")).await, Outcome::Miss);
+    }
+    // Unbroken it would be 200 deadlines, 10 s.
+    assert!(begun.elapsed() < 40 * DEADLINE, "200 misses took {:?}", begun.elapsed());
+    redis.signal("-CONT");
+    until("Redis is seen again", || is_available(&memory)).await;
+}
+
+#[tokio::test]
+async fn what_one_replica_forgets_all_forget() {
+    let Some(redis) = Redis::start("forget") else { return };
+    let (first, second) = (redis.memory().await, redis.memory().await);
+    ask(&first, "a").await;
+    ask(&first, "b").await;
+    first.flush().await;
+    ask(&second, "a").await;
+    assert_eq!(ask(&second, "a").await, Outcome::Near);
+    assert_eq!(first.forget("leukemia").await.unwrap(), 0);
+    assert_eq!(first.forget("mnist").await.unwrap(), 2);
+    let begun = Instant::now();
+    while second.recall(key("a"), "mnist").await.is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the other replica still remembers");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ask(&first, "a").await, Outcome::Miss);
+}
