@@ -35,10 +35,9 @@ async fn main() -> ExitCode {
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::signalled()?;
-    let mut registry = Registry::default();
-    let ours = registry.sub_registry_with_prefix("web_api");
-    let (app, background) = App::new(&settings, ours)?;
-    let routes = middleware::wrap(router(app.clone()), middleware::HttpMetrics::register(ours));
+    let mut registry = Registry::with_prefix("web_api");
+    let (app, background) = App::new(&settings, &mut registry)?;
+    let routes = middleware::wrap(router(app.clone()), middleware::HttpMetrics::register(&mut registry));
 
     let server = &settings.server;
     let listener = TcpListener::bind(server.address).await.with_context(|| format!("PORT {}", server.address))?;
