@@ -100,9 +100,8 @@ fn kept(mut pieces: Vec<Piece>, strength: &Plane) -> Vec<Piece> {
     let (mass, bounds) = (main.mass, main.bounds);
     // A five's roof may stand apart and be light; dust is light and anywhere.
     let near = bounds.longest_side().max(strength.width.min(strength.height) / 20) / 3;
-    pieces.retain(|piece| {
-        piece.mass >= 0.1 * mass || (piece.mass >= 0.02 * mass && piece.bounds.gap_to(bounds) <= near)
-    });
+    pieces
+        .retain(|piece| piece.mass >= 0.1 * mass || (piece.mass >= 0.02 * mass && piece.bounds.gap_to(bounds) <= near));
     pieces
 }
 
