@@ -18,8 +18,8 @@ main() {
     -h | --help) say "usage: build_all.sh [--gpu]" && exit 0 ;;
     *) stop_with "$usage_error" "unknown arguments '$*': there is --gpu" ;;
   esac
-  engine_answers || stop_with 1 "no Docker engine answers: start it (systemctl start docker); ./start_all.sh --native needs none"
-  compose_answers || stop_with 1 "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"
+  engine_answers || stop_with 1 "$no_engine; ./start_all.sh --native needs none"
+  compose_answers || stop_with 1 "$no_compose"
   build_images db_api model_api web_api
   if [[ $gpu == yes ]]; then with_gpu=yes build_images model_api; fi
   show_sizes

@@ -59,11 +59,11 @@ choose_mode() {
   if engine_answers && compose_answers; then
     mode=docker
   elif [[ $mode == docker ]]; then
-    engine_answers || stop_with 1 "no Docker engine answers: start it (systemctl start docker), or use --native"
-    stop_with 1 "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose), or use --native"
+    engine_answers || stop_with 1 "$no_engine, or use --native"
+    stop_with 1 "$no_compose, or use --native"
   else
     mode=native
-    if engine_answers; then warn "Docker has no Compose v2 (package docker-compose-plugin): going on without containers"; fi
+    if engine_answers; then warn "$no_compose; going on without containers"; fi
   fi
 }
 
@@ -132,7 +132,8 @@ show_why() {
     stop_with 1 "more: docker logs $(container_of "$1"); ./stop_all.sh takes the stack away"
   fi
   tail -n 15 "$state/$1.log" >&2 || true
-  stop_with 1 "more: $state/$1.log; ./stop_all.sh stops what still runs"
+  "$root/stop_all.sh" >/dev/null
+  stop_with 1 "stopped again; more: $state/$1.log"
 }
 
 tell() {

@@ -29,7 +29,8 @@ main() {
     stopped=yes
   fi
   if [[ $(find_mode) == docker ]]; then
-    if compose_answers; then stop_containers; else stop_with 1 "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"; fi
+    compose_answers || stop_with 1 "$no_compose"
+    stop_containers
     stopped=yes
   fi
   rm -f "$state/stack"

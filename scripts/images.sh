@@ -87,7 +87,7 @@ write_env() {
   (
     umask 077
     printf '%s\n' "# Made by start_all.sh, read by Docker Compose; any setting of the README may be added." \
-      "COMPOSE_PROJECT_NAME=$(project)" "REDIS_PASSWORD=$password" >"$root/.env.new"
+      "COMPOSE_PROJECT_NAME=mlserve" "REDIS_PASSWORD=$password" >"$root/.env.new"
     # A link fails if somebody was faster; a move would overwrite.
     ln "$root/.env.new" "$root/.env"
     rm -f "$root/.env.new"

@@ -84,6 +84,10 @@ describe_models() {
 
 engine_answers() { have docker && docker info >/dev/null 2>&1; }
 
+no_engine="no Docker engine answers: start it (systemctl start docker), or join the group that may use it (usermod -aG docker)"
+
+no_compose="Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"
+
 compose_answers() { docker compose version >/dev/null 2>&1; }
 
 project() { setting COMPOSE_PROJECT_NAME mlserve; }

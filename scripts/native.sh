@@ -27,7 +27,9 @@ fetch_runtime() {
     return
   fi
   local flavour=cpu
-  if [[ $device == cuda ]] || { [[ $device == auto ]] && nvidia-smi -L >/dev/null 2>&1; }; then flavour=gpu; fi
+  if [[ $device != cpu ]] && nvidia-smi -L >/dev/null 2>&1; then flavour=gpu; fi
+  [[ $device == cuda && $flavour == cpu ]] &&
+    stop_with 1 "--device cuda: no NVIDIA driver answers (nvidia-smi -L); install it, or use --device auto"
   local folder=$state/onnxruntime-$flavour
   [[ -e $folder/pins.txt ]] || say "fetching ONNX Runtime ($flavour) into .mlserve/"
   "$root/scripts/fetch_onnxruntime.sh" "$flavour" "$folder" || exit 1

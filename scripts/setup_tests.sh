@@ -68,11 +68,11 @@ setup_python() {
 
 setup_docker() {
   engine_answers || {
-    warn "no Docker engine answers: the real containers are not tested"
+    warn "$no_engine"
     return 1
   }
   compose_answers || { install_compose && compose_answers; } || {
-    warn "Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"
+    warn "$no_compose"
     return 1
   }
 }
