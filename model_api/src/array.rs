@@ -73,7 +73,7 @@ mod tests {
     use crate::session::Datatype;
 
     fn ask(shape: &[usize], wanted: &[i64]) -> Result<Tensor, String> {
-        let length = shape.iter().product();
+        let length: usize = shape.iter().product();
         let values = (0..u16::try_from(length).unwrap()).map(f32::from).collect();
         let input = TensorSpec { name: "x".to_owned(), datatype: Datatype::Fp32, shape: wanted.to_vec() };
         tensor(&ImageArray { shape: shape.to_vec(), values }, &input).map_err(|error| error.to_string())

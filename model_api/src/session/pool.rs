@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_channel::{Sender, TrySendError};
+use async_channel::{Receiver, Sender, TrySendError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -20,6 +20,7 @@ use super::{Blueprint, Hello, Launcher, StartError, Tensor};
 /// Dropping the pool ends its sessions.
 pub struct Pool {
     queue: Sender<Entry>,
+    waiting: Receiver<Entry>,
     states: watch::Receiver<Vec<State>>,
     workers: TaskTracker,
     stop: CancellationToken,
@@ -104,7 +105,7 @@ pub enum RunError {
 impl Pool {
     /// Starts the sessions and comes back at once.
     pub fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint, settings: &PoolSettings) -> Self {
-        let (queue, entries) = async_channel::bounded(settings.queue_length);
+        let (queue, waiting) = async_channel::bounded(settings.queue_length);
         let (publish, states) = watch::channel(vec![State::Starting; settings.sessions]);
         let (workers, stop) = (TaskTracker::new(), CancellationToken::new());
         let publish = Arc::new(publish);
@@ -114,7 +115,7 @@ impl Pool {
                 launcher: launcher.clone(),
                 blueprint: blueprint.clone(),
                 settings: settings.clone(),
-                queue: entries.clone(),
+                queue: waiting.clone(),
                 states: Arc::clone(&publish),
                 restarts: Restarts::default(),
             };
@@ -122,7 +123,7 @@ impl Pool {
             workers.spawn(async move { stop.run_until_cancelled(worker.work()).await });
         }
         workers.close();
-        Self { queue, states, workers, _stops_when_dropped: stop.clone().drop_guard(), stop }
+        Self { queue, waiting, states, workers, _stops_when_dropped: stop.clone().drop_guard(), stop }
     }
 
     /// Runs the model once on whichever session is idle first.
@@ -162,6 +163,9 @@ impl Pool {
     pub async fn stop(&self) {
         self.stop.cancel();
         self.workers.wait().await;
+        self.queue.close();
+        // An entry that is dropped tells its asker that there will be no answer.
+        while self.waiting.try_recv().is_ok() {}
     }
 }
 

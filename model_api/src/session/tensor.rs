@@ -132,7 +132,7 @@ pub(super) trait Element: Copy {
 }
 
 macro_rules! number {
-    ($($number:ty)*) => {$(
+    ($($number:ty)*; $value:ident => $from_f32:expr) => {$(
         impl Element for $number {
             fn read(bytes: &[u8]) -> Self {
                 let mut element = [0; size_of::<Self>()];
@@ -144,20 +144,20 @@ macro_rules! number {
                 bytes.copy_from_slice(&self.to_le_bytes());
             }
 
-            #[allow(clippy::float_cmp, clippy::cast_lossless, reason = "exact is what is asked; one body for all types")]
-            fn from_f32(value: f32) -> Option<Self> {
-                let element = value as Self;
-                (element as f32 == value).then_some(element)
+            #[allow(clippy::cast_lossless, clippy::float_cmp, reason = "one body for several types; exact is what is asked")]
+            fn from_f32($value: f32) -> Option<Self> {
+                $from_f32
             }
 
-            #[allow(clippy::cast_lossless, reason = "one body for all types")]
+            #[allow(clippy::cast_lossless, reason = "one body for several types")]
             fn to_f32(self) -> f32 {
                 self as f32
             }
         }
     )*};
 }
-number!(u8 u16 u32 u64 i8 i16 i32 i64 f32 f64);
+number!(f32 f64; value => Some(value as Self));
+number!(u8 u16 u32 u64 i8 i16 i32 i64; value => (value as Self as f32 == value).then_some(value as Self));
 
 impl Element for bool {
     fn read(bytes: &[u8]) -> Self {
@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_number_that_would_change_is_refused() {
-        for (value, datatype) in [(0.5, Datatype::Int64), (-1.0, Datatype::Uint8), (2.0, Datatype::Bool)] {
+        let no_number = (f32::NAN, Datatype::Int32);
+        for (value, datatype) in [(0.5, Datatype::Int64), (-1.0, Datatype::Uint8), (2.0, Datatype::Bool), no_number] {
             let error = Tensor::from_f32("x", datatype, vec![1], &[value]).unwrap_err();
             assert_eq!(error.to_string(), format!("{value} is no {datatype}"));
         }

@@ -1,0 +1,94 @@
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use model_api::session::StartError;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::support::fake::Fake;
+use crate::support::folder::Folder;
+use crate::support::router::Service;
+
+#[tokio::test]
+async fn live_is_true_whatever_the_models_do() {
+    let service =
+        Service::new(Folder::new().with("m/model.onnx", "").with("m/model-settings.json", "{"), &Fake::default());
+    let answer = service.get("/health/live").await;
+    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({"live": true})));
+}
+
+#[tokio::test]
+async fn ready_names_every_model_and_what_runs_it() {
+    let service = Service::new(Folder::new().with("m.onnx", ""), &Fake::default()).warm().await;
+    let answer = service.get("/health/ready").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let device = json!({"name": "cpu", "stepped_down": null, "runtime": "fake"});
+    let model = json!({"name": "m", "version": "1", "state": "READY", "device": device, "reason": null});
+    assert_eq!(answer.json(), json!({"ready": true, "live": true, "reason": null, "models": [model]}));
+}
+
+#[tokio::test]
+async fn is_not_ready_before_every_model_has_been_warm() {
+    let fake = Fake::failing([StartError::Died("no memory".to_owned())]);
+    let service = Service::new(Folder::new().with("a.onnx", ""), &fake);
+    while fake.launches() == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(Duration::from_millis(20)).await;
+    let answer = service.get("/health/ready").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.json()["reason"], "a: no memory");
+    assert_eq!(answer.json()["models"][0]["state"], "UNAVAILABLE");
+    let service = service.warm().await;
+    assert_eq!(service.get("/health/ready").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_broken_model_is_reported_and_stops_no_other() {
+    let settings = r#"{"inputs": [{"name": "y"}]}"#;
+    let folder = Folder::new()
+        .with("contradicts/model.onnx", "")
+        .with("contradicts/model-settings.json", settings)
+        .with("garbage.onnx", "\u{7f}\u{7f}garbage")
+        .with("good.onnx", "");
+    let service = Service::new(folder, &Fake::default());
+    let mut models = service.get("/models").await.json();
+    while models["models"].as_array().unwrap().iter().any(|model| model["state"] == "LOADING") {
+        sleep(Duration::from_millis(5)).await;
+        models = service.get("/models").await.json();
+    }
+    let reasons: Vec<_> = models["models"].as_array().unwrap().iter().map(|model| model["reason"].clone()).collect();
+    assert_eq!(
+        reasons,
+        [
+            json!("model-settings.json: inputs[0].name: \"y\" is not in the graph, which has: x"),
+            json!("the file is no ONNX model, or is damaged"),
+            json!(null)
+        ]
+    );
+    let body = r#"{"image_arr": [[0.5, 0], [0, 0]]}"#;
+    assert_eq!(service.post_json("/predict_array/good", body).await.status, StatusCode::OK);
+    assert_eq!(service.post_json("/predict_array/garbage", body).await.problem().0, 503);
+}
+
+#[tokio::test]
+async fn a_model_that_breaks_later_makes_the_service_unready_only_if_it_was_the_last() {
+    let fake = Fake::default();
+    let service = Service::new(Folder::new().with("m.onnx", ""), &fake).warm().await;
+    fake.kill.notify_one();
+    while service.get("/health/ready").await.status == StatusCode::OK {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(service.get("/health/ready").await.json()["models"][0]["state"], "LOADING");
+    service.warm().await;
+}
+
+#[tokio::test]
+async fn whoever_wants_no_traffic_makes_it_unready() {
+    let service = Service::new(Folder::new().with("m.onnx", ""), &Fake::default()).warm().await;
+    let stopping = service.readiness.hold("stopping");
+    let answer = service.get("/health/ready").await;
+    assert_eq!((answer.status, &answer.json()["reason"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("stopping")));
+    drop(stopping);
+    assert_eq!(service.get("/health/ready").await.status, StatusCode::OK);
+}

@@ -1,0 +1,216 @@
+use axum::http::StatusCode;
+use model_api::session::StartError;
+use serde_json::json;
+
+use crate::support::fake::{ANSWER_NAN, DIE, Fake, REFUSE};
+use crate::support::folder::Folder;
+use crate::support::router::{MAX_BODY_BYTES, Service};
+
+/// The fake graph's input as a picture of 2×2 pixels.
+const SETTINGS: &str = r#"{
+    "name": "squares",
+    "inputs": [{"name": "x", "parameters": {"image": {"color": "gray", "fit": "stretch", "scale": 1}}}],
+    "outputs": [{"name": "y", "parameters": {"labels": ["a", "b", "c", "d"]}}],
+    "parameters": {"extra": {"title": "Squares", "description": "Finds the brightest.", "notice": "A toy."}}
+}"#;
+
+async fn squares() -> Service {
+    let folder = Folder::new().with("squares/1/model.onnx", "").with("squares/model-settings.json", SETTINGS);
+    Service::new(folder, &Fake::default()).warm().await
+}
+
+fn png() -> Vec<u8> {
+    let mut png = Vec::new();
+    let picture = image::GrayImage::from_raw(2, 2, vec![0, 51, 255, 102]).unwrap();
+    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    png
+}
+
+fn array(first: f32) -> String {
+    format!(r#"{{"image_arr": [[{first}, 0.1], [0.2, 0.3]]}}"#)
+}
+
+mod get {
+    use super::*;
+
+    #[tokio::test]
+    async fn home_greets_as_it_always_did() {
+        let answer = squares().await.get("/").await;
+        assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!("Can curl model api!")));
+    }
+
+    #[tokio::test]
+    async fn models_says_all_that_a_page_needs() {
+        let models = squares().await.get("/models").await.json();
+        let model = &models["models"][0];
+        assert!(model["digest"].as_str().unwrap().starts_with("sha256:"));
+        assert_eq!(model["inputs"], json!([{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1]}]));
+        assert_eq!(model["image"], json!({"width": 2, "height": 2, "color": "gray", "fit": "stretch"}));
+        for (field, value) in
+            [("name", "squares"), ("version", "1"), ("title", "Squares"), ("notice", "A toy."), ("state", "READY")]
+        {
+            assert_eq!(model[field], value);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_a_problem_too() {
+        let service = squares().await;
+        assert_eq!(service.get("/nothing").await.problem().0, 404);
+        assert_eq!(service.get("/predict/squares").await.problem().0, 405);
+    }
+}
+
+mod predict {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_picture_gets_the_full_answer() {
+        let answer = squares().await.post("/predict/squares", "image/png", png()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let mut answer = answer.json();
+        let timing = answer["timing_ms"].take();
+        assert!(["decode", "queue", "infer"].iter().all(|part| timing[part].as_f64().is_some_and(|ms| ms >= 0.0)));
+        assert!(answer["model_digest"].take().as_str().unwrap().starts_with("sha256:"));
+        assert_eq!(
+            answer,
+            json!({
+                "model": "squares", "version": "1", "cls": 2, "label": "c", "value": 255.0, "device": "cpu",
+                "probabilities": [{"label": "a", "value": 0.0}, {"label": "b", "value": 51.0},
+                                  {"label": "c", "value": 255.0}, {"label": "d", "value": 102.0}],
+                "model_digest": null, "timing_ms": null,
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn json_is_an_image_arr_and_what_a_picture_calls_itself_does_not_matter() {
+        let service = squares().await;
+        assert_eq!(service.post_json("/predict/squares", &array(0.9)).await.json()["label"], "a");
+        for media_type in ["application/octet-stream", "image/jpeg", "text/plain"] {
+            assert_eq!(service.post("/predict/squares", media_type, png()).await.json()["label"], "c", "{media_type}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_picture_is_told_with_its_own_status() {
+        let service = squares().await;
+        let truncated = &png()[..40];
+        for (body, status, words) in [
+            (&b""[..], 400, "empty"),
+            (b"hello", 415, "must be PNG, JPEG, BMP, GIF, WebP, TIFF or PNM"),
+            (truncated, 422, "cannot be decoded"),
+            (&[0; MAX_BODY_BYTES + 1], 413, "larger than 65536 bytes"),
+        ] {
+            let (found, detail) = service.post("/predict/squares", "image/png", body.to_vec()).await.problem();
+            assert_eq!(found, status, "{detail}");
+            assert!(detail.contains(words), "{detail}");
+        }
+        assert_eq!(service.post("/predict/squares", "image/png", png()).await.status, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_not_there_is_answered_with_those_that_are() {
+        let service = squares().await;
+        for name in ["leukemia", "..", "%2e%2e%2fetc", "a%00b", "%ff"] {
+            let answer = service.post(&format!("/predict/{name}"), "image/png", png()).await;
+            assert_eq!(answer.problem(), (404, "there is no such model; there are: squares".to_owned()), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_without_an_image_input_says_so() {
+        let service = Service::new(Folder::new().with("plain.onnx", ""), &Fake::default()).warm().await;
+        let answer = service.post("/predict/plain", "image/png", png()).await;
+        assert_eq!(answer.problem(), (422, "plain reads no pictures".to_owned()));
+        assert_eq!(service.post_json("/predict/plain", &array(0.9)).await.json()["label"], "0");
+    }
+}
+
+mod predict_array {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_as_the_first_mlserve_did_with_and_without_a_name() {
+        let service = squares().await;
+        for path in ["/predict_array", "/predict_array/squares"] {
+            let answer = service.post(path, "text/plain", array(0.9)).await;
+            assert_eq!(answer.json(), json!({"cls": 0, "value": 0.9}), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_several_models_one_must_be_named() {
+        let folder = Folder::new().with("a.onnx", "").with("b/model.onnx", "");
+        let service = Service::new(folder, &Fake::default()).warm().await;
+        let (status, detail) = service.post_json("/predict_array", &array(0.9)).await.problem();
+        assert_eq!((status, detail.as_str()), (422, "several models are served, and none was named: a, b"));
+        assert_eq!(service.post_json("/predict_array/b", &array(0.9)).await.status, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_list_is_told_with_its_own_status() {
+        let service = squares().await;
+        let deep = format!(r#"{{"image_arr": {}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
+        for (body, status, words) in [
+            ("", 400, "EOF"),
+            (r#"{"image_arr": [[1, 2], [3]]}"#, 400, "ragged"),
+            (r#"{"image_arr": [NaN]}"#, 400, "expected"),
+            (deep.as_str(), 400, "nested more than 8 deep"),
+            (r#"{"image_arr": []}"#, 422, "image_arr has the shape [0], which does not fit the model's [-1, 2, 2, 1]"),
+            (r#"{"image_arr": [1, 2, 3]}"#, 422, "has the shape [3]"),
+        ] {
+            let (found, detail) = service.post_json("/predict_array", body).await.problem();
+            assert_eq!(found, status, "{detail}");
+            assert!(detail.contains(words), "{detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_json_cannot_say_is_an_error() {
+        let (status, detail) = squares().await.post_json("/predict_array", &array(ANSWER_NAN)).await.problem();
+        assert_eq!((status, detail.as_str()), (422, "the model's answer to this input is not a finite number"));
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_a_run_has_its_own_status() {
+        let service = squares().await;
+        let (status, detail) = service.post_json("/predict_array", &array(REFUSE)).await.problem();
+        assert_eq!((status, detail.as_str()), (422, "no such input"));
+        let (status, detail) = service.post_json("/predict_array", &array(DIE)).await.problem();
+        assert_eq!((status, detail.as_str()), (500, "the model crashed on this request"));
+        assert_eq!(service.post_json("/predict_array", &array(0.9)).await.status, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_model_that_cannot_be_asked_says_when_to_come_back() {
+        let fake = Fake::failing((0..99).map(|_| StartError::Model("no such operator".to_owned())));
+        let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
+        while fake.launches() == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let answer = service.post_json("/predict_array", &array(0.9)).await;
+        assert_eq!(answer.retry_after.as_deref(), Some("1"));
+        assert_eq!(answer.problem(), (503, "m cannot be asked now: no such operator".to_owned()));
+    }
+}
+
+mod input {
+    use super::*;
+
+    #[tokio::test]
+    async fn is_the_picture_as_the_model_sees_it() {
+        let answer = squares().await.post("/input/squares", "image/png", png()).await;
+        assert_eq!((answer.status, answer.media_type.as_str()), (StatusCode::OK, "image/png"));
+        let seen = image::load_from_memory(&answer.body).unwrap().to_luma8();
+        assert_eq!((seen.dimensions(), seen.as_raw().as_slice()), ((2, 2), &[0, 51, 255, 102][..]));
+    }
+
+    #[tokio::test]
+    async fn of_no_picture_is_the_same_problem_as_on_predict() {
+        let service = squares().await;
+        assert_eq!(service.post("/input/squares", "image/png", "hello").await.problem().0, 415);
+        assert_eq!(service.post("/input/nobody", "image/png", png()).await.problem().0, 404);
+    }
+}

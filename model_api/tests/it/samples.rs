@@ -1,0 +1,66 @@
+//! The shipped models answer their sample pictures as their trainers did.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::support::process::Running;
+
+/// `samples/expected.json`.
+#[derive(Deserialize)]
+struct Expected {
+    tolerance: f64,
+    samples: BTreeMap<String, Sample>,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    label: String,
+    probabilities: Vec<f64>,
+}
+
+#[tokio::test]
+async fn shipped_models_answer_their_samples_as_their_trainers_did() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let shipped = shipped(&models);
+    if shipped.is_empty() {
+        assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "no model is shipped with samples");
+        return eprintln!("skipped: no model is shipped with samples");
+    }
+    let names = shipped.keys().map(String::as_str).collect::<Vec<_>>().join(",");
+    let Some(running) = Running::ready(&models, &[("MODEL_NAME", &names), ("DEVICE", "cpu")]).await else { return };
+    for (model, samples) in shipped {
+        let expected: Expected = serde_json::from_slice(&fs::read(samples.join("expected.json")).unwrap()).unwrap();
+        assert!(!expected.samples.is_empty());
+        for (file, sample) in expected.samples {
+            let picture = fs::read(samples.join(&file)).unwrap();
+            let (status, answer) = running.post(&format!("/predict/{model}"), "image/png", picture).await;
+            assert_eq!((status, &answer["label"]), (200, &sample.label.into()), "{model} {file}: {answer}");
+            let values: Vec<f64> = answer["probabilities"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|class| class["value"].as_f64().unwrap())
+                .collect();
+            assert_eq!(values.len(), sample.probabilities.len(), "{model} {file}");
+            for (found, expected_value) in values.iter().zip(&sample.probabilities) {
+                assert!((found - expected_value).abs() <= expected.tolerance, "{model} {file}: {values:?}");
+            }
+        }
+    }
+}
+
+/// The models that have samples, and where those are.
+fn shipped(models: &Path) -> BTreeMap<String, PathBuf> {
+    let Ok(entries) = fs::read_dir(models) else { return BTreeMap::new() };
+    entries
+        .filter_map(|entry| {
+            let model = entry.ok()?.path();
+            let samples = model.join("samples");
+            let name = model.file_name()?.to_str()?.to_owned();
+            samples.join("expected.json").is_file().then_some((name, samples))
+        })
+        .collect()
+}

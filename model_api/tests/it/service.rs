@@ -1,0 +1,172 @@
+//! The real binary with the real ONNX Runtime.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::folder::Folder;
+use crate::support::onnx;
+use crate::support::process::{Running, command, library, output};
+
+#[tokio::test]
+async fn serves_an_onnx_file_and_says_what_runs_it() {
+    let folder = Folder::new().with("identity.onnx", onnx::identity());
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
+    assert_eq!(running.ask("identity", "[[0.1, 0.7, 0.2], [1, 0, 0]]").await, (200, json!({"cls": 1, "value": 0.7})));
+    let (_, ready) = running.get("/health/ready").await.unwrap();
+    let device = &ready["models"][0]["device"];
+    assert_eq!(device["name"], "cpu", "the tests' library has no CUDA provider");
+    assert_eq!(device["stepped_down"], "this ONNX Runtime library has no CUDA provider");
+    assert!(device["runtime"].as_str().unwrap().starts_with("1."), "{device}");
+    assert_eq!(running.metric(r#"model_api_runs_total{model="identity"}"#).await, Some(1.0));
+    assert_eq!(running.metric(r#"model_api_device_info{model="identity",device="cpu"}"#).await, Some(1.0));
+    let log = running.log();
+    assert!(log.lines().next().unwrap().contains("identity"), "{log}");
+    assert!(log.lines().nth(1).unwrap().contains("device=\"cpu\""), "{log}");
+}
+
+#[tokio::test]
+async fn a_session_sends_no_telemetry_and_the_parent_loads_no_library() {
+    let folder = Folder::new().with("identity.onnx", onnx::identity());
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
+    let session = running.session_other_than(0).await;
+    let environment = fs::read_to_string(format!("/proc/{session}/environ")).unwrap();
+    assert!(environment.split('\0').any(|variable| variable == "ORT_DISABLE_TELEMETRY=1"), "{environment}");
+    let loads_it = |process| fs::read_to_string(format!("/proc/{process}/maps")).unwrap().contains("onnxruntime");
+    assert!(loads_it(session));
+    assert!(!loads_it(running.id()));
+}
+
+#[tokio::test]
+async fn a_graph_may_keep_its_weights_in_a_file_beside_it() {
+    let weights: Vec<u8> = [1.0_f32, 2.0, 3.0].iter().flat_map(|weight| weight.to_le_bytes()).collect();
+    let folder = Folder::new().with("m/2/model.onnx", onnx::with_external_data("w.bin")).with("m/2/w.bin", &weights);
+    let folder = folder.with("m/10/model.onnx", onnx::with_external_data("w.bin")).with("m/10/w.bin", weights);
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
+    assert_eq!(running.ask("m", "[5, 0, 0]").await, (200, json!({"cls": 0, "value": 6.0})));
+    let (_, models) = running.get("/models").await.unwrap();
+    assert_eq!(models["models"][0]["version"], "10");
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_other() {
+    let mut truncated = onnx::hangs();
+    truncated.truncate(truncated.len() / 2);
+    let folder = Folder::new()
+        .with("good.onnx", onnx::identity())
+        .with("outside.onnx", onnx::with_external_data("../w.bin"))
+        .with("text.onnx", onnx::text())
+        .with("truncated.onnx", truncated)
+        .with("weightless.onnx", onnx::with_external_data("w.bin"));
+    let Some(running) = Running::start(folder.path(), &[]) else { return };
+    let models = loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let Some((_, models)) = running.get("/models").await else { continue };
+        if models["models"].as_array().unwrap().iter().all(|model| model["state"] != "LOADING") {
+            break models;
+        }
+    };
+    for (model, reason) in models["models"].as_array().unwrap().iter().zip([
+        None,
+        Some("the graph names a data file outside its own folder"),
+        Some("input \"x\" has the element type"),
+        Some("the file is no ONNX model, or is damaged"),
+        Some("a data file of the graph cannot be read"),
+    ]) {
+        let found = model["reason"].as_str();
+        assert_eq!(found.is_some(), reason.is_some(), "{model}");
+        assert!(found.unwrap_or_default().contains(reason.unwrap_or_default()), "{model}");
+        assert!(!found.unwrap_or_default().contains(folder.path().to_str().unwrap()), "{model}");
+    }
+    assert_eq!(running.ask("good", "[0, 0, 1]").await.0, 200);
+    assert_eq!(running.ask("text", "[0]").await.0, 503);
+    assert_eq!(running.get("/health/ready").await.unwrap().0, 503);
+}
+
+#[tokio::test]
+async fn an_input_that_the_model_refuses_is_the_askers_mistake() {
+    let folder = Folder::new().with("picks.onnx", onnx::picks());
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
+    let session = running.session_other_than(0).await;
+    let (status, problem) = running.ask("picks", "[7]").await;
+    assert_eq!(status, 422, "{problem}");
+    assert!(!problem["detail"].as_str().unwrap().contains('/'), "{problem}");
+    assert_eq!(running.ask("picks", "[2]").await, (200, json!({"cls": 0, "value": 0.75})));
+    assert_eq!(running.sessions(), [session], "no session was lost on it");
+}
+
+#[tokio::test]
+async fn two_workers_are_two_sessions() {
+    let folder = Folder::new()
+        .with("m/model.onnx", onnx::identity())
+        .with("m/model-settings.json", r#"{"parallel_workers": 2}"#);
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
+    while running.sessions().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn cuda_that_does_not_work_is_refused_when_it_was_insisted_on() {
+    let folder = Folder::new().with("identity.onnx", onnx::identity());
+    let Some(mut running) = Running::start(folder.path(), &[("DEVICE", "cuda")]) else { return };
+    assert_eq!(running.ended().await.code(), Some(1));
+    let log = running.log();
+    assert!(log.contains("identity: DEVICE=cuda, but this ONNX Runtime library has no CUDA provider"), "{log}");
+}
+
+#[tokio::test]
+async fn the_cpu_alone_is_no_step_down() {
+    let folder = Folder::new().with("identity.onnx", onnx::identity());
+    let Some(running) = Running::ready(folder.path(), &[("DEVICE", "cpu")]).await else { return };
+    let (_, ready) = running.get("/health/ready").await.unwrap();
+    assert_eq!(ready["models"][0]["device"]["stepped_down"], json!(null));
+}
+
+#[test]
+fn an_unknown_model_ends_it_at_once_with_the_names_there_are() {
+    let Some(library) = library() else { return };
+    let folder =
+        Folder::new().with("b.onnx", "").with("a/1/model.onnx", "").with("c/readme.txt", "").with("no name.onnx", "");
+    let variables = [
+        ("MODELS_DIR", folder.path().to_str().unwrap()),
+        ("MODEL_NAME", "a,nobody"),
+        ("ORT_DYLIB_PATH", library.to_str().unwrap()),
+    ];
+    let ended = output(&[], &variables);
+    assert_eq!(ended.status.code(), Some(64));
+    let words = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(words, "MODEL_NAME: there is no model \"nobody\"; there are: a, b\n");
+}
+
+#[test]
+fn models_lists_the_names_and_needs_no_library() {
+    let folder = Folder::new().with("b.onnx", "").with("a/1/model.onnx", "");
+    let listed = output(&["models"], &[("MODELS_DIR", folder.path().to_str().unwrap())]);
+    assert_eq!((listed.status.code(), listed.stdout.as_slice()), (Some(0), &b"a\nb\n"[..]));
+}
+
+#[test]
+fn a_bad_setting_is_named_on_one_line() {
+    let folder = Folder::new().with("a.onnx", "");
+    let dir = folder.path().to_str().unwrap();
+    for (variables, words) in [
+        (&[("MODELS_DIR", dir)][..], "MODEL_NAME: must say which model"),
+        (&[("MODELS_DIR", dir), ("MODEL_NAME", "a"), ("DEVICE", "gpu")], "DEVICE: \"gpu\" is none of"),
+        (&[("MODELS_DIR", dir), ("MODEL_NAME", "a")], "ORT_DYLIB_PATH: must name"),
+        (&[("MODELS_DIR", "/nowhere"), ("MODEL_NAME", "a")], "MODELS_DIR: /nowhere is no folder"),
+    ] {
+        let ended = output(&[], variables);
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!((ended.status.code(), said.lines().count()), (Some(64), 1), "{said}");
+        assert!(said.starts_with(words), "{said}");
+    }
+}
+
+#[test]
+fn session_is_no_command_for_people() {
+    let ended = command(&["session"], &[]).stdin(std::process::Stdio::null()).output().unwrap();
+    assert_eq!(ended.status.code(), Some(64));
+    assert!(String::from_utf8(ended.stderr).unwrap().contains("never by hand"));
+}

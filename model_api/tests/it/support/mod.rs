@@ -1,0 +1,7 @@
+//! What several tests need.
+
+pub mod fake;
+pub mod folder;
+pub mod onnx;
+pub mod process;
+pub mod router;
