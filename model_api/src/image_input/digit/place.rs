@@ -36,14 +36,14 @@ pub(super) fn place(strokes: &Strokes, width: usize, height: usize) -> Vec<u8> {
 
 /// The strokes' box with its longer side `side` long.
 fn fitted(strokes: &Strokes, side: usize) -> Plane {
-    let mut boxed = strokes.boxed();
+    let boxed = strokes.boxed();
     let longest = boxed.width.max(boxed.height);
     // A box that fits but for a pixel is a digit that somebody fitted before; another resampling would only blur it.
     if longest.abs_diff(side) <= 1 && longest <= side {
         return boxed;
     }
-    let ratio = side as f32 / longest as f32;
-    thicken(&mut boxed, THINNEST / ratio);
+    let boxed = thickened(boxed, THINNEST * longest as f32 / side as f32);
+    let ratio = side as f32 / boxed.width.max(boxed.height) as f32;
     let length = |length: usize| ((length as f32 * ratio).round() as usize).clamp(1, side);
     let mut resized = boxed.resized(length(boxed.width), length(boxed.height));
     for ink in &mut resized.values {
@@ -52,15 +52,19 @@ fn fitted(strokes: &Strokes, side: usize) -> Plane {
     resized
 }
 
-/// Widens strokes, where they are thinner than `least` pixels, by what they lack.
-fn thicken(boxed: &mut Plane, least: f32) {
-    let lacking = least - thickness(boxed);
-    let steps = (lacking / 2.0).round() as usize;
-    for _ in 0..steps.min(8) {
-        for (width, stride) in [(boxed.width, 1), (boxed.values.len(), boxed.width)] {
-            widen(&mut boxed.values, width, stride);
+/// Widens strokes, where they are thinner than `least` pixels, by what they lack, and their box with them.
+fn thickened(boxed: Plane, least: f32) -> Plane {
+    let steps = (((least - thickness(&boxed)) / 2.0).round() as usize).min(8);
+    if steps == 0 {
+        return boxed;
+    }
+    let mut wider = boxed.padded(steps);
+    for _ in 0..steps {
+        for (length, stride) in [(wider.width, 1), (wider.values.len(), wider.width)] {
+            widen(&mut wider.values, length, stride);
         }
     }
+    wider
 }
 
 /// Each value becomes the largest of itself and its neighbours along one axis.

@@ -70,6 +70,16 @@ impl Plane {
         Self { width, height, values }
     }
 
+    /// With so many pixels of 0 on each side.
+    pub(super) fn padded(&self, margin: usize) -> Self {
+        let (width, height) = (self.width + 2 * margin, self.height + 2 * margin);
+        let mut values = vec![0.0; width * height];
+        for (to, from) in values.chunks_exact_mut(width).skip(margin).zip(self.values.chunks_exact(self.width)) {
+            to[margin..margin + self.width].copy_from_slice(from);
+        }
+        Self { width, height, values }
+    }
+
     /// A part of it.
     pub(super) fn part(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
         let rows = self.values.chunks_exact(self.width).skip(top).take(height);

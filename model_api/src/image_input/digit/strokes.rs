@@ -36,12 +36,12 @@ pub(super) fn find(ink: Ink) -> Option<Strokes> {
     for &index in pieces.iter().flat_map(|piece| &piece.pixels) {
         mask[index] = true;
     }
-    grow(&mut mask, &strength, (EDGE * full).max(3.0 * grain));
+    grow(&mut mask, &strength, (EDGE * full).max(3.0 * grain), EDGE_STEPS);
     let bounds = Bounds::of(&mask, strength.width)?;
 
     // Grain is taken off the bottom; a pixel around the strokes is let through, for their faintest edge.
     let floor = (2.0 * grain).min(0.3 * full);
-    grow(&mut mask, &strength, f32::MIN);
+    grow(&mut mask, &strength, 0.0, 1);
     for (value, kept) in strength.values.iter_mut().zip(mask) {
         *value = if kept { ((*value - floor) / (full - floor)).clamp(0.0, 1.0) } else { 0.0 };
     }
@@ -105,9 +105,8 @@ fn kept(mut pieces: Vec<Piece>, strength: &Plane) -> Vec<Piece> {
     pieces
 }
 
-/// Adds neighbours above a level to the mask, [`EDGE_STEPS`] deep, or one deep where every neighbour is welcome.
-fn grow(mask: &mut [bool], strength: &Plane, level: f32) {
-    let steps = if level == f32::MIN { 1 } else { EDGE_STEPS };
+/// Adds neighbours above a level to the mask, so many pixels deep.
+fn grow(mask: &mut [bool], strength: &Plane, level: f32, steps: usize) {
     for _ in 0..steps {
         let edge: Vec<usize> = (0..mask.len())
             .filter(|&index| {
