@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -21,8 +22,11 @@ pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<String, String> {
     if let Some(settings) = settings {
         update(&mut sha256, "settings", settings);
     }
-    let hex: String = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("sha256:{hex}"))
+    let mut digest = "sha256:".to_owned();
+    for byte in sha256.finalize() {
+        write!(digest, "{byte:02x}").expect("a string takes everything");
+    }
+    Ok(digest)
 }
 
 fn update(sha256: &mut Sha256, name: &str, bytes: &[u8]) {

@@ -98,13 +98,11 @@ impl Models {
 impl Place {
     fn model(&self) -> Result<Arc<Model>, Error> {
         let stage = self.stage.borrow().clone();
-        match stage {
-            Stage::Served(model) => Ok(model),
-            _ => {
-                let reason = self.describe().reason.unwrap_or_default();
-                Err(Error::Unavailable { model: self.files.name.clone(), reason })
-            }
+        if let Stage::Served(model) = stage {
+            return Ok(model);
         }
+        let reason = self.describe().reason.unwrap_or_default();
+        Err(Error::Unavailable { model: self.files.name.clone(), reason })
     }
 
     fn describe(&self) -> ModelDescription {

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::future::IntoFuture;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use service::body::BodyReader;
 use service::middleware::HttpMetrics;
 use service::readiness::Readiness;
 use service::server::serve;
+use service::settings::ServerSettings;
 use service::shutdown;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -43,7 +44,7 @@ pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> any
         readiness: readiness.clone(),
         metrics,
     };
-    tokio::spawn(axum::serve(metrics_listener, service::metrics::router(registry)).into_future());
+    tokio::spawn(serve_metrics(metrics_listener, registry, settings.server.clone()));
 
     let mut refusal = None;
     let stop = async {
@@ -56,6 +57,12 @@ pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> any
     models.stop().await;
     served?;
     refusal.map_or(Ok(()), |reason| bail!(reason))
+}
+
+/// Until the process ends: the last numbers are worth reading while connections are drained.
+async fn serve_metrics(listener: TcpListener, registry: Registry, settings: ServerSettings) {
+    let router = service::metrics::router(registry);
+    let _ = serve(listener, router, &settings, &Readiness::default(), pending()).await;
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -16,7 +16,7 @@ pub struct Live {
 
 /// The body of `GET /health/ready`.
 #[derive(Serialize)]
-pub struct Ready {
+pub struct Health {
     ready: bool,
     live: bool,
     /// Why not, in one line.
@@ -39,14 +39,14 @@ pub async fn live() -> Json<Live> {
 }
 
 /// `GET /health/ready`: 200 when every model has been warm, one can be asked, and nobody wants to stop; else 503.
-pub async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Ready>) {
+pub async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Health>) {
     let models = app.models.list();
     let not_ready = models.iter().find(|model| !model.is_ready()).map(complaint);
     let held = app.readiness.reason();
     let ready = held.is_none() && app.models.are_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let models = models.into_iter().map(ModelHealth::from).collect();
-    (status, Json(Ready { ready, live: true, reason: held.or(not_ready), models }))
+    (status, Json(Health { ready, live: true, reason: held.or(not_ready), models }))
 }
 
 fn complaint(model: &ModelDescription) -> String {

@@ -62,24 +62,22 @@ fn with_remedy(reason: String) -> String {
 /// ONNX Runtime's messages name files of this machine; callers are told the files' names only.
 pub fn without_paths(message: &str) -> String {
     let ends_token = |c: char| c.is_whitespace() || "\"'`()[]<>,;=:".contains(c);
-    message
-        .split_inclusive(ends_token)
-        .map(|piece| {
-            let (token, end) = match piece.char_indices().last() {
-                Some((at, last)) if ends_token(last) => piece.split_at(at),
-                _ => (piece, ""),
-            };
-            let is_path = ["/", "./", "../"].iter().any(|start| token.starts_with(start));
-            let name = if is_path { token.rsplit('/').next().unwrap_or_default() } else { token };
-            format!("{name}{end}")
-        })
-        .collect()
+    let tell = |mut told: String, piece: &str| {
+        let token = piece.trim_end_matches(ends_token);
+        let is_path = ["/", "./", "../"].iter().any(|start| token.starts_with(start));
+        let name = if is_path { token.rsplit('/').next().unwrap_or_default() } else { token };
+        told.push_str(name);
+        told.push_str(&piece[token.len()..]);
+        told
+    };
+    message.split_inclusive(ends_token).fold(String::new(), tell)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "it stands for one that may fail")]
     fn works(kind: Kind) -> Result<Kind, String> {
         Ok(kind)
     }

@@ -130,7 +130,9 @@ fn pieces<M: Serialize>(message: &M, tensors: &[Tensor]) -> io::Result<Vec<Bytes
     }
     first[..4].copy_from_slice(&(length as u32).to_le_bytes());
     if payload <= ONE_PIECE {
-        tensors.iter().for_each(|tensor| first.extend_from_slice(&tensor.data));
+        for tensor in tensors {
+            first.extend_from_slice(&tensor.data);
+        }
         return Ok(vec![first.into()]);
     }
     let tensors = tensors.iter().map(|tensor| tensor.data.clone());

@@ -84,6 +84,7 @@ fn environment(library: &Path) -> Result<Environment, String> {
     builder.with_name("mlserve").with_telemetry(false).build().map_err(said)
 }
 
+#[allow(clippy::result_large_err, reason = "ort gives the builder back with the error")]
 fn options(builder: SessionBuilder, threads: usize, kind: Kind) -> Result<SessionBuilder, ort::Error<SessionBuilder>> {
     let builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?

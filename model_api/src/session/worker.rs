@@ -87,12 +87,13 @@ impl<L: Launcher> Worker<L> {
     async fn serve(&mut self, mut session: L::Session, hello: &Arc<Hello>, survivor: Option<Entry>) -> Death {
         let mut waiting = survivor;
         loop {
-            let mut entry = match waiting.take() {
-                Some(entry) => entry,
-                None => tokio::select! {
+            let mut entry = if let Some(entry) = waiting.take() {
+                entry
+            } else {
+                tokio::select! {
                     reason = session.died() => return Death { reason, survivor: None },
                     Ok(entry) = self.queue.recv() => entry,
-                },
+                }
             };
             if entry.answer.is_closed() {
                 continue;
@@ -138,9 +139,18 @@ impl<L: Launcher> Worker<L> {
             std::iter::from_fn(|| self.queue.try_recv().ok()).for_each(refuse);
         }
     }
+}
 
+impl<L> Worker<L> {
     fn enter(&self, state: State) {
         self.states.send_modify(|states| states[self.number] = state);
+    }
+}
+
+impl<L> Drop for Worker<L> {
+    /// Also when a mistake of ours made it panic: a model without a worker must not look ready.
+    fn drop(&mut self) {
+        self.enter(State::Unavailable(StartError::Died("its sessions have been stopped".to_owned())));
     }
 }
 
