@@ -26,12 +26,11 @@ async fn serve() -> Result<ExitCode, SettingError> {
     let settings = Settings::from_env()?;
     let models = repository::select(&settings.models_dir, &settings.models)?;
     LogSettings::from_env()?.init();
-    Ok(run(settings, models).await.map_or_else(failed, |()| ExitCode::SUCCESS))
-}
-
-fn failed(error: anyhow::Error) -> ExitCode {
-    error!("{error:#}");
-    ExitCode::FAILURE
+    if let Err(error) = run(settings, models).await {
+        error!("{error:#}");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether the service on this machine is ready: a container's health check.

@@ -1,5 +1,7 @@
 //! Everything that is tested from outside, in the order in which a request meets it. One binary: linking is the slow part.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has said what it found")]
+
 mod routes;
 
 mod readiness;

@@ -95,12 +95,12 @@ mod predict {
     #[tokio::test]
     async fn what_is_wrong_with_a_picture_is_told_with_its_own_status() {
         let service = squares().await;
-        let truncated = &png()[..40];
+        let (truncated, huge) = (&png()[..40], vec![0; MAX_BODY_BYTES + 1]);
         for (body, status, words) in [
             (&b""[..], 400, "empty"),
             (b"hello", 415, "must be PNG, JPEG, BMP, GIF, WebP, TIFF or PNM"),
             (truncated, 422, "cannot be decoded"),
-            (&[0; MAX_BODY_BYTES + 1], 413, "larger than 65536 bytes"),
+            (&huge, 413, "larger than 65536 bytes"),
         ] {
             let (found, detail) = service.post("/predict/squares", "image/png", body.to_vec()).await.problem();
             assert_eq!(found, status, "{detail}");

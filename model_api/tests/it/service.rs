@@ -124,6 +124,18 @@ async fn the_cpu_alone_is_no_step_down() {
     assert_eq!(ready["models"][0]["device"]["stepped_down"], json!(null));
 }
 
+#[tokio::test]
+async fn health_is_what_a_container_asks() {
+    let folder = Folder::new().with("identity.onnx", onnx::identity());
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
+    let healthy = output(&["health"], &[("PORT", running.port())]);
+    assert_eq!(healthy.status.code(), Some(0));
+    assert!(String::from_utf8(healthy.stdout).unwrap().contains("\"ready\":true"));
+    let port = running.port().to_owned();
+    drop(running);
+    assert_eq!(output(&["health"], &[("PORT", &port)]).status.code(), Some(1));
+}
+
 #[test]
 fn an_unknown_model_ends_it_at_once_with_the_names_there_are() {
     let Some(library) = library() else { return };

@@ -67,7 +67,7 @@ impl Session for Fake {
             }
             HANG => pending().await,
             REFUSE => Err(SessionError::Refused("no such input".to_owned())),
-            ANSWER_NAN => answer(&vec![f32::INFINITY - f32::INFINITY; values.len()]),
+            ANSWER_NAN => answer(&vec![f32::NAN; values.len()]),
             _ => answer(&values),
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::folder::Folder;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The real `model_api` with the real ONNX Runtime.
 pub struct Running {
@@ -98,6 +98,11 @@ impl Running {
         let text =
             self.http.get(format!("http://{}/metrics", self.metrics)).send().await.unwrap().text().await.unwrap();
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> &str {
+        self.address.rsplit(':').next().unwrap()
     }
 
     /// Its process id.
