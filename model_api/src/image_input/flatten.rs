@@ -25,11 +25,11 @@ pub(super) fn rgb_over_black(image: DynamicImage) -> RgbImage {
         image if !image.color().has_alpha() => image.into_rgb8(),
         image => {
             let image = image.into_rgba8();
-            let pixels = image.pixels().flat_map(|pixel| {
-                let [red, green, blue, alpha] = pixel.0;
-                [red, green, blue].map(|value| mix(value, alpha, 0))
-            });
-            from_pixels(image.width(), image.height(), pixels.collect(), RgbImage::from_raw)
+            let pixels = image.as_raw().as_chunks::<4>().0.iter();
+            let over_black =
+                pixels.map(|&[red, green, blue, alpha]| [red, green, blue].map(|value| mix(value, alpha, 0)));
+            let pixels = over_black.collect::<Vec<_>>().into_flattened();
+            from_pixels(image.width(), image.height(), pixels, RgbImage::from_raw)
         }
     }
 }
@@ -52,15 +52,14 @@ fn gray(image: DynamicImage) -> Gray {
         image @ DynamicImage::ImageLumaA16(_) => Gray::Transparent(image.into_luma_alpha8()),
         image if image.color().has_alpha() => {
             let image = image.into_rgba8();
-            let halves = image.pixels().flat_map(|pixel| {
-                let [red, green, blue, alpha] = pixel.0;
-                [luma(red, green, blue), alpha]
-            });
-            transparent(halves.collect())
+            let pixels = image.as_raw().as_chunks::<4>().0;
+            let halves = pixels.iter().map(|&[red, green, blue, alpha]| [luma(red, green, blue), alpha]);
+            transparent(halves.collect::<Vec<_>>().into_flattened())
         }
         image => {
             let image = image.into_rgb8();
-            opaque(image.pixels().map(|pixel| luma(pixel.0[0], pixel.0[1], pixel.0[2])).collect())
+            let pixels = image.as_raw().as_chunks::<3>().0;
+            opaque(pixels.iter().map(|&[red, green, blue]| luma(red, green, blue)).collect())
         }
     }
 }
@@ -76,7 +75,7 @@ fn mix(value: u8, alpha: u8, below: u8) -> u8 {
 }
 
 fn over(image: &GrayAlphaImage, below: u8) -> GrayImage {
-    let pixels = image.pixels().map(|pixel| mix(pixel.0[0], pixel.0[1], below)).collect();
+    let pixels = image.as_raw().as_chunks::<2>().0.iter().map(|&[value, alpha]| mix(value, alpha, below)).collect();
     from_pixels(image.width(), image.height(), pixels, GrayImage::from_raw)
 }
 
@@ -85,16 +84,17 @@ fn over(image: &GrayAlphaImage, below: u8) -> GrayImage {
 /// Mostly, what can be seen is the ink, and paper is what it stands out from. But where most of the picture is opaque
 /// and of two tones, the paper is in the picture (a card with round corners), and more of the same belongs beneath.
 fn paper(image: &GrayAlphaImage) -> u8 {
-    let (mut weight, mut sum, mut squares) = (0.0, 0.0, 0.0);
-    for pixel in image.pixels() {
-        let (value, alpha) = (f64::from(pixel.0[0]), f64::from(pixel.0[1]));
+    let (mut weight, mut sum, mut squares) = (0_u64, 0_u64, 0_u64);
+    for &[value, alpha] in image.as_raw().as_chunks::<2>().0 {
+        let (value, alpha) = (u64::from(value), u64::from(alpha));
         weight += alpha;
         sum += alpha * value;
         squares += alpha * value * value;
     }
-    if weight == 0.0 {
+    if weight == 0 {
         return 0;
     }
+    let (weight, sum, squares) = (weight as f64, sum as f64, squares as f64);
     let mean = sum / weight;
     let spread = (squares / weight - mean * mean).max(0.0).sqrt();
     let mostly_opaque = weight > 0.6 * 255.0 * image.pixels().len() as f64;

@@ -107,20 +107,16 @@ fn kept(mut pieces: Vec<Piece>, strength: &Plane) -> Vec<Piece> {
 
 /// Adds neighbours above a level to the mask, so many pixels deep.
 fn grow(mask: &mut [bool], strength: &Plane, level: f32, steps: usize) {
+    let mut edge: Vec<usize> = (0..mask.len()).filter(|&index| mask[index]).collect();
     for _ in 0..steps {
-        let edge: Vec<usize> = (0..mask.len())
-            .filter(|&index| {
-                !mask[index]
-                    && strength.values[index] > level
-                    && around(index, strength.width, strength.height).any(|neighbour| mask[neighbour])
-            })
-            .collect();
-        if edge.is_empty() {
-            return;
+        let mut further = Vec::new();
+        for neighbour in edge.into_iter().flat_map(|index| around(index, strength.width, strength.height)) {
+            if !mask[neighbour] && strength.values[neighbour] > level {
+                mask[neighbour] = true;
+                further.push(neighbour);
+            }
         }
-        for index in edge {
-            mask[index] = true;
-        }
+        edge = further;
     }
 }
 
