@@ -1,0 +1,127 @@
+"""A headless Chromium, and the parts of the page by their names."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from pathlib import Path
+
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from pictures import SEVEN
+from services import ROOT, wait_until
+
+SCREENSHOTS = ROOT / ".mlserve" / "screenshots"
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --disable-dev-shm-usage --no-proxy-server"
+)
+
+
+class Browser:
+    """One window on one web_api."""
+
+    def __init__(self, chromium: str, chromedriver: str, profile: Path):
+        options = ChromeOptions()
+        options.binary_location = chromium
+        for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.chrome = Chrome(options=options, service=ChromeService(chromedriver))
+
+    def close(self) -> None:
+        self.chrome.quit()
+
+    # ---- How it looks ----
+
+    def look(self, width: int = 1280, height: int = 900, scheme: str = "light", scripts: bool = True) -> None:
+        """The window's size in CSS pixels, light or dark, with or without JavaScript."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
+
+    def screenshot(self, name: str) -> None:
+        picture = self.chrome.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+
+    def complaints(self) -> list[str]:
+        """What the browser has to complain about since it was last asked."""
+        return [f"{entry['source']}: {entry['message']}" for entry in self.chrome.get_log("browser") if entry["level"] != "INFO"]
+
+    # ---- The page's parts ----
+
+    def open(self, url: str) -> None:
+        self.chrome.get(url)
+
+    def part(self, selector: str) -> WebElement:
+        return self.chrome.find_element(By.CSS_SELECTOR, selector)
+
+    def parts(self, selector: str) -> list[WebElement]:
+        return self.chrome.find_elements(By.CSS_SELECTOR, selector)
+
+    def slot(self, name: str) -> str:
+        """A text of the answer that is shown."""
+        return self.part(f"#answer [data-slot={name}]").get_attribute("textContent").strip()
+
+    def choose(self, *pictures: bytes) -> None:
+        """Puts pictures into the file field, as its dialogue would."""
+        folder = Path(tempfile.mkdtemp(dir=self.chrome.capabilities["chrome"]["userDataDir"]))
+        files = [folder / f"picture-{number}.png" for number in range(len(pictures))]
+        for file, picture in zip(files, pictures):
+            file.write_bytes(picture)
+        self.part("#file").send_keys("\n".join(map(str, files)))
+
+    def predict(self) -> None:
+        self.part("#predict").click()
+
+    def wait_for(self, state: str) -> None:
+        wait_until(lambda: self.part("#result").get_attribute("data-state") == state, f"the panel shows: {state}")
+
+    def draw_seven(self) -> None:
+        """With the mouse, in two straight strokes that hang together."""
+        canvas = self.part("#canvas")
+        self.chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        side = canvas.size["width"]
+        hand = ActionChains(self.chrome, duration=20)
+        places = [(round((x - 0.5) * side), round((y - 0.5) * side)) for x, y in SEVEN]
+        hand.move_to_element_with_offset(canvas, *places[0]).click_and_hold()
+        for (x, y), (to_x, to_y) in zip(places, places[1:]):
+            for step in range(1, 9):
+                hand.move_to_element_with_offset(canvas, round(x + (to_x - x) * step / 8), round(y + (to_y - y) * step / 8))
+        hand.release().perform()
+
+    def press(self, *keys: str) -> None:
+        ActionChains(self.chrome).send_keys(*keys).perform()
+
+    def focused(self) -> WebElement:
+        return self.chrome.switch_to.active_element
+
+    def run(self, script: str, *arguments: object) -> object:
+        return self.chrome.execute_script(script, *arguments)
+
+
+def drop(browser: Browser, *pictures: bytes, how: str = "drop") -> None:
+    """Drops or pastes pictures on the page."""
+    files = [base64.b64encode(picture).decode() for picture in pictures]
+    browser.run(
+        """
+        const transfer = new DataTransfer();
+        arguments[0].forEach((file, i) => {
+          const bytes = Uint8Array.from(atob(file), (c) => c.charCodeAt(0));
+          transfer.items.add(new File([bytes], `dropped-${i}.png`, {type: "image/png"}));
+        });
+        const event = arguments[1] === "drop"
+          ? new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true})
+          : new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true});
+        document.body.dispatchEvent(event);
+        """,
+        files,
+        how,
+    )

@@ -1,0 +1,167 @@
+"""Our two programs and Redis as processes on loopback, each with ports of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Callable, TypeVar
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = Path(os.environ.get("MODELS_DIR") or ROOT / "model_api" / "models")
+BINARIES = Path(os.environ.get("MLSERVE_BIN") or Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release")
+
+T = TypeVar("T")
+
+
+def wait_until(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
+    """Asks again and again until there is an answer that counts as true. Whoever cannot be reached says no."""
+    deadline = time.monotonic() + seconds
+    said: object = None
+    while time.monotonic() < deadline:
+        try:
+            said = ask()
+            if said:
+                return said
+        except (requests.RequestException, OSError) as error:
+            said = error
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}; last: {said!r}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Process:
+    """A program that is ended with its test. Its words go to a file, which a failed test shows."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None):
+        self.name, self.command = name, command
+        self.log_file = folder / f"{name}-{free_port()}.log"
+        # Nothing of the machine's own settings but where programs are.
+        self.environment = {"PATH": os.environ["PATH"], **(environment or {})}
+        self.running: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        with self.log_file.open("ab") as log:
+            self.running = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.running.pid
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def signal(self, which: signal.Signals) -> None:
+        self.running.send_signal(which)
+
+    def kill(self) -> None:
+        self.running.kill()
+        self.running.wait()
+
+    def terminate(self, seconds: float = 30) -> int:
+        """Asks it to stop and gives its exit code."""
+        self.running.terminate()
+        return self.running.wait(seconds)
+
+    def end(self) -> None:
+        if self.running is None or self.running.poll() is not None:
+            return
+        self.signal(signal.SIGCONT)
+        try:
+            self.terminate()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end when asked to") from None
+
+
+class Service(Process):
+    """web_api or model_api."""
+
+    def __init__(self, name: str, folder: Path, **settings: object):
+        self.port, self.metrics_port = free_port(), free_port()
+        environment = {
+            "PORT": self.port,
+            "METRICS_ADDR": f"127.0.0.1:{self.metrics_port}",
+            "LAME_DUCK_MS": 0,
+            **settings,
+        }
+        super().__init__(name, [str(BINARIES / name)], folder, {key: str(value) for key, value in environment.items()})
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> "Service":
+        super().start()
+        return self
+
+    def health(self) -> requests.Response:
+        return requests.get(f"{self.url}/health/ready", timeout=10)
+
+    def wait_ready(self, seconds: float = 60) -> "Service":
+        def ready() -> bool:
+            assert self.running.poll() is None, f"{self.name} has ended:\n{self.log()}"
+            return self.health().status_code == 200
+
+        wait_until(ready, f"{self.name} is ready", seconds)
+        return self
+
+    def count(self, metric: str, **labels: str) -> float:
+        return count(f"http://127.0.0.1:{self.metrics_port}/metrics", metric, **labels)
+
+    def end(self) -> None:
+        super().end()
+        assert "panicked" not in self.log(), self.log()[-4000:]
+
+
+def count(metrics_url: str, metric: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    text = requests.get(metrics_url, timeout=10).text
+    total = 0.0
+    for given, value in re.findall(rf"^{metric}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE):
+        if labels.items() <= dict(re.findall(r'(\w+)="([^"]*)"', given)).items():
+            total += float(value)
+    return total
+
+
+def children_of(pid: int) -> list[int]:
+    """Whichever of its threads started them."""
+    return [int(child) for list_ in Path(f"/proc/{pid}/task").glob("*/children") for child in list_.read_text().split()]
+
+
+class Redis(Process):
+    """A real Redis with the settings that ship, but for its address and its folder."""
+
+    def __init__(self, program: str, folder: Path):
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        settings = folder / f"redis-{self.port}.conf"
+        shipped = (ROOT / "db_api" / "redis.conf").read_text()
+        ours = f"bind 127.0.0.1\nport {self.port}\ndir {folder}\n"
+        settings.write_text(re.sub(r"^(bind|port|dir) .*$", "", shipped, flags=re.MULTILINE) + ours)
+        super().__init__("redis", [program, str(settings)], folder)
+
+    def start(self) -> "Redis":
+        super().start()
+        wait_until(lambda: self.running.poll() is not None or self.ask("PING") == "PONG", "Redis answers")
+        assert self.running.poll() is None, self.log()
+        return self
+
+    def ask(self, *words: str, stdin: bytes | None = None) -> str:
+        """What redis-cli prints. With `stdin`, that is the last word of the command."""
+        command = ["redis-cli", "-p", str(self.port), "--raw", *(["-x"] if stdin is not None else []), *words]
+        said = subprocess.run(command, input=stdin or b"", capture_output=True, timeout=10)
+        return said.stdout.decode(errors="replace").strip()
+
+    def keys(self, pattern: str = "*") -> list[str]:
+        return self.ask("--scan", "--pattern", pattern).split()

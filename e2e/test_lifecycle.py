@@ -1,0 +1,250 @@
+"""How the two programs start, stop, break and come back, as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from typing import Callable
+
+import pytest
+import requests
+
+from asking import answer_of, ask, assert_problem
+from pictures import never_seen
+from services import BINARIES, Process, Service, children_of, free_port, wait_until
+
+Spawn = Callable[..., Service]
+UNREACHABLE = "The model cannot be reached at the moment; answers that are remembered are still given."
+
+
+# ---- Settings -------------------------------------------------------------------------------------------------------
+
+
+def words_at_the_end(name: str, tmp_path, **settings: object) -> tuple[int, str]:
+    process = Process(name, [str(BINARIES / name)], tmp_path, {key: str(value) for key, value in settings.items()})
+    process.start()
+    try:
+        return process.running.wait(20), process.log()
+    finally:
+        process.end()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("APP_TYPE", "gui"),
+        ("PORT", "70000"),
+        ("HOST", "nowhere"),
+        ("METRICS_ADDR", "9100"),
+        ("MODEL_API_URL", "model_api:5050"),
+        ("MAX_BODY_BYTES", "1"),
+        ("BODY_MEMORY_BYTES", "2048"),
+        ("HEADER_TIMEOUT_MS", "-1"),
+        ("MAX_CONNECTIONS", "0"),
+        ("CACHE_TTL_S", "0"),
+        ("NEAR_CACHE_BYTES", "much"),
+        ("REDIS_URL", "nonsense"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "a=b=c"),
+    ],
+)
+def test_web_api_names_a_bad_setting_in_one_line_and_ends_with_64(tmp_path, binaries, variable: str, value: str):
+    code, words = words_at_the_end("web_api", tmp_path, **{"PORT": free_port(), variable: value})
+    assert (code, words.startswith(f"{variable}: "), words.count("\n")) == (64, True, 1), words
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MODEL_NAME", ""),
+        ("MODEL_NAME", "../mnist"),
+        ("MODELS_DIR", "/nowhere"),
+        ("DEVICE", "tpu"),
+        ("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so"),
+        ("QUEUE_LENGTH", "0"),
+        ("RUN_TIMEOUT_MS", "soon"),
+        ("MAX_IMAGE_SIDE", "0"),
+        ("PORT", "x"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_model_api_names_a_bad_setting_in_one_line_and_ends_with_64(
+    tmp_path, binaries, models, onnxruntime, variable: str, value: str
+):
+    good = {"MODEL_NAME": "mnist", "MODELS_DIR": models, "ORT_DYLIB_PATH": onnxruntime, "PORT": free_port()}
+    code, words = words_at_the_end("model_api", tmp_path, **good | {variable: value})
+    assert (code, words.startswith(f"{variable}: "), words.count("\n")) == (64, True, 1), words
+
+
+def test_an_unknown_model_ends_with_64_and_names_those_there_are(tmp_path, binaries, models, onnxruntime):
+    settings = {"MODEL_NAME": "mnist,nope", "MODELS_DIR": models, "ORT_DYLIB_PATH": onnxruntime}
+    code, words = words_at_the_end("model_api", tmp_path, **settings)
+    assert (code, words) == (64, 'MODEL_NAME: there is no model "nope"; there are: leukemia, mnist\n')
+
+
+def test_cuda_alone_is_refused_where_there_is_none(tmp_path, binaries, models, onnxruntime):
+    if os.path.exists("/proc/driver/nvidia"):
+        pytest.skip("there is an NVIDIA card")
+    settings = {"MODEL_NAME": "mnist", "MODELS_DIR": models, "ORT_DYLIB_PATH": onnxruntime, "DEVICE": "cuda"}
+    addresses = {"PORT": free_port(), "METRICS_ADDR": f"127.0.0.1:{free_port()}"}
+    code, words = words_at_the_end("model_api", tmp_path, **settings | addresses)
+    assert (code, "DEVICE=cuda" in words) == (1, True), words
+
+
+def test_a_port_in_use_is_named(tmp_path, binaries):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, words = words_at_the_end("web_api", tmp_path, PORT=port, METRICS_ADDR=f"127.0.0.1:{free_port()}")
+    assert (code, f"PORT 127.0.0.1:{port}" in words) == (1, True), words
+
+
+def test_the_health_subcommand_says_why_not(spawn: Spawn, tmp_path):
+    web = spawn("web_api", wait=False, APP_TYPE="cli", MODEL_API_URL=f"http://127.0.0.1:{free_port()}")
+    wait_until(lambda: web.health().status_code == 503, "it listens")
+    process = Process("health", [str(BINARIES / "web_api"), "health"], tmp_path, {"PORT": str(web.port)})
+    process.start()
+    assert process.running.wait(10) == 1
+    assert '"reason":"model_api does not answer"' in process.log()
+
+
+# ---- Slow clients ---------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_never_finishes_its_head_is_cut_off(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, HEADER_TIMEOUT_MS=700)
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as slow:
+        begun = time.monotonic()
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+        while slow.recv(1024):
+            pass
+        assert 0.6 < time.monotonic() - begun < 5
+
+
+def test_a_client_that_never_finishes_its_body_is_told_so(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, BODY_TIMEOUT_MS=500)
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as slow:
+        slow.sendall(head(1000) + b"x")
+        assert slow.recv(1024).startswith(b"HTTP/1.1 408 ")
+    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+
+
+def test_one_connection_too_many_is_refused_and_the_others_are_served(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=5)
+    idle = [socket.create_connection(("127.0.0.1", web.port), timeout=10) for _ in range(5)]
+    wait_until(lambda: requests.get(web.url, timeout=10).status_code == 503, "the sixth is refused")
+    idle[0].sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert idle[0].recv(1024).startswith(b"HTTP/1.1 200 ")
+    for connection in idle:
+        connection.close()
+    assert wait_until(lambda: web.health().status_code == 200, "there is room again")
+
+
+# ---- Stopping -------------------------------------------------------------------------------------------------------
+
+
+def head(length: int, path: str = "/predict/mnist") -> bytes:
+    lines = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+    return lines.encode()
+
+
+@pytest.mark.parametrize("name", ["web_api", "model_api"])
+def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(spawn: Spawn, model_api: Service, name: str):
+    service = spawn(name, MODEL_API_URL=model_api.url, LAME_DUCK_MS=1500)
+    picture = never_seen()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as upload:
+        upload.sendall(head(len(picture)) + picture[:100])
+        wait_until(lambda: service.count(f"{name}_in_flight") == 1, "the upload has begun")
+        service.signal(signal.SIGTERM)
+        unready = wait_until(lambda: (health := service.health()).status_code == 503 and health.json(), "it is unready", 1.4)
+        assert (unready["ready"], unready["live"], unready["reason"]) == (False, True, "stopping")
+        # No longer than the lame duck lasts are others let in.
+        wait_until(lambda: not listens(service.port), "new connections are refused")
+        assert service.running.poll() is None
+        upload.sendall(picture[100:])
+        answer = b"".join(iter(lambda: upload.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"label":"7"' in answer
+    assert service.running.wait(10) == 0
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except ConnectionRefusedError:
+        return False
+
+
+def test_an_upload_that_never_ends_is_cut_when_the_drain_has_lasted_long_enough(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, DRAIN_TIMEOUT_MS=500)
+    with socket.create_connection(("127.0.0.1", web.port), timeout=20) as upload:
+        upload.sendall(head(1000) + b"x")
+        wait_until(lambda: web.count("web_api_in_flight") == 1, "the upload has begun")
+        web.signal(signal.SIGTERM)
+        assert web.running.wait(5) == 1
+
+
+def test_model_api_takes_its_children_with_it(spawn: Spawn):
+    for end in (Service.kill, Service.terminate):
+        model = spawn("model_api", MODEL_NAME="all")
+        children = children_of(model.pid)
+        assert len(children) == 2
+        end(model)
+        wait_until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), "the sessions have ended")
+
+
+# ---- Breaking -------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_killed_is_replaced_and_the_next_request_is_answered(spawn: Spawn):
+    model = spawn("model_api")
+    web = spawn("web_api", MODEL_API_URL=model.url)
+    (child,) = children_of(model.pid)
+    os.kill(child, signal.SIGKILL)
+    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert model.count("model_api_session_restarts_total", model="mnist") == 1
+    assert children_of(model.pid) != [child]
+
+
+def test_without_model_api_remembered_answers_are_given_and_others_a_clear_503(spawn: Spawn):
+    model = spawn("model_api")
+    web = spawn("web_api", MODEL_API_URL=model.url)
+    known = never_seen()
+    answer_of(ask(web.url, known))
+
+    model.kill()
+    assert_problem(ask(web.url, never_seen()), 503, UNREACHABLE)
+    assert answer_of(ask(web.url, known))["cached"]
+    health = wait_until(lambda: (health := web.health()).status_code == 503 and health.json(), "it knows")
+    assert health["model_api"] == {"running": False, "ready": False, "reason": "model_api does not answer"}
+    assert answer_of(ask(web.url, known))["cached"]
+
+    model.start()
+    fresh = wait_until(lambda: (answer := ask(web.url, never_seen())).status_code == 200 and answer.json(), "it is back")
+    assert (fresh["label"], fresh["cached"]) == ("7", False)
+    web.wait_ready(5)
+
+
+def test_web_api_starts_before_model_api(spawn: Spawn):
+    port = free_port()
+    web = spawn("web_api", wait=False, MODEL_API_URL=f"http://127.0.0.1:{port}")
+    wait_until(lambda: web.health().status_code == 503, "it listens and is not ready")
+    assert_problem(ask(web.url, never_seen()), 503, UNREACHABLE)
+    spawn("model_api", PORT=port, wait=False)
+    web.wait_ready()
+    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+
+
+def test_a_replica_killed_under_load_costs_no_request(spawn: Spawn, model_api: Service):
+    doomed = spawn("model_api", MODEL_NAME="all")
+    web = spawn("web_api", MODEL_API_URL=f"{model_api.url},{doomed.url}")
+    statuses = []
+    for number in range(60):
+        if number == 20:
+            doomed.kill()
+        statuses.append(ask(web.url, never_seen()).status_code)
+    assert statuses == [200] * 60
+    assert web.health().status_code == 200

@@ -1,0 +1,256 @@
+"""`./start_all.sh cli all --native`: the two release binaries, the shipped models, the memory in front of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+import requests
+
+from asking import answer_of, ask, assert_problem
+from pictures import encode, never_seen, old_array, samples, seven
+from services import MODELS, ROOT, count, free_port, wait_until
+
+PIDS = ROOT / ".mlserve"
+
+
+@dataclass
+class Stack:
+    """What start_all.sh started."""
+
+    url: str
+    environment: dict[str, str]
+
+    def run(self, script: str, *words: str, **settings: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [str(ROOT / script), *words],
+            env=self.environment | settings,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def runs(self, model: str) -> float:
+        """How often the model really thought, as model_api counts it."""
+        return self.count("MODEL_METRICS_PORT", "model_api_runs_total", model=model)
+
+    def inferences(self, model: str) -> float:
+        """How often web_api asked for it."""
+        return self.count("METRICS_PORT", "web_api_inferences_total", model=model)
+
+    def count(self, port: str, metric: str, **labels: str) -> float:
+        return count(f"http://127.0.0.1:{self.environment[port]}/metrics", metric, **labels)
+
+
+def new_stack(onnxruntime: str) -> Stack:
+    ports = {name: str(free_port()) for name in ("PORT", "MODEL_PORT", "METRICS_PORT", "MODEL_METRICS_PORT")}
+    # A project of its own: containers that run here are somebody else's.
+    settings = {"COMPOSE_PROJECT_NAME": "mlserve_native_e2e", "ORT_DYLIB_PATH": onnxruntime, "MODELS_DIR": str(MODELS)}
+    kept = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "MODEL_NAME", "APP_TYPE")}
+    return Stack(f"http://127.0.0.1:{ports['PORT']}", kept | settings | ports)
+
+
+@pytest.fixture(scope="module")
+def stack(binaries: Path, models: Path, onnxruntime: str) -> Iterator[Stack]:
+    stack = new_stack(onnxruntime)
+    running = stack.run("check_health.sh")
+    assert "nothing of MLServe runs here" in running.stdout, "MLServe runs in this checkout: ./stop_all.sh first"
+    started = stack.run("start_all.sh", "cli", "all", "--native", "--device", "cpu")
+    try:
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield stack
+    finally:
+        stopped = stack.run("stop_all.sh")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    for part in ("web_api", "model_api"):
+        assert "panicked" not in (PIDS / f"{part}.log").read_text(errors="replace")
+
+
+# ---- Starting -------------------------------------------------------------------------------------------------------
+
+
+def test_it_greets_and_is_ready_with_both_models(stack: Stack):
+    assert requests.get(stack.url, timeout=10).json() == "Can curl web api!"
+    health = requests.get(f"{stack.url}/health/ready", timeout=10).json()
+    assert (health["ready"], health["degraded"], health["memory"]) == (True, [], {"kind": "near", "redis": "off"})
+    assert [(model["name"], model["state"]) for model in health["models"]] == [("leukemia", "READY"), ("mnist", "READY")]
+
+
+def test_the_health_script_says_so_in_its_old_words(stack: Stack):
+    health = stack.run("check_health.sh")
+    assert health.returncode == 0, health.stdout
+    assert {"Web_API running: true", "Model_API running: true"} <= set(health.stdout.splitlines())
+
+
+def test_starting_twice_says_that_it_runs(stack: Stack):
+    again = stack.run("start_all.sh", "cli", "all", "--native")
+    assert (again.returncode, "runs already" in again.stdout) == (0, True), again.stdout + again.stderr
+    other = stack.run("start_all.sh", "ui", "mnist", "--native")
+    assert (other.returncode, "./stop_all.sh" in other.stderr) == (1, True), other.stdout + other.stderr
+
+
+def test_a_wrong_app_type_or_model_stops_before_anything_else(stack: Stack):
+    for words, named in ((["gui", "mnist"], "ui and cli"), (["ui", "nope"], "leukemia mnist"), (["ui"], "usage:")):
+        wrong = stack.run("start_all.sh", *words)
+        assert (wrong.returncode, named in wrong.stderr) == (64, True), wrong.stdout + wrong.stderr
+
+
+# ---- Answering ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mnist", "leukemia"])
+def test_the_shipped_models_answer_their_samples_as_their_trainer_did(stack: Stack, model: str):
+    for sample in samples(model):
+        answer = answer_of(ask(stack.url, sample.picture, model))
+        assert answer["label"] == sample.label, sample.name
+        got = [score["value"] for score in answer["probabilities"]]
+        assert got == pytest.approx(sample.probabilities, abs=sample.tolerance), sample.name
+        assert answer["value"] == max(got)
+        assert (answer["model"], answer["device"]) == (model, "cpu")
+
+
+def test_results_of_a_medical_model_carry_its_notice(stack: Stack):
+    answer = answer_of(ask(stack.url, samples("leukemia")[0].picture, "leukemia"))
+    assert answer["notice"].startswith("Not for clinical use.")
+    assert "notice" not in answer_of(ask(stack.url, encode(seven())))
+
+
+def test_a_drawn_digit_is_read(stack: Stack):
+    answer = answer_of(ask(stack.url, never_seen()))
+    assert (answer["label"], answer["cls"]) == ("7", 7)
+
+
+def test_the_old_clients_are_answered_and_share_no_key_with_the_spelling_of_their_numbers(stack: Stack):
+    array = old_array(seven())
+    first = requests.post(f"{stack.url}/web_api/mnist", json={"image_arr": array}, timeout=10)
+    assert answer_of(first).keys() == {"cls", "value"}
+    assert first.json()["cls"] == 7
+    # 1.0 as 1, and a space more.
+    spelled = str(array).replace("1.0]", "1]").replace("0.0]", "0]")
+    again = requests.post(f"{stack.url}/web_api/mnist", data=f'{{"image_arr" : {spelled} }}', timeout=10)
+    assert (again.json(), again.headers["Cache-Status"]) == (first.json(), "mlserve; hit")
+
+
+def test_the_picture_as_the_model_sees_it_comes_as_png(stack: Stack):
+    seen = requests.post(f"{stack.url}/input/mnist", files={"image": encode(seven())}, timeout=10)
+    assert (seen.status_code, seen.headers["Content-Type"]) == (200, "image/png")
+    assert seen.content.startswith(b"\x89PNG")
+
+
+def test_several_models_and_none_named_is_answered_with_their_names(stack: Stack):
+    nameless = requests.post(f"{stack.url}/predict", files={"image": encode(seven())}, timeout=10)
+    assert_problem(nameless, 422, "Several models are served; name one in the path: leukemia, mnist.")
+
+
+# ---- Remembering ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mnist", "leukemia"])
+def test_a_picture_is_remembered_on_the_second_request(stack: Stack, model: str):
+    picture = never_seen() if model == "mnist" else samples(model)[0].picture
+    requests.delete(f"{stack.url}/cache/{model}", timeout=10)
+    first = ask(stack.url, picture, model)
+    second = ask(stack.url, picture, model)
+    assert [answer_of(each)["cached"] for each in (first, second)] == [False, True]
+    assert first.headers["Cache-Status"] == "mlserve; fwd=miss; stored"
+    assert second.headers["Cache-Status"] == "mlserve; hit"
+    assert "Age" not in first.headers
+    assert int(second.headers["Age"]) >= 0
+    assert first.json()["probabilities"] == second.json()["probabilities"]
+
+
+def test_a_form_and_a_plain_body_share_the_memory(stack: Stack):
+    picture = never_seen()
+    form = ask(stack.url, picture)
+    body = requests.post(f"{stack.url}/predict/mnist", data=picture, headers={"Content-Type": "image/png"}, timeout=10)
+    assert answer_of(body)["key"] == answer_of(form)["key"]
+    assert body.json()["cached"]
+
+
+def test_a_hundred_identical_simultaneous_requests_cost_one_inference(stack: Stack):
+    picture = never_seen()
+    runs, inferences = stack.runs("mnist"), stack.inferences("mnist")
+    together = threading.Barrier(100)
+
+    def one(_: int) -> dict:
+        together.wait(30)
+        return answer_of(ask(stack.url, picture))
+
+    with ThreadPoolExecutor(100) as clients:
+        answers = list(clients.map(one, range(100)))
+    assert len({answer["key"] for answer in answers}) == 1
+    assert {answer["label"] for answer in answers} == {"7"}
+    assert (stack.runs("mnist") - runs, stack.inferences("mnist") - inferences) == (1, 1)
+
+
+def test_no_cache_computes_anew_and_remembers(stack: Stack):
+    picture = never_seen()
+    before = stack.runs("mnist")
+    for _ in range(2):
+        assert ask(stack.url, picture, Cache_Control="no-cache").headers["Cache-Status"] == "mlserve; fwd=request; stored"
+    assert stack.runs("mnist") - before == 2
+    assert answer_of(ask(stack.url, picture))["cached"]
+
+
+def test_no_store_leaves_no_trace(stack: Stack):
+    picture = never_seen()
+    assert ask(stack.url, picture, Cache_Control="no-store").headers["Cache-Status"] == "mlserve; fwd=request"
+    unknown = ask(stack.url, picture, Cache_Control="only-if-cached")
+    assert_problem(unknown, 504, "The answer is not remembered, and the request allows no other.")
+
+
+def test_who_has_the_answer_gets_304_without_a_body(stack: Stack):
+    picture = never_seen()
+    tag = ask(stack.url, picture).headers["ETag"]
+    known = ask(stack.url, picture, If_None_Match=tag)
+    assert (known.status_code, known.content, known.headers["ETag"]) == (304, b"", tag)
+    assert ask(stack.url, never_seen(), If_None_Match=tag).status_code == 200
+
+
+def test_deleting_forgets_one_model_and_no_other(stack: Stack):
+    cell = samples("leukemia")[0].picture
+    ask(stack.url, encode(seven()))
+    ask(stack.url, cell, "leukemia")
+    forgotten = answer_of(requests.delete(f"{stack.url}/cache/mnist", timeout=10))
+    assert (forgotten["model"], forgotten["forgotten"] >= 1) == ("mnist", True)
+    assert ask(stack.url, encode(seven()), Cache_Control="only-if-cached").status_code == 504
+    assert answer_of(ask(stack.url, cell, "leukemia"))["cached"]
+
+
+# ---- Stopping -------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_told_with_the_remedy_and_everything_stops_and_starts_again(stack: Stack):
+    stopped = stack.run("stop_all.sh")
+    assert (stopped.returncode, "stopped" in stopped.stdout) == (0, True), stopped.stderr
+    with pytest.raises(requests.ConnectionError):
+        requests.get(stack.url, timeout=10)
+    health = stack.run("check_health.sh")
+    assert (health.returncode, health.stdout.splitlines()[:3]) == (
+        1,
+        ["Web_API running: false", "Model_API running: false", "DB_API running: false"],
+    )
+
+    with socket.create_server(("127.0.0.1", int(stack.environment["PORT"]))):
+        taken = stack.run("start_all.sh", "cli", "mnist", "--native")
+    assert taken.returncode == 1
+    assert f"port {stack.environment['PORT']} is in use" in taken.stderr
+    assert "PORT=" in taken.stderr
+
+    begun = time.monotonic()
+    started = stack.run("start_all.sh", "cli", "mnist", "--native", "--device", "cpu")
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert f"http://localhost:{stack.environment['PORT']}" in started.stdout
+    print(f"start_all.sh --native came back after {time.monotonic() - begun:.1f} s")
+    # The only model needs no name.
+    wait_until(lambda: requests.post(f"{stack.url}/predict", files={"file": never_seen()}, timeout=10).ok, "it answers")

@@ -1,0 +1,267 @@
+"""web_api with a real Redis: what survives, what is believed, and what a dead or hung Redis costs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from typing import Callable
+
+import pytest
+import requests
+
+from asking import answer_of, ask, assert_problem
+from pictures import encode, never_seen, seven
+from services import Redis, Service, free_port, wait_until
+
+# What a computed answer may take here, Redis or not, on a machine that is busy with other things.
+PATIENCE_S = 1.0
+
+Spawn = Callable[..., Service]
+
+
+@pytest.fixture
+def redis(start_redis: Callable[[], Redis]) -> Redis:
+    return start_redis()
+
+
+@pytest.fixture
+def start_web(spawn: Spawn, model_api: Service, redis: Redis) -> Callable[..., Service]:
+    """A web_api that is connected to the Redis."""
+
+    def start(**settings: object) -> Service:
+        web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=redis.url, **settings)
+        wait_until(lambda: degraded(web) == [], "Redis is found")
+        return web
+
+    return start
+
+
+def degraded(web: Service) -> list[str]:
+    """What it does without. It is ready all the same."""
+    health = web.health()
+    assert health.status_code == 200, health.text
+    said = health.json()
+    assert said["memory"] == {"kind": "near+redis", "redis": "unavailable" if said["degraded"] else "ready"}
+    return said["degraded"]
+
+
+def remembered(web: Service, picture: bytes) -> bool:
+    return ask(web.url, picture, Cache_Control="only-if-cached").status_code == 200
+
+
+def key_of(redis: Redis, answer: dict) -> str:
+    """Where the answer stands; answers are written behind their request."""
+    key = f"mlserve:answer:{answer['model']}:{answer['key'].removeprefix('sha256:')}"
+    wait_until(lambda: redis.ask("EXISTS", key) == "1", "the answer is in Redis")
+    return key
+
+
+# ---- Remembering ----------------------------------------------------------------------------------------------------
+
+
+def test_answers_survive_a_restart_of_web_api(start_web: Callable[..., Service]):
+    picture = never_seen()
+    first = start_web()
+    answer = answer_of(ask(first.url, picture))
+    assert first.terminate() == 0
+    second = start_web()
+    again = ask(second.url, picture)
+    assert answer_of(again) | {"timing_ms": 0} == answer | {"cached": True, "timing_ms": 0}
+    assert (again.headers["Cache-Status"], second.count("web_api_inferences_total")) == ("mlserve; hit", 0)
+    assert second.count("web_api_answers_total", outcome="redis") == 1
+
+
+def test_what_is_stored_is_json_that_redis_cli_shows_and_every_key_has_a_time_to_live(
+    start_web: Callable[..., Service], redis: Redis
+):
+    web = start_web(CACHE_TTL_S=1000)
+    answers = [answer_of(ask(web.url, never_seen())) for _ in range(5)]
+    requests.post(f"{web.url}/predict/leukemia", files={"image": encode(seven())}, timeout=30)
+    entry = json.loads(redis.ask("GET", key_of(redis, answers[0])))
+    assert entry["key"] == answers[0]["key"]
+    assert entry["prediction"]["label"] == "7"
+    assert time.time() - entry["stored_at"] < 60
+    wait_until(lambda: len(redis.keys()) == 6, "all six are stored")
+    for key in redis.keys():
+        assert key.startswith(("mlserve:answer:mnist:", "mlserve:answer:leukemia:"))
+        assert 900 < int(redis.ask("TTL", key)) <= 1000
+        assert redis.ask("TYPE", key) == "string"
+
+
+def test_an_answer_is_forgotten_when_its_time_is_over(start_web: Callable[..., Service], redis: Redis):
+    web = start_web(CACHE_TTL_S=1)
+    picture = never_seen()
+    answer_of(ask(web.url, picture))
+    wait_until(lambda: not remembered(web, picture), "near has forgotten")
+    wait_until(lambda: redis.keys() == [], "Redis has forgotten")
+    assert not answer_of(ask(web.url, picture))["cached"]
+
+
+def test_two_web_apis_share_what_they_know_and_forget_together(start_web: Callable[..., Service], redis: Redis):
+    left, right = start_web(), start_web()
+    picture = never_seen()
+    key_of(redis, answer_of(ask(left.url, picture)))
+    assert answer_of(ask(right.url, picture))["cached"]
+    assert remembered(right, picture)
+
+    assert answer_of(requests.delete(f"{left.url}/cache/mnist", timeout=10)) == {"model": "mnist", "forgotten": 1}
+    assert redis.keys() == []
+    wait_until(lambda: not remembered(right, picture), "the other one has heard of it")
+    assert not answer_of(ask(right.url, picture))["cached"]
+
+
+# ---- Not believing --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(start_web: Callable[..., Service], redis: Redis) -> tuple[bytes, str, dict]:
+    """A picture whose answer only Redis remembers, the answer's place there, and what stands there."""
+    web = start_web()
+    picture = never_seen()
+    key = key_of(redis, answer_of(ask(web.url, picture)))
+    web.terminate()
+    return picture, key, json.loads(redis.ask("GET", key))
+
+
+def other_schema(entry: dict) -> bytes:
+    return json.dumps({"key": entry["key"], "cls": 3, "value": 1.0}).encode()
+
+
+def another_answer(entry: dict) -> bytes:
+    prediction = entry["prediction"] | {"label": "3", "cls": 3}
+    return json.dumps(entry | {"key": "sha256:" + "0" * 64, "prediction": prediction}).encode()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda entry: b"garbage \x00\xff",
+        lambda entry: b"",
+        lambda entry: b"{}",
+        lambda entry: json.dumps(entry).encode()[:-20],
+        lambda entry: b"__import__('os').abort()",
+        other_schema,
+        another_answer,
+    ],
+    ids=["bytes", "nothing", "an empty object", "a cut entry", "code", "another schema", "the answer to another question"],
+)
+def test_a_value_that_is_no_answer_to_its_key_is_computed_anew_and_put_right(
+    start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, dict], write: Callable[[dict], bytes]
+):
+    picture, key, entry = stored
+    redis.ask("SET", key, stdin=write(entry))
+    web = start_web()
+    answer = answer_of(ask(web.url, picture))
+    assert (answer["label"], answer["cached"]) == ("7", False)
+    assert web.count("web_api_redis_errors_total", kind="corrupt") == 1
+    wait_until(lambda: redis.ask("GET", key).startswith('{"key":'), "it is put right")
+    assert json.loads(redis.ask("GET", key))["prediction"]["label"] == "7"
+    assert degraded(web) == []
+
+
+def test_a_value_of_another_type_is_computed_anew(
+    start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, dict]
+):
+    picture, key, _ = stored
+    redis.ask("DEL", key)
+    redis.ask("RPUSH", key, "a", "b")
+    web = start_web()
+    assert answer_of(ask(web.url, picture))["label"] == "7"
+    assert answer_of(ask(web.url, picture))["cached"]
+
+
+# ---- Without Redis --------------------------------------------------------------------------------------------------
+
+
+class Load:
+    """Clients that ask without a pause, every second time something new."""
+
+    def __init__(self, web: Service, clients: int = 4):
+        self.web, self.failures, self.seconds, self.over = web, [], [], threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+
+    def run(self) -> None:
+        known = never_seen()
+        while not self.over.is_set():
+            for picture in (known, never_seen()):
+                begun = time.monotonic()
+                try:
+                    if answer_of(ask(self.web.url, picture))["label"] != "7":
+                        self.failures.append("a wrong answer")
+                except (AssertionError, requests.RequestException) as error:
+                    self.failures.append(repr(error))
+                self.seconds.append(time.monotonic() - begun)
+
+    def wait_for_more(self, answers: int = 50) -> None:
+        wanted = len(self.seconds) + answers
+        wait_until(lambda: len(self.seconds) >= wanted, f"{answers} more answers", 30)
+
+
+def test_redis_killed_and_restarted_under_load_costs_no_request(start_web: Callable[..., Service], redis: Redis):
+    web = start_web()
+    with Load(web) as load:
+        for _ in range(3):
+            load.wait_for_more()
+            redis.kill()
+            wait_until(lambda: degraded(web) == ["redis"], "it says so")
+            load.wait_for_more()
+            redis.start()
+            wait_until(lambda: degraded(web) == [], "it is back")
+    assert load.failures == []
+    assert max(load.seconds) < PATIENCE_S
+    assert redis.keys("mlserve:answer:mnist:*")
+
+
+def test_a_hung_redis_costs_one_deadline_and_not_one_a_request(start_web: Callable[..., Service], redis: Redis):
+    web = start_web(REDIS_TIMEOUT_MS=200)
+    redis.signal(signal.SIGSTOP)
+    with Load(web) as load:
+        wait_until(lambda: degraded(web) == ["redis"], "it says so")
+        load.wait_for_more(20)
+        settled = len(load.seconds)
+        load.wait_for_more(100)
+    assert load.failures == []
+    assert max(load.seconds) < PATIENCE_S
+    after = sorted(load.seconds[settled:])
+    assert after[len(after) // 2] < 0.1, "the breaker spares requests the deadline"
+    redis.signal(signal.SIGCONT)
+    wait_until(lambda: degraded(web) == [], "it is back")
+    key_of(redis, answer_of(ask(web.url, never_seen())))
+
+
+def test_redis_may_come_after_web_api(spawn: Spawn, model_api: Service, redis: Redis):
+    redis.kill()
+    web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=redis.url)
+    assert degraded(web) == ["redis"]
+    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    redis.start()
+    wait_until(lambda: degraded(web) == [], "it is found", 3)
+    key_of(redis, answer_of(ask(web.url, never_seen())))
+
+
+def test_without_redis_nothing_can_be_forgotten_for_good_and_that_is_said(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    said = "The durable memory does not answer, so nothing in it has been forgotten; try again shortly."
+    assert_problem(requests.delete(f"{web.url}/cache/mnist", timeout=10), 503, said)
+
+
+def test_a_wrong_password_is_as_good_as_no_redis_and_is_never_told(spawn: Spawn, model_api: Service, redis: Redis):
+    url = redis.url.replace("//", "//mlserve:wrong-secret@")
+    web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=url, LOG_LEVEL="debug")
+    answers = [ask(web.url, never_seen()) for _ in range(5)]
+    assert {answer_of(answer)["label"] for answer in answers} == {"7"}
+    wait_until(lambda: redis.ask("ACL", "LOG").count("auth") >= 3, "Redis has refused several times")
+    assert degraded(web) == ["redis"]
+    assert "wrong-secret" not in web.log() + web.health().text
