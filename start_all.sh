@@ -152,7 +152,7 @@ tell() {
   if [[ $app_type == ui ]]; then
     say "  try it      open the address in a browser"
   else
-    say "  try it      curl -F image=@picture.png $(address "$mode")/predict"
+    say "  try it      curl -F image=@picture.png $(address "$mode")/predict/$(value_of models.0.name <<<"$health")"
   fi
   say "  watch it    ./check_health.sh        stop it: ./stop_all.sh"
 }
