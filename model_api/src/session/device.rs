@@ -39,7 +39,7 @@ pub fn open<T>(
 ) -> Result<Opened<T>, StartError> {
     let cuda = match wish {
         DeviceWish::Cpu => None,
-        _ if library_knows_cuda => Some(open(Kind::Cuda).map_err(with_remedy)),
+        _ if library_knows_cuda => Some(open(Kind::Cuda).map_err(|reason| with_remedy(&reason))),
         _ => Some(Err("this ONNX Runtime library has no CUDA provider".to_owned())),
     };
     let stepped_down = match cuda {
@@ -55,7 +55,9 @@ pub fn open<T>(
     }
 }
 
-fn with_remedy(reason: String) -> String {
+/// The reason on one line, since people meet it on a page and in a shell, with what helps against it.
+fn with_remedy(reason: &str) -> String {
+    let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
     if reason.contains(STUCK_DRIVER) { format!("{reason}; {REMEDY}") } else { reason }
 }
 
