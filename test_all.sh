@@ -33,7 +33,7 @@ run_units() { cargo test --workspace --locked; }
 
 run_release() { cargo build --release --locked --bin web_api --bin model_api; }
 
-run_native() { run_pytest e2e/test_native.py; }
+run_native() { run_pytest e2e --ignore e2e/test_page.py --ignore e2e/test_containers.py; }
 
 run_page() { run_pytest e2e/test_page.py; }
 
