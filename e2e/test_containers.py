@@ -1,0 +1,260 @@
+"""The three real containers: what they answer and remember, how they are shut in, and what they do without each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from ipaddress import ip_network
+from typing import Iterator
+
+import pytest
+import requests
+
+from asking import answer_of, ask, assert_problem
+from conftest import missing
+from containers import BASE, PARTS, PROJECT, Containers, docker, image_size, inspect
+from pictures import never_seen, reopened, samples
+from services import wait_until
+
+NETWORK = f"{PROJECT}_stack_api"
+UNREACHABLE = "The model cannot be reached at the moment; answers that are remembered are still given."
+
+
+@pytest.fixture(scope="module")
+def engine(models: None) -> None:
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        missing("a Docker engine that answers")
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        missing("Compose v2")
+
+
+@pytest.fixture(scope="module")
+def containers(engine: None) -> Iterator[Containers]:
+    containers = Containers()
+    containers.remove()
+    try:
+        yield containers
+        assert "panicked" not in containers.logs()
+    finally:
+        containers.remove()
+
+
+@pytest.fixture(scope="class")
+def stack(containers: Containers, request: pytest.FixtureRequest) -> Containers:
+    """Runs what the test class names."""
+    containers.stop()
+    said = containers.start(request.cls.app_type, request.cls.model)
+    assert f"http://localhost:{containers.environment['PORT']}" in said
+    assert "survives stop_all.sh" in said
+    return containers
+
+
+def remembers(stack: Containers, model: str, picture: bytes) -> None:
+    """Fresh, then remembered, and still so after a stop and a start."""
+    first = answer_of(ask(stack.url, picture, model))
+    assert [first["cached"], answer_of(ask(stack.url, picture, model))["cached"]] == [False, True]
+    app_type = stack.health().json()["app_type"]
+    stack.stop()
+    assert all(stack.id_of(part) == "" for part in PARTS)
+    stack.start(app_type, model)
+    again = ask(stack.url, picture, model)
+    assert answer_of(again) | {"timing_ms": 0, "cached": False} == first | {"timing_ms": 0}
+    assert (again.json()["cached"], again.headers["Cache-Status"]) == (True, "mlserve; hit")
+
+
+class TestUiMnist:
+    app_type, model = "ui", "mnist"
+
+    # ---- Answering and remembering ----
+
+    def test_it_shows_the_page_and_is_ready(self, stack: Containers):
+        page = requests.get(stack.url, timeout=10)
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "Make a prediction" in page.text
+        health = stack.health().json()
+        assert (health["ready"], health["app_type"], health["degraded"]) == (True, "ui", [])
+        assert health["memory"] == {"kind": "near+redis", "redis": "ready"}
+        assert [(model["name"], model["state"]) for model in health["models"]] == [("mnist", "READY")]
+
+    def test_a_picture_is_remembered_even_after_stop_all_and_start_all(self, stack: Containers):
+        remembers(stack, "mnist", never_seen())
+
+    def test_the_shipped_model_answers_its_samples(self, stack: Containers):
+        for sample in samples("mnist"):
+            answer = answer_of(ask(stack.url, sample.picture))
+            got = [score["value"] for score in answer["probabilities"]]
+            assert got == pytest.approx(sample.probabilities, abs=sample.tolerance), sample.name
+
+    def test_starting_twice_says_that_it_runs(self, stack: Containers):
+        before = [stack.id_of(part) for part in PARTS]
+        again = stack.run("start_all.sh", "ui", "mnist")
+        assert (again.returncode, "runs already (docker: ui mnist)" in again.stdout) == (0, True), again.stderr
+        assert [stack.id_of(part) for part in PARTS] == before
+
+    # ---- Shut in ----
+
+    def test_only_port_5000_of_web_api_is_published(self, stack: Containers):
+        published = {part: stack.inspect(part)["HostConfig"]["PortBindings"] for part in PARTS}
+        assert published["model_api"] == published["db_api"] == {}
+        assert list(published["web_api"]) == ["5000/tcp"]
+        listed = docker("ps", "--filter", f"label=com.docker.compose.project={PROJECT}", "--format", "{{.Ports}}")
+        assert set(re.findall(r":(\d+)->(\d+)", listed)) == {(stack.environment["PORT"], "5000")}
+
+    def test_the_private_network_is_internal_and_only_web_api_has_another(self, stack: Containers):
+        network = inspect(NETWORK)
+        assert network["Internal"]
+        assert {member[:12] for member in network["Containers"]} == {stack.id_of(part) for part in PARTS}
+        networks = {part: set(stack.inspect(part)["NetworkSettings"]["Networks"]) for part in PARTS}
+        assert networks["model_api"] == networks["db_api"] == {NETWORK}
+        assert len(networks["web_api"]) == 2
+
+    @pytest.mark.parametrize(
+        ("part", "port", "question", "answer"),
+        [
+            ("model_api", 5050, "GET / HTTP/1.0\r\n\r\n", "Can curl model api!"),
+            ("model_api", 9100, "GET /metrics HTTP/1.0\r\n\r\n", "model_api_"),
+            ("db_api", 6379, "PING\r\n", "NOAUTH"),
+        ],
+    )
+    def test_the_host_does_not_reach_the_private_parts(self, stack: Containers, part: str, port: int, question: str, answer: str):
+        address = stack.inspect(part)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
+        # By what is said, not by whether a connection is accepted: some machines' gateways accept any.
+        talk = f"exec 3<>/dev/tcp/{address}/{port}; printf '{question}' >&3; timeout 1 cat <&3"
+        assert answer in docker("run", "--rm", "--network", NETWORK, BASE, "bash", "-c", talk, check=False)
+        talked = subprocess.run(["timeout", "3", "bash", "-c", talk], capture_output=True, text=True)
+        assert answer not in talked.stdout
+
+    def test_there_is_no_way_out_of_the_private_network(self, stack: Containers):
+        gateway = ip_network(inspect("bridge")["IPAM"]["Config"][0]["Subnet"])[1]
+        with socket.create_server(("", 0)) as outside:
+            port = outside.getsockname()[1]
+            call = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{gateway}/{port}' && echo reached"
+            assert docker("run", "--rm", "--network", "bridge", BASE, "bash", "-c", call, check=False) == "reached"
+            assert "reached" not in docker("run", "--rm", "--network", NETWORK, BASE, "bash", "-c", call, check=False)
+        for part in ("model_api", "db_api"):
+            destinations = [line.split()[1] for line in stack.inside(part, "cat", "/proc/net/route").splitlines()[1:]]
+            assert destinations and "00000000" not in destinations
+
+    def test_redis_answers_nobody_without_the_password_and_does_nothing_dangerous(self, stack: Containers):
+        assert stack.inside("db_api", "redis-cli", "PING").startswith("NOAUTH")
+        assert stack.inside("db_api", "ask", "PING") == "PONG"
+        for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "SHUTDOWN", "MODULE LIST", "ACL LIST", "EVAL return(1) 0"):
+            assert stack.inside("db_api", "ask", *command.split()).startswith("NOPERM"), command
+        assert stack.inside("db_api", "ask", "SET", "other", "x").startswith("NOPERM")
+
+    def test_what_is_remembered_is_json_with_a_time_to_live(self, stack: Containers):
+        key = answer_of(ask(stack.url, never_seen()))["key"].removeprefix("sha256:")
+        place = f"mlserve:answer:mnist:{key}"
+        entry = wait_until(lambda: stack.inside("db_api", "ask", "GET", place), "it is written")
+        assert json.loads(entry)["prediction"]["label"] == "7"
+        for each in stack.inside("db_api", "ask", "--scan").split():
+            assert 0 < int(stack.inside("db_api", "ask", "TTL", each)) <= 7 * 24 * 3600
+
+    @pytest.mark.parametrize("part", PARTS)
+    def test_a_container_may_do_nothing_but_its_work(self, stack: Containers, part: str):
+        said = stack.inspect(part)
+        host = said["HostConfig"]
+        assert said["Config"]["User"] == "10001:10001"
+        assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
+        assert "no-new-privileges:true" in host["SecurityOpt"]
+        assert host["Memory"] > 0 and host["PidsLimit"] > 0
+        assert host["RestartPolicy"]["Name"] == "unless-stopped"
+        assert {"max-size", "max-file"} <= host["LogConfig"]["Config"].keys()
+        assert said["Config"]["StopTimeout"] > 20
+        assert [mount for mount in said["Mounts"] if mount["RW"] and mount["Destination"] != "/data"] == []
+        # And so it is in fact.
+        status = dict(line.split(":", 1) for line in stack.inside(part, "cat", "/proc/1/status").splitlines())
+        assert status["Uid"].split() == ["10001"] * 4
+        assert (int(status["CapEff"], 16), int(status["CapBnd"], 16), status["NoNewPrivs"].strip()) == (0, 0, "1")
+        assert "Read-only file system" in stack.inside(part, "touch", "/bin/x")
+        wait_until(lambda: stack.inspect(part)["State"]["Health"]["Status"] == "healthy", "its own check says so", 30)
+
+    @pytest.mark.parametrize(("part", "megabytes"), [("web_api", 40), ("model_api", 120)])
+    def test_an_image_is_little_larger_than_its_base(self, stack: Containers, part: str, megabytes: int):
+        over = image_size(f"mlserve/{part}:latest") - image_size(BASE)
+        print(f"{part}: {over:.1f} MB over {BASE}")
+        assert 0 < over <= megabytes
+
+    # ---- Without each other ----
+
+    def test_the_health_script_says_for_each_part_that_it_runs_and_is_ready(self, stack: Containers):
+        health = stack.run("check_health.sh")
+        assert health.returncode == 0, health.stdout
+        running = {"Web_API running: true", "Model_API running: true", "DB_API running: true"}
+        assert running <= set(health.stdout.splitlines())
+
+    def test_without_redis_answers_are_right_and_health_is_honest(self, stack: Containers):
+        known = never_seen()
+        answer_of(ask(stack.url, known))
+        docker("stop", "--time", "5", stack.id_of("db_api"))
+        assert answer_of(ask(stack.url, never_seen()))["label"] == "7"
+        wait_until(lambda: stack.health().json()["degraded"] == ["redis"], "it says so")
+        assert stack.health().status_code == 200
+        slowest = max(ask(stack.url, never_seen()).elapsed.total_seconds() for _ in range(20))
+        assert slowest < 1
+        assert answer_of(ask(stack.url, known))["cached"], "near still knows"
+        health = stack.run("check_health.sh")
+        assert (health.returncode, "DB_API running: false" in health.stdout.splitlines()) == (1, True), health.stdout
+
+        docker("start", stack.id_of("db_api"))
+        wait_until(lambda: stack.health().json()["degraded"] == [], "Redis is back", 20)
+        wait_until(lambda: stack.run("check_health.sh").returncode == 0, "all is well", 20)
+
+    def test_without_model_api_remembered_answers_are_given_and_others_a_clear_503(self, stack: Containers):
+        known = never_seen()
+        answer_of(ask(stack.url, known))
+        docker("stop", "--time", "5", stack.id_of("model_api"))
+        assert answer_of(ask(stack.url, known))["cached"]
+        assert_problem(ask(stack.url, never_seen()), 503, UNREACHABLE)
+        wait_until(lambda: stack.health().status_code == 503, "it is not ready")
+        assert stack.health().json()["model_api"]["running"] is False
+        health = stack.run("check_health.sh")
+        assert (health.returncode, "Model_API running: false" in health.stdout.splitlines()) == (1, True), health.stdout
+
+        docker("start", stack.id_of("model_api"))
+        wait_until(lambda: stack.health().status_code == 200, "it is ready again", 60)
+        assert answer_of(ask(stack.url, never_seen()))["label"] == "7"
+
+    def test_a_part_that_is_killed_comes_back_by_itself(self, stack: Containers):
+        known = never_seen()
+        answer_of(ask(stack.url, known))
+        before = stack.inspect("web_api")["RestartCount"]
+        pid = stack.inspect("web_api")["State"]["Pid"]
+        subprocess.run(["kill", "-9", str(pid)], check=True)
+        wait_until(lambda: stack.inspect("web_api")["RestartCount"] > before, "it is started again")
+        again = wait_until(lambda: (answer := ask(stack.url, known)).status_code == 200 and answer.json(), "it answers")
+        assert again["cached"]
+
+
+class TestCliLeukemia:
+    app_type, model = "cli", "leukemia"
+
+    def test_it_greets_and_is_ready(self, stack: Containers):
+        assert requests.get(stack.url, timeout=10).json() == "Can curl web api!"
+        health = stack.health().json()
+        assert (health["ready"], health["app_type"]) == (True, "cli")
+        assert [(model["name"], model["state"]) for model in health["models"]] == [("leukemia", "READY")]
+
+    def test_a_picture_is_remembered_even_after_stop_all_and_start_all(self, stack: Containers):
+        remembers(stack, "leukemia", never_seen(reopened(samples("leukemia")[0].picture)))
+
+    def test_the_shipped_model_answers_its_samples_with_its_notice(self, stack: Containers):
+        for sample in samples("leukemia"):
+            # The only model needs no name; the way of curl --data-binary.
+            headers = {"Content-Type": "image/png"}
+            answer = answer_of(requests.post(f"{stack.url}/predict", data=sample.picture, headers=headers, timeout=30))
+            got = [score["value"] for score in answer["probabilities"]]
+            assert got == pytest.approx(sample.probabilities, abs=sample.tolerance), sample.name
+            assert answer["notice"].startswith("Not for clinical use")
+
+    def test_the_other_model_is_gone_and_its_answers_are_not_given(self, stack: Containers):
+        digit = samples("mnist")[0].picture
+        assert_problem(ask(stack.url, digit), 404, 'There is no model "mnist"; there is leukemia.')
+        assert answer_of(ask(stack.url, digit, "leukemia"))["model"] == "leukemia"
+
+    def test_errors_are_json_whatever_is_asked_for(self, stack: Containers):
+        wrong = requests.post(f"{stack.url}/predict", headers={"Accept": "text/html", "Content-Type": "image/png"}, timeout=10)
+        assert_problem(wrong, 400, "Upload an image first!")
