@@ -45,9 +45,9 @@ class Containers:
 
     def run(self, script: str, *words: str) -> subprocess.CompletedProcess:
         # Building the images is a matter of many minutes where nothing is built yet.
-        return subprocess.run(
-            [str(ROOT / script), *words], env=self.environment, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600
-        )
+        command = [str(ROOT / script), *words]
+        channels = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        return subprocess.run(command, env=self.environment, cwd="/", timeout=3600, **channels)
 
     def start(self, app_type: str, model: str) -> str:
         started = self.run("start_all.sh", app_type, model, "--docker", "--device", "cpu")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -18,6 +21,9 @@ MODELS = Path(os.environ.get("MODELS_DIR") or ROOT / "model_api" / "models")
 BINARIES = Path(os.environ.get("MLSERVE_BIN") or Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release")
 
 T = TypeVar("T")
+
+# Of log files.
+numbers = itertools.count()
 
 
 def wait_until(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
@@ -35,10 +41,17 @@ def wait_until(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
     raise AssertionError(f"not within {seconds} s: {what}; last: {said!r}")
 
 
+# Below the range from which the kernel takes the ports of outgoing connections: one of those must not be in the way.
+ports = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on, another one every time."""
+    while True:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            port = next(ports)
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
@@ -46,7 +59,7 @@ class Process:
 
     def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None):
         self.name, self.command = name, command
-        self.log_file = folder / f"{name}-{free_port()}.log"
+        self.log_file = folder / f"{name}-{next(numbers)}.log"
         # Nothing of the machine's own settings but where programs are.
         self.environment = {"PATH": os.environ["PATH"], **(environment or {})}
         self.running: subprocess.Popen | None = None

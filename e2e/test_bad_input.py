@@ -51,8 +51,8 @@ def array(web: Service, content: str) -> requests.Response:
 def raw(web: Service, target: str) -> tuple[int, str]:
     """Sends a path as it is, where clients would tidy it up first."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as connection:
-        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {len(PNG)}\r\n\r\n"
-        connection.sendall(head.encode() + PNG)
+        head = ["POST {target} HTTP/1.1", "Host: x", "Connection: close", "Content-Type: image/png", "Content-Length: {length}"]
+        connection.sendall("\r\n".join([*head, "", ""]).format(target=target, length=len(PNG)).encode() + PNG)
         answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
 
@@ -156,14 +156,21 @@ def test_a_model_that_is_not_there_in_a_field_of_the_form(web: Service):
 
 
 def test_a_model_name_that_is_not_even_text(web: Service):
-    status, problem = raw(web, "/predict/%ff%fe")
-    assert (status, json.loads(problem)["status"]) == (404, 404)
+    for route in ("predict", "web_api", "input"):
+        status, problem = raw(web, f"/{route}/%ff%fe")
+        assert (status, json.loads(problem)["status"]) == (404, 404), route
 
 
 def test_a_path_with_dots_leads_nowhere(web: Service):
-    for path in ("/predict/../mnist", "/static/../Cargo.toml", "/static/..%2f..%2fCargo.toml", "/%2e%2e/%2e%2e/etc/passwd"):
+    nothing, no_post = (404, "There is nothing here."), (405, "This path does not answer POST.")
+    for path, said in (
+        ("/predict/../mnist", nothing),
+        ("/static/../Cargo.toml", nothing),
+        ("/static/..%2f..%2fCargo.toml", no_post),
+        ("/%2e%2e/%2e%2e/etc/passwd", nothing),
+    ):
         status, problem = raw(web, path)
-        assert (status, json.loads(problem)["detail"]) in ((404, "There is nothing here."), (405, "This path does not answer POST."))
+        assert (status, json.loads(problem)["detail"]) == said, path
 
 
 # ---- Arrays ---------------------------------------------------------------------------------------------------------
@@ -211,9 +218,7 @@ def test_a_path_that_is_not_there_and_a_method_that_a_path_does_not_answer(web: 
 def test_errors_are_never_remembered(web: Service):
     broken = never_seen()[:-200]
     statuses = [body(web, broken).status_code for _ in range(3)]
-    known = requests.post(
-        f"{web.url}/predict/mnist", data=broken, headers={"Content-Type": "image/png", "Cache-Control": "only-if-cached"}, timeout=10
-    )
+    known = ask(web.url, broken, Cache_Control="only-if-cached")
     assert (statuses, known.status_code) == ([422] * 3, 504)
 
 

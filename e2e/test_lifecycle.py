@@ -152,13 +152,13 @@ def head(length: int, path: str = "/predict/mnist") -> bytes:
 
 @pytest.mark.parametrize("name", ["web_api", "model_api"])
 def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(spawn: Spawn, model_api: Service, name: str):
-    service = spawn(name, MODEL_API_URL=model_api.url, LAME_DUCK_MS=1500)
+    service = spawn(name, MODEL_API_URL=model_api.url, LAME_DUCK_MS=2500)
     picture = never_seen()
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as upload:
         upload.sendall(head(len(picture)) + picture[:100])
         wait_until(lambda: service.count(f"{name}_in_flight") == 1, "the upload has begun")
         service.signal(signal.SIGTERM)
-        unready = wait_until(lambda: (health := service.health()).status_code == 503 and health.json(), "it is unready", 1.4)
+        unready = wait_until(lambda: (health := service.health()).status_code == 503 and health.json(), "it is unready", 2)
         assert (unready["ready"], unready["live"], unready["reason"]) == (False, True, "stopping")
         # No longer than the lame duck lasts are others let in.
         wait_until(lambda: not listens(service.port), "new connections are refused")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
@@ -194,8 +193,10 @@ def test_everything_can_be_done_by_keyboard_and_one_always_sees_where_one_is(pag
         passed.append(focused.get_attribute("id"))
         assert len(passed) < 20, passed
         seen = page.run(
-            "const s = getComputedStyle(arguments[0]); const p = getComputedStyle(arguments[0].closest('.drop, label') ?? arguments[0]);"
-            "return s.outlineStyle !== 'none' || s.boxShadow !== 'none' || p.outlineStyle !== 'none' || p.boxShadow !== 'none'",
+            """
+            const places = [arguments[0], arguments[0].closest(".drop, label")].filter(Boolean).map((e) => getComputedStyle(e));
+            return places.some((style) => style.outlineStyle !== "none" || style.boxShadow !== "none");
+            """,
             focused,
         )
         assert seen, f"where the keyboard is cannot be seen: {focused.get_attribute('outerHTML')[:200]}"

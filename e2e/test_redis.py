@@ -16,7 +16,7 @@ from pictures import encode, never_seen, seven
 from services import Redis, Service, free_port, wait_until
 
 # What a computed answer may take here, Redis or not, on a machine that is busy with other things.
-PATIENCE_S = 1.0
+PATIENCE_S = 2.0
 
 Spawn = Callable[..., Service]
 
