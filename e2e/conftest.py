@@ -23,6 +23,16 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def own_checkout() -> None:
+    """The scripts keep one record a checkout of the processes they started: ours would stop somebody else's."""
+    for part in ("web_api", "model_api"):
+        file = ROOT / ".mlserve" / f"{part}.pid"
+        program = Path("/proc") / (file.read_text().strip() if file.exists() else "none") / "exe"
+        if os.path.lexists(program) and os.readlink(program).removesuffix(" (deleted)").endswith(f"/{part}"):
+            pytest.fail("MLServe runs in this checkout: ./stop_all.sh first", pytrace=False)
+
+
+@pytest.fixture(scope="session")
 def onnxruntime() -> str:
     """The library's path."""
     library = Path(os.environ.get("ORT_DYLIB_PATH") or ROOT / ".mlserve" / "onnxruntime-cpu" / "libonnxruntime.so")

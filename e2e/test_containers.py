@@ -32,7 +32,7 @@ def engine(models: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def containers(engine: None) -> Iterator[Containers]:
+def containers(engine: None, own_checkout: None) -> Iterator[Containers]:
     containers = Containers()
     containers.remove()
     try:
