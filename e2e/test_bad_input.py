@@ -78,7 +78,7 @@ def test_a_body_that_is_neither_picture_nor_form(web: Service):
 
 def test_a_truncated_png(web: Service):
     broken = body(web, PNG[: len(PNG) // 2])
-    assert_problem(broken, 422, "the PNG picture cannot be decoded: unexpected end of file")
+    assert_problem(broken, 422, "the PNG picture cannot be decoded: it is damaged or cut short")
 
 
 def test_a_truncated_jpeg(web: Service):

@@ -67,6 +67,10 @@ fn decode_as(format: ImageFormat, bytes: &[u8], limits: &ImageLimits) -> Result<
     limits.allow_size(width, height)?;
     limits.allow_memory(memory(format, bytes, &decoder))?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    // The decoder fills what is missing with gray, and the model would read that with confidence.
+    if format == ImageFormat::Jpeg && headers::is_cut_jpeg(bytes) {
+        return Err(ImageError::Undecodable { format: "JPEG", reason: "it ends early".into() });
+    }
     let image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
     Ok(Decoded { image, orientation })
 }

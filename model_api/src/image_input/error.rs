@@ -49,7 +49,12 @@ pub enum ImageError {
 
 impl ImageError {
     pub(super) fn undecodable(format: ImageFormat, error: &image::ImageError) -> Self {
-        Self::Undecodable { format: format_name(format), reason: short(&error.to_string()) }
+        let reason = match error {
+            // What the decoder lacks is worth knowing; how the bytes broke it says something to its authors only.
+            image::ImageError::Unsupported(lacks) => short(&lacks.to_string()),
+            _ => "it is damaged or cut short".to_owned(),
+        };
+        Self::Undecodable { format: format_name(format), reason }
     }
 
     pub(super) fn unencodable(error: &image::ImageError) -> Self {

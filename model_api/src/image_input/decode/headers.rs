@@ -104,6 +104,13 @@ fn frame(name: &[u8], body: &[u8], allow: impl Fn(u32, u32) -> Result<(), ImageE
     }
 }
 
+/// Whether no end-of-image marker follows the last scan. In a scan's data 0xFF is always stuffed, so none is mistaken for
+/// one; a preview in the metadata has its own, but comes before.
+pub(super) fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
+    last([0xFF, 0xD9]) < last([0xFF, 0xDA])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
