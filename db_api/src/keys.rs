@@ -20,6 +20,10 @@ pub(crate) const PROBE: &str = "mlserve:probe";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AnswerKey([u8; 32]);
 
+/// SHA-256 of what is asked. An input may be large and is read once; a model may change and the key with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputDigest([u8; 32]);
+
 /// What is asked, in the form that is the same for every transport.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
@@ -44,14 +48,32 @@ pub struct TensorInput<'a> {
 
 impl AnswerKey {
     /// The key of `input` asked of the model with `model_digest`.
-    ///
-    /// Every field is preceded by its length (u64, little-endian), so that no two different questions become the same
-    /// bytes by concatenation.
-    pub fn new(app_type: &str, model: &str, model_digest: &str, input: Input<'_>) -> Self {
+    pub fn new(app_type: &str, model: &str, model_digest: &str, input: impl Into<InputDigest>) -> Self {
         let mut hash = FieldHasher(Sha256::new());
         hash.field(app_type.as_bytes());
         hash.field(model.as_bytes());
         hash.field(model_digest.as_bytes());
+        hash.field(&input.into().0);
+        Self(hash.0.finalize().into())
+    }
+
+    /// Where the answer of `model` stands in Redis.
+    pub(crate) fn redis_key(self, model: &str) -> String {
+        format!("{ANSWER}{model}:{}", self.hex())
+    }
+
+    fn hex(self) -> String {
+        use fmt::Write;
+        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+impl From<Input<'_>> for InputDigest {
+    fn from(input: Input<'_>) -> Self {
+        let mut hash = FieldHasher(Sha256::new());
         match input {
             Input::Image(bytes) => {
                 hash.field(b"image");
@@ -71,19 +93,6 @@ impl AnswerKey {
         }
         Self(hash.0.finalize().into())
     }
-
-    /// Where the answer of `model` stands in Redis.
-    pub(crate) fn redis_key(self, model: &str) -> String {
-        format!("{ANSWER}{model}:{}", self.hex())
-    }
-
-    fn hex(self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-    }
 }
 
 /// `sha256:<hex>`, as clients see it.
@@ -98,6 +107,8 @@ pub(crate) fn answers_of(model: &str) -> String {
     format!("{ANSWER}{model}:*")
 }
 
+/// Every field is preceded by its length (u64, little-endian), so that no two different questions become the same bytes
+/// by concatenation.
 struct FieldHasher(Sha256);
 
 impl FieldHasher {

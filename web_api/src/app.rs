@@ -1,7 +1,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::Context;
 use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::{delete, get, post};
@@ -11,6 +10,7 @@ use db_api::store::RedisStore;
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
 use service::readiness::Readiness;
+use service::settings::SettingError;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
@@ -19,6 +19,7 @@ use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
 use crate::routes::{cache, health, input, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, Settings};
+use crate::workbench::Workbench;
 
 /// What every handler may use. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub struct App {
     pub memory: Memory,
     /// Bounds for request bodies.
     pub bodies: BodyReader,
+    /// Where large bodies are taken apart.
+    pub workbench: Workbench,
     /// Held while stopping.
     pub readiness: Readiness,
     /// The page's styles and scripts.
@@ -40,7 +43,7 @@ pub struct App {
 }
 
 impl App {
-    /// Puts the parts together. The future is their work in the background; it never ends by itself.
+    /// Puts the parts together; a [`SettingError`] when the settings allow none. The future is their work in the background; it never ends by itself.
     pub fn new(
         settings: &Settings,
         registry: &mut Registry,
@@ -51,7 +54,7 @@ impl App {
             .as_deref()
             .map(|url| RedisStore::new(url, settings.redis_timeout, settings.cache_ttl, memory_metrics))
             .transpose()
-            .context("REDIS_URL")?;
+            .map_err(|error| SettingError::new("REDIS_URL", error))?;
         let memory = Memory::new(settings.near_cache_bytes, settings.cache_ttl, redis);
         let client = ModelClient::new(settings)?;
         let catalog = Catalog::default();
@@ -62,6 +65,7 @@ impl App {
             catalog: catalog.clone(),
             memory: memory.clone(),
             bodies: BodyReader::new(&settings.server),
+            workbench: Workbench::default(),
             readiness: Readiness::default(),
             assets: Arc::default(),
         };

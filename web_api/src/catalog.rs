@@ -27,26 +27,26 @@ pub struct Known {
     pub models: Arc<Vec<ModelDescription>>,
     /// Whether `model_api` gave the last list it was asked for.
     pub reachable: bool,
+    /// Whether it said in that list that it is ready.
+    pub ready: bool,
 }
 
 impl Known {
-    /// Whether every model that was asked for can be asked, and there is one.
-    pub fn is_ready(&self) -> bool {
-        self.reachable && !self.models.is_empty() && self.models.iter().all(ModelDescription::is_ready)
-    }
-
-    /// Why not.
+    /// Why no traffic should come; `None` when it may.
     pub fn reason(&self) -> Option<String> {
         if !self.reachable {
             return Some("model_api does not answer".to_owned());
         }
+        if self.ready {
+            return None;
+        }
         if self.models.is_empty() {
             return Some("no model is served".to_owned());
         }
-        self.models.iter().find(|model| !model.is_ready()).map(|model| {
-            let reason = model.reason.as_deref().unwrap_or("is being loaded");
-            format!("{}: {reason}", model.name)
-        })
+        let unready = self.models.iter().find(|model| !model.is_ready());
+        Some(unready.map_or("model_api is not ready".to_owned(), |model| {
+            format!("{}: {}", model.name, model.reason.as_deref().unwrap_or("is being loaded"))
+        }))
     }
 }
 
@@ -95,6 +95,7 @@ impl Catalog {
         let was_reachable = known.reachable;
         known.reachable = list.is_ok();
         if let Ok(list) = list {
+            known.ready = list.ready;
             known.models = Arc::new(list.models);
         }
         match (was_reachable, known.reachable) {

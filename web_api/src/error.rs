@@ -50,7 +50,7 @@ pub enum Error {
     #[error("Several models are served; name one in the path: {}.", .0.join(", "))]
     NameAModel(Vec<String>),
     /// `only-if-cached`, and it is not.
-    #[error("The answer is not remembered, and the request allows no other.")]
+    #[error("The answer is not remembered, or the request forbids to look, and it allows no other.")]
     NotRemembered,
     /// `MAX_CONCURRENT_REQUESTS` are on their way.
     #[error("Too many requests at the same time; try again shortly.")]
@@ -65,7 +65,7 @@ pub enum Error {
     #[error("The model did not answer in time.")]
     Deadline,
     /// Redis cannot be reached where that matters.
-    #[error("The durable memory does not answer, so nothing in it has been forgotten; try again shortly.")]
+    #[error("The durable memory does not answer, so perhaps not everything has been forgotten; try again shortly.")]
     MemoryUnavailable,
     /// Ours.
     #[error("An error of ours; it is in the log under this request's id.")]

@@ -8,6 +8,12 @@ pub mod settings;
 /// The state and all routes on one screen.
 pub mod app;
 
+/// The model in a path.
+pub mod model_name;
+
+/// Where large bodies are taken apart.
+pub mod workbench;
+
 /// A picture out of a request, settled before our code runs.
 pub mod upload;
 

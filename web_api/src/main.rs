@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
 use service::readiness::Readiness;
+use service::settings::SettingError;
 use service::telemetry::LogSettings;
 use service::{health, metrics, middleware, server, shutdown};
 use tokio::net::TcpListener;
@@ -26,11 +27,13 @@ async fn main() -> ExitCode {
     log.init();
     match run(settings).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => error.downcast_ref::<SettingError>().map_or_else(|| failed(&error), SettingError::report),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    error!("{error:#}");
+    ExitCode::FAILURE
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -49,11 +52,12 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(background);
     let never_unready = Readiness::default();
-    tokio::select! {
-        drained = server::serve(listener, routes, server, &app.readiness, stop) => drained?,
-        _ = server::serve(numbers, metrics::router(registry), server, &never_unready, pending()) => {}
+    let drained = tokio::select! {
+        drained = server::serve(listener, routes, server, &app.readiness, stop) => drained,
+        _ = server::serve(numbers, metrics::router(registry), server, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
-    }
+    };
+    // Also when connections had to be cut: what they were answered is on its way to Redis.
     app.memory.flush().await;
-    Ok(())
+    Ok(drained?)
 }

@@ -63,6 +63,8 @@ impl ModelClient {
             .connect_timeout(CONNECT_TIMEOUT)
             // Shorter than model_api keeps an idle connection, so that no request meets one being closed.
             .pool_idle_timeout(settings.server.header_timeout / 2)
+            // model_api is on a private network; a proxy of the environment leads elsewhere.
+            .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Self {
@@ -93,7 +95,7 @@ impl ModelClient {
         body(self.ask(Method::POST, &["input", model], Some(payload), self.request_timeout).await?).await
     }
 
-    /// Asks one replica, and another (or the only one again) when the first is gone. Asking twice is harmless: a
+    /// Asks one replica, and the others (or the only one again) when the first is gone. Asking twice is harmless: a
     /// model keeps nothing of a question.
     async fn ask(
         &self,
@@ -103,7 +105,7 @@ impl ModelClient {
         patience: Duration,
     ) -> Result<Response, Error> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        for attempt in 0..2 {
+        for attempt in 0..self.replicas.len().max(2) {
             if attempt > 0 {
                 sleep(PAUSE).await;
             }
@@ -138,6 +140,7 @@ async fn refusal(response: Response) -> Error {
 
 async fn body(response: Response) -> Result<Bytes, Error> {
     if response.content_length().is_some_and(|length| length > MAX_ANSWER) {
+        warn!(length = response.content_length(), "model_api's answer is too long to be one");
         return Err(Error::Internal);
     }
     response.bytes().await.map_err(|error| if error.is_timeout() { Error::Deadline } else { Error::ModelUnreachable })

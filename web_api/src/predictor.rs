@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use contract::{ImageArray, ModelDescription};
+use contract::{ImageArray, ModelDescription, Prediction};
 use db_api::entry::Entry;
-use db_api::keys::{AnswerKey, Input, TensorInput};
+use db_api::keys::{AnswerKey, Input, InputDigest, TensorInput};
 use db_api::memory::Memory;
 
 use crate::catalog::Catalog;
@@ -27,17 +27,8 @@ pub struct Predictor {
 pub struct Question {
     model: ModelDescription,
     key: AnswerKey,
-    input: QuestionInput,
-}
-
-enum QuestionInput {
-    Image(Bytes),
-    /// The JSON as it came, and the tensor in it: the spelling of its numbers does not belong into the key.
-    Array {
-        body: Bytes,
-        shape: Vec<u64>,
-        data: Vec<u8>,
-    },
+    input: InputDigest,
+    payload: Payload,
 }
 
 /// An answer and where it came from.
@@ -54,19 +45,26 @@ impl Predictor {
         Self { app_type, catalog, memory, client, metrics }
     }
 
-    /// `model` (or the only one) asked with an encoded picture.
+    /// `model` (or the only one) asked with an encoded picture. Reads all of it.
     pub fn ask_image(&self, model: Option<&str>, image: Bytes) -> Result<Question, Error> {
-        Ok(self.question(self.catalog.find(model)?, QuestionInput::Image(image)))
+        let model = self.catalog.find(model)?;
+        let input = InputDigest::from(Input::Image(&image));
+        Ok(self.question(model, input, Payload::image(image)))
     }
 
-    /// `model` (or the only one) asked with the JSON body of an old client, of which `array` was read.
-    pub fn ask_array(&self, model: Option<&str>, body: Bytes, array: &ImageArray) -> Result<Question, Error> {
-        let input = QuestionInput::Array {
-            body,
-            shape: array.shape.iter().map(|length| *length as u64).collect(),
-            data: array.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        };
-        Ok(self.question(self.catalog.find(model)?, input))
+    /// `model` (or the only one) asked with the JSON body of an old client. Reads all of it.
+    pub fn ask_array(&self, model: Option<&str>, body: Bytes) -> Result<Question, Error> {
+        let model = self.catalog.find(model)?;
+        let array = ImageArray::from_json(&body).map_err(|error| Error::Json(error.to_string()))?;
+        // The numbers take several times the body's memory and are gone before the model is asked; their spelling does
+        // not belong into the key.
+        let shape: Vec<u64> = array.shape.iter().map(|&length| length as u64).collect();
+        let mut data = Vec::with_capacity(size_of_val(array.values.as_slice()));
+        data.extend(array.values.into_iter().flat_map(f32::to_le_bytes));
+        let name = model.inputs.first().map_or("", |input| input.name.as_str());
+        let tensor = TensorInput { name, datatype: "FP32", shape: &shape, data: &data };
+        let input = InputDigest::from(Input::Tensors(&[tensor]));
+        Ok(self.question(model, input, Payload::json(body)))
     }
 
     /// The picture as the model sees it, as a PNG.
@@ -92,7 +90,7 @@ impl Predictor {
                 return Err(Error::NotRemembered);
             }
             let prediction = self.infer(question).await?;
-            let true_key = self.key_of(question, &prediction.model_digest);
+            let true_key = self.key_of(question, &prediction);
             let entry = if steering.no_store {
                 Arc::new(Entry::new(true_key, prediction))
             } else {
@@ -103,41 +101,33 @@ impl Predictor {
         let (entry, outcome) = if steering.only_if_cached {
             self.memory.recall(key, model).await.ok_or(Error::NotRemembered)?
         } else {
-            let key_of = |prediction: &contract::Prediction| self.key_of(question, &prediction.model_digest);
+            let key_of = |prediction: &Prediction| self.key_of(question, prediction);
             self.memory.recall_or_infer(key, model, key_of, self.infer(question)).await?
         };
         Ok(Answer { entry, provenance: Provenance::Memory(outcome) })
     }
 
-    async fn infer(&self, question: &Question) -> Result<contract::Prediction, Error> {
-        self.metrics.inferred(&question.model.name);
-        let prediction = self.client.predict(&question.model.name, question.payload()).await?;
+    async fn infer(&self, question: &Question) -> Result<Prediction, Error> {
+        let prediction = self.client.predict(&question.model.name, question.payload.clone()).await;
+        // A question that was turned away here has not been asked.
+        if !matches!(prediction, Err(Error::Busy)) {
+            self.metrics.inferred(&question.model.name);
+        }
+        let prediction = prediction?;
         if prediction.model_digest != question.model.digest {
             self.catalog.refresh_soon();
         }
         Ok(prediction)
     }
 
-    fn question(&self, model: ModelDescription, input: QuestionInput) -> Question {
-        let key = self.key(&model, &model.digest, &input);
-        Question { model, key, input }
+    fn question(&self, model: ModelDescription, input: InputDigest, payload: Payload) -> Question {
+        let key = AnswerKey::new(self.app_type.as_str(), &model.name, &model.digest, input);
+        Question { model, key, input, payload }
     }
 
-    /// The key that the answer belongs under when the model with `digest` gave it.
-    fn key_of(&self, question: &Question, digest: &str) -> AnswerKey {
-        if digest == question.model.digest { question.key } else { self.key(&question.model, digest, &question.input) }
-    }
-
-    fn key(&self, model: &ModelDescription, digest: &str, input: &QuestionInput) -> AnswerKey {
-        let app_type = self.app_type.as_str();
-        match input {
-            QuestionInput::Image(bytes) => AnswerKey::new(app_type, &model.name, digest, Input::Image(bytes)),
-            QuestionInput::Array { shape, data, .. } => {
-                let name = model.inputs.first().map_or("", |input| input.name.as_str());
-                let tensor = TensorInput { name, datatype: "FP32", shape, data };
-                AnswerKey::new(app_type, &model.name, digest, Input::Tensors(&[tensor]))
-            }
-        }
+    /// The key that `prediction` belongs under: that of the model that really gave it.
+    fn key_of(&self, question: &Question, prediction: &Prediction) -> AnswerKey {
+        AnswerKey::new(self.app_type.as_str(), &question.model.name, &prediction.model_digest, question.input)
     }
 }
 
@@ -150,12 +140,5 @@ impl Question {
     /// The entity tag of its answer: the key, since the same question always has the same answer.
     pub fn etag(&self) -> String {
         format!("\"{}\"", self.key)
-    }
-
-    fn payload(&self) -> Payload {
-        match &self.input {
-            QuestionInput::Image(bytes) => Payload::image(bytes.clone()),
-            QuestionInput::Array { body, .. } => Payload::json(body.clone()),
-        }
     }
 }

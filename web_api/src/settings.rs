@@ -49,9 +49,18 @@ impl Settings {
             max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 256)?,
             redis_url: optional("REDIS_URL"),
             redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,
-            cache_ttl: Duration::from_secs(at_least("CACHE_TTL_S", 1, 7 * 24 * 3600)?),
+            cache_ttl: cache_ttl()?,
             near_cache_bytes: parse("NEAR_CACHE_BYTES", 64 << 20)?,
         })
+    }
+}
+
+/// More than a year is no memory but an archive, and more than the near cache can count.
+fn cache_ttl() -> Result<Duration, SettingError> {
+    const MOST: u64 = 366 * 24 * 3600;
+    match at_least("CACHE_TTL_S", 1, 7 * 24 * 3600)? {
+        seconds if seconds > MOST => Err(SettingError::new("CACHE_TTL_S", format!("{seconds} is more than {MOST}"))),
+        seconds => Ok(Duration::from_secs(seconds)),
     }
 }
 

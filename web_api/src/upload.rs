@@ -1,9 +1,10 @@
 use std::convert::Infallible;
+use std::mem;
 
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::header;
 use mime::Mime;
 use multer::{Field, Multipart};
@@ -52,7 +53,7 @@ impl FromRequest<App> for ImageUpload {
         let kind = Kind::of(&media_type)?;
         let body = app.bodies.read(&parts.headers, body).await?;
         match kind {
-            Kind::Form { boundary } => from_form(body, boundary).await,
+            Kind::Form { boundary } => from_form(app, body, boundary).await,
             Kind::Image if body.bytes.is_empty() => Err(Error::NoImage.into()),
             Kind::Image => {
                 Ok(Self { image: body.bytes.clone(), media_type, file_name: None, model: None, _body: body })
@@ -92,10 +93,18 @@ impl Kind {
     }
 }
 
-async fn from_form(body: ReadBody, boundary: String) -> Result<ImageUpload, Rejected> {
-    let mut form = Form::default();
-    let whole = stream::iter([Ok::<_, Infallible>(body.bytes.clone())]);
-    let read = form.read(Multipart::new(whole, boundary)).await;
+async fn from_form(app: &App, mut body: ReadBody, boundary: String) -> Result<ImageUpload, Rejected> {
+    // The share of the memory stays; the bytes go as soon as the file has been cut out of them.
+    let bytes = mem::take(&mut body.bytes);
+    let (form, read) = app
+        .workbench
+        .run(bytes.len(), move || {
+            let mut form = Form::default();
+            let whole = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
+            let read = form.read(whole).now_or_never().unwrap_or(Err(Error::Internal));
+            (form, read)
+        })
+        .await?;
     let Form { file, model, .. } = form;
     if let Err(error) = read {
         return Err(Rejected { error, model });
@@ -123,7 +132,7 @@ struct FilePart {
 }
 
 impl Form {
-    /// Reads every field; what was read before an error stays.
+    /// Reads every field; what was read before an error stays. Never waits, since the whole form is there.
     async fn read(&mut self, mut form: Multipart<'_>) -> Result<(), Error> {
         let form_error = |error: multer::Error| Error::Form(error.to_string());
         while let Some(field) = form.next_field().await.map_err(form_error)? {

@@ -35,8 +35,13 @@ impl ImageArray {
     /// Reads a request body. Numbers are kept as `f32`, the only datatype the old servers knew.
     pub fn from_json(body: &[u8]) -> Result<Self, ImageArrayError> {
         #[derive(Deserialize)]
+        #[serde(expecting = "an object")]
         struct Body {
             image_arr: ImageArray,
+        }
+        // serde would also read the fields of an object from a bare list.
+        if body.trim_ascii_start().starts_with(b"[") {
+            return Err(ImageArrayError(serde_json::Error::custom("a list stands where the object was expected")));
         }
         serde_json::from_slice::<Body>(body).map(|body| body.image_arr).map_err(ImageArrayError)
     }
@@ -162,6 +167,8 @@ mod tests {
             (r#"{"image_arr": ["1"]}"#, "invalid type: string"),
             (r#"{"image_arr": [null]}"#, "invalid type: null"),
             (r#"{"image": [1]}"#, "missing field `image_arr`"),
+            ("[[1]]", "a list stands where the object was expected"),
+            ("null", "expected an object"),
             ("", "EOF"),
         ] {
             let error = read(json).unwrap_err();

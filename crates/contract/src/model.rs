@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 pub struct ModelList {
     /// In alphabetical order.
     pub models: Vec<ModelDescription>,
+    /// `model_api`'s own word: every model has been warm, and one can be asked now. A model that breaks later does not
+    /// take the others out of service.
+    pub ready: bool,
 }
 
 /// One model version as people and programs need to know it. Everything comes from the graph and its settings.

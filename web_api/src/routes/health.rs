@@ -31,6 +31,9 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
     if known.models.iter().any(stepped_down) {
         degraded.push("gpu");
     }
+    if known.reachable && !known.models.iter().all(ModelDescription::is_ready) {
+        degraded.push("models");
+    }
     let body = json!({
         "live": true,
         "ready": ready,
@@ -38,7 +41,7 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
         "app_type": app.app_type.as_str(),
         "degraded": degraded,
         "memory": { "kind": if redis == "off" { "near" } else { "near+redis" }, "redis": redis },
-        "model_api": { "running": known.reachable, "ready": known.is_ready(), "reason": known.reason() },
+        "model_api": { "running": known.reachable, "ready": known.reason().is_none(), "reason": known.reason() },
         "models": known.models.iter().map(ModelHealth::from).collect::<Vec<_>>(),
     });
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))

@@ -2,19 +2,21 @@ use std::time::Instant;
 
 use askama::Template;
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use contract::{ClassScore, ModelDescription};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Deserialize;
+use service::problem::RETRY_AFTER_SECONDS;
 use tracing::error;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::predictor::Answer;
-use crate::routes::predict::AnswerBody;
+use crate::routes::predict::{AnswerBody, ask, tell_provenance};
 use crate::settings::AppType;
 use crate::steering::Steering;
 use crate::upload::{ImageUpload, Rejected};
@@ -71,40 +73,65 @@ pub struct Chosen {
 }
 
 /// The page, or the greeting that scripts know.
-pub async fn show(State(app): State<App>, Query(chosen): Query<Chosen>) -> Response {
+pub async fn show(State(app): State<App>, chosen: Result<Query<Chosen>, QueryRejection>) -> Response {
+    let chosen = chosen.ok().and_then(|Query(chosen)| chosen.model);
     match app.app_type {
-        AppType::Ui => render(&app, chosen.model.as_deref(), None, None),
+        AppType::Ui => render(&app, chosen.as_deref(), None, None),
         AppType::Cli => Json("Can curl web api!").into_response(),
     }
 }
 
-/// Whether a request comes from the page's form: `Accept` names HTML, and there is a page.
+/// Whether a request comes from the page's form: it is a form, browsers name HTML first, and there is a page.
 pub(crate) fn is_wanted(app: &App, headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    app.app_type == AppType::Ui && accept.contains("text/html")
+    let begins = |name: HeaderName, start: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.trim().starts_with(start))
+    };
+    app.app_type == AppType::Ui
+        && begins(header::ACCEPT, "text/html")
+        && begins(header::CONTENT_TYPE, "multipart/form-data")
 }
 
 /// The answer to a plain form post: the page again, with the answer or the error in it.
-pub(crate) async fn answer_form(app: &App, headers: &HeaderMap, upload: Result<ImageUpload, Rejected>) -> Response {
-    let (model, view) = match upload {
-        Ok(upload) => (upload.model.clone(), view(app, headers, upload).await),
-        Err(Rejected { error, model }) => (model, Err(error)),
+pub(crate) async fn answer_form(
+    app: &App,
+    headers: &HeaderMap,
+    in_path: Option<String>,
+    upload: Result<ImageUpload, Rejected>,
+) -> Response {
+    let (model, answered) = match upload {
+        Ok(upload) => {
+            let model = in_path.or_else(|| upload.model.clone());
+            (model.clone(), answer(app, headers, model, upload).await)
+        }
+        Err(Rejected { error, model }) => (in_path.or(model), Err(error)),
     };
-    match view {
-        Ok(view) => render(app, model.as_deref(), Some(view), None),
+    match answered {
+        Ok((view, provenance)) => {
+            let mut response = render(app, model.as_deref(), Some(view), None);
+            response.headers_mut().extend(provenance);
+            response
+        }
         Err(error) => render(app, model.as_deref(), None, Some(error)),
     }
 }
 
-async fn view(app: &App, headers: &HeaderMap, upload: ImageUpload) -> Result<ResultView, Error> {
+async fn answer(
+    app: &App,
+    headers: &HeaderMap,
+    model: Option<String>,
+    upload: ImageUpload,
+) -> Result<(ResultView, HeaderMap), Error> {
     let begun = Instant::now();
-    let question = app.predictor.ask_image(upload.model.as_deref(), upload.image.clone())?;
-    let answer = app.predictor.answer(&question, Steering::from_headers(headers)).await?;
+    let question = ask(app, model, upload.image.clone()).await?;
+    // Not as the headers say: browsers put `max-age=0` on every form they post, and nobody meant it.
+    let answer = app.predictor.answer(&question, Steering::default()).await?;
+    let mut provenance = HeaderMap::new();
+    tell_provenance(&mut provenance, &answer)?;
     let model = question.model();
     // The page is right without this picture, so it is not worth an error.
     let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
     let prediction = &answer.entry.prediction;
-    Ok(ResultView {
+    let view = ResultView {
         label: prediction.label.clone(),
         percent: percent(prediction.value),
         remembered: answer.provenance.is_remembered(),
@@ -118,7 +145,8 @@ async fn view(app: &App, headers: &HeaderMap, upload: ImageUpload) -> Result<Res
         seen: seen.map(|png| data_uri("image/png", &png)),
         json: pretty(&answer, model, begun),
         curl: curl(headers, upload.file_name.as_deref(), &model.name),
-    })
+    };
+    Ok((view, provenance))
 }
 
 fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
@@ -137,6 +165,9 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
         asset_version: &app.assets.version,
     };
     match page.render() {
+        Ok(html) if status == StatusCode::SERVICE_UNAVAILABLE => {
+            (status, [(header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string())], Html(html)).into_response()
+        }
         Ok(html) => (status, Html(html)).into_response(),
         Err(error) => {
             error!(%error, "the page cannot be rendered");

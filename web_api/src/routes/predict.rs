@@ -1,14 +1,16 @@
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use contract::{ClassScore, ModelDescription};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::error::Error;
+use crate::model_name::ModelName;
 use crate::predictor::{Answer, Question};
 use crate::routes::page;
 use crate::steering::{Steering, none_match};
@@ -44,14 +46,17 @@ struct TimingBody {
 /// An image → an answer, as JSON or, for a plain form post of the page, as the page.
 pub async fn predict(
     State(app): State<App>,
-    model: Option<Path<String>>,
+    model: Result<ModelName, Error>,
     headers: HeaderMap,
     upload: Result<ImageUpload, Rejected>,
 ) -> Response {
+    let model = match model {
+        Ok(ModelName(model)) => model,
+        Err(error) => return error.into_response(),
+    };
     if page::is_wanted(&app, &headers) {
-        return page::answer_form(&app, &headers, upload).await;
+        return page::answer_form(&app, &headers, model, upload).await;
     }
-    let model = model.map(|Path(name)| name);
     match upload {
         Ok(upload) => answer_json(&app, model, &headers, upload).await.into_response(),
         Err(rejected) => rejected.into_response(),
@@ -65,11 +70,17 @@ async fn answer_json(
     upload: ImageUpload,
 ) -> Result<Response, Error> {
     let begun = Instant::now();
-    let question = app.predictor.ask_image(model.or(upload.model).as_deref(), upload.image)?;
+    let question = ask(app, model.or(upload.model), upload.image).await?;
     respond(app, headers, &question, Steering::from_headers(headers), |answer| {
         Json(AnswerBody::new(answer, question.model(), begun)).into_response()
     })
     .await
+}
+
+/// Hashing a large picture is work for the bench.
+pub(crate) async fn ask(app: &App, model: Option<String>, image: Bytes) -> Result<Question, Error> {
+    let predictor = app.predictor.clone();
+    app.workbench.run(image.len(), move || predictor.ask_image(model.as_deref(), image)).await?
 }
 
 /// The answer to `question` in the shape that `render` gives it, with the headers that say how it came about; or 304
@@ -88,8 +99,13 @@ pub(crate) async fn respond(
     }
     let answer = app.predictor.answer(question, steering).await?;
     let mut response = render(&answer);
+    tell_provenance(response.headers_mut(), &answer)?;
+    Ok(response)
+}
+
+/// Says in HTTP's words how an answer came about.
+pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Result<(), Error> {
     let provenance = answer.provenance;
-    let headers = response.headers_mut();
     headers.insert(HeaderName::from_static("cache-status"), HeaderValue::from_static(provenance.cache_status()));
     // The answer's own key: the model may have changed since the question's was made.
     let etag = format!("\"{}\"", answer.entry.key);
@@ -97,7 +113,7 @@ pub(crate) async fn respond(
     if provenance.is_remembered() {
         headers.insert(header::AGE, HeaderValue::from(answer.entry.age()));
     }
-    Ok(response)
+    Ok(())
 }
 
 impl<'a> AnswerBody<'a> {

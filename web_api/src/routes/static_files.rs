@@ -1,3 +1,4 @@
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -61,12 +62,13 @@ impl Default for Assets {
 /// costs no more than the question as long as it is the same.
 pub async fn file(
     State(app): State<App>,
-    Path(name): Path<String>,
-    Query(version): Query<Version>,
+    name: Result<Path<String>, PathRejection>,
+    version: Result<Query<Version>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
+    let Path(name) = name.map_err(|_| Error::NoRoute)?;
     let file = FILES.iter().find(|file| file.name == name).ok_or(Error::NoRoute)?;
-    let is_current = version.v.as_deref() == Some(&app.assets.version);
+    let is_current = version.is_ok_and(|Query(version)| version.v.as_deref() == Some(&app.assets.version));
     let keep = if is_current { "public, max-age=31536000, immutable" } else { "no-cache" };
     let etag = format!("\"{}\"", app.assets.version);
     let unchanged = none_match(&headers, &etag);

@@ -123,6 +123,8 @@ async fn bad_input_is_told_what_is_wrong_with_it() {
         (image_request("/predict/nonesuch", "seven"), 404, "there is mnist"),
         (image_request("/predict/..%2f..%2fetc", "seven"), 404, "no model"),
         (image_request("/predict/mnist%00", "seven"), 404, "no model"),
+        (image_request("/predict/%ff", "seven"), 404, "nothing here"),
+        (get_request("/static/%ff"), 404, "nothing here"),
         (get_request("/predict"), 405, "does not answer GET"),
         (get_request("/nowhere"), 404, "nothing here"),
     ] {

@@ -61,7 +61,7 @@ pub fn model(name: &str) -> ModelDescription {
 impl Stack {
     /// Serves `names`; ready when this returns.
     pub async fn start(app_type: AppType, names: &[&str]) -> Self {
-        let models = ModelList { models: names.iter().map(|name| model(name)).collect() };
+        let models = ModelList { models: names.iter().map(|name| model(name)).collect(), ready: !names.is_empty() };
         let model_api = Arc::new(FakeModelApi::default());
         let routes = Router::new()
             .route("/models", get(Json(models)))
