@@ -1,11 +1,17 @@
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::settings::ServerSettings;
@@ -75,21 +81,9 @@ impl BodyReader {
 
     /// Reads the whole body. A declared length over the limit is refused before the first byte is read.
     pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<ReadBody, BodyError> {
-        // With `Expect: 100-continue` an unread body makes the client not send it at all.
         if declared_length(headers).is_some_and(|length| length > self.max_bytes as u64) {
-            if !headers.contains_key(header::EXPECT) {
-                drain(&mut body).await;
-            }
             return Err(BodyError::TooLarge(self.max_bytes));
         }
-        let read = self.read_within(&mut body).await;
-        if matches!(read, Err(BodyError::TooLarge(_) | BodyError::NoMemory)) {
-            drain(&mut body).await;
-        }
-        read
-    }
-
-    async fn read_within(&self, body: &mut Body) -> Result<ReadBody, BodyError> {
         let deadline = Instant::now() + self.patience;
         let mut bytes = BytesMut::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
@@ -121,14 +115,67 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn drain(body: &mut Body) {
-    let deadline = Instant::now() + LINGER;
-    while let Ok(Some(Ok(_))) = timeout_at(deadline, body.frame()).await {}
+/// A middleware that reads what is left of a request's body when the answer is an error.
+pub async fn read_the_rest(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let (back, mut given_back) = oneshot::channel();
+    let waits = parts.headers.contains_key(header::EXPECT);
+    let body = Body::new(LentBody { body, waits, back: Some(back) });
+    let response = next.run(Request::from_parts(parts, body)).await;
+    let status = response.status();
+    // After a 408 there is nothing to read: that client does not send.
+    if (status.is_client_error() || status.is_server_error())
+        && status != StatusCode::REQUEST_TIMEOUT
+        && let Ok(mut body) = given_back.try_recv()
+    {
+        let deadline = Instant::now() + LINGER;
+        while let Ok(Some(Ok(_))) = timeout_at(deadline, body.frame()).await {}
+    }
+    response
+}
+
+/// A request's body that comes back when its reader drops it.
+struct LentBody {
+    body: Body,
+    /// `Expect: 100-continue`: the client sends nothing before the first look at its body, and may never.
+    waits: bool,
+    back: Option<oneshot::Sender<Body>>,
+}
+
+impl HttpBody for LentBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.waits = false;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for LentBody {
+    fn drop(&mut self) {
+        if let Some(back) = self.back.take().filter(|_| !self.waits) {
+            let _ = back.send(std::mem::take(&mut self.body));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+
+    use futures_util::StreamExt;
 
     use super::*;
 
@@ -161,5 +208,32 @@ mod tests {
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
         let error = reader(10, 1).read(&HeaderMap::new(), never).await.unwrap_err();
         assert_eq!(error, BodyError::TooSlow(Duration::from_secs(5)));
+    }
+
+    #[tokio::test]
+    async fn what_a_refusal_leaves_unread_is_read_unless_the_client_waits() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        use axum::Router;
+        use axum::middleware::from_fn;
+        use axum::routing::post;
+        use tower::ServiceExt;
+
+        let app = Router::new()
+            .route("/refused", post(|| async { StatusCode::FORBIDDEN }))
+            .route("/fine", post(|| async {}))
+            .layer(from_fn(read_the_rest));
+        for (path, expect, read) in [("/refused", None, 3), ("/refused", Some("100-continue"), 0), ("/fine", None, 0)] {
+            let pieces = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&pieces);
+            let body = futures_util::stream::iter(0..3).map(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Infallible>(Bytes::from_static(b"x"))
+            });
+            let mut request = Request::post(path).body(Body::from_stream(body)).unwrap();
+            request.headers_mut().extend(expect.map(|value| (header::EXPECT, value.parse().unwrap())));
+            app.clone().oneshot(request).await.unwrap();
+            assert_eq!(pieces.load(Ordering::Relaxed), read, "{path} {expect:?}");
+        }
     }
 }

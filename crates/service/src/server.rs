@@ -11,10 +11,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::readiness::Readiness;
 use crate::settings::ServerSettings;
+
+/// What an HTTP/2 connection begins with.
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The drain took longer than `DRAIN_TIMEOUT_MS`; what was still open has been cut.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,7 @@ pub async fn serve(
     let _unready = readiness.hold("stopping");
     let _ = timeout(settings.lame_duck, connections.accept(&listener)).await;
     drop(listener);
+    connections.stopping.cancel();
     timeout(settings.drain_timeout, connections.graceful.shutdown())
         .await
         .map_err(|_| DrainTimeout(settings.drain_timeout))?;
@@ -52,6 +57,9 @@ struct Connections {
     builder: auto::Builder<TokioExecutor>,
     graceful: GracefulShutdown,
     permits: Arc<Semaphore>,
+    header_timeout: Duration,
+    /// Ends the connections that have not said anything yet; `graceful` ends the others.
+    stopping: CancellationToken,
 }
 
 impl Connections {
@@ -70,6 +78,8 @@ impl Connections {
             builder,
             graceful: GracefulShutdown::new(),
             permits: Arc::new(Semaphore::new(settings.max_connections)),
+            header_timeout: settings.header_timeout,
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -94,14 +104,33 @@ impl Connections {
         };
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(self.app.clone());
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = self.graceful.watch(connection);
+        let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
+        let (header_timeout, stopping) = (self.header_timeout, self.stopping.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let begun = tokio::select! {
+                biased;
+                begun = timeout(header_timeout, has_begun(&stream)) => begun.unwrap_or(false),
+                () = stopping.cancelled() => false,
+            };
+            if begun && let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
                 debug!(%error, "a connection ended early");
             }
             drop(permit);
         });
+    }
+}
+
+/// Waits until the client has said enough to tell HTTP/1 from HTTP/2, and takes none of it. The builder would wait for
+/// the same, but without a timer: a client that says nothing would keep its place for ever. `false`: it has gone.
+async fn has_begun(stream: &TcpStream) -> bool {
+    let mut said = [0; HTTP2_PREFACE.len()];
+    loop {
+        match stream.peek(&mut said).await {
+            Ok(0) | Err(_) => return false,
+            Ok(length) if length == said.len() || !HTTP2_PREFACE.starts_with(&said[..length]) => return true,
+            // Looking again shows the same bytes at once, so there is nothing to wait for but time.
+            Ok(_) => sleep(Duration::from_millis(5)).await,
+        }
     }
 }
 
@@ -117,4 +146,109 @@ async fn refuse(mut stream: TcpStream) {
         std::io::Result::Ok(())
     });
     let _ = answered.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use axum::routing::get;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    struct Server {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<Result<(), DrainTimeout>>,
+    }
+
+    async fn start(header_timeout: Duration) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let settings = ServerSettings {
+            header_timeout,
+            lame_duck: Duration::ZERO,
+            drain_timeout: Duration::from_secs(5),
+            ..ServerSettings::from_env(0, 0).unwrap()
+        };
+        let (stop, stopped) = oneshot::channel();
+        let slow = get(|| async {
+            sleep(Duration::from_millis(500)).await;
+            "done"
+        });
+        let app = Router::new().route("/", get(|| async { "here" })).route("/slow", slow);
+        let task = tokio::spawn(async move {
+            let stop = async {
+                let _ = stopped.await;
+            };
+            serve(listener, app, &settings, &Readiness::default(), stop).await
+        });
+        Server { address, stop, task }
+    }
+
+    /// What the server says until it closes the connection.
+    async fn rest(stream: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.expect("never closed");
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_begin_is_closed_in_time() {
+        let server = start(HEADER_TIMEOUT).await;
+        for said in [&b""[..], b"PRI * HT", b"GET / HT"] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            let begun = Instant::now();
+            stream.write_all(said).await.unwrap();
+            assert!(!rest(&mut stream).await.contains(" 200 "));
+            assert!(begun.elapsed() >= HEADER_TIMEOUT.mul_f32(0.9), "{said:?} was closed at once");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_in_pieces_that_begins_like_http2_is_served() {
+        let server = start(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        for piece in [&b"P"[..], b"OST / HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\nContent-Length: 0\r\n\r\n"] {
+            stream.write_all(piece).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(rest(&mut stream).await.starts_with("HTTP/1.1 405 "));
+    }
+
+    #[tokio::test]
+    async fn http2_in_pieces_is_served() {
+        const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let server = start(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        for piece in [&HTTP2_PREFACE[..10], &HTTP2_PREFACE[10..], &NO_SETTINGS] {
+            stream.write_all(piece).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+        let mut frame = [0; 9];
+        stream.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame[3], 4, "the first frame is the server's settings");
+    }
+
+    #[tokio::test]
+    async fn the_drain_finishes_what_was_begun_and_does_not_wait_for_the_silent() {
+        let server = start(Duration::from_mins(1)).await;
+        let silent = TcpStream::connect(server.address).await.unwrap();
+        let mut idle = TcpStream::connect(server.address).await.unwrap();
+        idle.write_all(REQUEST).await.unwrap();
+        let mut busy = TcpStream::connect(server.address).await.unwrap();
+        busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        server.stop.send(()).unwrap();
+        assert!(rest(&mut busy).await.ends_with("done"));
+        assert!(rest(&mut idle).await.ends_with("here"));
+        server.task.await.unwrap().unwrap();
+        drop(silent);
+    }
 }
