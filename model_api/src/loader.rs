@@ -1,7 +1,9 @@
 use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
@@ -29,8 +31,8 @@ pub struct LoadSettings {
 pub enum Stage {
     /// Its files are being read.
     Reading,
-    /// Its first session is being started, again and again if need be.
-    Starting(Arc<Pool>),
+    /// Its first session is being started, again and again if need be. Only its files have spoken so far.
+    Starting(Arc<Model>),
     /// It has been warm.
     Served(Arc<Model>),
     /// Its files are of no use.
@@ -56,7 +58,9 @@ pub struct Loader<L> {
 impl<L: Launcher> Loader<L> {
     /// Loads the model; what becomes of it is published.
     pub async fn load(self) {
-        let stage = match self.serve().await {
+        // A loader that ended without a word would leave its model loading for ever.
+        let served = AssertUnwindSafe(self.serve()).catch_unwind().await;
+        let stage = match served.unwrap_or_else(|_| Err("an error of ours; the log says more".to_owned())) {
             Ok(Some(model)) => {
                 info!(
                     model = self.files.name,
@@ -81,7 +85,8 @@ impl<L: Launcher> Loader<L> {
         let read = spawn_blocking(move || read(&files)).await;
         let (settings, digest) = read.map_err(|_| "its files could not be read".to_owned())??;
         let pool = Arc::new(self.pool(&settings, &digest));
-        self.publish.send_replace(Stage::Starting(Arc::clone(&pool)));
+        let announced = Model::announced(&self.files, &settings, &digest, Arc::clone(&pool));
+        self.publish.send_replace(Stage::Starting(Arc::new(announced)));
         let Some(hello) = pool.ready(|error| self.note(error)).await else { return Ok(None) };
         Model::new(&self.files, settings, digest, &hello, pool).map(Some)
     }

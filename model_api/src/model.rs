@@ -9,7 +9,7 @@ use crate::repository::ModelFiles;
 use crate::session::{Hello, Pool, Ran, State, Tensor, TensorSpec};
 use crate::signature::Signature;
 
-/// A model that has been warm, and the sessions that run it.
+/// A model whose files have been read, and the sessions that run it.
 pub struct Model {
     /// The name in routes.
     pub name: String,
@@ -43,6 +43,19 @@ impl Model {
         })
     }
 
+    /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered is
+    /// found by the digest, and shown with the notice, while the model itself is still being started.
+    pub fn announced(files: &ModelFiles, settings: &ModelSettings, digest: &str, pool: Arc<Pool>) -> Self {
+        Self {
+            name: files.name.clone(),
+            version: files.version.clone(),
+            digest: digest.to_owned(),
+            signature: Signature::declared(settings),
+            extra: settings.parameters.extra.clone(),
+            pool,
+        }
+    }
+
     /// How a picture becomes this model's input.
     pub fn image(&self) -> Result<&ImageSpec, Error> {
         self.signature.image.as_ref().ok_or_else(|| Error::Unfit(format!("{} reads no pictures", self.name)))
@@ -71,8 +84,13 @@ impl Model {
         self.pool.stop().await;
     }
 
-    /// What people and programs may know of it.
-    pub fn describe(&self) -> ModelDescription {
+    /// What its sessions can do now.
+    pub fn state(&self) -> State {
+        self.pool.state()
+    }
+
+    /// What people and programs may know of it, with its sessions in this state.
+    pub fn describe(&self, state: State) -> ModelDescription {
         let signature = &self.signature;
         ModelDescription {
             title: self.extra.title.clone().unwrap_or_else(|| self.name.clone()),
@@ -83,12 +101,12 @@ impl Model {
             outputs: signature.outputs.iter().map(TensorSpec::describe).collect(),
             labels: signature.labels.clone(),
             image: signature.image.as_ref().map(ImageSpec::describe),
-            ..describe_state(&self.name, &self.version, self.pool.state())
+            ..describe_state(&self.name, &self.version, state)
         }
     }
 }
 
-/// What there is to say of a model by its sessions' state alone.
+/// What there is to say of a model whose files have not been read.
 pub fn describe_state(name: &str, version: &str, state: State) -> ModelDescription {
     let (state, reason, device) = match state {
         State::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),

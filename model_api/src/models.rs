@@ -85,7 +85,7 @@ impl Models {
         }
     }
 
-    /// Ends all sessions and waits for their end.
+    /// Kills all sessions; comes back when whoever waited for one has been told.
     pub async fn stop(&self) {
         join_all(self.shelf.values().map(Place::stop)).await;
     }
@@ -109,12 +109,12 @@ impl Place {
         let ModelFiles { name, version, .. } = &self.files;
         let stage = self.stage.borrow().clone();
         match stage {
-            Stage::Served(model) => model.describe(),
-            // Its first session may be warm before the settings have been held against it.
-            Stage::Starting(pool) if matches!(pool.state(), State::Ready(_)) => {
-                describe_state(name, version, State::Starting)
-            }
-            Stage::Starting(pool) => describe_state(name, version, pool.state()),
+            Stage::Served(model) => model.describe(model.state()),
+            Stage::Starting(model) => model.describe(match model.state() {
+                // Its first session may be warm before the settings have been held against it.
+                State::Ready(_) => State::Starting,
+                other => other,
+            }),
             Stage::Reading => describe_state(name, version, State::Starting),
             Stage::Broken(reason) => describe_state(name, version, State::Unavailable(StartError::Model(reason))),
         }
@@ -123,8 +123,7 @@ impl Place {
     async fn stop(&self) {
         let stage = self.stage.borrow().clone();
         match stage {
-            Stage::Served(model) => model.stop().await,
-            Stage::Starting(pool) => pool.stop().await,
+            Stage::Served(model) | Stage::Starting(model) => model.stop().await,
             Stage::Reading | Stage::Broken(_) => {}
         }
     }

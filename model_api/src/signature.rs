@@ -26,6 +26,19 @@ impl Signature {
         let labels = labels(settings, &outputs)?;
         Ok(Self { inputs, outputs, image, labels })
     }
+
+    /// What the settings say before the graph has been opened. Whatever they leave to the graph is missing.
+    pub fn declared(settings: &ModelSettings) -> Self {
+        let inputs = declared(&settings.inputs);
+        let labels = settings.outputs.first().map(|output| output.parameters.labels.clone());
+        Self {
+            // Settings that contradict themselves are an error later, against the graph.
+            image: image(settings, &inputs).unwrap_or_default(),
+            inputs,
+            outputs: declared(&settings.outputs),
+            labels: labels.unwrap_or_default(),
+        }
+    }
 }
 
 impl TensorSpec {
@@ -54,6 +67,14 @@ fn merge(side: &str, settings: &[TensorSettings], graph: &[TensorSpec]) -> Resul
         }
     }
     Ok(merged)
+}
+
+/// All tensors of a side, or none: a list with gaps would pass for the graph's.
+fn declared(settings: &[TensorSettings]) -> Vec<TensorSpec> {
+    let tensor = |said: &TensorSettings| {
+        Some(TensorSpec { name: said.name.clone(), datatype: said.datatype?, shape: said.shape.clone()? })
+    };
+    settings.iter().map(tensor).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// Settings may fix a length that the graph leaves open, and nothing else.
@@ -131,6 +152,18 @@ mod tests {
         assert_eq!(signature.inputs[0].shape, [-1, 28, 28, 1]);
         assert_eq!(signature.image.unwrap().width(), 28);
         assert_eq!(signature.labels, ["no", "yes"]);
+    }
+
+    #[test]
+    fn settings_that_say_everything_need_no_graph() {
+        let json = br#"{"inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1],
+                                    "parameters": {"image": {"fit": "digit"}}}],
+                        "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2],
+                                     "parameters": {"labels": ["no", "yes"]}}]}"#;
+        let settings = ModelSettings::from_json(json, "m").unwrap();
+        assert_eq!(Signature::declared(&settings), Signature::agree(&settings, &graph()).unwrap());
+        let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "image"}]}"#, "m").unwrap();
+        assert_eq!(Signature::declared(&settings).inputs, [], "the rest is the graph's to say");
     }
 
     #[test]

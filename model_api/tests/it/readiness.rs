@@ -1,7 +1,10 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use model_api::session::StartError;
+use contract::ModelState;
+use model_api::session::{Blueprint, Hello, Launcher, StartError};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -41,6 +44,56 @@ async fn is_not_ready_before_every_model_has_been_warm() {
     assert_eq!(answer.json()["models"][0]["state"], "UNAVAILABLE");
     let service = service.warm().await;
     assert_eq!(service.get("/health/ready").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_model_that_is_still_loading_says_what_its_files_say() {
+    let settings = r#"{
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1], "parameters": {"image": {"fit": "stretch"}}}],
+        "outputs": [{"name": "y", "parameters": {"labels": ["a", "b", "c", "d"]}}],
+        "parameters": {"extra": {"title": "Squares", "notice": "A toy."}}
+    }"#;
+    let fake = Fake::failing([StartError::Died("no memory".to_owned())]);
+    let folder = Folder::new().with("m/model.onnx", "").with("m/model-settings.json", settings);
+    let service = Service::new(folder, &fake);
+    while fake.launches() == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let early = service.models.list().remove(0);
+    assert!(!early.is_ready());
+    let warm = service.warm().await.models.list().remove(0);
+    assert!(early.digest.starts_with("sha256:"));
+    assert_eq!((&early.digest, &early.inputs), (&warm.digest, &warm.inputs), "what a remembered answer is found by");
+    assert_eq!((&early.title, &early.notice), (&warm.title, &warm.notice));
+    assert_eq!((&early.labels, &early.image), (&warm.labels, &warm.image));
+}
+
+#[tokio::test]
+async fn a_loader_that_panics_leaves_no_model_loading_for_ever() {
+    /// Panics when it is cloned for the second time: by the loader, for the pool.
+    struct Broken(Arc<AtomicUsize>);
+
+    impl Clone for Broken {
+        fn clone(&self) -> Self {
+            assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "as this test wants it");
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    impl Launcher for Broken {
+        type Session = Fake;
+
+        async fn launch(&self, _: &Blueprint) -> Result<(Hello, Fake), StartError> {
+            unreachable!("it is never started")
+        }
+    }
+
+    let service = Service::new(Folder::new().with("m.onnx", ""), &Broken(Arc::default()));
+    while service.models.list()[0].state == ModelState::Loading {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let answer = service.get("/health/ready").await;
+    assert_eq!(answer.json()["reason"], "m: an error of ours; the log says more");
 }
 
 #[tokio::test]
