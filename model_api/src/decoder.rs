@@ -15,7 +15,16 @@ pub struct Decoder {
     threads: Arc<Semaphore>,
 }
 
+/// So many may wait at the least. It is what a `web_api` has under way at once (`MAX_CONCURRENT_REQUESTS`): a burst that it
+/// let in is not to be turned away here. What waits is an encoded picture, bounded by `BODY_MEMORY_BYTES` already.
+const LEAST_WAITING: usize = 256;
+
 impl Decoder {
+    /// For models with queues of this length: who found room here shall find it there.
+    pub fn for_queues(threads: usize, queue_length: usize) -> Self {
+        Self::new(threads, queue_length.max(LEAST_WAITING))
+    }
+
     /// `threads` at work, `waiting` more before one is turned away.
     pub fn new(threads: usize, waiting: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(threads + waiting)), threads: Arc::new(Semaphore::new(threads)) }
@@ -71,6 +80,15 @@ mod tests {
         finish.send(()).unwrap();
         assert!(at_work.await.unwrap().unwrap());
         waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_that_a_web_api_lets_in_at_once_may_wait_however_short_the_queues_are() {
+        let decoder = Decoder::for_queues(1, 1);
+        let works = (0..256).map(|number| decoder.run(move || Ok(number)));
+        let done = futures_util::future::join_all(works).await;
+        assert!(done.into_iter().zip(0..).all(|(done, number)| done.is_ok_and(|done| done == number)));
+        assert_eq!(Decoder::for_queues(2, 1024).places.available_permits(), 1026);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
 use service::middleware::HttpMetrics;
@@ -38,13 +38,12 @@ pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> any
     let readiness = Readiness::default();
     let app = App {
         models: Arc::clone(&models),
-        decoder: Decoder::new(settings.decode_threads, settings.queue_length),
+        decoder: Decoder::for_queues(settings.decode_threads, settings.queue_length),
         image_limits: settings.image,
         bodies: BodyReader::new(&settings.server),
         readiness: readiness.clone(),
         metrics,
     };
-    tokio::spawn(serve_metrics(metrics_listener, registry, settings.server.clone()));
 
     let mut refusal = None;
     let stop = async {
@@ -53,16 +52,19 @@ pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> any
             reason = models.refused() => refusal = Some(reason),
         }
     };
-    let served = serve(listener, router(app, http), &settings.server, &readiness, stop).await;
+    let served = tokio::select! {
+        drained = serve(listener, router(app, http), &settings.server, &readiness, stop) => drained.map_err(Into::into),
+        () = serve_metrics(metrics_listener, registry, &settings.server) => Err(anyhow!("the metrics have ended")),
+    };
     models.stop().await;
     served?;
     refusal.map_or(Ok(()), |reason| bail!(reason))
 }
 
-/// Until the process ends: the last numbers are worth reading while connections are drained.
-async fn serve_metrics(listener: TcpListener, registry: Registry, settings: ServerSettings) {
+/// Until all is served: the last numbers are worth reading while connections are drained.
+async fn serve_metrics(listener: TcpListener, registry: Registry, settings: &ServerSettings) {
     let router = service::metrics::router(registry);
-    let _ = serve(listener, router, &settings, &Readiness::default(), pending()).await;
+    let _ = serve(listener, router, settings, &Readiness::default(), pending()).await;
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -21,7 +21,8 @@ pub struct Settings {
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
     pub session_threads: usize,
-    /// `QUEUE_LENGTH` (64): requests that may wait for a model, and to be decoded; one more is answered 503.
+    /// `QUEUE_LENGTH` (256, as many as a `web_api` has under way at once): requests that may wait for a model, and as many, but
+    /// never fewer than 256, to be decoded for any; one more is answered 503.
     pub queue_length: usize,
     /// `RUN_TIMEOUT_MS` (30000): a run that takes longer is answered 504, and its session is replaced.
     pub run_timeout: Duration,
@@ -30,9 +31,13 @@ pub struct Settings {
     /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (33554432) and
     /// `MAX_DECODE_BYTES` (268435456): of one picture.
     pub image: ImageLimits,
-    /// `DECODE_THREADS` (0): pictures decoded at the same time; 0 is what the cgroup's quota allows.
+    /// `DECODE_THREADS` (0): pictures decoded at the same time, each within `MAX_DECODE_BYTES`; 0 is what the cgroup's quota
+    /// allows, but never more than 4, so that decoding takes 1 GiB at most however many cores there are.
     pub decode_threads: usize,
 }
+
+/// Unless the operator, who knows the memory, says more: each may take `MAX_DECODE_BYTES`.
+const MOST_DECODE_THREADS: usize = 4;
 
 /// `MODEL_NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,7 @@ impl Settings {
             device: device(&parse("DEVICE", "auto".to_owned())?)?,
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
-            queue_length: at_least("QUEUE_LENGTH", 1, 64)?,
+            queue_length: at_least("QUEUE_LENGTH", 1, 256)?,
             run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
             start_timeout: millis("START_TIMEOUT_MS", 120_000)?,
             image: ImageLimits {
@@ -70,7 +75,10 @@ impl Settings {
                 pixels: at_least("MAX_IMAGE_PIXELS", 1, default.pixels)?,
                 decode_bytes: at_least("MAX_DECODE_BYTES", 1, default.decode_bytes)?,
             },
-            decode_threads: or_cores(parse("DECODE_THREADS", 0)?),
+            decode_threads: match parse("DECODE_THREADS", 0)? {
+                0 => cores.min(MOST_DECODE_THREADS),
+                threads => threads,
+            },
         })
     }
 }
