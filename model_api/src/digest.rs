@@ -1,5 +1,6 @@
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
@@ -10,28 +11,150 @@ use crate::external_data;
 /// settings. Every part goes in with its name and both with their lengths, so that no two models can collide by moving
 /// bytes from one part to the next.
 pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<String, String> {
-    let onnx = fs::read(graph).map_err(|error| format!("the graph cannot be read: {}", error.kind()))?;
-    let mut sha256 = Sha256::new();
-    update(&mut sha256, "graph", &onnx);
+    // As a whole: its data files are named all over it. They, which can be many times larger, go through in pieces.
+    let onnx = read_graph(graph).map_err(|error| format!("the graph cannot be read: {error}"))?;
+    let mut parts = Parts(Sha256::new());
+    parts.add("graph", &onnx);
     for location in external_data::locations(&onnx)? {
-        let file = graph.with_file_name(&location);
-        let data =
-            fs::read(file).map_err(|error| format!("a data file of the graph cannot be read: {}", error.kind()))?;
-        update(&mut sha256, &location, &data);
+        let added = open_data(graph, &location).and_then(|file| parts.add_file(&location, file));
+        added.map_err(|error| format!("a data file of the graph cannot be read: {error}"))?;
     }
     if let Some(settings) = settings {
-        update(&mut sha256, "settings", settings);
+        parts.add("settings", settings);
     }
-    let mut digest = "sha256:".to_owned();
-    for byte in sha256.finalize() {
-        write!(digest, "{byte:02x}").expect("a string takes everything");
-    }
-    Ok(digest)
+    Ok(parts.digest())
 }
 
-fn update(sha256: &mut Sha256, name: &str, bytes: &[u8]) {
-    sha256.update((name.len() as u64).to_le_bytes());
-    sha256.update(name);
-    sha256.update((bytes.len() as u64).to_le_bytes());
-    sha256.update(bytes);
+/// It may be a link: whoever filled the folder chose where that leads.
+fn read_graph(graph: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(graph)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    fs::read(graph)
+}
+
+/// No link on the way: a graph, which comes from anywhere, is not to lead out of its folder.
+fn open_data(graph: &Path, location: &str) -> io::Result<File> {
+    let mut path = graph.parent().unwrap_or(Path::new("")).to_owned();
+    for part in Path::new(location).components() {
+        path.push(part);
+        if fs::symlink_metadata(&path)?.is_symlink() {
+            return Err(io::Error::other("it is a link"));
+        }
+    }
+    if !fs::metadata(&path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    File::open(path)
+}
+
+struct Parts(Sha256);
+
+impl Parts {
+    fn add(&mut self, name: &str, bytes: &[u8]) {
+        self.begin(name, bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    fn add_file(&mut self, name: &str, mut file: File) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        self.begin(name, length);
+        if io::copy(&mut file, self)? == length { Ok(()) } else { Err(io::Error::other("it was changed meanwhile")) }
+    }
+
+    fn begin(&mut self, name: &str, length: u64) {
+        self.0.update((name.len() as u64).to_le_bytes());
+        self.0.update(name);
+        self.0.update(length.to_le_bytes());
+    }
+
+    fn digest(self) -> String {
+        let mut digest = "sha256:".to_owned();
+        for byte in self.0.finalize() {
+            write!(digest, "{byte:02x}").expect("a string takes everything");
+        }
+        digest
+    }
+}
+
+impl io::Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("model_api-digest-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("model.onnx"), graph()).unwrap();
+            Self(path)
+        }
+
+        fn digest(&self, graph: &str) -> Result<String, String> {
+            of(&self.0.join(graph), Some(b"{}"))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A graph whose only initializer is in `w.bin`.
+    fn graph() -> Vec<u8> {
+        let field = |number: u8, content: &[u8]| [&[number << 3 | 2, content.len() as u8], content].concat();
+        let entry = [field(1, b"location"), field(2, b"w.bin")].concat();
+        field(7, &field(5, &field(13, &entry)))
+    }
+
+    #[test]
+    fn every_part_goes_in_with_its_name_and_both_lengths() {
+        let folder = Folder::new("parts");
+        // More than one buffer of a copy.
+        let weights = vec![7; 100_000];
+        fs::write(folder.0.join("w.bin"), &weights).unwrap();
+        let mut all = Vec::new();
+        for (name, bytes) in [("graph", graph().as_slice()), ("w.bin", &weights), ("settings", b"{}")] {
+            for part in [name.as_bytes(), bytes] {
+                all.extend_from_slice(&(part.len() as u64).to_le_bytes());
+                all.extend_from_slice(part);
+            }
+        }
+        assert_eq!(folder.digest("model.onnx"), Ok(Parts(Sha256::new_with_prefix(all)).digest()));
+    }
+
+    #[test]
+    fn only_the_graph_may_be_a_link_and_nothing_without_an_end_is_read() {
+        let folder = Folder::new("links");
+        let data = folder.0.join("w.bin");
+        fs::write(&data, b"1234").unwrap();
+        symlink("model.onnx", folder.0.join("link.onnx")).unwrap();
+        assert_eq!(folder.digest("link.onnx"), folder.digest("model.onnx"));
+        symlink("/dev/zero", folder.0.join("endless.onnx")).unwrap();
+        assert!(
+            folder.digest("endless.onnx").unwrap_err().ends_with("the graph cannot be read: it is no regular file")
+        );
+        fs::remove_file(&data).unwrap();
+        symlink("/dev/zero", &data).unwrap();
+        assert!(folder.digest("model.onnx").unwrap_err().ends_with("cannot be read: it is a link"));
+        fs::remove_file(&data).unwrap();
+        fs::create_dir(&data).unwrap();
+        assert!(folder.digest("model.onnx").unwrap_err().ends_with("cannot be read: it is no regular file"));
+    }
 }
