@@ -96,7 +96,7 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> io::Result<(M, Vec<Ten
     Ok(head.with(payload.freeze()))
 }
 
-/// The parent's way to write a frame. Not cancel-safe: a session whose write was given up must be dropped.
+/// The parent's way to write a frame. `InvalidData` when it is too large: then nothing has been sent. Not cancel-safe: a session whose write was given up must be dropped.
 pub async fn write_async<M: Serialize>(to: &mut UnixStream, message: &M, tensors: &[Tensor]) -> io::Result<()> {
     for piece in pieces(message, tensors)? {
         to.write_all(&piece).await?;
@@ -126,7 +126,7 @@ fn pieces<M: Serialize>(message: &M, tensors: &[Tensor]) -> io::Result<Vec<Bytes
     let length = first.len() - 4;
     let payload: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     if length > MAX_HEAD || payload > MAX_PAYLOAD {
-        return Err(invalid("the frame is too large"));
+        return Err(invalid("the inputs are too large for a session"));
     }
     first[..4].copy_from_slice(&(length as u32).to_le_bytes());
     if payload <= ONE_PIECE {

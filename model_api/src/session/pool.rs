@@ -159,7 +159,8 @@ impl Pool {
         }
     }
 
-    /// Ends the sessions and waits for their end.
+    /// Kills the sessions; comes back when nobody uses them any more and whoever waited has been told. It does not wait
+    /// until the system has taken the processes down, which nothing could hurry.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.workers.wait().await;

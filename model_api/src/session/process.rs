@@ -1,4 +1,4 @@
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -12,6 +12,8 @@ use tokio::time::timeout;
 
 use super::frame::{self, Load, Order, Reply};
 use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, StartError, Tensor};
+
+const NONSENSE: &str = "the session process talks nonsense";
 
 /// Starts `model_api session` processes.
 #[derive(Clone, Debug)]
@@ -49,8 +51,10 @@ impl Launcher for ChildLauncher {
         let hello = match timeout(self.start_timeout, child.ask(&Order::Load(load), &[])).await {
             Ok(Ok((Reply::Hello(hello), _))) => hello,
             Ok(Ok((Reply::Failed(error), _))) => return Err(error),
-            Ok(Ok(_)) => return Err(StartError::Died("the session process talks nonsense".to_owned())),
-            Ok(Err(reason)) => return Err(StartError::Died(format!("while it loaded the model, {reason}"))),
+            Ok(Ok(_)) => return Err(StartError::Died(NONSENSE.to_owned())),
+            Ok(Err(SessionError::Refused(reason) | SessionError::Died(reason))) => {
+                return Err(StartError::Died(format!("while it loaded the model, {reason}")));
+            }
             Err(_) => return Err(StartError::Died(format!("the model did not load within {:?}", self.start_timeout))),
         };
         Ok((hello, child))
@@ -77,15 +81,21 @@ impl ChildSession {
         Ok(Self { process, socket: UnixStream::from_std(ours)? })
     }
 
-    async fn ask(&mut self, order: &Order, inputs: &[Tensor]) -> Result<(Reply, Vec<Tensor>), String> {
-        let conversation = async {
-            frame::write_async(&mut self.socket, order, inputs).await?;
-            frame::read_async(&mut self.socket).await
+    async fn ask(&mut self, order: &Order, inputs: &[Tensor]) -> Result<(Reply, Vec<Tensor>), SessionError> {
+        let answer = match frame::write_async(&mut self.socket, order, inputs).await {
+            // Nothing was sent, so nothing is broken.
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                return Err(SessionError::Refused(error.to_string()));
+            }
+            Err(error) => Err(error),
+            Ok(()) => frame::read_async(&mut self.socket).await,
         };
-        match conversation.await {
+        match answer {
             Ok(answer) => Ok(answer),
+            // It may well live on, and its death could be waited for in vain.
+            Err(error) if error.kind() == ErrorKind::InvalidData => Err(nonsense()),
             // The socket only says that the other end is gone; the exit status says why.
-            Err(_) => Err(self.died().await),
+            Err(_) => Err(SessionError::Died(self.died().await)),
         }
     }
 }
@@ -95,8 +105,8 @@ impl Session for ChildSession {
         match self.ask(&Order::Run, inputs).await {
             Ok((Reply::Answer, outputs)) => Ok(outputs),
             Ok((Reply::Refused(reason), _)) => Err(SessionError::Refused(reason)),
-            Ok(_) => Err(SessionError::Died("the session process talks nonsense".to_owned())),
-            Err(reason) => Err(SessionError::Died(reason)),
+            Ok(_) => Err(nonsense()),
+            Err(error) => Err(error),
         }
     }
 
@@ -108,10 +118,31 @@ impl Session for ChildSession {
     }
 }
 
+fn nonsense() -> SessionError {
+    SessionError::Died(NONSENSE.to_owned())
+}
+
 fn cause_of_death(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("the session process was ended by signal {signal}"),
         (None, Some(code)) => format!("the session process ended with code {code}"),
         (None, None) => "the session process ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Datatype;
+    use super::*;
+
+    #[tokio::test]
+    async fn inputs_that_are_too_large_to_be_sent_are_refused_at_once_and_cost_no_session() {
+        let process = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
+        let (socket, _theirs) = UnixStream::pair().unwrap();
+        let mut session = ChildSession { process, socket };
+        let input = Tensor::from_f32(&"x".repeat(2 << 20), Datatype::Fp32, vec![1], &[0.5]).unwrap();
+        let run = timeout(Duration::from_secs(5), session.run(&[input])).await.unwrap();
+        assert_eq!(run, Err(SessionError::Refused("the inputs are too large for a session".to_owned())));
+        assert!(session.process.try_wait().unwrap().is_none());
     }
 }
