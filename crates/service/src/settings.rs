@@ -1,8 +1,12 @@
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// The most milliseconds a setting may say, a day: more is a slip of the finger, and far more overflows the clock.
+const MOST_MILLIS: u64 = 24 * 3600 * 1000;
 
 /// A variable whose value cannot be used. Ends the process with [`SettingError::EXIT_CODE`].
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +35,10 @@ impl SettingError {
 }
 
 /// The variable `name`; `None` when unset or empty, since Compose passes unset variables on as empty ones.
+///
+/// What is not UTF-8 in it is replaced, so that it is seen to be wrong and not taken for unset.
 pub fn optional(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
 }
 
 /// The variable `name`, or `default` when it is unset or empty.
@@ -40,10 +46,19 @@ pub fn parse<T>(name: &str, default: T) -> Result<T, SettingError>
 where
     T: FromStr<Err: Display>,
 {
-    match optional(name) {
+    match std::env::var_os(name).filter(|value| !value.is_empty()) {
         None => Ok(default),
-        Some(text) => text.parse().map_err(|error| SettingError::new(name, format!("{text:?}: {error}"))),
+        Some(value) => parse_value(name, value),
     }
+}
+
+fn parse_value<T>(name: &str, value: OsString) -> Result<T, SettingError>
+where
+    T: FromStr<Err: Display>,
+{
+    let text =
+        value.into_string().map_err(|value| SettingError::new(name, format!("{} is not UTF-8", value.display())))?;
+    text.parse().map_err(|error| SettingError::new(name, format!("{text:?}: {error}")))
 }
 
 /// A number of at least `least`.
@@ -58,9 +73,21 @@ where
     Ok(value)
 }
 
-/// A duration given in whole milliseconds.
+/// A number of at least `least` and at most `most`.
+pub fn between<T>(name: &str, least: T, most: T, default: T) -> Result<T, SettingError>
+where
+    T: FromStr<Err: Display> + PartialOrd + Display + Copy,
+{
+    let value = at_least(name, least, default)?;
+    if value > most {
+        return Err(SettingError::new(name, format!("{value} is more than {most}")));
+    }
+    Ok(value)
+}
+
+/// A duration given in whole milliseconds: at least one, since none at all would refuse everything, and at most a day.
 pub fn millis(name: &str, default: u64) -> Result<Duration, SettingError> {
-    parse(name, default).map(Duration::from_millis)
+    between(name, 1, MOST_MILLIS, default).map(Duration::from_millis)
 }
 
 /// Where and how a service listens: the same for every service.
@@ -80,7 +107,7 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// `BODY_MEMORY_BYTES`: of all bodies being held at the same time.
     pub body_memory_bytes: usize,
-    /// `LAME_DUCK_MS`: after SIGTERM, unready but still accepting, so that balancers can look away.
+    /// `LAME_DUCK_MS`: after SIGTERM, unready but still accepting, so that balancers can look away. May be 0.
     pub lame_duck: Duration,
     /// `DRAIN_TIMEOUT_MS`: after the lame duck, what was begun may finish for so long.
     pub drain_timeout: Duration,
@@ -105,7 +132,7 @@ impl ServerSettings {
             body_timeout: millis("BODY_TIMEOUT_MS", 30_000)?,
             max_body_bytes,
             body_memory_bytes,
-            lame_duck: millis("LAME_DUCK_MS", 500)?,
+            lame_duck: Duration::from_millis(between("LAME_DUCK_MS", 0, MOST_MILLIS, 500)?),
             drain_timeout: millis("DRAIN_TIMEOUT_MS", 20_000)?,
         })
     }
@@ -130,5 +157,20 @@ mod tests {
             at_least("MLSERVE_TEST_UNSET", 2, 1).unwrap_err().to_string(),
             "MLSERVE_TEST_UNSET: 1 is less than 2"
         );
+    }
+
+    #[test]
+    fn a_time_is_neither_nothing_nor_more_than_a_day() {
+        let reason = |default| millis("MLSERVE_TEST_UNSET", default).unwrap_err().reason;
+        assert_eq!(reason(0), "0 is less than 1");
+        assert_eq!(reason(u64::MAX), "18446744073709551615 is more than 86400000");
+        assert_eq!(millis("MLSERVE_TEST_UNSET", MOST_MILLIS).unwrap(), Duration::from_hours(24));
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_no_value() {
+        use std::os::unix::ffi::OsStringExt;
+        let error = parse_value::<String>("NAME", OsString::from_vec(b"a\xff".to_vec())).unwrap_err();
+        assert_eq!(error.to_string(), "NAME: a\u{fffd} is not UTF-8");
     }
 }
