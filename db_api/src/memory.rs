@@ -121,8 +121,12 @@ impl Memory {
         entry
     }
 
-    /// Forgets every answer of `model` and says how many there were, counting each once.
+    /// Forgets every answer of `model` and says how many there were, counting each once. Answers on their way to Redis
+    /// are waited for, so that none of them is there again afterwards; one that is still being computed may be, as may
+    /// one that another replica is writing. An error may come after some have been forgotten; trying again is safe.
     pub async fn forget(&self, model: &str) -> Result<u64, Unavailable> {
+        // All permits are free only when nobody is writing. It fails only when closed, which it never is.
+        drop(self.write_permits.acquire_many(MAX_WRITES as u32).await);
         let near = self.forget_near(Some(model)).await;
         match &self.redis {
             // Redis holds what near holds, and more.

@@ -1,11 +1,13 @@
 use std::future::Future;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub};
 use redis::{Client, FromRedisValue, RedisError, cmd};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -38,11 +40,15 @@ pub struct Unavailable;
 /// Redis with a deadline on every command, and a breaker so that a dead one does not cost the deadline every time.
 ///
 /// The breaker is a count of failures in a row. A prober that asks every second is what closes it again, so that no
-/// request of a user is ever spent on finding out.
+/// request of a user is ever spent on finding out. It also replaces the connection, which by itself notices that the
+/// other end is gone only when that end says so.
 #[derive(Clone)]
 pub struct RedisStore {
     client: Client,
-    connection: ConnectionManager,
+    config: ConnectionManagerConfig,
+    connection: Arc<RwLock<ConnectionManager>>,
+    /// Told when the connection has been replaced: the subscription's is no better than the old one was.
+    replaced: Arc<Notify>,
     deadline: Duration,
     ttl: Duration,
     failures: Arc<AtomicU32>,
@@ -57,10 +63,12 @@ impl RedisStore {
             .set_connection_timeout(Some(PROBE_EVERY))
             .set_response_timeout(Some(deadline))
             .set_number_of_retries(1);
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
+        let connection = Arc::new(RwLock::new(connection));
         // Unavailable until the prober has seen it: the first request must not wait for a connection either.
         let failures = Arc::new(AtomicU32::new(FAILURES_TO_OPEN));
-        Ok(Self { client, connection, deadline, ttl, failures, metrics })
+        metrics.breaker(true);
+        Ok(Self { client, config, connection, replaced: Arc::default(), deadline, ttl, failures, metrics })
     }
 
     /// Whether the breaker is closed.
@@ -94,45 +102,68 @@ impl RedisStore {
 
     /// Deletes every answer of `model`, tells the other replicas, and says how many there were.
     pub(crate) async fn forget(&self, model: &str) -> Result<u64, Unavailable> {
-        let mut forgotten = 0;
+        let unlinked = self.unlink(model).await;
+        // Also after half of it: what has gone from here must not live on near the others.
+        let told = self.ask::<()>(cmd("PUBLISH").arg(FORGET).arg(model)).await;
+        told.and(unlinked)
+    }
+
+    async fn unlink(&self, model: &str) -> Result<u64, Unavailable> {
+        let mut unlinked = 0;
         let mut cursor = 0;
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(answers_of(model)).arg("COUNT").arg(1000);
             let (next, keys): (u64, Vec<String>) = self.ask(&scan).await?;
             if !keys.is_empty() {
-                forgotten += self.ask::<u64>(cmd("UNLINK").arg(keys)).await?;
+                unlinked += self.ask::<u64>(cmd("UNLINK").arg(keys)).await?;
             }
             if next == 0 {
-                break;
+                return Ok(unlinked);
             }
             cursor = next;
         }
-        self.ask::<()>(cmd("PUBLISH").arg(FORGET).arg(model)).await?;
-        Ok(forgotten)
     }
 
     /// Asks for ever, once a second, whether Redis is there.
     pub async fn probe(self) {
         loop {
-            let was_available = self.is_available();
-            if self.command::<Option<Vec<u8>>>(cmd("GET").arg(PROBE)).await.is_ok() && !was_available {
-                info!("Redis answers");
+            if !self.answers().await && !self.is_available() && self.replace().await {
+                self.answers().await;
             }
             sleep(PROBE_EVERY).await;
         }
+    }
+
+    async fn answers(&self) -> bool {
+        self.command::<Option<Vec<u8>>>(cmd("GET").arg(PROBE)).await.is_ok()
+    }
+
+    /// Puts a new connection in the place of one that may be half open, whose other end has gone without a word (a
+    /// machine lost, a firewall's state dropped): to time-outs the manager does not react, and the kernel takes a
+    /// quarter of an hour. Only once the new one stands, so that one which is slow to connect gets there as well.
+    async fn replace(&self) -> bool {
+        let connecting = ConnectionManager::new_with_config(self.client.clone(), self.config.clone());
+        let Ok(Ok(connection)) = timeout(PROBE_EVERY, connecting).await else { return false };
+        *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+        self.replaced.notify_waiters();
+        true
     }
 
     /// Calls `forget` for ever with what other replicas forget: a model's name, or `None` when messages may have been
     /// missed and everything held near must go.
     pub async fn listen<F: Future<Output = ()>>(self, forget: impl Fn(Option<String>) -> F) {
         loop {
-            if let Ok(mut subscription) = self.client.get_async_pubsub().await
-                && subscription.subscribe(FORGET).await.is_ok()
-            {
+            if let Ok(Ok(subscription)) = timeout(PROBE_EVERY, self.subscribe()).await {
+                let mut replaced = pin!(self.replaced.notified());
                 forget(None).await;
                 let mut messages = subscription.into_on_message();
-                while let Some(message) = messages.next().await {
+                loop {
+                    let message = tokio::select! {
+                        message = messages.next() => message,
+                        () = &mut replaced => None,
+                    };
+                    let Some(message) = message else { break };
                     forget(message.get_payload().ok()).await;
                 }
             }
@@ -140,15 +171,24 @@ impl RedisStore {
         }
     }
 
+    async fn subscribe(&self) -> Result<PubSub, RedisError> {
+        let mut subscription = self.client.get_async_pubsub().await?;
+        subscription.subscribe(FORGET).await?;
+        Ok(subscription)
+    }
+
     async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Unavailable> {
         if self.is_available() { self.command(command).await } else { Err(Unavailable) }
     }
 
     async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Unavailable> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (kind, error) = match timeout(self.deadline, command.query_async(&mut connection)).await {
             Ok(Ok(value)) => {
-                self.failures.store(0, Ordering::Relaxed);
+                if self.failures.swap(0, Ordering::Relaxed) >= FAILURES_TO_OPEN {
+                    self.metrics.breaker(false);
+                    info!("Redis answers");
+                }
                 return Ok(value);
             }
             Ok(Err(error)) if error.is_timeout() => ("timeout", error.to_string()),
@@ -162,6 +202,7 @@ impl RedisStore {
         };
         self.metrics.error(kind);
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURES_TO_OPEN {
+            self.metrics.breaker(true);
             warn!(error, "Redis does not answer; going on without it");
         }
         Err(Unavailable)

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::{Prediction, Timing};
@@ -11,6 +12,9 @@ use db_api::memory::{Memory, Outcome};
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
 use redis::Commands;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 const DEADLINE: Duration = Duration::from_millis(50);
@@ -56,6 +60,35 @@ impl Redis {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
+    /// A way to it over TCP, and what makes every connection there is fall silent without closing it.
+    async fn proxy(&self) -> (String, Arc<Notify>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let silence = Arc::new(Notify::new());
+        let (socket, silenced) = (self.folder.join("socket"), Arc::clone(&silence));
+        tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let (socket, silenced) = (socket.clone(), Arc::clone(&silenced));
+                tokio::spawn(async move {
+                    let mut far = UnixStream::connect(socket).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        () = silenced.notified() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        (url, silence)
+    }
+
+    fn listeners(&self) -> u64 {
+        let mut client = self.client();
+        let (_, number): (String, u64) =
+            redis::cmd("PUBSUB").arg("NUMSUB").arg("mlserve:forget").query(&mut client).unwrap();
+        number
+    }
+
     fn signal(&self, signal: &str) {
         assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
     }
@@ -68,8 +101,12 @@ impl Redis {
 
     /// A replica's memory with its work in the background, once it has seen Redis.
     async fn memory(&self) -> Memory {
+        Self::memory_over(&self.url()).await
+    }
+
+    async fn memory_over(url: &str) -> Memory {
         let ttl = Duration::from_hours(1);
-        let store = RedisStore::new(&self.url(), DEADLINE, ttl, MemoryMetrics::default()).unwrap();
+        let store = RedisStore::new(url, DEADLINE, ttl, MemoryMetrics::default()).unwrap();
         let memory = Memory::new(1 << 20, ttl, Some(store));
         tokio::spawn(memory.clone().run());
         until("Redis is seen", || is_available(&memory)).await;
@@ -208,6 +245,26 @@ async fn a_hung_redis_costs_a_few_deadlines_and_then_nothing() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_other_end_has_gone_without_a_word_is_replaced() {
+    let Some(redis) = Redis::start("half-open") else { return };
+    let (url, silence) = redis.proxy().await;
+    let memory = Redis::memory_over(&url).await;
+    until("it listens", || redis.listeners() == 1).await;
+    silence.notify_waiters();
+    let begun = Instant::now();
+    for number in 0..3 {
+        assert_eq!(ask(&memory, &format!("silent {number}")).await, Outcome::Miss);
+    }
+    // For Redis the silent one is still there.
+    until("it listens again", || redis.listeners() == 2).await;
+    assert!(is_available(&memory));
+    assert_eq!(ask(&memory, "after").await, Outcome::Miss);
+    memory.flush().await;
+    assert_eq!(ask(&redis.memory().await, "after").await, Outcome::Redis);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn what_one_replica_forgets_all_forget() {
     let Some(redis) = Redis::start("forget") else { return };
     let (first, second) = (redis.memory().await, redis.memory().await);
@@ -224,4 +281,7 @@ async fn what_one_replica_forgets_all_forget() {
         sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(ask(&first, "a").await, Outcome::Miss);
+    // On its way to Redis, or there already: forgotten either way.
+    assert_eq!(first.forget("mnist").await.unwrap(), 1);
+    assert!(redis.client().keys::<_, Vec<String>>("*").unwrap().is_empty());
 }
