@@ -43,8 +43,8 @@ impl Model {
         })
     }
 
-    /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered is
-    /// found by the digest, and shown with the notice, while the model itself is still being started.
+    /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered
+    /// is found by the digest, and shown with the notice, while the model itself is still being started.
     pub fn announced(files: &ModelFiles, settings: &ModelSettings, digest: &str, pool: Arc<Pool>) -> Self {
         Self {
             name: files.name.clone(),

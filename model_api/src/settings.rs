@@ -21,8 +21,8 @@ pub struct Settings {
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
     pub session_threads: usize,
-    /// `QUEUE_LENGTH` (256, as many as a `web_api` has under way at once): requests that may wait for a model, and as many, but
-    /// never fewer than 256, to be decoded for any; one more is answered 503.
+    /// `QUEUE_LENGTH` (256, as many as a `web_api` has under way at once): requests that may wait for a model, and as many,
+    /// but never fewer than 256, to be decoded for any; one more is answered 503.
     pub queue_length: usize,
     /// `RUN_TIMEOUT_MS` (30000): a run that takes longer is answered 504, and its session is replaced.
     pub run_timeout: Duration,
@@ -31,8 +31,8 @@ pub struct Settings {
     /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (33554432) and
     /// `MAX_DECODE_BYTES` (268435456): of one picture.
     pub image: ImageLimits,
-    /// `DECODE_THREADS` (0): pictures decoded at the same time, each within `MAX_DECODE_BYTES`; 0 is what the cgroup's quota
-    /// allows, but never more than 4, so that decoding takes 1 GiB at most however many cores there are.
+    /// `DECODE_THREADS` (0): pictures decoded at the same time, each within `MAX_DECODE_BYTES`; 0 is what the cgroup's
+    /// quota allows, but never more than 4, so that decoding takes 1 GiB at most however many cores there are.
     pub decode_threads: usize,
 }
 

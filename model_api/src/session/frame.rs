@@ -96,7 +96,8 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> io::Result<(M, Vec<Ten
     Ok(head.with(payload.freeze()))
 }
 
-/// The parent's way to write a frame. `InvalidData` when it is too large: then nothing has been sent. Not cancel-safe: a session whose write was given up must be dropped.
+/// The parent's way to write a frame. `InvalidData` when it is too large: then nothing has been sent. Not cancel-safe: a
+/// session whose write was given up must be dropped.
 pub async fn write_async<M: Serialize>(to: &mut UnixStream, message: &M, tensors: &[Tensor]) -> io::Result<()> {
     for piece in pieces(message, tensors)? {
         to.write_all(&piece).await?;

@@ -49,7 +49,8 @@ async fn is_not_ready_before_every_model_has_been_warm() {
 #[tokio::test]
 async fn a_model_that_is_still_loading_says_what_its_files_say() {
     let settings = r#"{
-        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1], "parameters": {"image": {"fit": "stretch"}}}],
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1],
+                    "parameters": {"image": {"fit": "stretch"}}}],
         "outputs": [{"name": "y", "parameters": {"labels": ["a", "b", "c", "d"]}}],
         "parameters": {"extra": {"title": "Squares", "notice": "A toy."}}
     }"#;
