@@ -45,8 +45,19 @@ start_process() {
   say $! >"$state/$part.pid"
 }
 
+# The settings in .env, for the two processes; what the environment says goes first. Containers get them from Compose.
+export_settings() {
+  local line name
+  while IFS= read -r line; do
+    case $line in COMPOSE_PROJECT_NAME=* | REDIS_PASSWORD=* | [!A-Z]* | '') continue ;; esac
+    name=${line%%=*}
+    if [[ -z ${!name:-} ]]; then export "$name=${line#*=}"; fi
+  done < <(cat "$root/.env" 2>/dev/null)
+}
+
 start_processes() {
   local metrics model_metrics
+  export_settings
   model_port=$(setting MODEL_PORT 5050)
   metrics=$(setting METRICS_PORT 9100)
   model_metrics=$(setting MODEL_METRICS_PORT 9150)

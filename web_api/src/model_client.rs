@@ -6,6 +6,7 @@ use bytes::Bytes;
 use contract::{ModelList, Prediction, Problem};
 use http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Method, Response, Url};
+use service::middleware::request_id;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::warn;
@@ -116,6 +117,9 @@ impl ModelClient {
             let mut request = self.http.request(method.clone(), url).timeout(patience);
             if let Some(Payload { bytes, media_type }) = payload.clone() {
                 request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(media_type)).body(bytes);
+            }
+            if let Some(id) = request_id() {
+                request = request.header("x-request-id", id);
             }
             match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
