@@ -32,6 +32,18 @@ pub struct Known {
 }
 
 impl Known {
+    /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
+    fn remembering(&self, model: ModelDescription) -> ModelDescription {
+        let before = self.models.iter().find(|before| before.name == model.name && before.version == model.version);
+        match before {
+            Some(before) if model.digest.is_empty() => {
+                let ModelDescription { state, reason, device, .. } = model;
+                ModelDescription { state, reason, device, ..before.clone() }
+            }
+            _ => model,
+        }
+    }
+
     /// Why no traffic should come; `None` when it may.
     pub fn reason(&self) -> Option<String> {
         if !self.reachable {
@@ -96,12 +108,53 @@ impl Catalog {
         known.reachable = list.is_ok();
         if let Ok(list) = list {
             known.ready = list.ready;
-            known.models = Arc::new(list.models);
+            let models = list.models.into_iter().map(|model| known.remembering(model)).collect();
+            known.models = Arc::new(models);
         }
         match (was_reachable, known.reachable) {
             (false, true) => info!("model_api answers"),
             (true, false) => warn!("model_api does not answer; giving remembered answers only"),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::ModelState;
+
+    use super::*;
+
+    fn list(digest: &str, state: ModelState) -> ModelList {
+        let model = ModelDescription {
+            name: "mnist".to_owned(),
+            version: "1".to_owned(),
+            title: format!("Title with {digest:?}"),
+            description: String::new(),
+            notice: None,
+            digest: digest.to_owned(),
+            state,
+            reason: None,
+            device: None,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            labels: Vec::new(),
+            image: None,
+        };
+        ModelList { models: vec![model], ready: state == ModelState::Ready }
+    }
+
+    #[test]
+    fn a_model_that_is_being_read_again_keeps_the_digest_it_had() {
+        let catalog = Catalog::default();
+        catalog.learn(Ok(list("sha256:1", ModelState::Ready)));
+        catalog.learn(Ok(list("", ModelState::Loading)));
+        let model = catalog.find(None).unwrap();
+        assert_eq!((model.digest.as_str(), model.state), ("sha256:1", ModelState::Loading));
+        assert_eq!(catalog.known().reason().unwrap(), "mnist: is being loaded");
+        catalog.learn(Ok(list("sha256:2", ModelState::Ready)));
+        assert_eq!(catalog.find(None).unwrap().digest, "sha256:2");
+        catalog.learn(Err(Error::ModelUnreachable));
+        assert_eq!(catalog.find(None).unwrap().digest, "sha256:2");
     }
 }

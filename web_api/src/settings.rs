@@ -3,7 +3,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use reqwest::Url;
-use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
+use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse};
+
+/// The longest that an answer may be remembered: more than the near cache can count is not far above.
+const YEAR_S: u64 = 366 * 24 * 3600;
 
 /// Everything the environment decides.
 #[derive(Clone, Debug)]
@@ -49,18 +52,9 @@ impl Settings {
             max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 256)?,
             redis_url: optional("REDIS_URL"),
             redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,
-            cache_ttl: cache_ttl()?,
+            cache_ttl: Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?),
             near_cache_bytes: parse("NEAR_CACHE_BYTES", 64 << 20)?,
         })
-    }
-}
-
-/// More than a year is no memory but an archive, and more than the near cache can count.
-fn cache_ttl() -> Result<Duration, SettingError> {
-    const MOST: u64 = 366 * 24 * 3600;
-    match at_least("CACHE_TTL_S", 1, 7 * 24 * 3600)? {
-        seconds if seconds > MOST => Err(SettingError::new("CACHE_TTL_S", format!("{seconds} is more than {MOST}"))),
-        seconds => Ok(Duration::from_secs(seconds)),
     }
 }
 
