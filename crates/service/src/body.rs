@@ -19,6 +19,10 @@ use crate::settings::ServerSettings;
 /// Memory is handed out in pieces of this size, so that a slow upload holds no more than it has sent.
 const PIECE: usize = 64 << 10;
 
+/// So much of each body costs nothing: a few clients that stall in large uploads keep the small ones from nobody. The
+/// connection cap bounds the sum.
+const FREE: usize = 128 << 10;
+
 /// After a refusal the rest of the body is read and thrown away for so long: a client that is still sending would
 /// otherwise see its connection reset instead of the answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -95,7 +99,7 @@ impl BodyReader {
             if bytes.len() + data.len() > self.max_bytes {
                 return Err(BodyError::TooLarge(self.max_bytes));
             }
-            let missing = (bytes.len() + data.len()).saturating_sub(room).div_ceil(PIECE);
+            let missing = (bytes.len() + data.len()).saturating_sub(FREE + room).div_ceil(PIECE);
             if missing > 0 {
                 let pieces =
                     Arc::clone(&self.memory).try_acquire_many_owned(missing as u32).map_err(|_| BodyError::NoMemory)?;
@@ -195,12 +199,14 @@ mod tests {
 
     #[tokio::test]
     async fn all_bodies_together_share_a_bounded_memory_that_comes_back() {
-        let reader = reader(10 * PIECE, 2);
+        let reader = reader(FREE + 10 * PIECE, 2);
         let headers = HeaderMap::new();
-        let held = reader.read(&headers, Body::from(vec![0; 2 * PIECE])).await.unwrap();
-        assert_eq!(reader.read(&headers, Body::from("x")).await.unwrap_err(), BodyError::NoMemory);
+        let (small, large) = (|| Body::from(vec![0; FREE]), || Body::from(vec![0; FREE + 2 * PIECE]));
+        let held = reader.read(&headers, large()).await.unwrap();
+        assert_eq!(reader.read(&headers, large()).await.unwrap_err(), BodyError::NoMemory);
+        assert!(reader.read(&headers, small()).await.is_ok(), "a small one finds room always");
         drop(held);
-        assert!(reader.read(&headers, Body::from("x")).await.is_ok());
+        assert!(reader.read(&headers, large()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

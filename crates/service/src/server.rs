@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -58,6 +59,7 @@ struct Connections {
     graceful: GracefulShutdown,
     permits: Arc<Semaphore>,
     header_timeout: Duration,
+    write_timeout: Duration,
     /// Ends the connections that have not said anything yet; `graceful` ends the others.
     stopping: CancellationToken,
 }
@@ -79,6 +81,7 @@ impl Connections {
             graceful: GracefulShutdown::new(),
             permits: Arc::new(Semaphore::new(settings.max_connections)),
             header_timeout: settings.header_timeout,
+            write_timeout: settings.body_timeout,
             stopping: CancellationToken::new(),
         }
     }
@@ -105,13 +108,17 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(self.app.clone());
         let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
-        let (header_timeout, stopping) = (self.header_timeout, self.stopping.clone());
+        let (header_timeout, write_timeout) = (self.header_timeout, self.write_timeout);
+        let stopping = self.stopping.clone();
         tokio::spawn(async move {
             let begun = tokio::select! {
                 biased;
                 begun = timeout(header_timeout, has_begun(&stream)) => begun.unwrap_or(false),
                 () = stopping.cancelled() => false,
             };
+            // A client that does not read what it asked for would keep its place as well.
+            let mut stream = Box::pin(TimeoutStream::new(stream));
+            stream.as_mut().set_write_timeout_pinned(Some(write_timeout));
             if begun && let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
                 debug!(%error, "a connection ended early");
             }
@@ -160,6 +167,8 @@ mod tests {
     use super::*;
 
     const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
+    const WRITE_TIMEOUT: Duration = Duration::from_millis(300);
+    const LARGE: usize = 64 << 20;
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
     struct Server {
@@ -173,6 +182,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let settings = ServerSettings {
             header_timeout,
+            body_timeout: WRITE_TIMEOUT,
             lame_duck: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
             ..ServerSettings::from_env(0, 0).unwrap()
@@ -182,7 +192,10 @@ mod tests {
             sleep(Duration::from_millis(500)).await;
             "done"
         });
-        let app = Router::new().route("/", get(|| async { "here" })).route("/slow", slow);
+        let app = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/slow", slow)
+            .route("/large", get(|| async { vec![b'x'; LARGE] }));
         let task = tokio::spawn(async move {
             let stop = async {
                 let _ = stopped.await;
@@ -209,6 +222,16 @@ mod tests {
             assert!(!rest(&mut stream).await.contains(" 200 "));
             assert!(begun.elapsed() >= HEADER_TIMEOUT.mul_f32(0.9), "{said:?} was closed at once");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_closed_in_time() {
+        let server = start(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        // Unread, the answer fills the buffers of both ends; read after the time, it breaks off.
+        sleep(WRITE_TIMEOUT * 3).await;
+        assert!(rest(&mut stream).await.len() < LARGE);
     }
 
     #[tokio::test]

@@ -101,7 +101,7 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// `HEADER_TIMEOUT_MS`: a request's head must have come by then; also how long an idle connection is kept.
     pub header_timeout: Duration,
-    /// `BODY_TIMEOUT_MS`: a request's body must have come by then.
+    /// `BODY_TIMEOUT_MS`: a request's body must have come by then, and each piece of an answer must have gone.
     pub body_timeout: Duration,
     /// `MAX_BODY_BYTES`: of one request's body.
     pub max_body_bytes: usize,
