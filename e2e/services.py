@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, TypeVar
 
 import requests
+from selenium.common.exceptions import WebDriverException
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("MODELS_DIR") or ROOT / "model_api" / "models")
@@ -27,7 +28,8 @@ numbers = itertools.count()
 
 
 def wait_until(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
-    """Asks again and again until there is an answer that counts as true. Whoever cannot be reached says no."""
+    """Asks again and again until there is an answer that counts as true. Whoever cannot be reached says no, and so does a page
+    that is just being replaced."""
     deadline = time.monotonic() + seconds
     said: object = None
     while time.monotonic() < deadline:
@@ -35,7 +37,7 @@ def wait_until(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
             said = ask()
             if said:
                 return said
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, WebDriverException) as error:
             said = error
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s: {what}; last: {said!r}")

@@ -174,6 +174,14 @@ def test_the_form_works_without_javascript(plain_page: Browser):
     plain_page.screenshot("without-javascript")
 
 
+def test_the_form_remembers_without_javascript(plain_page: Browser):
+    picture = never_seen()
+    for said in ("Fresh", "Remembered"):
+        choose_plainly(plain_page, picture)
+        plain_page.predict()
+        wait_until(lambda: plain_page.slot("memory") == said, f"the answer is marked: {said}")
+
+
 def test_the_form_says_what_is_wrong_without_javascript_an_error(plain_page: Browser):
     plain_page.predict()
     wait_until(lambda: plain_page.part("#error").text == "Upload an image first!", "it says so")
