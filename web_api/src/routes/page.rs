@@ -215,6 +215,9 @@ fn pretty(answer: &Answer, model: &ModelDescription, begun: Instant) -> String {
 fn curl(headers: &HeaderMap, file_name: Option<&str>, model: &str) -> String {
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost:5000");
     let file = file_name.filter(|name| !name.is_empty()).unwrap_or("picture.png");
+    if file.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return format!("curl -F image=@{file} http://{host}/predict/{model}");
+    }
     // curl reads `;` and `,` in a form's value as its own; in double quotes it does not. A shell keeps single quotes.
     let form = format!("image=@\"{}\"", file.replace('\\', "\\\\").replace('"', "\\\""));
     format!("curl -F '{}' http://{host}/predict/{model}", form.replace('\'', "'\\''"))
@@ -232,6 +235,8 @@ mod tests {
 
     #[test]
     fn the_curl_line_quotes_what_a_shell_would_read() {
+        let line = curl(&HeaderMap::new(), Some("seven.png"), "mnist");
+        assert_eq!(line, "curl -F image=@seven.png http://localhost:5000/predict/mnist");
         let line = curl(&HeaderMap::new(), Some("it's; \"a\".png"), "mnist");
         assert_eq!(line, r#"curl -F 'image=@"it'\''s; \"a\".png"' http://localhost:5000/predict/mnist"#);
     }
