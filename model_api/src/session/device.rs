@@ -2,8 +2,7 @@ use super::{DeviceWish, StartError};
 
 /// A CUDA driver module in this state stays so until it is loaded anew; no process can mend it.
 const STUCK_DRIVER: &str = "CUDA failure 999";
-const REMEDY: &str = "remedy: sudo rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia \
-                      && sudo modprobe nvidia nvidia_modeset nvidia_drm nvidia_uvm";
+const REMEDY: &str = "remedy: sudo rmmod nvidia_uvm; sudo rmmod nvidia; sudo modprobe nvidia; sudo modprobe nvidia_uvm";
 
 /// What runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
