@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-const DEADLINE: Duration = Duration::from_millis(50);
+/// Longer than in production: on a busy machine an answer in time must be no matter of luck.
+const DEADLINE: Duration = Duration::from_millis(250);
 
 /// A `redis-server` on a socket of its own, ended with the test.
 struct Redis {
@@ -221,7 +222,7 @@ async fn a_dead_redis_costs_nothing_and_a_new_one_is_used_again() {
     for number in 0..200 {
         assert_eq!(ask(&memory, &format!("dead {number}")).await, Outcome::Miss);
     }
-    assert!(begun.elapsed() < 40 * DEADLINE, "200 misses took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < 20 * DEADLINE, "200 misses took {:?}", begun.elapsed());
     redis.restart();
     until("Redis is seen again", || is_available(&memory)).await;
     ask(&memory, "after").await;
@@ -238,8 +239,8 @@ async fn a_hung_redis_costs_a_few_deadlines_and_then_nothing() {
     for number in 0..200 {
         assert_eq!(ask(&memory, &format!("hung {number}")).await, Outcome::Miss);
     }
-    // Unbroken it would be 200 deadlines, 10 s.
-    assert!(begun.elapsed() < 40 * DEADLINE, "200 misses took {:?}", begun.elapsed());
+    // Unbroken it would be 200 deadlines, 50 s.
+    assert!(begun.elapsed() < 20 * DEADLINE, "200 misses took {:?}", begun.elapsed());
     redis.signal("-CONT");
     until("Redis is seen again", || is_available(&memory)).await;
 }
