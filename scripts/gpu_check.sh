@@ -7,7 +7,7 @@
 #
 # FOLDER holds model_api, lib/libonnxruntime.so with everything it loads, and models/. CUDA's libraries may also lie
 # elsewhere on that machine: name their folders in LD_LIBRARY_PATH and leave them out of lib/.
-# TOLERANCE (0.005; cards multiply in TF32) and SECONDS_EACH (3) may be set. Ends with 0 only if the answers agree.
+# TOLERANCE (0.005; a card adds in another order) and SECONDS_EACH (3) may be set. Ends with 0 only if the answers agree.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
