@@ -40,7 +40,8 @@ impl Entry {
     pub(crate) fn weight(&self) -> u32 {
         let prediction = &self.prediction;
         let labels: usize = prediction.probabilities.iter().map(|score| size_of_val(score) + score.label.len()).sum();
-        let strings = self.key.len() + prediction.model_digest.len() + prediction.label.len() + prediction.model.len();
+        let strings =
+            self.key.len() + prediction.provenance.model_digest.len() + prediction.label.len() + prediction.model.len();
         u32::try_from(size_of::<Self>() + labels + strings).unwrap_or(u32::MAX)
     }
 }

@@ -202,9 +202,7 @@ mod tests {
             label: cls.to_string(),
             value: 0.5,
             probabilities: Vec::new(),
-            model_digest: model_digest.to_owned(),
-            device: "cpu".to_owned(),
-            timing_ms: contract::Timing::default(),
+            provenance: open_inference::Provenance { model_digest: model_digest.to_owned(), ..Default::default() },
         }
     }
 
@@ -218,7 +216,7 @@ mod tests {
             sleep(Duration::from_millis(50)).await;
             if image == "bad" { Err("bad".to_owned()) } else { Ok(prediction("d1", 7)) }
         };
-        let key_of = |prediction: &Prediction| key(&prediction.model_digest, image);
+        let key_of = |prediction: &Prediction| key(&prediction.provenance.model_digest, image);
         let (entry, outcome) = memory.recall_or_infer(key("d1", image), MODEL, key_of, infer).await?;
         Ok((entry.prediction.cls, outcome))
     }
@@ -267,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_of_a_model_changed_in_mid_flight_is_not_filed_under_the_old_one() {
         let memory = memory();
-        let key_of = |prediction: &Prediction| key(&prediction.model_digest, "x");
+        let key_of = |prediction: &Prediction| key(&prediction.provenance.model_digest, "x");
         let infer = async { Ok::<_, String>(prediction("d2", 3)) };
         let (entry, outcome) = memory.recall_or_infer(key("d1", "x"), MODEL, key_of, infer).await.unwrap();
         assert_eq!((entry.prediction.cls, outcome), (3, Outcome::Miss));

@@ -6,11 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::{Prediction, Timing};
+use contract::Prediction;
 use db_api::keys::{AnswerKey, Input};
 use db_api::memory::{Memory, Outcome};
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
+use open_inference::Provenance;
 use redis::Commands;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, UnixStream};
@@ -147,9 +148,7 @@ fn prediction() -> Prediction {
         label: "7".to_owned(),
         value: 0.5,
         probabilities: Vec::new(),
-        model_digest: "sha256:d".to_owned(),
-        device: "cpu".to_owned(),
-        timing_ms: Timing::default(),
+        provenance: Provenance { model_digest: "sha256:d".to_owned(), ..Provenance::default() },
     }
 }
 

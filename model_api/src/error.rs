@@ -1,5 +1,6 @@
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use contract::NoPrediction;
 use service::body::BodyError;
 use service::problem::problem;
 use tracing::error;
@@ -34,9 +35,9 @@ pub enum Error {
     /// What was sent does not fit the model.
     #[error("{0}")]
     Unfit(String),
-    /// The model's answer is infinite or no number, which JSON cannot say.
-    #[error("the model's answer to this input is not a finite number")]
-    NotFinite,
+    /// The answer is no choice between classes.
+    #[error(transparent)]
+    NoPrediction(#[from] NoPrediction),
     /// The model cannot be asked now.
     #[error("{model} cannot be asked now: {reason}")]
     Unavailable {
@@ -67,7 +68,7 @@ impl Error {
             Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
             Self::Picture(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
             Self::NoModelNamed { .. } | Self::Unfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
-            Self::NotFinite => (StatusCode::UNPROCESSABLE_ENTITY, "not_finite"),
+            Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
             Self::Run(RunError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             Self::Run(RunError::Crashed) => (StatusCode::INTERNAL_SERVER_ERROR, "crashed"),
             Self::Internal | Self::Picture(ImageError::Unprocessable { .. }) => {
@@ -116,7 +117,7 @@ mod tests {
             (Error::Picture(ImageError::Undecodable { format: "PNG", reason: text() }), 422, "undecodable"),
             (Error::Picture(ImageError::Unprocessable { reason: text() }), 500, "internal"),
             (Error::Unfit(text()), 422, "unfit"),
-            (Error::NotFinite, 422, "not_finite"),
+            (Error::NoPrediction(NoPrediction::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodersBusy, 503, "full"),
             (Error::Run(RunError::Full), 503, "full"),

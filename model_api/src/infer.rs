@@ -1,16 +1,15 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use contract::{ImageArray, Prediction};
+use axum::http::HeaderMap;
+use contract::ImageArray;
+use open_inference::{Inference, Provenance, Tensor, Timing};
 use service::body::ReadBody;
 
 use crate::app::App;
-use crate::array;
 use crate::error::Error;
 use crate::image_input;
 use crate::model::Model;
-use crate::prediction;
-use crate::session::Tensor;
 
 /// What a model is asked with.
 #[derive(Debug)]
@@ -22,19 +21,29 @@ pub enum Question {
 }
 
 /// The one verb: decode → wait for a session → run → read out.
-pub async fn infer(app: &App, model: &Arc<Model>, question: Question) -> Result<Prediction, Error> {
+pub async fn infer(app: &App, model: &Arc<Model>, question: Question) -> Result<Inference, Error> {
     let answer = answer(app, model, question).await;
     let outcome = answer.as_ref().map_or_else(|error| error.status().1, |_| "ok");
     app.metrics.predicted(&model.name, &model.version, outcome);
     answer
 }
 
-async fn answer(app: &App, model: &Arc<Model>, question: Question) -> Result<Prediction, Error> {
+async fn answer(app: &App, model: &Arc<Model>, question: Question) -> Result<Inference, Error> {
     let begun = Instant::now();
     let tensor = decode(app, model, question).await?;
     let decoding = begun.elapsed();
     let ran = model.run(vec![tensor]).await?;
-    prediction::read_out(model, &ran, decoding)
+    Ok(Inference {
+        model: model.name.clone(),
+        version: model.version.clone(),
+        outputs: ran.outputs,
+        provenance: Provenance {
+            model_digest: model.digest.clone(),
+            device: ran.session.device.name.clone(),
+            timing_ms: Timing { decode: ms(decoding), queue: ms(ran.waited), infer: ms(ran.ran) },
+        },
+        headers: HeaderMap::new(),
+    })
 }
 
 async fn decode(app: &App, model: &Arc<Model>, question: Question) -> Result<Tensor, Error> {
@@ -50,8 +59,12 @@ async fn decode(app: &App, model: &Arc<Model>, question: Question) -> Result<Ten
             }
             Question::Array(body) => {
                 let array = ImageArray::from_json(&body.bytes).map_err(|error| Error::Malformed(error.to_string()))?;
-                array::tensor(&array, model.only_input()?)
+                array.fit(model.only_input()?).map_err(|error| Error::Unfit(error.to_string()))
             }
         })
         .await
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

@@ -50,12 +50,6 @@ pub mod decoder;
 /// An encoded picture becomes the tensor a model expects, within limits.
 pub mod image_input;
 
-/// A nested list becomes the tensor a model expects.
-mod array;
-
-/// Outputs become a labelled answer.
-mod prediction;
-
 /// Why a request got no answer: one table.
 pub mod error;
 

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use contract::{ModelDescription, ModelState};
+use contract::ModelDescription;
+use open_inference::{ModelState, Tensor, TensorMetadata};
 
 use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
 use crate::repository::ModelFiles;
-use crate::session::{Hello, Pool, Ran, State, Tensor, TensorSpec};
+use crate::session::{Hello, Pool, Ran, State};
 use crate::signature::Signature;
 
 /// A model whose files have been read, and the sessions that run it.
@@ -62,16 +63,16 @@ impl Model {
     }
 
     /// The input of a model that has one.
-    pub fn only_input(&self) -> Result<&TensorSpec, Error> {
+    pub fn only_input(&self) -> Result<&TensorMetadata, Error> {
         match self.signature.inputs.as_slice() {
             [input] => Ok(input),
             inputs => Err(Error::Unfit(format!("{} has {} inputs, and only one was sent", self.name, inputs.len()))),
         }
     }
 
-    /// The name of a class: its label, or its number where there are no labels.
-    pub fn label(&self, class: usize) -> String {
-        self.signature.labels.get(class).cloned().unwrap_or_else(|| class.to_string())
+    /// Names of the first output's classes.
+    pub fn labels(&self) -> &[String] {
+        self.signature.outputs.first().map_or(&[], |output| &output.parameters.labels)
     }
 
     /// Waits for an idle session and runs the model once.
@@ -97,9 +98,8 @@ impl Model {
             description: self.extra.description.clone(),
             notice: self.extra.notice.clone(),
             digest: self.digest.clone(),
-            inputs: signature.inputs.iter().map(TensorSpec::describe).collect(),
-            outputs: signature.outputs.iter().map(TensorSpec::describe).collect(),
-            labels: signature.labels.clone(),
+            inputs: signature.inputs.clone(),
+            outputs: signature.outputs.clone(),
             image: signature.image.as_ref().map(ImageSpec::describe),
             ..describe_state(&self.name, &self.version, state)
         }
@@ -113,19 +113,5 @@ pub fn describe_state(name: &str, version: &str, state: State) -> ModelDescripti
         State::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
         State::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
     };
-    ModelDescription {
-        name: name.to_owned(),
-        version: version.to_owned(),
-        title: name.to_owned(),
-        description: String::new(),
-        notice: None,
-        digest: String::new(),
-        state,
-        reason,
-        device,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        labels: Vec::new(),
-        image: None,
-    }
+    ModelDescription { device, ..ModelDescription::unread(name, version, state, reason) }
 }

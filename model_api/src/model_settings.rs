@@ -2,10 +2,10 @@
 //! settings file written for MLServer stays usable. `parameters.version` and `parameters.uri` are among those: here the
 //! folder says which versions there are and where.
 
+use open_inference::{Datatype, Task};
 use serde::Deserialize;
 
 use crate::image_input::ImageSettings;
-use crate::session::Datatype;
 
 /// What a settings file may say.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -45,14 +45,20 @@ pub struct TensorSettings {
 pub struct TensorParameters {
     /// How a picture becomes this input.
     pub image: Option<ImageSettings>,
+    /// What an output is.
+    pub task: Option<Task>,
     /// Names of the classes, in the order of the output's last axis.
     pub labels: Vec<String>,
+    /// Whether an axis may have the length zero.
+    pub allow_empty: bool,
 }
 
 /// `parameters`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Parameters {
+    /// Whether each row's answer depends on that row alone, so that rows may be remembered one by one.
+    pub independent_rows: bool,
     /// What is ours alone.
     pub extra: Extra,
 }

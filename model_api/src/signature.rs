@@ -1,20 +1,18 @@
-use contract::TensorDescription;
+use open_inference::{ContentType, TensorMetadata, TensorParameters};
 
 use crate::image_input::ImageSpec;
 use crate::model_settings::{ModelSettings, TensorSettings};
-use crate::session::{Hello, TensorSpec};
+use crate::session::Hello;
 
 /// What goes into a model and what comes out, as graph and settings together have it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signature {
     /// In the graph's order.
-    pub inputs: Vec<TensorSpec>,
+    pub inputs: Vec<TensorMetadata>,
     /// In the graph's order.
-    pub outputs: Vec<TensorSpec>,
+    pub outputs: Vec<TensorMetadata>,
     /// How a picture becomes the only input.
     pub image: Option<ImageSpec>,
-    /// Names of the first output's classes; none, or one for each.
-    pub labels: Vec<String>,
 }
 
 impl Signature {
@@ -23,32 +21,22 @@ impl Signature {
         let inputs = merge("inputs", &settings.inputs, &graph.inputs)?;
         let outputs = merge("outputs", &settings.outputs, &graph.outputs)?;
         let image = image(settings, &inputs)?;
-        let labels = labels(settings, &outputs)?;
-        Ok(Self { inputs, outputs, image, labels })
+        Ok(Self { inputs, outputs, image })
     }
 
     /// What the settings say before the graph has been opened. Whatever they leave to the graph is missing.
     pub fn declared(settings: &ModelSettings) -> Self {
         let inputs = declared(&settings.inputs);
-        let labels = settings.outputs.first().map(|output| output.parameters.labels.clone());
         Self {
             // Settings that contradict themselves are an error later, against the graph.
             image: image(settings, &inputs).unwrap_or_default(),
             inputs,
             outputs: declared(&settings.outputs),
-            labels: labels.unwrap_or_default(),
         }
     }
 }
 
-impl TensorSpec {
-    /// In the contract's words.
-    pub fn describe(&self) -> TensorDescription {
-        TensorDescription { name: self.name.clone(), datatype: self.datatype.to_string(), shape: self.shape.clone() }
-    }
-}
-
-fn merge(side: &str, settings: &[TensorSettings], graph: &[TensorSpec]) -> Result<Vec<TensorSpec>, String> {
+fn merge(side: &str, settings: &[TensorSettings], graph: &[TensorMetadata]) -> Result<Vec<TensorMetadata>, String> {
     let mut merged = graph.to_vec();
     for (index, said) in settings.iter().enumerate() {
         let field = |field: &str| format!("model-settings.json: {side}[{index}].{field}");
@@ -65,16 +53,41 @@ fn merge(side: &str, settings: &[TensorSettings], graph: &[TensorSpec]) -> Resul
             }
             tensor.shape.clone_from(shape);
         }
+        tensor.parameters = parameters(said);
+        check_labels(tensor).map_err(|reason| format!("{}: {reason}", field("parameters.labels")))?;
     }
     Ok(merged)
 }
 
 /// All tensors of a side, or none: a list with gaps would pass for the graph's.
-fn declared(settings: &[TensorSettings]) -> Vec<TensorSpec> {
+fn declared(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
     let tensor = |said: &TensorSettings| {
-        Some(TensorSpec { name: said.name.clone(), datatype: said.datatype?, shape: said.shape.clone()? })
+        Some(TensorMetadata {
+            name: said.name.clone(),
+            datatype: said.datatype?,
+            shape: said.shape.clone()?,
+            parameters: parameters(said),
+        })
     };
     settings.iter().map(tensor).collect::<Option<_>>().unwrap_or_default()
+}
+
+fn parameters(said: &TensorSettings) -> TensorParameters {
+    let said = &said.parameters;
+    TensorParameters {
+        content_type: said.image.as_ref().map(|_| ContentType::Image),
+        task: said.task,
+        labels: said.labels.clone(),
+        allow_empty: said.allow_empty,
+    }
+}
+
+fn check_labels(tensor: &TensorMetadata) -> Result<(), String> {
+    let (labels, classes) = (tensor.parameters.labels.len(), tensor.shape.last().copied().unwrap_or(1));
+    if labels > 0 && classes != -1 && usize::try_from(classes) != Ok(labels) {
+        return Err(format!("{labels} labels for {classes} classes"));
+    }
+    Ok(())
 }
 
 /// Settings may fix a length that the graph leaves open, and nothing else.
@@ -82,7 +95,7 @@ fn narrows(settings: &[i64], graph: &[i64]) -> bool {
     settings.len() == graph.len() && settings.iter().zip(graph).all(|(&said, &is)| said == is || (is == -1 && said > 0))
 }
 
-fn image(settings: &ModelSettings, inputs: &[TensorSpec]) -> Result<Option<ImageSpec>, String> {
+fn image(settings: &ModelSettings, inputs: &[TensorMetadata]) -> Result<Option<ImageSpec>, String> {
     for (index, said) in settings.inputs.iter().enumerate() {
         let Some(image) = &said.parameters.image else { continue };
         let field = format!("model-settings.json: inputs[{index}]");
@@ -97,33 +110,15 @@ fn image(settings: &ModelSettings, inputs: &[TensorSpec]) -> Result<Option<Image
     Ok(None)
 }
 
-fn labels(settings: &ModelSettings, outputs: &[TensorSpec]) -> Result<Vec<String>, String> {
-    let Some(first) = outputs.first() else { return Err("the graph has no output".to_owned()) };
-    let said = settings.outputs.iter().position(|said| said.name == first.name);
-    let Some((index, labels)) = said.map(|index| (index, &settings.outputs[index].parameters.labels)) else {
-        return Ok(Vec::new());
-    };
-    let classes = first.shape.last().copied().unwrap_or(1);
-    if !labels.is_empty() && classes != -1 && usize::try_from(classes) != Ok(labels.len()) {
-        let field = format!("model-settings.json: outputs[{index}].parameters.labels");
-        return Err(format!("{field}: {} labels for {classes} classes", labels.len()));
-    }
-    Ok(labels.clone())
-}
-
 #[cfg(test)]
 mod tests {
     use contract::Device;
+    use open_inference::Datatype;
 
     use super::*;
-    use crate::session::Datatype;
 
     fn graph() -> Hello {
-        let tensor = |name: &str, shape: &[i64]| TensorSpec {
-            name: name.to_owned(),
-            datatype: Datatype::Fp32,
-            shape: shape.to_vec(),
-        };
+        let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
         Hello {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
@@ -139,7 +134,7 @@ mod tests {
     fn without_settings_everything_is_the_graphs() {
         let signature = agree("{}").unwrap();
         assert_eq!(signature.inputs, graph().inputs);
-        assert_eq!((signature.image, signature.labels), (None, vec![]));
+        assert_eq!(signature.image, None);
     }
 
     #[test]
@@ -151,7 +146,7 @@ mod tests {
         .unwrap();
         assert_eq!(signature.inputs[0].shape, [-1, 28, 28, 1]);
         assert_eq!(signature.image.unwrap().width(), 28);
-        assert_eq!(signature.labels, ["no", "yes"]);
+        assert_eq!(signature.outputs[0].parameters.labels, ["no", "yes"]);
     }
 
     #[test]

@@ -121,25 +121,15 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use contract::ModelState;
+    use open_inference::ModelState;
 
     use super::*;
 
     fn list(digest: &str, state: ModelState) -> ModelList {
         let model = ModelDescription {
-            name: "mnist".to_owned(),
-            version: "1".to_owned(),
             title: format!("Title with {digest:?}"),
-            description: String::new(),
-            notice: None,
             digest: digest.to_owned(),
-            state,
-            reason: None,
-            device: None,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            labels: Vec::new(),
-            image: None,
+            ..ModelDescription::unread("mnist", "1", state, None)
         };
         ModelList { models: vec![model], ready: state == ModelState::Ready }
     }

@@ -1,8 +1,7 @@
 use axum::response::{IntoResponse, Response};
-use contract::Problem;
 use http::StatusCode;
 use service::body::BodyError;
-use service::problem::problem;
+use service::problem::{Problem, problem};
 
 /// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
 ///

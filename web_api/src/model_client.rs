@@ -3,10 +3,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use contract::{ModelList, Prediction, Problem};
+use contract::{ModelList, Prediction};
 use http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Method, Response, Url};
 use service::middleware::request_id;
+use service::problem::Problem;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::warn;

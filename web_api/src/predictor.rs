@@ -114,7 +114,7 @@ impl Predictor {
             self.metrics.inferred(&question.model.name);
         }
         let prediction = prediction?;
-        if prediction.model_digest != question.model.digest {
+        if prediction.provenance.model_digest != question.model.digest {
             self.catalog.refresh_soon();
         }
         Ok(prediction)
@@ -127,7 +127,12 @@ impl Predictor {
 
     /// The key that `prediction` belongs under: that of the model that really gave it.
     fn key_of(&self, question: &Question, prediction: &Prediction) -> AnswerKey {
-        AnswerKey::new(self.app_type.as_str(), &question.model.name, &prediction.model_digest, question.input)
+        AnswerKey::new(
+            self.app_type.as_str(),
+            &question.model.name,
+            &prediction.provenance.model_digest,
+            question.input,
+        )
     }
 }
 

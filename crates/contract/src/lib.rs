@@ -2,12 +2,12 @@
 //!
 //! Both services depend on this crate and never on each other, so a change here is a change of the contract.
 
+mod fit;
 mod image_array;
 mod model;
 mod prediction;
-mod problem;
 
+pub use fit::Misfit;
 pub use image_array::{ImageArray, ImageArrayError, LegacyAnswer};
-pub use model::{Device, ImageInput, ModelDescription, ModelList, ModelState, TensorDescription, valid_model_name};
-pub use prediction::{ClassScore, Prediction, Timing};
-pub use problem::Problem;
+pub use model::{Device, ImageInput, ModelDescription, ModelList, valid_model_name};
+pub use prediction::{ClassScore, NoPrediction, Prediction};

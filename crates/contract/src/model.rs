@@ -1,3 +1,4 @@
+use open_inference::{ModelMetadata, ModelState, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 /// What `GET /models` of `model_api` answers: every model that was asked for, served or not.
@@ -17,6 +18,8 @@ pub struct ModelDescription {
     pub name: String,
     /// The version's folder name, or `"1"` for a model without versions.
     pub version: String,
+    /// Whether it is the one that answers where no version is named.
+    pub is_default: bool,
     /// A heading for people; the name where the settings give none.
     pub title: String,
     /// One sentence for people; may be empty.
@@ -32,25 +35,17 @@ pub struct ModelDescription {
     /// What runs it. `None` until a session has said so.
     pub device: Option<Device>,
     /// The graph's inputs.
-    pub inputs: Vec<TensorDescription>,
-    /// The graph's outputs.
-    pub outputs: Vec<TensorDescription>,
-    /// Class names in the order of the first output's last axis; empty where the settings give none.
-    pub labels: Vec<String>,
+    pub inputs: Vec<TensorMetadata>,
+    /// The graph's outputs. Those that are no tensors are left out, and named in `left_out`.
+    pub outputs: Vec<TensorMetadata>,
+    /// Outputs of the graph that cannot be served, each with the reason.
+    pub left_out: Vec<String>,
+    /// Rows that a batch should have at most; 0 where the graph fixes its batch axis or has none.
+    pub max_batch_size: u32,
+    /// Whether each row's answer depends on that row alone, so that rows may be remembered one by one.
+    pub independent_rows: bool,
     /// Present when the model can be asked with an encoded picture.
     pub image: Option<ImageInput>,
-}
-
-/// The states of the Open Inference Protocol's repository index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum ModelState {
-    /// Being read, started or warmed up.
-    Loading,
-    /// Warm: a request is answered.
-    Ready,
-    /// Cannot be asked; the reason says why.
-    Unavailable,
 }
 
 /// What a session really runs on, and why it is not what was wished for.
@@ -62,17 +57,6 @@ pub struct Device {
     pub stepped_down: Option<String>,
     /// Version of the ONNX Runtime library, e.g. `"1.31.1"`.
     pub runtime: String,
-}
-
-/// Name, datatype and shape of one tensor, in the words of the Open Inference Protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TensorDescription {
-    /// The graph's name for it.
-    pub name: String,
-    /// `FP32`, `INT64`, `BYTES`, …
-    pub datatype: String,
-    /// −1 where any length fits.
-    pub shape: Vec<i64>,
 }
 
 /// What a client may know about the picture a model wants.
@@ -90,9 +74,48 @@ pub struct ImageInput {
 }
 
 impl ModelDescription {
+    /// A model of which only this is known: its files have not been read.
+    pub fn unread(name: &str, version: &str, state: ModelState, reason: Option<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            is_default: true,
+            title: name.to_owned(),
+            description: String::new(),
+            notice: None,
+            digest: String::new(),
+            state,
+            reason,
+            device: None,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            left_out: Vec::new(),
+            max_batch_size: 0,
+            independent_rows: false,
+            image: None,
+        }
+    }
+
     /// Whether it can be asked now.
     pub fn is_ready(&self) -> bool {
         self.state == ModelState::Ready
+    }
+
+    /// Class names in the order of the first output's last axis; empty where the settings give none.
+    pub fn labels(&self) -> &[String] {
+        self.outputs.first().map_or(&[], |output| &output.parameters.labels)
+    }
+
+    /// In the protocol's words. `versions` are all that are served of this model.
+    pub fn metadata(&self, versions: Vec<String>) -> ModelMetadata {
+        ModelMetadata {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            versions,
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            max_batch_size: self.max_batch_size,
+        }
     }
 }
 

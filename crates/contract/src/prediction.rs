@@ -1,6 +1,10 @@
+use open_inference::{Inference, Provenance, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// The answer of `model_api` to one picture or one `image_arr`.
+/// A first output with more values is no list of classes, and would be megabytes of JSON.
+const MAX_CLASSES: usize = 100_000;
+
+/// An answer read as a choice between classes: row 0 of the first output, with labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The model that answered.
@@ -15,12 +19,9 @@ pub struct Prediction {
     pub value: f32,
     /// Row 0 of the first output in the output's order.
     pub probabilities: Vec<ClassScore>,
-    /// `sha256:<hex>` of the model that really answered: answers are remembered under this one.
-    pub model_digest: String,
-    /// `"cpu"` or `"cuda"`: what really ran.
-    pub device: String,
-    /// Where the time went.
-    pub timing_ms: Timing,
+    /// Who answered, and what it took.
+    #[serde(flatten)]
+    pub provenance: Provenance,
 }
 
 /// One class and its value.
@@ -32,13 +33,80 @@ pub struct ClassScore {
     pub value: f32,
 }
 
-/// Milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Timing {
-    /// Reading the picture or the JSON list into a tensor.
-    pub decode: f64,
-    /// Waiting for a session.
-    pub queue: f64,
-    /// In the session, the way to its process included.
-    pub infer: f64,
+/// Why an answer cannot be read as a choice between classes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPrediction {
+    /// The first output is empty, far too long, or no numbers.
+    #[error("{model} answers with no list of classes")]
+    NoClasses {
+        /// The model.
+        model: String,
+    },
+    /// JSON cannot say it, and no class could be chosen.
+    #[error("the model's answer to this input is not a finite number")]
+    NotFinite,
+}
+
+impl Prediction {
+    /// Reads `inference`, an answer of a model whose classes are called `labels`.
+    pub fn read_out(inference: &Inference, labels: &[String]) -> Result<Self, NoPrediction> {
+        let row = inference.outputs.first().map(row_zero).unwrap_or_default();
+        if !(1..=MAX_CLASSES).contains(&row.len()) {
+            return Err(NoPrediction::NoClasses { model: inference.model.clone() });
+        }
+        if !row.iter().all(|value| value.is_finite()) {
+            return Err(NoPrediction::NotFinite);
+        }
+        let cls = index_of_largest(&row);
+        let label = |class: usize| labels.get(class).cloned().unwrap_or_else(|| class.to_string());
+        let score = |(class, &value)| ClassScore { label: label(class), value };
+        Ok(Self {
+            model: inference.model.clone(),
+            version: inference.version.clone(),
+            cls,
+            label: label(cls),
+            value: row[cls],
+            probabilities: row.iter().enumerate().map(score).collect(),
+            provenance: inference.provenance.clone(),
+        })
+    }
+}
+
+/// What belongs to the first of the batch: everything but the first axis.
+fn row_zero(output: &Tensor) -> Vec<f32> {
+    let length = output.shape.iter().skip(1).product();
+    let mut values = output.to_f32();
+    values.truncate(length);
+    values
+}
+
+/// The first of several equal ones, as `argmax` has it.
+fn index_of_largest(row: &[f32]) -> usize {
+    let larger = |best: usize, (index, value): (usize, &f32)| if *value > row[best] { index } else { best };
+    row.iter().enumerate().fold(0, larger)
+}
+
+#[cfg(test)]
+mod tests {
+    use open_inference::Datatype;
+
+    use super::*;
+
+    #[test]
+    fn row_zero_is_what_belongs_to_the_first_of_the_batch() {
+        let output = |shape: &[usize]| {
+            let values: Vec<f32> = (1..=6_u8).take(shape.iter().product()).map(f32::from).collect();
+            row_zero(&Tensor::from_f32("y", Datatype::Fp32, shape.to_vec(), &values).unwrap())
+        };
+        assert_eq!(output(&[2, 3]), [1., 2., 3.]);
+        assert_eq!(output(&[1, 6]), [1., 2., 3., 4., 5., 6.]);
+        assert_eq!(output(&[6]), [1.]);
+        assert_eq!(output(&[]), [1.]);
+    }
+
+    #[test]
+    fn of_equal_values_the_first_is_the_class() {
+        assert_eq!(index_of_largest(&[0.1, 0.4, 0.4]), 1);
+        assert_eq!(index_of_largest(&[-1.0]), 0);
+    }
 }

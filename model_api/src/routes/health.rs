@@ -3,7 +3,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use contract::{Device, ModelDescription, ModelState};
+use contract::{Device, ModelDescription};
+use open_inference::ModelState;
 use serde::Serialize;
 
 use crate::app::App;

@@ -5,11 +5,12 @@ use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
+use open_inference::Tensor;
 use tracing::error;
 
+use super::SessionError;
 use super::frame::{self, Order, Reply};
 use super::onnx::Onnx;
-use super::{SessionError, Tensor};
 
 /// The child process `model_api session`: opens the model it is told to, then runs it until the parent goes away.
 pub fn main() -> ExitCode {

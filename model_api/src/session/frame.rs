@@ -12,13 +12,13 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
+use open_inference::{Datatype, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::tensor::byte_length;
-use super::{Datatype, DeviceWish, Hello, StartError, Tensor};
+use super::{DeviceWish, Hello, StartError};
 
 /// Far above any graph's list of names, far below what hurts.
 const MAX_HEAD: usize = 1 << 20;
@@ -77,6 +77,7 @@ struct TensorHead {
     name: String,
     datatype: Datatype,
     shape: Vec<usize>,
+    bytes: usize,
 }
 
 /// The child's way to write a frame.
@@ -120,7 +121,12 @@ pub async fn read_async<M: DeserializeOwned>(from: &mut UnixStream) -> io::Resul
 fn pieces<M: Serialize>(message: &M, tensors: &[Tensor]) -> io::Result<Vec<Bytes>> {
     let heads = tensors
         .iter()
-        .map(|tensor| TensorHead { name: tensor.name.clone(), datatype: tensor.datatype, shape: tensor.shape.clone() })
+        .map(|tensor| TensorHead {
+            name: tensor.name.clone(),
+            datatype: tensor.datatype,
+            shape: tensor.shape.clone(),
+            bytes: tensor.data.len(),
+        })
         .collect();
     let mut first = vec![0; 4];
     serde_json::to_writer(&mut first, &Head { message, tensors: heads })?;
@@ -149,7 +155,7 @@ impl<M> Head<M> {
     fn payload_length(&self) -> io::Result<usize> {
         self.tensors
             .iter()
-            .try_fold(0_usize, |sum, tensor| sum.checked_add(byte_length(&tensor.shape, tensor.datatype.size())?))
+            .try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.bytes))
             .filter(|&length| length <= MAX_PAYLOAD)
             .ok_or_else(|| invalid("the frame's tensors are too large"))
     }
@@ -158,9 +164,11 @@ impl<M> Head<M> {
         let tensors = self
             .tensors
             .into_iter()
-            .map(|TensorHead { name, datatype, shape }| {
-                let length = shape.iter().product::<usize>() * datatype.size();
-                Tensor { name, datatype, shape, data: payload.split_to(length) }
+            .map(|TensorHead { name, datatype, shape, bytes }| Tensor {
+                name,
+                datatype,
+                shape,
+                data: payload.split_to(bytes),
             })
             .collect();
         (self.message, tensors)
@@ -204,7 +212,7 @@ mod tests {
         let error = read::<Order>(&mut [0xff; 64].as_slice()).unwrap_err();
         assert_eq!(error.to_string(), "the frame's head is too large");
         let head =
-            r#"{"message": "Run", "tensors": [{"name": "x", "datatype": "FP32", "shape": [4294967296, 4294967296]}]}"#;
+            r#"{"message": "Run", "tensors": [{"name": "x", "datatype": "FP32", "shape": [1], "bytes": 4294967296}]}"#;
         let mut frame = (head.len() as u32).to_le_bytes().to_vec();
         frame.extend_from_slice(head.as_bytes());
         let error = read::<Order>(&mut frame.as_slice()).unwrap_err();

@@ -12,7 +12,6 @@ mod onnx;
 mod pool;
 mod process;
 mod restarts;
-mod tensor;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -21,12 +20,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use contract::Device;
+use open_inference::{Tensor, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 pub use child::main as child_main;
 pub use pool::{Meters, Pool, PoolSettings, Ran, RunError, State};
 pub use process::ChildLauncher;
-pub use tensor::{Datatype, NotRepresentable, Tensor};
 
 /// `DEVICE`: where a model may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,22 +42,11 @@ pub enum DeviceWish {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// In the graph's order.
-    pub inputs: Vec<TensorSpec>,
+    pub inputs: Vec<TensorMetadata>,
     /// In the graph's order.
-    pub outputs: Vec<TensorSpec>,
+    pub outputs: Vec<TensorMetadata>,
     /// What really runs.
     pub device: Device,
-}
-
-/// Name, datatype and shape of an input or output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TensorSpec {
-    /// The graph's name for it.
-    pub name: String,
-    /// What its elements are.
-    pub datatype: Datatype,
-    /// −1 where any length fits.
-    pub shape: Vec<i64>,
 }
 
 /// What is needed to start a session of a model.

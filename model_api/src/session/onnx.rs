@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use contract::Device;
+use open_inference::{Datatype, Element, Tensor, TensorMetadata, byte_length, with_element};
 use ort::environment::Environment;
 use ort::ep;
 use ort::ep::ExecutionProvider;
@@ -12,15 +13,14 @@ use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
 
 use super::device::{self, Kind, Opened, without_paths};
 use super::frame::Load;
-use super::tensor::{Element, byte_length, with_element};
-use super::{Datatype, Hello, SessionError, StartError, Tensor, TensorSpec};
+use super::{Hello, SessionError, StartError};
 
 /// A model, open and warm.
 pub struct Onnx {
     session: Session,
     kind: Kind,
-    inputs: Vec<TensorSpec>,
-    outputs: Vec<TensorSpec>,
+    inputs: Vec<TensorMetadata>,
+    outputs: Vec<TensorMetadata>,
 }
 
 impl Onnx {
@@ -48,10 +48,10 @@ impl Onnx {
     }
 
     fn warm_up(&mut self, load: &Load) -> Result<(), String> {
-        let zeros = |spec: &TensorSpec| {
+        let zeros = |spec: &TensorMetadata| {
             let shape = load.shapes.get(&spec.name).unwrap_or(&spec.shape);
             let shape: Vec<usize> = shape.iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
-            let bytes = byte_length(&shape, spec.datatype.size())
+            let bytes = byte_length(&shape, spec.datatype.size().unwrap_or(4))
                 .ok_or_else(|| format!("input {:?} is too large: {shape:?}", spec.name))?;
             Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: vec![0; bytes].into() })
         };
@@ -114,7 +114,7 @@ fn version(library: &Path) -> String {
     name.split_once(".so.").map_or("unknown", |(_, version)| version).to_owned()
 }
 
-fn specs(side: &str, outlets: &[Outlet]) -> Result<Vec<TensorSpec>, String> {
+fn specs(side: &str, outlets: &[Outlet]) -> Result<Vec<TensorMetadata>, String> {
     outlets
         .iter()
         .map(|outlet| {
@@ -125,7 +125,7 @@ fn specs(side: &str, outlets: &[Outlet]) -> Result<Vec<TensorSpec>, String> {
             let datatype = datatype.ok_or_else(|| {
                 format!("{side} {:?} has the element type {}, which is not served", outlet.name(), outlet.dtype())
             })?;
-            Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec() })
+            Ok(TensorMetadata::new(outlet.name(), datatype, shape))
         })
         .collect()
 }
@@ -141,8 +141,11 @@ fn datatype(element: TensorElementType) -> Option<Datatype> {
         TensorElementType::Int16 => Datatype::Int16,
         TensorElementType::Int32 => Datatype::Int32,
         TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
         TensorElementType::Float32 => Datatype::Fp32,
         TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::String => Datatype::Bytes,
         _ => return None,
     })
 }
@@ -151,19 +154,19 @@ fn value(tensor: &Tensor) -> Result<SessionInputValue<'static>, String> {
     with_element!(tensor.datatype, T => {
         let elements: Vec<T> = tensor.elements().collect();
         ort::value::Tensor::from_array((tensor.shape.clone(), elements)).map(Into::into).map_err(said)
-    })
+    }, bytes => Err("strings are not served yet".to_owned()))
 }
 
-fn tensor(spec: &TensorSpec, value: &DynValue) -> Result<Tensor, String> {
+fn tensor(spec: &TensorMetadata, value: &DynValue) -> Result<Tensor, String> {
     with_element!(spec.datatype, T => {
         let (shape, elements) = value.try_extract_tensor::<T>().map_err(said)?;
-        let mut data = vec![0; size_of_val(elements)];
-        for (bytes, element) in data.chunks_exact_mut(size_of::<T>()).zip(elements) {
-            element.write(bytes);
+        let mut data = Vec::with_capacity(size_of_val(elements));
+        for element in elements {
+            element.write(&mut data);
         }
         let shape = shape.iter().map(|&length| length as usize).collect();
         Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
-    })
+    }, bytes => Err("strings are not served yet".to_owned()))
 }
 
 /// Some CUDA errors stick to a process until it ends; none is worth the question which. A fresh process will tell.

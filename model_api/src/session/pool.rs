@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
+use open_inference::Tensor;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -12,7 +13,7 @@ use tracing::Span;
 
 use super::restarts::Restarts;
 use super::worker::{Entry, Worker};
-use super::{Blueprint, Hello, Launcher, StartError, Tensor};
+use super::{Blueprint, Hello, Launcher, StartError};
 
 /// The sessions of one model: requests wait in one bounded queue for whichever is idle. A session that dies is replaced;
 /// the request that it died on gets a second chance on the new one, and no third.

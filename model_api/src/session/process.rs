@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use open_inference::Tensor;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::frame::{self, Load, Order, Reply};
-use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, StartError, Tensor};
+use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
 
 const NONSENSE: &str = "the session process talks nonsense";
 
@@ -132,7 +133,8 @@ fn cause_of_death(status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Datatype;
+    use open_inference::Datatype;
+
     use super::*;
 
     #[tokio::test]

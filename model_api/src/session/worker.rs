@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_channel::Receiver;
+use open_inference::Tensor;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -9,7 +10,7 @@ use tracing::{Instrument, Span, info, warn};
 
 use super::pool::{PoolSettings, Ran, RunError, State, best};
 use super::restarts::Restarts;
-use super::{Blueprint, Hello, Launcher, Session, SessionError, StartError, Tensor};
+use super::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
 
 /// A waiting request.
 pub struct Entry {

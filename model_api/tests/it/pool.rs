@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model_api::metrics::Metrics;
-use model_api::session::{Blueprint, Pool, PoolSettings, RunError, StartError, State, Tensor};
+use model_api::session::{Blueprint, Pool, PoolSettings, RunError, StartError, State};
+use open_inference::Tensor;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
 

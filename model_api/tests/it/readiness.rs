@@ -3,8 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use contract::ModelState;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
+use open_inference::ModelState;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -66,7 +66,7 @@ async fn a_model_that_is_still_loading_says_what_its_files_say() {
     assert!(early.digest.starts_with("sha256:"));
     assert_eq!((&early.digest, &early.inputs), (&warm.digest, &warm.inputs), "what a remembered answer is found by");
     assert_eq!((&early.title, &early.notice), (&warm.title, &warm.notice));
-    assert_eq!((&early.labels, &early.image), (&warm.labels, &warm.image));
+    assert_eq!((&early.labels(), &early.image), (&warm.labels(), &warm.image));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use contract::ModelDescription;
 use http::StatusCode;
+use open_inference::ModelState;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,7 +52,7 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
 struct ModelHealth<'a> {
     name: &'a str,
     version: &'a str,
-    state: contract::ModelState,
+    state: ModelState,
     device: Option<&'a contract::Device>,
     reason: Option<&'a str>,
 }

@@ -137,7 +137,7 @@ async fn answer(
         remembered: answer.provenance.is_remembered(),
         model: prediction.model.clone(),
         version: prediction.version.clone(),
-        device: prediction.device.clone(),
+        device: prediction.provenance.device.clone(),
         total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
         notice: model.notice.clone(),
         bars: bars(&prediction.probabilities),

@@ -128,13 +128,13 @@ impl<'a> AnswerBody<'a> {
             probabilities: &prediction.probabilities,
             cached: answer.provenance.is_remembered(),
             key: &answer.entry.key,
-            model_digest: &prediction.model_digest,
-            device: &prediction.device,
+            model_digest: &prediction.provenance.model_digest,
+            device: &prediction.provenance.device,
             timing_ms: TimingBody {
                 total: begun.elapsed().as_secs_f64() * 1e3,
-                decode: prediction.timing_ms.decode,
-                queue: prediction.timing_ms.queue,
-                infer: prediction.timing_ms.infer,
+                decode: prediction.provenance.timing_ms.decode,
+                queue: prediction.provenance.timing_ms.queue,
+                infer: prediction.provenance.timing_ms.infer,
             },
             notice: model.notice.as_deref(),
         }

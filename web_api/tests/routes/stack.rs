@@ -8,10 +8,12 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Body};
-use contract::{ClassScore, Device, ImageInput, ModelDescription, ModelList, ModelState, Prediction, Problem, Timing};
+use contract::{ClassScore, Device, ImageInput, ModelDescription, ModelList, Prediction};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use open_inference::{Datatype, ModelState, Provenance, TensorMetadata, Timing};
 use prometheus_client::registry::Registry;
+use service::problem::Problem;
 use service::readiness::Readiness;
 use service::settings::ServerSettings;
 use tokio::net::TcpListener;
@@ -41,20 +43,16 @@ pub struct Answer {
 }
 
 pub fn model(name: &str) -> ModelDescription {
+    let mut output = TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 2]);
+    output.parameters.labels = vec!["0".to_owned(), "</script>".to_owned()];
     ModelDescription {
-        name: name.to_owned(),
-        version: "1".to_owned(),
         title: format!("Title of {name}"),
-        description: String::new(),
         notice: (name == "medical").then(|| "Not for clinical use.".to_owned()),
         digest: format!("sha256:{name}"),
-        state: ModelState::Ready,
-        reason: None,
         device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() }),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        labels: vec!["0".to_owned(), "</script>".to_owned()],
+        outputs: vec![output],
         image: Some(ImageInput { width: 28, height: 28, color: "gray".to_owned(), fit: "digit".to_owned() }),
+        ..ModelDescription::unread(name, "1", ModelState::Ready, None)
     }
 }
 
@@ -160,15 +158,17 @@ async fn predict(State(fake): State<Arc<FakeModelApi>>, Path(name): Path<String>
     }
     let score = |label: &str, value| ClassScore { label: label.to_owned(), value };
     Json(Prediction {
-        model_digest: format!("sha256:{name}"),
+        provenance: Provenance {
+            model_digest: format!("sha256:{name}"),
+            device: "cpu".to_owned(),
+            timing_ms: Timing { decode: 0.1, queue: 0.2, infer: 0.3 },
+        },
         model: name,
         version: "1".to_owned(),
         cls: 1,
         label: "one".to_owned(),
         value: 0.75,
         probabilities: vec![score("zero", 0.25), score("one", 0.75)],
-        device: "cpu".to_owned(),
-        timing_ms: Timing { decode: 0.1, queue: 0.2, infer: 0.3 },
     })
     .into_response()
 }

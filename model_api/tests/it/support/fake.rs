@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use contract::Device;
-use model_api::session::{Blueprint, Datatype, Hello, Launcher, Session, SessionError, StartError, Tensor, TensorSpec};
+use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
+use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
 
 /// The first number of an input that makes a fake session do something else than answer with its input.
@@ -79,11 +80,7 @@ impl Session for Fake {
 }
 
 pub fn hello() -> Hello {
-    let tensor = |name: &str, shape: &[i64]| TensorSpec {
-        name: name.to_owned(),
-        datatype: Datatype::Fp32,
-        shape: shape.to_vec(),
-    };
+    let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
     Hello {
         inputs: vec![tensor("x", &[-1, 2, 2, 1])],
         outputs: vec![tensor("y", &[-1, 4])],

@@ -1,34 +1,48 @@
 //! An `image_arr` of the old clients becomes a model's input.
 
-use contract::ImageArray;
+use open_inference::{NotRepresentable, Tensor, TensorMetadata};
 
-use crate::error::Error;
-use crate::session::{Tensor, TensorSpec};
+use crate::ImageArray;
 
-/// The array as the model's input: its shape is the model's up to axes of length one; height × width × channels is turned
-/// round for a model that has its channels first.
-pub fn tensor(array: &ImageArray, input: &TensorSpec) -> Result<Tensor, Error> {
-    let filled = |shape: Vec<usize>, values: &[f32]| {
-        Tensor::from_f32(&input.name, input.datatype, shape, values).map_err(|error| Error::Unfit(error.to_string()))
-    };
-    let shape = input.shape.as_slice();
-    if array.values.is_empty() {
-        return Err(misfit(array, shape));
-    }
-    if let Some(fitted) = fit(&array.shape, shape) {
-        return filled(fitted, &array.values);
-    }
-    if let &[batch, channels @ (1 | 3), height, width] = shape
-        && let Some(fitted) = fit(&array.shape, &[batch, height, width, channels])
-    {
-        let [n, h, w, c] = fitted[..] else { unreachable!("fitted to four axes") };
-        return filled(vec![n, c, h, w], &channels_first(&array.values, h * w, c));
-    }
-    Err(misfit(array, shape))
+/// Why an array cannot be a model's input.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Misfit {
+    /// Its shape is another one, also up to axes of length one.
+    #[error("image_arr has the shape {found:?}, which does not fit the model's {wanted:?}")]
+    Shape {
+        /// The array's.
+        found: Vec<usize>,
+        /// The model's.
+        wanted: Vec<i64>,
+    },
+    /// One of its numbers is none of the model's datatype.
+    #[error(transparent)]
+    Number(#[from] NotRepresentable),
 }
 
-fn misfit(array: &ImageArray, shape: &[i64]) -> Error {
-    Error::Unfit(format!("image_arr has the shape {:?}, which does not fit the model's {shape:?}", array.shape))
+impl ImageArray {
+    /// The array as the model's input: its shape is the model's up to axes of length one; height × width × channels is
+    /// turned round for a model that has its channels first.
+    pub fn fit(&self, input: &TensorMetadata) -> Result<Tensor, Misfit> {
+        let filled = |shape: Vec<usize>, values: &[f32]| {
+            Tensor::from_f32(&input.name, input.datatype, shape, values).map_err(Misfit::from)
+        };
+        let shape = input.shape.as_slice();
+        let misfit = || Misfit::Shape { found: self.shape.clone(), wanted: shape.to_vec() };
+        if self.values.is_empty() {
+            return Err(misfit());
+        }
+        if let Some(fitted) = fit(&self.shape, shape) {
+            return filled(fitted, &self.values);
+        }
+        if let &[batch, channels @ (1 | 3), height, width] = shape
+            && let Some(fitted) = fit(&self.shape, &[batch, height, width, channels])
+        {
+            let [n, h, w, c] = fitted[..] else { unreachable!("fitted to four axes") };
+            return filled(vec![n, c, h, w], &channels_first(&self.values, h * w, c));
+        }
+        Err(misfit())
+    }
 }
 
 /// `found` with axes of length one left out or put in so that it fits `wanted`, where −1 is any length.
@@ -69,14 +83,15 @@ fn channels_first(values: &[f32], pixels: usize, channels: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use open_inference::Datatype;
+
     use super::*;
-    use crate::session::Datatype;
 
     fn ask(shape: &[usize], wanted: &[i64]) -> Result<Tensor, String> {
         let length: usize = shape.iter().product();
         let values = (0..u16::try_from(length).unwrap()).map(f32::from).collect();
-        let input = TensorSpec { name: "x".to_owned(), datatype: Datatype::Fp32, shape: wanted.to_vec() };
-        tensor(&ImageArray { shape: shape.to_vec(), values }, &input).map_err(|error| error.to_string())
+        let input = TensorMetadata::new("x", Datatype::Fp32, wanted);
+        ImageArray { shape: shape.to_vec(), values }.fit(&input).map_err(|error| error.to_string())
     }
 
     #[test]

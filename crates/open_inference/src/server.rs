@@ -1,0 +1,112 @@
+use std::future::Future;
+
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ModelMetadata, Tensor};
+
+/// What a service does for the transports, which do all the reading and writing.
+pub trait InferenceServer: Clone + Send + Sync + 'static {
+    /// Whether traffic may come.
+    fn is_ready(&self) -> bool;
+
+    /// Every model version that can be asked, or could be a moment ago.
+    fn models(&self) -> Vec<ModelMetadata>;
+
+    /// A model's version; the default one where none is named. An error when there is none, or when nothing is known of it
+    /// yet.
+    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error>;
+
+    /// Whether it can be asked now; an error when there is none.
+    fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error>;
+
+    /// The one verb. The request has been held against the model's signature. Dropping the future gives the request up.
+    fn infer(&self, request: InferRequest) -> impl Future<Output = Result<Inference, Error>> + Send;
+
+    /// Every version there is in the repository, served or not.
+    fn index(&self) -> impl Future<Output = Result<Vec<ModelIndex>, Error>> + Send;
+
+    /// Loads a model, or what has changed of it; comes back when it can be asked.
+    fn load(&self, model: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes a model out of service; requests that have begun are answered.
+    fn unload(&self, model: &str) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// A question: ready tensors for a model.
+#[derive(Clone, Debug)]
+pub struct InferRequest {
+    /// The model's name.
+    pub model: String,
+    /// `None` asks the default version.
+    pub version: Option<String>,
+    /// One for each of the model's inputs, in any order. `BYTES` for an input that
+    /// [takes images](crate::TensorMetadata::takes_images) is one encoded picture each.
+    pub inputs: Vec<Tensor>,
+    /// The request's headers or gRPC metadata: a server may be steered by them.
+    pub headers: HeaderMap,
+}
+
+/// An answer: every output of the model.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    /// The model that answered.
+    pub model: String,
+    /// The version that answered.
+    pub version: String,
+    /// In the graph's order.
+    pub outputs: Vec<Tensor>,
+    /// Who answered, and what it took.
+    pub provenance: Provenance,
+    /// To be sent as headers or as gRPC metadata.
+    pub headers: HeaderMap,
+}
+
+/// Who answered, and what it took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// `sha256:<hex>` over graph, external data and settings of the model that really answered.
+    pub model_digest: String,
+    /// `"cpu"` or `"cuda"`: what really ran.
+    pub device: String,
+    /// Where the time went.
+    pub timing_ms: Timing,
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Reading pictures or text into tensors.
+    pub decode: f64,
+    /// Waiting for a session.
+    pub queue: f64,
+    /// In the session, the way to its process included.
+    pub infer: f64,
+}
+
+/// One version in the repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIndex {
+    /// The model's name.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// How it does.
+    pub state: ModelState,
+    /// Why it is not ready, or why a newer one on disk is not served; empty where there is nothing to say.
+    pub reason: String,
+}
+
+/// States of the repository index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ModelState {
+    /// Being read, started or warmed up.
+    Loading,
+    /// Warm: a request is answered.
+    Ready,
+    /// Going: requests that have begun are answered.
+    Unloading,
+    /// Cannot be asked; the reason says why.
+    Unavailable,
+}
