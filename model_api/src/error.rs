@@ -20,6 +20,26 @@ pub enum Error {
         /// The names of those that are served.
         there_are: String,
     },
+    /// A version that is not served, of a model that is.
+    #[error("there is no such version of this model; there are: {there_are}")]
+    UnknownVersion {
+        /// The versions that are served.
+        there_are: String,
+    },
+    /// A model that cannot be loaded because there is none.
+    #[error("there is no such model in the repository; there are: {there_are}")]
+    NotInRepository {
+        /// The names of those that are.
+        there_are: String,
+    },
+    /// A model whose files are of no use. What was served of it before still is.
+    #[error("{model} cannot be loaded: {reason}")]
+    NotLoaded {
+        /// The model.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
     /// No model was named, and there is a choice.
     #[error("several models are served, and none was named: {there_are}")]
     NoModelNamed {
@@ -62,7 +82,10 @@ impl Error {
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Malformed(_) | Self::Picture(ImageError::Empty) => (StatusCode::BAD_REQUEST, "malformed"),
-            Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NotInRepository { .. } => {
+                (StatusCode::NOT_FOUND, "unknown_model")
+            }
+            Self::NotLoaded { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_loaded"),
             Self::Body(error) => (error.status(), "body"),
             Self::Picture(ImageError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
@@ -106,6 +129,9 @@ mod tests {
         let table = [
             (Error::Malformed(text()), 400, "malformed"),
             (Error::UnknownModel { there_are: text() }, 404, "unknown_model"),
+            (Error::UnknownVersion { there_are: text() }, 404, "unknown_model"),
+            (Error::NotInRepository { there_are: text() }, 404, "unknown_model"),
+            (Error::NotLoaded { model: text(), reason: text() }, 422, "not_loaded"),
             (Error::NoModelNamed { there_are: text() }, 422, "unfit"),
             (Error::Body(BodyError::TooLarge(1)), 413, "body"),
             (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408, "body"),

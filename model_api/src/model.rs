@@ -85,6 +85,11 @@ impl Model {
         self.pool.stop().await;
     }
 
+    /// Resolves when its sessions have ended, as they do when nobody holds the model any more.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.pool.ended()
+    }
+
     /// What its sessions can do now.
     pub fn state(&self) -> State {
         self.pool.state()

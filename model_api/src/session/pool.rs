@@ -160,6 +160,12 @@ impl Pool {
         }
     }
 
+    /// Resolves when all its sessions have ended, as they do once the pool is dropped. The future holds nothing of it.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let workers = self.workers.clone();
+        async move { workers.wait().await }
+    }
+
     /// Kills the sessions; comes back when nobody uses them any more and whoever waited has been told. It does not wait
     /// until the system has taken the processes down, which nothing could hurry.
     pub async fn stop(&self) {

@@ -12,6 +12,10 @@ use super::pool::{PoolSettings, Ran, RunError, State, best};
 use super::restarts::Restarts;
 use super::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
 
+/// Taking the new ones is not a session's to decide: the watch waits until they are still.
+const FILES_CHANGED: &str =
+    "its files have changed since it was loaded; MODEL_WATCH=poll loads the new ones, and so does POST …/load";
+
 /// A waiting request.
 pub struct Entry {
     pub inputs: Vec<Tensor>,
@@ -70,7 +74,7 @@ impl<L: Launcher> Worker<L> {
         let (hello, session) = self.launcher.launch(&self.blueprint).await?;
         let unchanged = Arc::clone(&self.blueprint.unchanged);
         if !spawn_blocking(move || unchanged()).await.unwrap_or(false) {
-            return Err(StartError::Model("its files have changed since it was loaded; restart model_api".to_owned()));
+            return Err(StartError::Model(FILES_CHANGED.to_owned()));
         }
         let device = &hello.device;
         info!(
