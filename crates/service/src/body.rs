@@ -40,7 +40,33 @@ pub struct BodyReader {
 pub struct ReadBody {
     /// What the client sent.
     pub bytes: Bytes,
-    _memory: Option<OwnedSemaphorePermit>,
+    _share: Share,
+}
+
+/// A part of the memory of all bodies, given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    memory: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    /// Bytes that it is good for.
+    room: usize,
+}
+
+impl Share {
+    /// Makes it good for `bytes` bytes altogether, or fails when others have the memory.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let missing = bytes.saturating_sub(self.room).div_ceil(PIECE);
+        if missing > 0 {
+            let pieces = u32::try_from(missing).map_err(|_| BodyError::NoMemory)?;
+            let pieces = Arc::clone(&self.memory).try_acquire_many_owned(pieces).map_err(|_| BodyError::NoMemory)?;
+            self.room += missing * PIECE;
+            match &mut self.held {
+                Some(held) => held.merge(pieces),
+                None => self.held = Some(pieces),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why a body was not read.
@@ -83,6 +109,21 @@ impl BodyReader {
         }
     }
 
+    /// The most bytes that one body may have.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// How long a body may take to come.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// A part of the memory, still without more than what costs nothing; for whoever reads, or unpacks, in another way.
+    pub fn share(&self) -> Share {
+        Share { memory: Arc::clone(&self.memory), held: None, room: FREE }
+    }
+
     /// Reads the whole body. A declared length over the limit is refused before the first byte is read.
     pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<ReadBody, BodyError> {
         if declared_length(headers).is_some_and(|length| length > self.max_bytes as u64) {
@@ -90,8 +131,7 @@ impl BodyReader {
         }
         let deadline = Instant::now() + self.patience;
         let mut bytes = BytesMut::new();
-        let mut memory: Option<OwnedSemaphorePermit> = None;
-        let mut room = 0;
+        let mut share = self.share();
         while let Some(frame) =
             timeout_at(deadline, body.frame()).await.map_err(|_| BodyError::TooSlow(self.patience))?
         {
@@ -99,19 +139,10 @@ impl BodyReader {
             if bytes.len() + data.len() > self.max_bytes {
                 return Err(BodyError::TooLarge(self.max_bytes));
             }
-            let missing = (bytes.len() + data.len()).saturating_sub(FREE + room).div_ceil(PIECE);
-            if missing > 0 {
-                let pieces =
-                    Arc::clone(&self.memory).try_acquire_many_owned(missing as u32).map_err(|_| BodyError::NoMemory)?;
-                room += missing * PIECE;
-                match &mut memory {
-                    Some(memory) => memory.merge(pieces),
-                    None => memory = Some(pieces),
-                }
-            }
+            share.grow(bytes.len() + data.len())?;
             bytes.extend_from_slice(&data);
         }
-        Ok(ReadBody { bytes: bytes.freeze(), _memory: memory })
+        Ok(ReadBody { bytes: bytes.freeze(), _share: share })
     }
 }
 
