@@ -122,6 +122,7 @@ mod tests {
         Hello {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
+            left_out: Vec::new(),
             device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() },
         }
     }

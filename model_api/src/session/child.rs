@@ -46,12 +46,22 @@ fn serve(socket: &mut UnixStream) -> io::Result<()> {
     frame::write(socket, &Reply::Hello(hello), &[])?;
     while let Ok((_, inputs)) = orders.recv() {
         match model.run(&inputs) {
-            Ok(outputs) => frame::write(socket, &Reply::Answer, &outputs)?,
+            Ok(outputs) => answer(socket, &outputs)?,
             Err(SessionError::Refused(reason)) => frame::write(socket, &Reply::Refused(reason), &[])?,
             Err(SessionError::Died(reason)) => return Err(io::Error::other(reason)),
         }
     }
     Ok(())
+}
+
+/// An answer that is too large for a frame is a refusal: nothing of it has been sent, and the session is as good as before.
+fn answer(socket: &mut UnixStream, outputs: &[Tensor]) -> io::Result<()> {
+    match frame::write(socket, &Reply::Answer, outputs) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            frame::write(socket, &Reply::Refused("the answer is too large".to_owned()), &[])
+        }
+        written => written,
+    }
 }
 
 /// Reads on a thread of its own, so that the parent's end is noticed also while a run hangs, and ends the process then.

@@ -85,16 +85,22 @@ pub fn write<M: Serialize>(to: &mut impl Write, message: &M, tensors: &[Tensor])
     pieces(message, tensors)?.iter().try_for_each(|piece| to.write_all(piece))
 }
 
-/// The child's way to read a frame.
+/// The child's way to read a frame. Each tensor has memory of its own, where ONNX Runtime can read it without a copy: in
+/// one piece, all but the first would lie askew.
 pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> io::Result<(M, Vec<Tensor>)> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     let mut head = vec![0; head_length(length)?];
     from.read_exact(&mut head)?;
     let head: Head<M> = serde_json::from_slice(&head)?;
-    let mut payload = BytesMut::zeroed(head.payload_length()?);
-    from.read_exact(&mut payload)?;
-    Ok(head.with(payload.freeze()))
+    head.payload_length()?;
+    let Head { message, tensors } = head;
+    let read = |tensor: TensorHead| {
+        let mut data = BytesMut::zeroed(tensor.bytes);
+        from.read_exact(&mut data)?;
+        Ok(tensor.with(data.freeze()))
+    };
+    Ok((message, tensors.into_iter().map(read).collect::<io::Result<_>>()?))
 }
 
 /// The parent's way to write a frame. `InvalidData` when it is too large: then nothing has been sent. Not cancel-safe: a
@@ -161,17 +167,17 @@ impl<M> Head<M> {
     }
 
     fn with(self, mut payload: Bytes) -> (M, Vec<Tensor>) {
-        let tensors = self
-            .tensors
-            .into_iter()
-            .map(|TensorHead { name, datatype, shape, bytes }| Tensor {
-                name,
-                datatype,
-                shape,
-                data: payload.split_to(bytes),
-            })
-            .collect();
-        (self.message, tensors)
+        let cut = |tensor: TensorHead| {
+            let data = payload.split_to(tensor.bytes);
+            tensor.with(data)
+        };
+        (self.message, self.tensors.into_iter().map(cut).collect())
+    }
+}
+
+impl TensorHead {
+    fn with(self, data: Bytes) -> Tensor {
+        Tensor { name: self.name, datatype: self.datatype, shape: self.shape, data }
     }
 }
 

@@ -8,10 +8,14 @@
 mod child;
 mod device;
 mod frame;
+mod graph;
 mod onnx;
 mod pool;
 mod process;
 mod restarts;
+mod strings;
+mod value;
+mod warm_up;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -43,8 +47,10 @@ pub enum DeviceWish {
 pub struct Hello {
     /// In the graph's order.
     pub inputs: Vec<TensorMetadata>,
-    /// In the graph's order.
+    /// Those that are served, in the graph's order.
     pub outputs: Vec<TensorMetadata>,
+    /// Outputs of the graph that are not served, each with the reason.
+    pub left_out: Vec<String>,
     /// What really runs.
     pub device: Device,
 }

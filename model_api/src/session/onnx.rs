@@ -3,78 +3,86 @@
 use std::path::Path;
 
 use contract::Device;
-use open_inference::{Datatype, Element, Tensor, TensorMetadata, byte_length, with_element};
+use open_inference::Tensor;
 use ort::environment::Environment;
 use ort::ep;
 use ort::ep::ExecutionProvider;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{Session, SessionInputValue};
-use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
+use tracing::warn;
 
 use super::device::{self, Kind, Opened, without_paths};
 use super::frame::Load;
-use super::{Hello, SessionError, StartError};
+use super::graph::Graph;
+use super::{DeviceWish, Hello, SessionError, StartError, value, warm_up};
 
 /// A model, open and warm.
 pub struct Onnx {
     session: Session,
     kind: Kind,
-    inputs: Vec<TensorMetadata>,
-    outputs: Vec<TensorMetadata>,
+    graph: Graph,
+    /// The outputs that are served, and no others: what is made for the rest alone is not computed.
+    options: RunOptions<HasSelectedOutputs>,
 }
 
 impl Onnx {
-    /// Loads the library, opens the model where it is wished for and runs it once with zeros.
+    /// Loads the library, opens the model where it is wished for and runs it once.
     pub fn open(load: &Load) -> Result<(Self, Hello), StartError> {
         let environment = environment(&load.library).map_err(StartError::Model)?;
         let library_knows_cuda = ep::CUDA::is_available().unwrap_or(false);
         let Opened { model, kind, stepped_down } = device::open(load.device, library_knows_cuda, |kind| {
             let mut model = Self::open_on(&environment, load, kind)?;
-            model.warm_up(load).map_err(|reason| format!("the first run failed: {reason}"))?;
+            model.warm_up(load)?;
             Ok(model)
         })?;
         let device = Device { name: kind.name().to_owned(), stepped_down, runtime: version(&load.library) };
-        let hello = Hello { inputs: model.inputs.clone(), outputs: model.outputs.clone(), device };
-        Ok((model, hello))
+        let Graph { inputs, outputs, left_out } = &model.graph;
+        let (inputs, outputs, left_out) = (inputs.clone(), outputs.clone(), left_out.clone());
+        Ok((model, Hello { inputs, outputs, left_out, device }))
     }
 
     fn open_on(environment: &Environment, load: &Load, kind: Kind) -> Result<Self, String> {
         let builder = Session::builder(environment).map_err(said)?;
         let mut builder = options(builder, load.threads, kind).map_err(said)?;
         let session = builder.commit_from_file(&load.graph).map_err(said)?;
-        let inputs = specs("input", session.inputs())?;
-        let outputs = specs("output", session.outputs())?;
-        Ok(Self { session, kind, inputs, outputs })
+        let graph = Graph::read(session.inputs(), session.outputs())?;
+        let served = graph.outputs.iter().fold(OutputSelector::no_default(), |all, output| all.with(&output.name));
+        let options = RunOptions::new().map_err(said)?.with_outputs(served);
+        Ok(Self { session, kind, graph, options })
     }
 
     fn warm_up(&mut self, load: &Load) -> Result<(), String> {
-        let zeros = |spec: &TensorMetadata| {
-            let shape = load.shapes.get(&spec.name).unwrap_or(&spec.shape);
-            let shape: Vec<usize> = shape.iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
-            let bytes = byte_length(&shape, spec.datatype.size().unwrap_or(4))
-                .ok_or_else(|| format!("input {:?} is too large: {shape:?}", spec.name))?;
-            Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: vec![0; bytes].into() })
+        let inputs: Vec<Tensor> =
+            self.graph.inputs.iter().map(|input| warm_up::input(input, load)).collect::<Result<_, _>>()?;
+        let reason = match self.run(&inputs) {
+            Ok(_) => return Ok(()),
+            Err(SessionError::Refused(reason) | SessionError::Died(reason)) => reason,
         };
-        let inputs = self.inputs.iter().map(zeros).collect::<Result<Vec<_>, String>>()?;
-        match self.run(&inputs) {
-            Ok(_) => Ok(()),
-            Err(SessionError::Refused(reason) | SessionError::Died(reason)) => Err(reason),
+        // Inputs that were guessed may be ones that this model refuses with good reason, and it may answer every real
+        // one. Not so on CUDA, where a first run that fails cannot be told from a device that does not work: `auto`
+        // steps down, and `cuda` asks for shapes that need no guess.
+        if self.kind == Kind::Cpu && load.device != DeviceWish::Cuda && warm_up::is_guessed(&self.graph.inputs, load) {
+            warn!(reason, "the model refuses its first run, whose inputs were guessed; it is served all the same");
+            return Ok(());
         }
+        Err(format!("the first run failed: {reason}"))
     }
 
     /// Runs the model once.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
         let inputs: Vec<(&str, SessionInputValue)> = inputs
             .iter()
-            .map(|tensor| Ok((tensor.name.as_str(), value(tensor)?)))
+            .map(|tensor| Ok((tensor.name.as_str(), value::to_ort(tensor)?)))
             .collect::<Result<_, String>>()
             .map_err(SessionError::Refused)?;
         let kind = self.kind;
-        let outputs = self.session.run(inputs).map_err(|error| failure(kind, said(error)))?;
-        self.outputs
+        let outputs =
+            self.session.run_with_options(inputs, &self.options).map_err(|error| failure(kind, said(error)))?;
+        self.graph
+            .outputs
             .iter()
             .zip(outputs.values())
-            .map(|(spec, value)| tensor(spec, &value).map_err(SessionError::Refused))
+            .map(|(spec, output)| value::from_ort(spec, &output).map_err(SessionError::Refused))
             .collect()
     }
 }
@@ -114,68 +122,14 @@ fn version(library: &Path) -> String {
     name.split_once(".so.").map_or("unknown", |(_, version)| version).to_owned()
 }
 
-fn specs(side: &str, outlets: &[Outlet]) -> Result<Vec<TensorMetadata>, String> {
-    outlets
-        .iter()
-        .map(|outlet| {
-            let (datatype, shape) = match outlet.dtype() {
-                ValueType::Tensor { ty, shape, .. } => (datatype(*ty), shape),
-                _ => return Err(format!("{side} {:?} is no tensor", outlet.name())),
-            };
-            let datatype = datatype.ok_or_else(|| {
-                format!("{side} {:?} has the element type {}, which is not served", outlet.name(), outlet.dtype())
-            })?;
-            Ok(TensorMetadata::new(outlet.name(), datatype, shape))
-        })
-        .collect()
-}
-
-fn datatype(element: TensorElementType) -> Option<Datatype> {
-    Some(match element {
-        TensorElementType::Bool => Datatype::Bool,
-        TensorElementType::Uint8 => Datatype::Uint8,
-        TensorElementType::Uint16 => Datatype::Uint16,
-        TensorElementType::Uint32 => Datatype::Uint32,
-        TensorElementType::Uint64 => Datatype::Uint64,
-        TensorElementType::Int8 => Datatype::Int8,
-        TensorElementType::Int16 => Datatype::Int16,
-        TensorElementType::Int32 => Datatype::Int32,
-        TensorElementType::Int64 => Datatype::Int64,
-        TensorElementType::Float16 => Datatype::Fp16,
-        TensorElementType::Bfloat16 => Datatype::Bf16,
-        TensorElementType::Float32 => Datatype::Fp32,
-        TensorElementType::Float64 => Datatype::Fp64,
-        TensorElementType::String => Datatype::Bytes,
-        _ => return None,
-    })
-}
-
-fn value(tensor: &Tensor) -> Result<SessionInputValue<'static>, String> {
-    with_element!(tensor.datatype, T => {
-        let elements: Vec<T> = tensor.elements().collect();
-        ort::value::Tensor::from_array((tensor.shape.clone(), elements)).map(Into::into).map_err(said)
-    }, bytes => Err("strings are not served yet".to_owned()))
-}
-
-fn tensor(spec: &TensorMetadata, value: &DynValue) -> Result<Tensor, String> {
-    with_element!(spec.datatype, T => {
-        let (shape, elements) = value.try_extract_tensor::<T>().map_err(said)?;
-        let mut data = Vec::with_capacity(size_of_val(elements));
-        for element in elements {
-            element.write(&mut data);
-        }
-        let shape = shape.iter().map(|&length| length as usize).collect();
-        Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
-    }, bytes => Err("strings are not served yet".to_owned()))
-}
-
 /// Some CUDA errors stick to a process until it ends; none is worth the question which. A fresh process will tell.
 fn failure(kind: Kind, reason: String) -> SessionError {
     let blames_cuda = ["CUDA", "CUBLAS", "CUDNN"].iter().any(|word| reason.contains(word));
     if kind == Kind::Cuda && blames_cuda { SessionError::Died(reason) } else { SessionError::Refused(reason) }
 }
 
+/// What ONNX Runtime says, without paths.
 #[allow(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
-fn said<R>(error: ort::Error<R>) -> String {
+pub fn said<R>(error: ort::Error<R>) -> String {
     without_paths(error.message())
 }

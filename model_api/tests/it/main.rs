@@ -8,6 +8,8 @@ mod readiness;
 
 mod pool;
 
+mod session;
+
 mod service;
 
 mod survival;

@@ -56,7 +56,7 @@ async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_othe
     let folder = Folder::new()
         .with("good.onnx", onnx::identity())
         .with("outside.onnx", onnx::with_external_data("../w.bin"))
-        .with("text.onnx", onnx::text())
+        .with("sequence.onnx", onnx::first_of_sequence())
         .with("truncated.onnx", truncated)
         .with("weightless.onnx", onnx::with_external_data("w.bin"));
     let Some(running) = Running::start(folder.path(), &[]) else { return };
@@ -70,7 +70,7 @@ async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_othe
     for (model, reason) in models["models"].as_array().unwrap().iter().zip([
         None,
         Some("the graph names a data file outside its own folder"),
-        Some("input \"x\" has the element type"),
+        Some("input \"tensors\" is a sequence (a tensor of f32), and only tensors are served"),
         Some("the file is no ONNX model, or is damaged"),
         Some("a data file of the graph cannot be read"),
     ]) {
@@ -80,7 +80,7 @@ async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_othe
         assert!(!found.unwrap_or_default().contains(folder.path().to_str().unwrap()), "{model}");
     }
     assert_eq!(running.ask("good", "[0, 0, 1]").await.0, 200);
-    assert_eq!(running.ask("text", "[0]").await.0, 503);
+    assert_eq!(running.ask("sequence", "[0]").await.0, 503);
     assert_eq!(running.get("/health/ready").await.unwrap().0, 503);
 }
 

@@ -88,5 +88,10 @@ async fn sigterm_ends_everything_with_code_0() {
     let Some(mut running) = Running::ready(folder.path(), &[]).await else { return };
     let session = running.session_other_than(0).await;
     assert_eq!(running.end("TERM").await.code(), Some(0), "{}", running.log());
-    assert!(!is_alive(session));
+    // It has been killed; on a busy machine the system takes a moment to do so.
+    let begun = Instant::now();
+    while is_alive(session) {
+        assert!(begun.elapsed() < Duration::from_secs(1), "the session outlives its parent");
+        sleep(Duration::from_millis(5)).await;
+    }
 }

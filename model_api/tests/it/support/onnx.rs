@@ -1,5 +1,6 @@
 //! Tiny ONNX models, written with just enough of `onnx.proto3` (field numbers as there).
 
+use open_inference::Datatype;
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
@@ -14,6 +15,8 @@ pub struct Model {
 
 #[derive(Clone, PartialEq, Message)]
 struct Opset {
+    #[prost(string, tag = "1")]
+    domain: String,
     #[prost(int64, tag = "2")]
     version: i64,
 }
@@ -42,6 +45,8 @@ pub struct Node {
     pub op_type: String,
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<Attribute>,
+    #[prost(string, tag = "7")]
+    pub domain: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -52,6 +57,8 @@ pub struct Attribute {
     pub int: Option<i64>,
     #[prost(message, optional, tag = "6")]
     pub graph: Option<Graph>,
+    #[prost(int64, repeated, tag = "8")]
+    pub ints: Vec<i64>,
     #[prost(int32, tag = "20")]
     pub kind: i32,
 }
@@ -92,6 +99,24 @@ pub struct ValueInfo {
 struct Type {
     #[prost(message, optional, tag = "1")]
     tensor: Option<TensorType>,
+    #[prost(message, optional, boxed, tag = "4")]
+    sequence: Option<Box<Sequence>>,
+    #[prost(message, optional, boxed, tag = "5")]
+    map: Option<Box<Map>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Sequence {
+    #[prost(message, optional, boxed, tag = "1")]
+    element: Option<Box<Type>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Map {
+    #[prost(int32, tag = "1")]
+    key: i32,
+    #[prost(message, optional, boxed, tag = "2")]
+    value: Option<Box<Type>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -120,6 +145,129 @@ const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 const STRING: i32 = 8;
 const BOOL: i32 = 9;
+const INT4: i32 = 22;
+
+/// ONNX's number for a datatype.
+fn element(datatype: Datatype) -> i32 {
+    match datatype {
+        Datatype::Fp32 => FLOAT,
+        Datatype::Uint8 => 2,
+        Datatype::Int8 => 3,
+        Datatype::Uint16 => 4,
+        Datatype::Int16 => 5,
+        Datatype::Int32 => 6,
+        Datatype::Int64 => INT64,
+        Datatype::Bytes => STRING,
+        Datatype::Bool => BOOL,
+        Datatype::Fp16 => 10,
+        Datatype::Fp64 => 11,
+        Datatype::Uint32 => 12,
+        Datatype::Uint64 => 13,
+        Datatype::Bf16 => 16,
+    }
+}
+
+/// Each input comes back as the output `NAME_out`.
+pub fn identities(inputs: &[(&str, Datatype, &[i64])]) -> Vec<u8> {
+    let out = |name: &str| format!("{name}_out");
+    model(Graph {
+        node: inputs.iter().map(|(name, ..)| node("Identity", &[name], &[&out(name)])).collect(),
+        input: inputs.iter().map(|(name, datatype, shape)| value(name, element(*datatype), shape)).collect(),
+        output: inputs.iter().map(|(name, datatype, shape)| value(&out(name), element(*datatype), shape)).collect(),
+        ..Graph::default()
+    })
+}
+
+/// `y = OPERATOR(a, b)`, both of any length.
+pub fn of_two(operator: &str, datatype: Datatype) -> Vec<u8> {
+    model(Graph {
+        node: vec![node(operator, &["a", "b"], &["y"])],
+        input: vec![value("a", element(datatype), &[-1]), value("b", element(datatype), &[-1])],
+        output: vec![value("y", element(datatype), &[-1])],
+        ..Graph::default()
+    })
+}
+
+/// As scikit-learn's classifiers are exported: `label` is a tensor, `probabilities` a sequence of maps made of `scores`.
+pub fn zip_map(with_label: bool) -> Vec<u8> {
+    let mut zip = node("ZipMap", &["x"], &["probabilities"]);
+    zip.domain = "ai.onnx.ml".to_owned();
+    let classes =
+        Attribute { name: "classlabels_int64s".to_owned(), ints: vec![0, 1], kind: 7, ..Attribute::default() };
+    zip.attribute.push(classes);
+    let scores = tensor_type(FLOAT, Some(&[]));
+    let map = Type { map: Some(Box::new(Map { key: INT64, value: Some(Box::new(scores)) })), ..Type::default() };
+    let maps = value_of("probabilities", sequence(map));
+    let label = with_label.then(|| (node("ArgMax", &["x"], &["label"]), value("label", INT64, &[-1, 1])));
+    let (argmax, label): (Vec<_>, Vec<_>) = label.into_iter().unzip();
+    let argmax = argmax.into_iter().map(|mut node: Node| {
+        node.attribute.push(Attribute { name: "axis".to_owned(), int: Some(1), kind: 2, ..Attribute::default() });
+        node
+    });
+    model(Graph {
+        node: argmax.chain([zip]).collect(),
+        input: vec![value("x", FLOAT, &[-1, 2])],
+        output: label.into_iter().chain([maps]).collect(),
+        ..Graph::default()
+    })
+}
+
+/// The first of a sequence of tensors.
+pub fn first_of_sequence() -> Vec<u8> {
+    model(Graph {
+        node: vec![node("SequenceAt", &["tensors", "first"], &["y"])],
+        initializer: vec![constant("first", INT64, &[], &[0; 8])],
+        input: vec![value_of("tensors", sequence(tensor_type(FLOAT, Some(&[-1]))))],
+        output: vec![value("y", FLOAT, &[-1])],
+        ..Graph::default()
+    })
+}
+
+/// `y` is `x` cut to integers of four bits, or the reverse.
+pub fn four_bits(as_input: bool) -> Vec<u8> {
+    let cast = |from: &str, to: &str, kind: i32| {
+        let mut cast = node("Cast", &[from], &[to]);
+        let kind = Attribute { name: "to".to_owned(), int: Some(kind.into()), kind: 2, ..Attribute::default() };
+        cast.attribute.push(kind);
+        cast
+    };
+    if as_input {
+        return model(Graph {
+            node: vec![cast("x", "y", FLOAT)],
+            input: vec![value("x", INT4, &[-1])],
+            output: vec![value("y", FLOAT, &[-1])],
+            ..Graph::default()
+        });
+    }
+    model(Graph {
+        node: vec![cast("x", "y", INT4), node("Identity", &["x"], &["z"])],
+        input: vec![value("x", FLOAT, &[-1])],
+        output: vec![value("y", INT4, &[-1]), value("z", FLOAT, &[-1])],
+        ..Graph::default()
+    })
+}
+
+/// `y` is `x`, two rows of three, which is refused where there are not six numbers.
+pub fn two_by_three(length: i64) -> Vec<u8> {
+    let shape: Vec<u8> = [2_i64, 3].iter().flat_map(|length| length.to_le_bytes()).collect();
+    model(Graph {
+        node: vec![node("Identity", &["shape"], &["hidden"]), node("Reshape", &["x", "hidden"], &["y"])],
+        initializer: vec![constant("shape", INT64, &[2], &shape)],
+        input: vec![value("x", FLOAT, &[length])],
+        output: vec![value("y", FLOAT, &[-1, -1])],
+        ..Graph::default()
+    })
+}
+
+/// `y = x`, of which the graph does not even say how many axes it has.
+pub fn any_rank() -> Vec<u8> {
+    model(Graph {
+        node: vec![node("Identity", &["x"], &["y"])],
+        input: vec![value_of("x", tensor_type(FLOAT, None))],
+        output: vec![value_of("y", tensor_type(FLOAT, None))],
+        ..Graph::default()
+    })
+}
 
 /// `y = x`, rows of three numbers.
 pub fn identity() -> Vec<u8> {
@@ -185,24 +333,16 @@ pub fn picks() -> Vec<u8> {
     })
 }
 
-/// `y = x`, for text.
-pub fn text() -> Vec<u8> {
-    model(Graph {
-        node: vec![node("Identity", &["x"], &["y"])],
-        input: vec![value("x", STRING, &[1])],
-        output: vec![value("y", STRING, &[1])],
-        ..Graph::default()
-    })
-}
-
 fn model(graph: Graph) -> Vec<u8> {
     let graph = Graph { name: "graph".to_owned(), ..graph };
-    Model { ir_version: 8, graph: Some(graph), opset_import: vec![Opset { version: 17 }] }.encode_to_vec()
+    let opset = |domain: &str, version| Opset { domain: domain.to_owned(), version };
+    let opsets = vec![opset("", 21), opset("ai.onnx.ml", 3)];
+    Model { ir_version: 10, graph: Some(graph), opset_import: opsets }.encode_to_vec()
 }
 
 fn node(op_type: &str, input: &[&str], output: &[&str]) -> Node {
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-    Node { op_type: op_type.to_owned(), input: owned(input), output: owned(output), attribute: vec![] }
+    Node { op_type: op_type.to_owned(), input: owned(input), output: owned(output), ..Node::default() }
 }
 
 fn constant(name: &str, data_type: i32, dims: &[i64], bytes: &[u8]) -> Tensor {
@@ -216,10 +356,22 @@ fn constant(name: &str, data_type: i32, dims: &[i64], bytes: &[u8]) -> Tensor {
 }
 
 fn value(name: &str, element: i32, shape: &[i64]) -> ValueInfo {
-    let dimension = |&length: &i64| match length {
-        -1 => Dimension { name: Some("n".to_owned()), value: None },
+    value_of(name, tensor_type(element, Some(shape)))
+}
+
+fn value_of(name: &str, kind: Type) -> ValueInfo {
+    ValueInfo { name: name.to_owned(), kind: Some(kind) }
+}
+
+fn tensor_type(element: i32, shape: Option<&[i64]>) -> Type {
+    let dimension = |(axis, &length): (usize, &i64)| match length {
+        -1 => Dimension { name: Some(format!("n{axis}")), value: None },
         length => Dimension { value: Some(length), name: None },
     };
-    let tensor = TensorType { element, shape: Some(Shape { dim: shape.iter().map(dimension).collect() }) };
-    ValueInfo { name: name.to_owned(), kind: Some(Type { tensor: Some(tensor) }) }
+    let shape = shape.map(|shape| Shape { dim: shape.iter().enumerate().map(dimension).collect() });
+    Type { tensor: Some(TensorType { element, shape }), ..Type::default() }
+}
+
+fn sequence(of: Type) -> Type {
+    Type { sequence: Some(Box::new(Sequence { element: Some(Box::new(of)) })), ..Type::default() }
 }

@@ -1,0 +1,74 @@
+//! What of a graph can be served: its inputs, its tensor outputs, and what is left out.
+
+use open_inference::{Datatype, MAX_RANK, TensorMetadata};
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+/// Inputs and outputs in the graph's order.
+#[derive(Debug)]
+pub struct Graph {
+    pub inputs: Vec<TensorMetadata>,
+    pub outputs: Vec<TensorMetadata>,
+    /// Outputs that are not served, each with the reason.
+    pub left_out: Vec<String>,
+}
+
+impl Graph {
+    /// An input that is no tensor makes the model useless; an output that is none is left out, unless it is the last.
+    pub fn read(inputs: &[Outlet], outputs: &[Outlet]) -> Result<Self, String> {
+        let named = |side: &str, outlet: &Outlet, reason: &str| format!("{side} {:?} {reason}", outlet.name());
+        let inputs = inputs.iter().map(|outlet| tensor(outlet).map_err(|reason| named("input", outlet, &reason)));
+        let inputs = inputs.collect::<Result<_, _>>()?;
+        let (mut served, mut left_out) = (Vec::new(), Vec::new());
+        for outlet in outputs {
+            match tensor(outlet) {
+                Ok(tensor) => served.push(tensor),
+                Err(reason) => left_out.push(named("output", outlet, &reason)),
+            }
+        }
+        if served.is_empty() {
+            return Err(format!("no output can be served: {}", left_out.join("; ")));
+        }
+        Ok(Self { inputs, outputs: served, left_out })
+    }
+}
+
+/// ONNX Runtime shows a tensor of unknown rank like a scalar, with an empty shape.
+fn tensor(outlet: &Outlet) -> Result<TensorMetadata, String> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return Err(format!("is {}, and only tensors are served", words(outlet.dtype())));
+    };
+    let datatype = datatype(*ty).ok_or_else(|| format!("has the element type {ty}, which is not served"))?;
+    if shape.len() > MAX_RANK {
+        return Err(format!("has {} axes, and at most {MAX_RANK} are served", shape.len()));
+    }
+    Ok(TensorMetadata::new(outlet.name(), datatype, shape))
+}
+
+fn words(kind: &ValueType) -> String {
+    match kind {
+        ValueType::Tensor { ty, .. } => format!("a tensor of {ty}"),
+        ValueType::Sequence(of) => format!("a sequence ({})", words(of)),
+        ValueType::Map { key, value } => format!("a map from {key} to {value}"),
+        ValueType::Optional(of) => format!("optional ({})", words(of)),
+    }
+}
+
+fn datatype(element: TensorElementType) -> Option<Datatype> {
+    Some(match element {
+        TensorElementType::Bool => Datatype::Bool,
+        TensorElementType::Uint8 => Datatype::Uint8,
+        TensorElementType::Uint16 => Datatype::Uint16,
+        TensorElementType::Uint32 => Datatype::Uint32,
+        TensorElementType::Uint64 => Datatype::Uint64,
+        TensorElementType::Int8 => Datatype::Int8,
+        TensorElementType::Int16 => Datatype::Int16,
+        TensorElementType::Int32 => Datatype::Int32,
+        TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
+        TensorElementType::Float32 => Datatype::Fp32,
+        TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::String => Datatype::Bytes,
+        _ => return None,
+    })
+}

@@ -1,0 +1,46 @@
+//! Tensors as they travel become ONNX Runtime's, and the reverse.
+
+use std::fmt::Debug;
+
+use bytemuck::CheckedBitPattern;
+use bytes::Bytes;
+use open_inference::{Element, MAX_RANK, Tensor, TensorMetadata, with_element};
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
+
+use super::onnx::said;
+use super::strings;
+
+// Tensors travel little-endian and are handed over as they are.
+const _: () = assert!(cfg!(target_endian = "little"), "ONNX Runtime would read the bytes the wrong way round");
+
+/// A view of `tensor`, without a copy where its bytes lie in memory as the element type wants them; strings are copied.
+pub fn to_ort(tensor: &Tensor) -> Result<SessionInputValue<'_>, String> {
+    with_element!(tensor.datatype, T => numbers::<T>(tensor), bytes => strings::to_ort(tensor)).map_err(said)
+}
+
+fn numbers<T>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>>
+where
+    T: Element + CheckedBitPattern + PrimitiveTensorElementType + Debug + 'static,
+{
+    let shape = tensor.shape.clone();
+    match bytemuck::checked::try_cast_slice::<u8, T>(&tensor.data) {
+        Ok(elements) => TensorRef::from_array_view((shape, elements)).map(Into::into),
+        // Bytes that lie askew, and truth values that are neither 0 nor 1.
+        Err(_) => ort::value::Tensor::from_array((shape, tensor.elements::<T>().collect::<Vec<_>>())).map(Into::into),
+    }
+}
+
+/// The output `spec` out of ONNX Runtime's memory.
+pub fn from_ort(spec: &TensorMetadata, value: &DynValue) -> Result<Tensor, String> {
+    let shape = value.dtype().tensor_shape().ok_or_else(|| format!("output {:?} is no tensor", spec.name))?;
+    if shape.len() > MAX_RANK {
+        return Err(format!("output {:?} has {} axes, at most {MAX_RANK} are served", spec.name, shape.len()));
+    }
+    let shape = shape.iter().map(|&length| length as usize).collect();
+    with_element!(spec.datatype, T => {
+        let (_, elements) = value.try_extract_tensor::<T>().map_err(said)?;
+        let data = Bytes::copy_from_slice(bytemuck::cast_slice(elements));
+        Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data })
+    }, bytes => strings::from_ort(&spec.name, shape, value).map_err(said))
+}

@@ -1,0 +1,41 @@
+//! The first run, before any request: ONNX Runtime takes its memory and chooses its kernels then, and CUDA can fail as
+//! late as that.
+
+use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
+
+use super::frame::Load;
+
+/// An input for the first run: zeros, or empty strings, in the shape that settings or graph give, and 1 where both leave a
+/// length open.
+pub fn input(spec: &TensorMetadata, load: &Load) -> Result<Tensor, String> {
+    let shape: Vec<usize> = shape(spec, load).iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
+    // An empty string is four bytes of length.
+    let bytes = byte_length(&shape, spec.datatype.size().unwrap_or(4))
+        .ok_or_else(|| format!("input {:?} is too large: {shape:?}", spec.name))?;
+    let mut data = vec![0; bytes];
+    if is_integer(spec.datatype) {
+        // Ones: an integer that is divided by zero kills the process, while a place that does not exist is only refused.
+        data.chunks_exact_mut(spec.datatype.size().unwrap_or(1)).for_each(|element| element[0] = 1);
+    }
+    Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
+}
+
+/// Whether more of the inputs was guessed than numbers that are zero: open lengths, strings, or integers, which may well
+/// be lengths or places. A model that refuses such a run may serve every real request.
+pub fn is_guessed(inputs: &[TensorMetadata], load: &Load) -> bool {
+    inputs.iter().any(|spec| {
+        let open = shape(spec, load).iter().any(|&length| length < 0);
+        open || spec.datatype == Datatype::Bytes || is_integer(spec.datatype)
+    })
+}
+
+fn shape<'a>(spec: &'a TensorMetadata, load: &'a Load) -> &'a [i64] {
+    load.shapes.get(&spec.name).unwrap_or(&spec.shape)
+}
+
+fn is_integer(datatype: Datatype) -> bool {
+    !matches!(
+        datatype,
+        Datatype::Bool | Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 | Datatype::Bytes
+    )
+}
