@@ -15,14 +15,73 @@ mod tensor;
 /// What there is to know of a model before it is asked.
 mod metadata;
 
+/// Truths, numbers and texts beside a request's tensors.
+mod parameters;
+
+/// Requests and answers as they travel, over whichever transport.
+mod wire;
+
+/// Raw elements behind the JSON.
+mod binary;
+
+/// Requests and answers in JSON.
+mod json;
+
+/// A request → ready tensors, and what the caller wishes to see.
+mod understand;
+
+/// What elements mean: text, base64, moments, pictures.
+mod content;
+
+/// Moments: text ↔ seconds.
+mod moments;
+
+/// Columns of a table → inputs.
+mod columns;
+
+/// Tensors against a model's signature.
+mod check;
+
+/// Which outputs a caller wants, and how.
+mod wishes;
+
 /// The one trait that a service implements.
 mod server;
+
+/// Counts and times, as Triton's load tool reads them.
+mod statistics;
+
+/// A model's signature, as Triton's load tool reads it.
+mod config;
+
+/// An answer → what the caller wished to see.
+mod render;
+
+/// Outputs as the best classes.
+mod classes;
+
+/// Outputs as PNG.
+mod picture;
+
+/// The other end: requests written, answers read.
+pub mod client;
 
 /// Why there is no answer: an HTTP status, a gRPC code, and words for whoever asked.
 mod error;
 
+pub use check::check;
+pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::Error;
+pub use json::{JsonResponse, read_request, write_response};
 pub use metadata::{ContentType, ModelMetadata, Task, TensorMetadata, TensorParameters};
+pub use parameters::{Parameter, Parameters};
+pub use render::render;
 pub use server::{InferRequest, Inference, InferenceServer, ModelIndex, ModelState, Provenance, Timing};
+pub use statistics::{
+    BatchStatistics, CacheLookup, InferenceStatistics, ModelStatistics, StatisticDuration, Statistics,
+};
 pub use tensor::{Element, MAX_RANK, NotRepresentable, Tensor, TensorError, byte_length};
+pub use understand::understand;
+pub use wire::{RequestedOutput, WireData, WireInput, WireOutput, WireRequest, WireResponse};
+pub use wishes::Wishes;

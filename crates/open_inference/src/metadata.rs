@@ -79,6 +79,23 @@ pub enum Task {
     Image,
 }
 
+impl ContentType {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Np, Self::Pd, Self::Str, Self::Base64, Self::Datetime, Self::Image];
+
+    /// As `content_type` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Np => "np",
+            Self::Pd => "pd",
+            Self::Str => "str",
+            Self::Base64 => "base64",
+            Self::Datetime => "datetime",
+            Self::Image => "image",
+        }
+    }
+}
+
 impl TensorParameters {
     fn is_default(&self) -> bool {
         *self == Self::default()

@@ -3,7 +3,7 @@ use std::future::Future;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ModelMetadata, Tensor};
+use crate::{Error, ModelMetadata, Statistics, Tensor};
 
 /// What a service does for the transports, which do all the reading and writing.
 pub trait InferenceServer: Clone + Send + Sync + 'static {
@@ -22,6 +22,9 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
 
     /// The one verb. The request has been held against the model's signature. Dropping the future gives the request up.
     fn infer(&self, request: InferRequest) -> impl Future<Output = Result<Inference, Error>> + Send;
+
+    /// What was counted of every model since the service began. The server adds to it; the transports only read it.
+    fn statistics(&self) -> &Statistics;
 
     /// Every version there is in the repository, served or not.
     fn index(&self) -> impl Future<Output = Result<Vec<ModelIndex>, Error>> + Send;

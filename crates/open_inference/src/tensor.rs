@@ -156,7 +156,8 @@ impl Tensor {
     }
 }
 
-fn checked_shape(shape: &[i64]) -> Result<Vec<usize>, TensorError> {
+/// The lengths of a shape that came from outside: none negative, and their product one that memory could hold.
+pub(crate) fn checked_shape(shape: &[i64]) -> Result<Vec<usize>, TensorError> {
     if shape.len() > MAX_RANK {
         return Err(TensorError::Rank(shape.len()));
     }

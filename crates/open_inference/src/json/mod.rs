@@ -1,0 +1,14 @@
+/// A list's elements, one after the other.
+mod scanner;
+
+/// `data` of an input → raw elements.
+pub(crate) mod elements;
+
+/// Requests.
+mod request;
+
+/// Answers.
+mod response;
+
+pub use request::read_request;
+pub use response::{JsonResponse, write_response};

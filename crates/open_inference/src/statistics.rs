@@ -1,0 +1,206 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::Timing;
+
+/// Counts and times of every model since the service began, in the shape of Triton's statistics extension: its load tool
+/// reads them before and after, and divides. Clones share the counts.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    // Held for a few additions, never across an await.
+    models: Arc<Mutex<BTreeMap<(String, String), Counts>>>,
+}
+
+/// What a cache said before the model was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheLookup {
+    /// It had the answer: nothing was run.
+    Hit,
+    /// It had not.
+    Miss,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    last_inference: u64,
+    inferences: u64,
+    executions: u64,
+    inference: InferenceStatistics,
+    batches: BTreeMap<u64, BatchStatistics>,
+}
+
+/// Of one model version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ModelStatistics {
+    /// The model's name.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// When the last one came, in milliseconds since 1970; 0 before the first.
+    pub last_inference: u64,
+    /// Rows that were answered: a batch of eight counts eight.
+    pub inference_count: u64,
+    /// Requests that were run and not remembered.
+    pub execution_count: u64,
+    /// By outcome and by stage.
+    pub inference_stats: InferenceStatistics,
+    /// By rows in a request.
+    pub batch_stats: Vec<BatchStatistics>,
+}
+
+/// Counts and times by outcome and by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InferenceStatistics {
+    /// Requests that got an answer, remembered ones included; the whole of their time.
+    pub success: StatisticDuration,
+    /// Requests that got an error.
+    pub fail: StatisticDuration,
+    /// Waiting for a session.
+    pub queue: StatisticDuration,
+    /// Reading pictures or text into tensors.
+    pub compute_input: StatisticDuration,
+    /// In the session.
+    pub compute_infer: StatisticDuration,
+    /// Writing; it is part of the session's time here, so it counts and takes none.
+    pub compute_output: StatisticDuration,
+    /// Answered from memory.
+    pub cache_hit: StatisticDuration,
+    /// Looked up in vain.
+    pub cache_miss: StatisticDuration,
+}
+
+/// Requests of the same number of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BatchStatistics {
+    /// The rows.
+    pub batch_size: u64,
+    /// Reading pictures or text into tensors.
+    pub compute_input: StatisticDuration,
+    /// In the session.
+    pub compute_infer: StatisticDuration,
+    /// Writing.
+    pub compute_output: StatisticDuration,
+}
+
+/// How often, and how long together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StatisticDuration {
+    /// How often.
+    pub count: u64,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+impl StatisticDuration {
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.ns = self.ns.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+impl Statistics {
+    /// A request of so many rows got its answer. `timing` is of the run; a remembered answer's is not counted again.
+    pub fn succeeded(
+        &self,
+        model: &str,
+        version: &str,
+        rows: u64,
+        timing: &Timing,
+        total: Duration,
+        cache: Option<CacheLookup>,
+    ) {
+        let mut models = self.lock();
+        let counts = models.entry((model.to_owned(), version.to_owned())).or_default();
+        counts.last_inference = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+        counts.inferences += rows;
+        counts.inference.success.add(total);
+        match cache {
+            Some(CacheLookup::Hit) => return counts.inference.cache_hit.add(total),
+            Some(CacheLookup::Miss) => counts.inference.cache_miss.add(Duration::ZERO),
+            None => {}
+        }
+        counts.executions += 1;
+        let [decode, queue, infer] = [timing.decode, timing.queue, timing.infer].map(from_millis);
+        let batch = counts.batches.entry(rows).or_insert(BatchStatistics { batch_size: rows, ..Default::default() });
+        let all = &mut counts.inference;
+        all.queue.add(queue);
+        for (stage, took) in [
+            (&mut all.compute_input, decode),
+            (&mut all.compute_infer, infer),
+            (&mut all.compute_output, Duration::ZERO),
+            (&mut batch.compute_input, decode),
+            (&mut batch.compute_infer, infer),
+            (&mut batch.compute_output, Duration::ZERO),
+        ] {
+            stage.add(took);
+        }
+    }
+
+    /// A request to a model that there is got an error.
+    pub fn failed(&self, model: &str, version: &str, total: Duration) {
+        self.lock().entry((model.to_owned(), version.to_owned())).or_default().inference.fail.add(total);
+    }
+
+    /// What was counted, of one model, of one version, or of all. A model that was never asked is not among them.
+    pub fn report(&self, model: Option<&str>, version: Option<&str>) -> Vec<ModelStatistics> {
+        let wanted = |key: &(String, String)| {
+            model.is_none_or(|model| key.0 == model) && version.is_none_or(|version| key.1 == version)
+        };
+        self.lock().iter().filter(|(key, _)| wanted(key)).map(|(key, counts)| counts.report(key)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Counts>> {
+        // Numbers cannot be left half changed in a way that matters.
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn report(&self, (name, version): &(String, String)) -> ModelStatistics {
+        ModelStatistics {
+            name: name.clone(),
+            version: version.clone(),
+            last_inference: self.last_inference,
+            inference_count: self.inferences,
+            execution_count: self.executions,
+            inference_stats: self.inference,
+            batch_stats: self.batches.values().copied().collect(),
+        }
+    }
+}
+
+fn from_millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_hits_and_failures_are_told_apart() {
+        let statistics = Statistics::default();
+        let timing = Timing { decode: 1.0, queue: 2.0, infer: 3.0 };
+        let second = Duration::from_secs(1);
+        statistics.succeeded("m", "1", 8, &timing, second, Some(CacheLookup::Miss));
+        statistics.clone().succeeded("m", "1", 8, &timing, second, Some(CacheLookup::Hit));
+        statistics.failed("m", "1", second);
+        statistics.succeeded("m", "2", 1, &timing, second, None);
+
+        let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("one version was asked for") };
+        assert_eq!((one.inference_count, one.execution_count), (16, 1));
+        let stats = one.inference_stats;
+        let count = |count, ns| StatisticDuration { count, ns };
+        assert_eq!(stats.success, count(2, 2_000_000_000));
+        assert_eq!(stats.fail, count(1, 1_000_000_000));
+        assert_eq!((stats.cache_hit, stats.cache_miss), (count(1, 1_000_000_000), count(1, 0)));
+        assert_eq!((stats.compute_input, stats.queue), (count(1, 1_000_000), count(1, 2_000_000)));
+        assert_eq!((stats.compute_infer, stats.compute_output), (count(1, 3_000_000), count(1, 0)));
+        assert_eq!(one.batch_stats[0].batch_size, 8);
+        assert_eq!(statistics.report(Some("m"), None).len(), 2);
+        assert_eq!(statistics.report(Some("other"), None), []);
+    }
+}

@@ -1,0 +1,79 @@
+use http::StatusCode;
+
+use crate::check::{check, find, shown};
+use crate::content::{self, Decoding};
+use crate::json::elements::{self, ElementsError};
+use crate::tensor::checked_shape;
+use crate::{
+    Datatype, Error, ModelMetadata, Parameters, Tensor, TensorError, WireData, WireInput, WireRequest, Wishes,
+    byte_length, columns,
+};
+
+/// Makes of a request what the model can be asked with, and what the caller wishes to see of its answer.
+///
+/// Shapes, datatypes, elements and content types are read and held against the model's signature; all tensors together take
+/// at most `max_bytes`, which is seen before memory is taken.
+pub fn understand(wire: WireRequest, model: &ModelMetadata, max_bytes: usize) -> Result<(Vec<Tensor>, Wishes), Error> {
+    let wishes = Wishes::read(wire.id, &wire.parameters, wire.outputs, model)?;
+    let mut room = Room { left: max_bytes, max_bytes };
+    let tensors = if columns::is_table(&wire.parameters, &wire.inputs)? {
+        columns::read(wire.inputs, &wire.parameters, model, &mut room)?
+    } else {
+        let read = |input| read_input(input, &wire.parameters, model, &mut room);
+        wire.inputs.into_iter().map(read).collect::<Result<_, _>>()?
+    };
+    check(&tensors, model)?;
+    Ok((tensors, wishes))
+}
+
+fn read_input(input: WireInput, request: &Parameters, model: &ModelMetadata, room: &mut Room) -> Result<Tensor, Error> {
+    let wanted = find(&input.name, model)?;
+    let said = content::said(&input.parameters, request)?;
+    let decoding =
+        Decoding::of(said.or(wanted.parameters.content_type), matches!(input.data, WireData::Json(_)), wanted);
+    let tensor = read_tensor(input, room)?;
+    content::decode(tensor, decoding, wanted)
+}
+
+/// An input's elements, before its content type is looked at.
+pub(crate) fn read_tensor(input: WireInput, room: &mut Room) -> Result<Tensor, Error> {
+    let WireInput { name, datatype, shape, data, .. } = input;
+    let malformed = |reason: String| Error::malformed(format!("input {}: {reason}", shown(&name)));
+    let datatype: Datatype = datatype.parse().map_err(|error: crate::UnknownDatatype| malformed(error.to_string()))?;
+    let wrong = |error: TensorError| malformed(error.to_string());
+    let data = match data {
+        WireData::Raw(data) => data,
+        WireData::Json(text) => {
+            let lengths = checked_shape(&shape).map_err(wrong)?;
+            let fits = byte_length(&lengths, datatype.size().unwrap_or(4)).is_some_and(|bytes| bytes <= room.left);
+            if !fits {
+                return Err(room.too_large());
+            }
+            let data = elements::read(&text, datatype, &lengths, room.left).map_err(|error| match error {
+                ElementsError::Malformed(reason) => malformed(reason),
+                ElementsError::TooLarge => room.too_large(),
+            })?;
+            data.into()
+        }
+    };
+    room.take(data.len())?;
+    Tensor::new(&name, datatype, &shape, data).map_err(wrong)
+}
+
+/// What a request's tensors may still take.
+pub(crate) struct Room {
+    left: usize,
+    max_bytes: usize,
+}
+
+impl Room {
+    pub fn take(&mut self, bytes: usize) -> Result<(), Error> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.too_large())?;
+        Ok(())
+    }
+
+    fn too_large(&self) -> Error {
+        let words = format!("the tensors of the request take more than {} bytes", self.max_bytes);
+        Error::new(StatusCode::PAYLOAD_TOO_LARGE, words)
+    }
+}
