@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
-use crate::routes::{cache, health, input, page, predict, security, static_files, web_api};
+use crate::routes::{cache, docs, health, input, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, Settings};
 use crate::workbench::Workbench;
 
@@ -88,6 +88,12 @@ pub fn router(app: App) -> Router {
         .route("/cache/{model}", delete(cache::forget))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .route("/docs", get(docs::page))
+        .route("/docs/{file}", get(docs::file))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/v2/docs", get(docs::v2))
+        .route("/v2/models/{model}/docs", get(docs::model))
+        .route("/v2/models/{model}/versions/{version}/docs", get(docs::model))
         .route("/static/{file}", get(static_files::file))
         .method_not_allowed_fallback(async |method| Error::Method(method))
         .fallback(async || Error::NoRoute)

@@ -20,6 +20,9 @@ pub mod upload;
 /// One file per thing a client can ask.
 pub mod routes;
 
+/// The description of the public port.
+pub mod openapi;
+
 /// How a client steers the memory and sees what it did, in HTTP's own words.
 pub mod steering;
 

@@ -3,6 +3,9 @@
 /// `DELETE /cache/{model}`.
 pub mod cache;
 
+/// `GET /docs` and `/openapi.json`: what there is to ask, for people and for programs.
+pub mod docs;
+
 /// `GET /health/live` and `/health/ready`.
 pub mod health;
 

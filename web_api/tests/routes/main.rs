@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod cache;
+mod docs;
 mod health;
 mod page;
 mod predict;

@@ -1,0 +1,138 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use contract::ModelDescription;
+use open_inference::{ContentType, Datatype, Task, TensorMetadata};
+use serde_json::{Value, json};
+
+/// A drawn seven of 28×28 pixels: something that any image model can be asked with.
+const PICTURE: &[u8] = include_bytes!("../../openapi/seven.png");
+
+/// A longer tensor is no example that anybody reads.
+const MAX_ELEMENTS: usize = 1024;
+
+/// How many classes an example asks for.
+const TOP_CLASSES: usize = 3;
+
+/// Requests that `model` answers, as named examples.
+pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
+    let mut requests = Vec::new();
+    let mut add = |kind: &str, words: &str, request: Option<Value>| {
+        let name = format!("{}-{}-{kind}", model.name, model.version);
+        let summary = format!("{} ({}): {words}", model.name, model.version);
+        requests.extend(request.map(|value| (name, json!({ "summary": summary, "value": value }))));
+    };
+    let takes_images = model.inputs.iter().any(TensorMetadata::takes_images);
+    if takes_images {
+        let pictures = inputs(model, |input| if input.takes_images() { Some(picture(input)) } else { tensor(input) });
+        add("picture", "a picture", pictures.clone());
+        add("classes", "the likeliest classes", pictures.and_then(|inputs| most_likely(model, inputs)));
+    }
+    let tensors = inputs(model, tensor);
+    add("tensor", "a tensor", tensors.clone());
+    if !takes_images {
+        add("classes", "the likeliest classes", tensors.and_then(|inputs| most_likely(model, inputs)));
+    }
+    requests
+}
+
+/// The nested list of an old client, for a model with one input of numbers.
+pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
+    let [input] = model.inputs.as_slice() else { return None };
+    let is_number = !matches!(input.datatype, Datatype::Bytes | Datatype::Bool);
+    let shape = is_number.then(|| shape(input)).flatten()?;
+    let nested = shape.iter().rev().fold(json!(0), |inner, &length| vec![inner; length].into());
+    Some((model.name.clone(), json!({ "summary": model.name, "value": { "image_arr": nested } })))
+}
+
+/// All inputs, each as `write` has it; none where one is too long.
+fn inputs(model: &ModelDescription, write: impl Fn(&TensorMetadata) -> Option<Value>) -> Option<Value> {
+    let inputs: Option<Vec<Value>> = model.inputs.iter().map(write).collect();
+    Some(json!({ "inputs": inputs? }))
+}
+
+fn picture(input: &TensorMetadata) -> Value {
+    json!({ "name": input.name, "datatype": "BYTES", "shape": [1], "data": [STANDARD.encode(PICTURE)] })
+}
+
+fn tensor(input: &TensorMetadata) -> Option<Value> {
+    let shape = shape(input)?;
+    let data = vec![element(input); shape.iter().product()];
+    Some(json!({ "name": input.name, "datatype": input.datatype, "shape": shape, "data": data }))
+}
+
+fn element(input: &TensorMetadata) -> Value {
+    match (input.datatype, input.parameters.content_type) {
+        (Datatype::Bool, _) => json!(false),
+        (Datatype::Bytes, Some(ContentType::Base64 | ContentType::Image)) => STANDARD.encode(PICTURE).into(),
+        (Datatype::Bytes, Some(ContentType::Datetime)) => json!("2026-01-31T12:00:00Z"),
+        (Datatype::Bytes, _) => json!("text"),
+        _ => json!(0),
+    }
+}
+
+/// With length one where any fits; `None` where the whole is too long for an example.
+fn shape(input: &TensorMetadata) -> Option<Vec<usize>> {
+    let shape: Vec<usize> = input.shape.iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
+    let elements = shape.iter().try_fold(1_usize, |product, &length| product.checked_mul(length))?;
+    (elements <= MAX_ELEMENTS).then_some(shape)
+}
+
+/// `request` for the likeliest classes of each output that has classes.
+fn most_likely(model: &ModelDescription, mut request: Value) -> Option<Value> {
+    let has_classes = |output: &&TensorMetadata| output.parameters.task == Some(Task::Classification);
+    let wanted =
+        |output: &TensorMetadata| json!({ "name": output.name, "parameters": { "classification": TOP_CLASSES } });
+    let outputs: Vec<Value> = model.outputs.iter().filter(has_classes).map(wanted).collect();
+    request["outputs"] = (!outputs.is_empty()).then(|| outputs.into())?;
+    Some(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use open_inference::ModelState;
+
+    use super::*;
+
+    fn model(inputs: Vec<TensorMetadata>) -> ModelDescription {
+        let mut output = TensorMetadata::new("y", Datatype::Fp32, &[-1, 10]);
+        output.parameters.task = Some(Task::Classification);
+        let outputs = vec![output];
+        ModelDescription { inputs, outputs, ..ModelDescription::unread("m", "2", ModelState::Ready, None) }
+    }
+
+    #[test]
+    fn every_input_has_data_of_its_datatype_and_shape() {
+        let model = model(vec![
+            TensorMetadata::new("a", Datatype::Int64, &[-1, 2]),
+            TensorMetadata::new("b", Datatype::Bytes, &[]),
+            TensorMetadata::new("c", Datatype::Bool, &[1]),
+        ]);
+        let requests = requests(&model);
+        let [(name, tensor), (_, classes)] = requests.as_slice() else { panic!("{requests:?}") };
+        assert_eq!((name.as_str(), tensor["summary"].as_str()), ("m-2-tensor", Some("m (2): a tensor")));
+        assert_eq!(
+            tensor["value"]["inputs"],
+            json!([
+                { "name": "a", "datatype": "INT64", "shape": [1, 2], "data": [0, 0] },
+                { "name": "b", "datatype": "BYTES", "shape": [], "data": ["text"] },
+                { "name": "c", "datatype": "BOOL", "shape": [1], "data": [false] },
+            ])
+        );
+        assert_eq!(classes["value"]["outputs"][0]["parameters"]["classification"], 3);
+        assert!(image_array(&model).is_none());
+    }
+
+    #[test]
+    fn a_model_that_takes_images_is_shown_one_and_long_tensors_are_left_out() {
+        let mut input = TensorMetadata::new("image", Datatype::Fp32, &[-1, 450, 450, 3]);
+        input.parameters.content_type = Some(ContentType::Image);
+        let requests = requests(&model(vec![input.clone()]));
+        let names: Vec<&str> = requests.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["m-2-picture", "m-2-classes"]);
+        let data = requests[0].1["value"]["inputs"][0]["data"][0].as_str().unwrap();
+        assert_eq!(STANDARD.decode(data).unwrap(), PICTURE);
+        input.shape = vec![-1, 2, 2];
+        let (_, array) = image_array(&model(vec![input])).unwrap();
+        assert_eq!(array["value"], json!({ "image_arr": [[[0, 0], [0, 0]]] }));
+    }
+}

@@ -1,0 +1,116 @@
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
+use web_api::settings::AppType;
+
+use crate::stack::{Stack, get_request};
+
+#[tokio::test]
+async fn the_page_has_all_it_needs_here_and_runs_no_foreign_code() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let page = stack.send(get_request("/docs")).await;
+    assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'; script-src 'self'"));
+    let html = page.text();
+    assert!(!html.contains("//"), "nothing of another host");
+    let addresses: Vec<_> = html.split('"').filter(|part| part.starts_with('/')).collect();
+    assert!(addresses.iter().filter(|address| address.starts_with("/docs/")).count() >= 4, "{addresses:?}");
+    for address in addresses {
+        assert_eq!(stack.send(get_request(address)).await.status, StatusCode::OK, "{address}");
+    }
+    assert_eq!(stack.send(get_request("/docs/..%2f..%2fbuild.rs")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_viewer_travels_compressed_and_only_once() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let plain = stack.send(get_request("/docs/swagger-ui-bundle.js")).await;
+    assert!(plain.text().contains("SwaggerUIBundle"));
+    let mut request = get_request("/docs/swagger-ui-bundle.js");
+    request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("br, gzip"));
+    let compressed = stack.send(request).await;
+    assert_eq!(compressed.header("content-encoding"), "gzip");
+    assert_eq!(compressed.header("vary"), "accept-encoding");
+    assert!(compressed.body.len() * 3 < plain.body.len());
+    let mut again = get_request("/docs/swagger-ui-bundle.js");
+    again.headers_mut().insert(header::IF_NONE_MATCH, compressed.headers["etag"].clone());
+    assert_eq!(stack.send(again).await.status, StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn the_description_is_made_from_the_models_and_every_reference_in_it_leads_somewhere() {
+    let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
+    let document = stack.send(get_request("/openapi.json")).await.json();
+    assert_eq!(document["openapi"], "3.0.3");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        document["components"]["parameters"]["Model"]["schema"]["enum"],
+        serde_json::json!(["medical", "mnist"])
+    );
+    let references = references(&document);
+    assert!(references.len() > 100);
+    for reference in references {
+        assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+    }
+    let infer = &document["paths"]["/v2/models/{model}/versions/{version}/infer"];
+    assert_eq!(infer["post"]["operationId"], "inferOfVersion");
+    assert_eq!(infer["parameters"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_models_own_description_speaks_of_that_model_only() {
+    let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
+    for (path, to) in [
+        ("/v2/docs", "/docs"),
+        ("/v2/models/mnist/docs", "/docs?model=mnist"),
+        ("/v2/models/mnist/versions/1/docs", "/docs?model=mnist&version=1"),
+    ] {
+        let answer = stack.send(get_request(path)).await;
+        assert_eq!((answer.status, answer.header("location")), (StatusCode::TEMPORARY_REDIRECT, to));
+    }
+    let document = stack.send(get_request("/openapi.json?model=medical&version=1")).await.json();
+    assert_eq!(document["components"]["parameters"]["Model"]["schema"]["enum"], serde_json::json!(["medical"]));
+    assert_eq!(document["info"]["title"], "MLServe: Title of medical");
+    assert!(document["info"]["description"].as_str().unwrap().contains("Not for clinical use."));
+    for path in ["/v2/models/nobody/docs", "/v2/models/mnist/versions/7/docs", "/v2/models/%ff/docs"] {
+        let answer = stack.send(get_request(path)).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(answer.json()["error"], "There is no such model or version.");
+    }
+    assert_eq!(stack.send(get_request("/openapi.json?model=nobody")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn every_path_that_is_described_is_there() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let document = stack.send(get_request("/openapi.json")).await.json();
+    let mut asked = 0;
+    let mounted = |path: &str| !path.starts_with("/v2") || path.ends_with("/docs");
+    for (path, item) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| mounted(path)) {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let address = path.replace("{model}", "mnist").replace("{version}", "1");
+            let mut request = get_request(&address);
+            *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let answer = stack.send(request).await;
+            assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert!(!answer.text().contains("There is nothing here"), "{method} {path}");
+            let declared = &item[method]["responses"][answer.status.as_str()];
+            assert!(!declared.is_null(), "{method} {path} answers {}, which is not described", answer.status);
+            asked += 1;
+        }
+    }
+    assert!(asked > 10);
+}
+
+fn references(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, value)| match value {
+                Value::String(reference) if name == "$ref" => vec![reference.as_str()],
+                value => references(value),
+            })
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => Vec::new(),
+    }
+}
