@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests everything: style, units, the real Redis and ONNX Runtime, the two binaries, the page in a browser, the containers.
+# Tests everything: style, units, the real Redis and ONNX Runtime, the two binaries, others' clients and
+# exporters, the page in a browser, the containers.
 #   test_all.sh            all of it; what the machine lacks is installed (root, Debian or Ubuntu), or named and skipped
 #   test_all.sh units …    only the steps whose names follow
 #   REQUIRE_ALL=1          nothing may be skipped
@@ -17,6 +18,8 @@ lints:       rust
 units:       rust onnxruntime redis
 release:     rust
 native:      rust onnxruntime redis python
+clients:     rust onnxruntime clients
+pytorch:     rust onnxruntime torch
 page:        rust onnxruntime chromium python
 containers:  docker python
 "
@@ -33,7 +36,11 @@ run_units() { cargo test --workspace --locked; }
 
 run_release() { cargo build --release --locked --bin web_api --bin model_api; }
 
-run_native() { run_pytest e2e --ignore e2e/test_page.py --ignore e2e/test_containers.py; }
+run_native() { run_pytest e2e --ignore e2e/clients --ignore e2e/test_page.py --ignore e2e/test_containers.py; }
+
+run_clients() { run_pytest e2e/clients -m "not pytorch"; }
+
+run_pytorch() { run_pytest e2e/clients -m pytorch; }
 
 run_page() { run_pytest e2e/test_page.py; }
 

@@ -52,18 +52,42 @@ setup_chromium() {
   CHROMEDRIVER=$(command -v chromedriver)
 }
 
-# The Python side of e2e/, with pinned packages, in a virtual environment that is renewed when the pins change.
+# The Python side of e2e/, with pinned packages, in a virtual environment that is renewed when the pins change. What only
+# some tests need is added to it by the functions that follow.
 setup_python() {
-  local pins=$root/e2e/requirements.txt venv=$state/venv
-  cmp -s "$pins" "$venv/pins.txt" && return
+  local pins=$root/e2e/requirements.txt
+  cmp -s "$pins" "$state/venv/requirements.txt" && return
   python3 -c 'import venv, ensurepip' 2>/dev/null || install_packages python3-venv || {
     warn "Python's venv is missing: apt install python3-venv"
     return 1
   }
-  say "preparing Python for e2e/"
-  rm -rf "$venv"
-  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$pins" &&
-    cp "$pins" "$venv/pins.txt"
+  rm -rf "$state/venv"
+  python3 -m venv "$state/venv" && install_pins "$pins"
+}
+
+# tritonclient, KServe's client, and the exporters of scikit-learn, XGBoost and LightGBM: 350 MB to download.
+setup_clients() {
+  setup_python && install_pins "$root/e2e/requirements-clients.txt" --requirement "$root/e2e/requirements.txt"
+}
+
+# PyTorch brings 3 GB, which is asked of nobody who has not said that everything is to be tested.
+setup_torch() {
+  setup_clients || return
+  if [[ -z ${REQUIRE_ALL:-}${WITH_TORCH:-} ]]; then
+    warn "PyTorch is not installed, it takes 5 GB: WITH_TORCH=1 installs it"
+    return 1
+  fi
+  # These wheels are too large to be kept a second time, in pip's cache.
+  install_pins "$root/e2e/requirements-torch.txt" --requirement "$root/e2e/requirements-clients.txt" --no-cache-dir
+}
+
+# install_pins FILE OPTION…: into the virtual environment, unless exactly this file was.
+install_pins() {
+  local pins=$1 installed
+  installed=$state/venv/$(basename "$pins")
+  cmp -s "$pins" "$installed" && return
+  say "preparing Python for e2e/: $(basename "$pins")"
+  "$state/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$@" && cp "$pins" "$installed"
 }
 
 setup_docker() {

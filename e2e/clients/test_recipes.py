@@ -1,0 +1,113 @@
+"""The recipes of docs/BRING_YOUR_MODEL.md do what they say: each is run as it stands there, and what is served is compared with
+what the library itself answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from questions import inputs
+from services import ROOT, Service, wait_until
+
+DOCUMENT = (ROOT / "docs" / "BRING_YOUR_MODEL.md").read_text()
+
+# What the recipe's own variables say of its first rows.
+LIBRARY = {
+    "sklearn": "model.predict_proba(X[:50])",
+    "xgboost": "model.predict_proba(X[:50])",
+    "lightgbm": "model.predict_proba(X[:50])",
+    "pytorch": "model(torch.from_numpy(X)).detach().numpy()",
+    "text": "model.predict_proba(X[:4])",
+}
+NAMES = {"sklearn": "iris-sklearn", "xgboost": "iris-xgboost", "lightgbm": "iris-lightgbm", "pytorch": "iris-pytorch", "text": "fruit"}
+recipes = pytest.mark.parametrize("recipe", [pytest.param(it, marks=pytest.mark.pytorch) if it == "pytorch" else it for it in NAMES])
+
+
+def block(words: str) -> str:
+    """The code between the fences that say these words."""
+    (code,) = re.findall(rf"^```{words}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return code
+
+
+class Kitchen:
+    """A folder with `models`, and a server that watches it."""
+
+    def __init__(self, folder: Path, url: str):
+        self.folder, self.url = folder, url
+
+    def address(self) -> str:
+        return self.url.removeprefix("http://")
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def export(self, recipe: str) -> tuple[np.ndarray, np.ndarray]:
+        """Runs the recipe; gives the rows to ask with, and the library's answer."""
+        rows = "import numpy as np\nX = np.random.default_rng(0).random((50, 4), np.float32)\n" if recipe == "pytorch" else ""
+        compare = f"{rows}import numpy\nnumpy.savez('said.npz', X=X[:50], said={LIBRARY[recipe]})\n"
+        self.run(sys.executable, "-W", "ignore", "-c", block(f"python export {recipe}") + compare)
+        said = np.load(self.folder / "said.npz", allow_pickle=True)
+        return said["X"][: len(said["said"])], said["said"]
+
+    def wait_for(self, model: str) -> None:
+        client = triton.InferenceServerClient(self.address())
+        wait_until(lambda: client.is_model_ready(model), f"{model} is served", 60)
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> Kitchen:
+    folder = tmp_path_factory.mktemp("kitchen")
+    (folder / "models").mkdir()
+    model_api = spawn_shared("model_api", wait=False, MODEL_NAME="all", MODELS_DIR=folder / "models", MODEL_WATCH="poll")
+    return Kitchen(folder, spawn_shared("web_api", wait=False, APP_TYPE="cli", MODEL_API_URL=model_api.url).url)
+
+
+@recipes
+def test_a_recipe_is_served_and_answers_as_its_library_does(kitchen: Kitchen, recipe: str):
+    X, said = kitchen.export(recipe)
+    kitchen.wait_for(NAMES[recipe])
+
+    client = triton.InferenceServerClient(kitchen.address())
+    answer = client.infer(NAMES[recipe], inputs(triton, X=X))
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), said, atol=1e-5)
+    assert answer.as_numpy("probabilities").shape == said.shape
+
+    shell = block(f"sh ask {recipe}").replace("localhost:5000", kitchen.address()).replace("curl ", "curl --silent --show-error --fail-with-body ")
+    outputs = {output["name"]: output for output in json.loads(kitchen.run("bash", "-c", shell))["outputs"]}
+    assert outputs["probabilities"]["shape"] == [1, said.shape[1]]
+    if recipe == "text":
+        assert outputs["label"]["data"] == ["apple"]
+    elif recipe != "pytorch":
+        assert outputs["label"]["data"] == [0]
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_program_that_asks_runs_over_both_transports(kitchen: Kitchen, transport: str):
+    kitchen.export("sklearn")
+    kitchen.wait_for("iris-sklearn")
+    program = block("python ask").replace("localhost:5000", kitchen.address()).replace("tritonclient.http as", f"tritonclient.{transport} as")
+    printed = kitchen.run(sys.executable, "-c", program)
+    rows = [[float(number) for number in re.findall(r"[\d.e-]+", row)] for row in printed.strip().splitlines()]
+    assert [int(np.argmax(row)) for row in rows] == [0, 2]
+
+
+def test_a_classifier_that_kept_its_zipmap_is_served_without_it(kitchen: Kitchen):
+    code = block("python export sklearn").replace(', options={"zipmap": False}', "").replace("iris-sklearn", "iris-zipmap")
+    kitchen.run(sys.executable, "-c", code)
+    kitchen.wait_for("iris-zipmap")
+    client = triton.InferenceServerClient(kitchen.address())
+    metadata = client.get_model_metadata("iris-zipmap")
+    assert [output["name"] for output in metadata["outputs"]] == ["output_label"]
+    assert "output_probability" in json.dumps(metadata)
+    rows = np.float32([[5.1, 3.5, 1.4, 0.2]])
+    assert client.infer("iris-zipmap", inputs(triton, X=rows)).as_numpy("output_label").tolist() == [0]
