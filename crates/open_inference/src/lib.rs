@@ -63,6 +63,12 @@ mod classes;
 /// Outputs as PNG.
 mod picture;
 
+/// The one way to ask the server, for every transport.
+mod answer;
+
+/// Over HTTP.
+pub mod rest;
+
 /// The other end: requests written, answers read.
 pub mod client;
 
@@ -77,7 +83,10 @@ pub use json::{JsonResponse, read_request, write_response};
 pub use metadata::{ContentType, ModelMetadata, Task, TensorMetadata, TensorParameters};
 pub use parameters::{Parameter, Parameters};
 pub use render::render;
-pub use server::{InferRequest, Inference, InferenceServer, ModelIndex, ModelState, Provenance, Timing};
+pub use server::{
+    EXTENSIONS, InferRequest, Inference, InferenceServer, ModelIndex, ModelState, PLATFORM, Provenance, SERVER_NAME,
+    SERVER_VERSION, Timing, report_statistics,
+};
 pub use statistics::{
     BatchStatistics, CacheLookup, InferenceStatistics, ModelStatistics, StatisticDuration, Statistics,
 };

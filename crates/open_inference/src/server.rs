@@ -3,7 +3,20 @@ use std::future::Future;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ModelMetadata, Statistics, Tensor};
+use crate::{Error, ModelMetadata, ModelStatistics, Statistics, Tensor};
+
+/// The server's name in its metadata.
+pub const SERVER_NAME: &str = "mlserve";
+
+/// The server's version in its metadata.
+pub const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a model's metadata says of how it is run.
+pub const PLATFORM: &str = "onnxruntime_onnx";
+
+/// The protocol's extensions that are served.
+pub const EXTENSIONS: [&str; 6] =
+    ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics"];
 
 /// What a service does for the transports, which do all the reading and writing.
 pub trait InferenceServer: Clone + Send + Sync + 'static {
@@ -34,6 +47,28 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
 
     /// Takes a model out of service; requests that have begun are answered.
     fn unload(&self, model: &str) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// What was counted of the models there are: of one, of one version of it, or of all. One that was never asked has zeros.
+pub fn report_statistics<S: InferenceServer>(
+    server: &S,
+    name: Option<&str>,
+    version: Option<&str>,
+) -> Result<Vec<ModelStatistics>, Error> {
+    if let Some(name) = name {
+        server.model(name, version)?;
+    }
+    let mut models = server.models();
+    models.retain(|model| {
+        name.is_none_or(|name| model.name == name) && version.is_none_or(|version| model.version == version)
+    });
+    let mut counted = server.statistics().report(name, version);
+    let of = |model: ModelMetadata| {
+        let found = counted.iter().position(|one| one.name == model.name && one.version == model.version);
+        let none = || ModelStatistics { name: model.name, version: model.version, ..ModelStatistics::default() };
+        found.map_or_else(none, |index| counted.swap_remove(index))
+    };
+    Ok(models.into_iter().map(of).collect())
 }
 
 /// A question: ready tensors for a model.

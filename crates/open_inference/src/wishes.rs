@@ -72,7 +72,12 @@ impl Wishes {
         self.outputs = vec![Wish { name: name.to_owned(), form: Form::Picture, binary: true }];
     }
 
-    /// Whether the caller said which outputs it wants.
+    /// Asks for everything in the JSON, and nothing behind it.
+    pub(crate) fn all_in_json(&mut self) {
+        self.outputs.iter_mut().for_each(|wish| wish.binary = false);
+    }
+
+    /// Whether the caller wants this output.
     pub(crate) fn has(&self, output: &TensorMetadata) -> bool {
         self.outputs.iter().any(|wish| wish.name == output.name)
     }

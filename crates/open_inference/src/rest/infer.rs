@@ -1,0 +1,121 @@
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use super::asked::Asked;
+use super::request::{ReadRequest, read_body, read_wire};
+use super::{Rest, reply};
+use crate::answer::{answer, large_off_thread};
+use crate::{
+    Error, InferRequest, Inference, InferenceServer, ModelMetadata, Task, TensorMetadata, Wishes, render, understand,
+    write_response,
+};
+
+/// What a tensor's names and shapes may take of a body's bytes: the tensors themselves get the rest.
+const MARGIN: usize = 64 << 10;
+
+/// `POST …/infer`
+pub(super) async fn infer<S: InferenceServer>(
+    State(rest): State<Rest<S>>,
+    asked: Asked,
+    request: Request,
+) -> Result<Response, Error> {
+    let Answered { headers, model, mut wishes, inference } = ask(&rest, asked, request).await?;
+    let answer_headers = inference.headers.clone();
+    let mut response = if reply::is_known(&headers, &answer_headers) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else if let Some(output) = wanted_picture(&headers, &wishes, &model)? {
+        wishes.only_picture(&output.name);
+        reply::picture(large_off_thread(usize::MAX, move || one_picture(&inference, &wishes, &model)).await?)
+    } else {
+        write(inference, wishes, model, reply::inference).await?
+    };
+    response.headers_mut().extend(answer_headers);
+    Ok(response)
+}
+
+/// `POST …/infer_stream`: server-sent events, of which there is one, for a model gives one answer.
+pub(super) async fn infer_stream<S: InferenceServer>(
+    State(rest): State<Rest<S>>,
+    asked: Asked,
+    request: Request,
+) -> Result<Response, Error> {
+    let Answered { mut wishes, inference, model, .. } = ask(&rest, asked, request).await?;
+    wishes.all_in_json();
+    write(inference, wishes, model, |response| reply::event(&response.json)).await
+}
+
+/// A question, answered but not yet written.
+struct Answered {
+    headers: HeaderMap,
+    model: ModelMetadata,
+    wishes: Wishes,
+    inference: Inference,
+}
+
+async fn ask<S: InferenceServer>(rest: &Rest<S>, asked: Asked, request: Request) -> Result<Answered, Error> {
+    let Asked { model: name, version } = asked;
+    let model = rest.server.model(&name, version.as_deref())?;
+    let ReadRequest { headers, body } = read_body(rest, request).await?;
+    let max_bytes = rest.bodies.max_bytes().saturating_sub(MARGIN);
+    let (headers, model, body, understood) = large_off_thread(body.bytes.len(), move || {
+        let understood = read_wire(&headers, &body.bytes, &model).and_then(|wire| understand(wire, &model, max_bytes));
+        (headers, model, body, understood)
+    })
+    .await;
+    let (inputs, wishes) = understood?;
+    let request = InferRequest { model: name, version, inputs, headers: headers.clone() };
+    let inference = answer(&rest.server, request, wishes.timeout).await?;
+    // Tensors are slices of the body, which counts against the memory of all bodies until here.
+    drop(body);
+    Ok(Answered { headers, model, wishes, inference })
+}
+
+async fn write(
+    inference: Inference,
+    wishes: Wishes,
+    model: ModelMetadata,
+    reply: fn(crate::JsonResponse) -> Response,
+) -> Result<Response, Error> {
+    let size = inference.outputs.iter().map(|output| output.data.len()).sum();
+    let written = move || write_response(&render(&inference, &wishes, &model)?);
+    large_off_thread(size, written).await.map(reply)
+}
+
+/// The output to be sent as a picture itself, when that is what the caller accepts.
+fn wanted_picture<'a>(
+    headers: &HeaderMap,
+    wishes: &Wishes,
+    model: &'a ModelMetadata,
+) -> Result<Option<&'a TensorMetadata>, Error> {
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let accepts = accepts.join(",");
+    let accepts = |wanted: &[&str]| {
+        accepts.split(',').filter_map(|range| range.split(';').next()).any(|range| wanted.contains(&range.trim()))
+    };
+    if !accepts(&["image/png"]) {
+        return Ok(None);
+    }
+    let is_picture = |output: &&TensorMetadata| output.parameters.task == Some(Task::Image) && wishes.has(output);
+    match model.outputs.iter().find(is_picture) {
+        Some(output) => Ok(Some(output)),
+        None if accepts(&["application/json", "application/*", "*/*"]) => Ok(None),
+        None => {
+            let words = format!("no output of model {:?} that was asked for is a picture", model.name);
+            Err(Error::new(StatusCode::NOT_ACCEPTABLE, words))
+        }
+    }
+}
+
+fn one_picture(inference: &Inference, wishes: &Wishes, model: &ModelMetadata) -> Result<Bytes, Error> {
+    let response = render(inference, wishes, model)?;
+    let mut pictures = response.outputs.iter().flat_map(|output| output.tensor.strings());
+    match (pictures.next(), pictures.count()) {
+        (Some(picture), 0) => Ok(picture),
+        (first, more) => {
+            let count = more + usize::from(first.is_some());
+            Err(Error::unfit(format!("the answer is {count} pictures: ask for one, or for JSON")))
+        }
+    }
+}

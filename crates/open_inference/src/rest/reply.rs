@@ -1,0 +1,94 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use hyper::body::{Frame, SizeHint};
+use serde::Serialize;
+use service::body::BodyError;
+use service::problem::RETRY_AFTER_SECONDS;
+
+use crate::json::JsonResponse;
+use crate::{Error, binary};
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: &'a str,
+        }
+        let mut response = (self.status, json(&Body { error: &self.message })).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+}
+
+/// A JSON body.
+pub(super) fn json(value: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("what we answer always becomes JSON");
+    ([content_type("application/json")], body).into_response()
+}
+
+/// An answer's JSON with what stands behind it, which is not copied.
+pub(super) fn inference(response: JsonResponse) -> Response {
+    let JsonResponse { json, tail } = response;
+    let Some(tail) = tail else { return ([content_type("application/json")], json).into_response() };
+    let length = (HeaderName::from_static(binary::HEADER_LENGTH), HeaderValue::from(json.len()));
+    let chunks: VecDeque<Bytes> = std::iter::once(json).chain(tail).filter(|chunk| !chunk.is_empty()).collect();
+    ([content_type("application/octet-stream"), length], Body::new(Chunks(chunks))).into_response()
+}
+
+/// One picture.
+pub(super) fn picture(png: Bytes) -> Response {
+    ([content_type("image/png")], png).into_response()
+}
+
+/// The one event of a stream.
+pub(super) fn event(json: &[u8]) -> Response {
+    let event = [b"data: ", json, b"\n\n"].concat();
+    let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    ([content_type("text/event-stream"), no_store], event).into_response()
+}
+
+/// Whether `If-None-Match` names the answer's `ETag`: the caller has it already.
+pub(super) fn is_known(request: &HeaderMap, answer: &HeaderMap) -> bool {
+    let Some(etag) = answer.get(header::ETAG).and_then(|etag| etag.to_str().ok()) else { return false };
+    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let lists = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|tag| tag.trim() == "*" || strong(tag) == strong(etag))
+}
+
+fn content_type(media_type: &'static str) -> (HeaderName, HeaderValue) {
+    (header::CONTENT_TYPE, HeaderValue::from_static(media_type))
+}
+
+/// A body of several pieces whose length is known.
+struct Chunks(VecDeque<Bytes>);
+
+impl HttpBody for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|chunk| chunk.len() as u64).sum())
+    }
+}

@@ -1,0 +1,72 @@
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::asked::Asked;
+use super::{Rest, reply, request};
+use crate::{Error, InferenceServer, ModelState, Parameters, parameters};
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct IndexRequest {
+    ready: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LoadRequest {
+    #[serde(deserialize_with = "parameters::deserialize")]
+    parameters: Parameters,
+}
+
+/// `POST /v2/repository/index`
+pub(super) async fn index<S: InferenceServer>(
+    State(rest): State<Rest<S>>,
+    request: Request,
+) -> Result<Response, Error> {
+    let asked: IndexRequest = read(&rest, request).await?;
+    let mut models = rest.server.index().await?;
+    models.retain(|model| !asked.ready || model.state == ModelState::Ready);
+    Ok(reply::json(&models))
+}
+
+/// `POST /v2/repository/models/{model}/load`
+pub(super) async fn load<S: InferenceServer>(
+    State(rest): State<Rest<S>>,
+    asked: Asked,
+    request: Request,
+) -> Result<Response, Error> {
+    let LoadRequest { parameters } = read(&rest, request).await?;
+    // A model is what is in its folder: whoever may reach this port must not be able to put another graph there.
+    if let Some(name) = parameters.keys().find(|name| *name == "config" || name.starts_with("file:")) {
+        let words = format!("a load with {} is not served: put it into the model's folder", crate::check::shown(name));
+        return Err(Error::new(StatusCode::NOT_IMPLEMENTED, words));
+    }
+    rest.server.load(&asked.model).await?;
+    Ok(Response::default())
+}
+
+/// `POST /v2/repository/models/{model}/unload`
+pub(super) async fn unload<S: InferenceServer>(
+    State(rest): State<Rest<S>>,
+    asked: Asked,
+    request: Request,
+) -> Result<Response, Error> {
+    let LoadRequest { .. } = read(&rest, request).await?;
+    rest.server.unload(&asked.model).await?;
+    Ok(Response::default())
+}
+
+/// A body that may be missing.
+async fn read<S: InferenceServer, T: DeserializeOwned + Default>(rest: &Rest<S>, request: Request) -> Result<T, Error> {
+    let body = request::read_body(rest, request).await?.body;
+    let body: &Bytes = &body.bytes;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {error}")))
+}
