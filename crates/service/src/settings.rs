@@ -117,7 +117,7 @@ impl ServerSettings {
     /// Reads the variables named at the fields.
     pub fn from_env(port: u16, metrics_port: u16) -> Result<Self, SettingError> {
         let loopback = IpAddr::from([127, 0, 0, 1]);
-        let max_body_bytes = at_least("MAX_BODY_BYTES", 1024, 32 << 20)?;
+        let max_body_bytes = at_least("MAX_BODY_BYTES", 1024, 64 << 20)?;
         let body_memory_bytes = at_least("BODY_MEMORY_BYTES", 1024, 256 << 20)?;
         if body_memory_bytes < max_body_bytes {
             let reason =
