@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::Context;
 use model_api::image_input::{Fit, ImageLimits, ImageSettings, ImageSpec, read};
+use open_inference::Datatype;
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().context("usage: fit FOLDER PICTURE…")?;
     let settings = ImageSettings { fit: Fit::Digit, ..ImageSettings::default() };
-    let spec = ImageSpec::resolve(&settings, &[-1, 28, 28, 1]).map_err(anyhow::Error::msg)?;
+    let spec = ImageSpec::resolve(&settings, Datatype::Fp32, &[-1, 28, 28, 1]).map_err(anyhow::Error::msg)?;
     for picture in arguments {
         let name = Path::new(&picture).file_stem().context("a picture is a file")?;
         let bytes = std::fs::read(&picture).with_context(|| picture.clone())?;

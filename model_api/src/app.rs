@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
+use open_inference::Statistics;
 use service::body::BodyReader;
 use service::middleware::{HttpMetrics, wrap};
 use service::readiness::Readiness;
@@ -11,6 +12,7 @@ use crate::image_input::ImageLimits;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::routes::{fallback, health, home, input, list, predict};
+use crate::v2::V2;
 
 /// What every route can reach.
 pub struct App {
@@ -26,21 +28,25 @@ pub struct App {
     pub readiness: Readiness,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is counted for the protocol's clients.
+    pub statistics: Statistics,
 }
 
 /// All routes, without a socket.
 pub fn router(app: App, http: HttpMetrics) -> Router {
+    let app = Arc::new(app);
+    let protocol = open_inference::rest::router(V2(Arc::clone(&app)), app.bodies.clone());
     let routes = Router::new()
         .route("/", get(home::greet))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/models", get(list::models))
-        .route("/predict/{model}", post(predict::predict))
         .route("/predict_array", post(predict::predict_array))
         .route("/predict_array/{model}", post(predict::predict_array))
         .route("/input/{model}", post(input::as_the_model_sees_it))
         .fallback(fallback::no_such_route)
         .method_not_allowed_fallback(fallback::no_such_method)
-        .with_state(Arc::new(app));
+        .with_state(app)
+        .merge(protocol);
     wrap(routes, http)
 }

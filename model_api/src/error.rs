@@ -52,9 +52,20 @@ pub enum Error {
     /// The picture was not read.
     #[error(transparent)]
     Picture(#[from] ImageError),
+    /// One of several pictures was not read.
+    #[error("picture {place}: {error}")]
+    OneOfPictures {
+        /// Which, from 0.
+        place: usize,
+        /// Why not.
+        error: Box<Error>,
+    },
     /// What was sent does not fit the model.
     #[error("{0}")]
     Unfit(String),
+    /// The request is not what the protocol says, or does not fit the model.
+    #[error(transparent)]
+    Request(#[from] open_inference::Error),
     /// The answer is no choice between classes.
     #[error(transparent)]
     NoPrediction(#[from] NoPrediction),
@@ -87,6 +98,8 @@ impl Error {
             }
             Self::NotLoaded { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_loaded"),
             Self::Body(error) => (error.status(), "body"),
+            Self::OneOfPictures { error, .. } => error.status(),
+            Self::Request(error) => (error.status, if error.status.as_u16() == 400 { "malformed" } else { "unfit" }),
             Self::Picture(ImageError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
             Self::Picture(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
@@ -106,13 +119,33 @@ impl Error {
     }
 }
 
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
+impl Error {
+    /// The same, said of the picture at `place`.
+    pub fn of_picture(self, place: usize) -> Self {
+        Self::OneOfPictures { place, error: Box::new(self) }
+    }
+
+    /// What a transport says of it. Ours to mend are logged here, once.
+    fn told(&self) -> (StatusCode, String) {
         let (status, label) = self.status();
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             error!(label, error = %self, "a request failed");
         }
-        problem(status, &self.to_string())
+        (status, self.to_string())
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, words) = self.told();
+        problem(status, &words)
+    }
+}
+
+impl From<Error> for open_inference::Error {
+    fn from(error: Error) -> Self {
+        let (status, words) = error.told();
+        Self::new(status, words)
     }
 }
 
@@ -142,7 +175,10 @@ mod tests {
             (Error::Picture(limit), 413, "too_large"),
             (Error::Picture(ImageError::Undecodable { format: "PNG", reason: text() }), 422, "undecodable"),
             (Error::Picture(ImageError::Unprocessable { reason: text() }), 500, "internal"),
+            (Error::Picture(ImageError::Empty).of_picture(3), 400, "malformed"),
             (Error::Unfit(text()), 422, "unfit"),
+            (Error::Request(open_inference::Error::malformed("")), 400, "malformed"),
+            (Error::Request(open_inference::Error::unfit("")), 422, "unfit"),
             (Error::NoPrediction(NoPrediction::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodersBusy, 503, "full"),

@@ -2,37 +2,40 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
-use contract::ImageArray;
-use open_inference::{Inference, Provenance, Tensor, Timing};
-use service::body::ReadBody;
+use open_inference::{Inference, Provenance, Tensor, Timing, check};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::image_input;
 use crate::model::Model;
+use crate::pictures;
 
-/// What a model is asked with.
-#[derive(Debug)]
-pub enum Question {
-    /// An encoded picture.
-    Picture(ReadBody),
-    /// `{"image_arr": <nested list>}`.
-    Array(ReadBody),
-}
-
-/// The one verb: decode → wait for a session → run → read out.
-pub async fn infer(app: &App, model: &Arc<Model>, question: Question) -> Result<Inference, Error> {
-    let answer = answer(app, model, question).await;
-    let outcome = answer.as_ref().map_or_else(|error| error.status().1, |_| "ok");
-    app.metrics.predicted(&model.name, &model.version, outcome);
+/// The one verb: held against the signature → pictures decoded → a session awaited → run.
+///
+/// Dropping the future gives the request up: what waits is left out, and a batch of pictures is decoded no further.
+pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
+    let (begun, rows) = (Instant::now(), model.signature.rows(&inputs));
+    let answer = answer(app, model, inputs).await;
+    let (name, version, took) = (&model.name, &model.version, begun.elapsed());
+    match &answer {
+        Ok(answer) => {
+            app.statistics.succeeded(name, version, rows as u64, &answer.provenance.timing_ms, took, None);
+            app.metrics.predicted(name, version, "ok");
+        }
+        Err(error) => {
+            app.statistics.failed(name, version, took);
+            app.metrics.predicted(name, version, error.status().1);
+        }
+    }
     answer
 }
 
-async fn answer(app: &App, model: &Arc<Model>, question: Question) -> Result<Inference, Error> {
+async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
+    // Also where a transport has done so: the model may have been changed since then.
+    check(&inputs, &model.metadata)?;
     let begun = Instant::now();
-    let tensor = decode(app, model, question).await?;
+    let decoded = pictures::decode(app, model, inputs).await?;
     let decoding = begun.elapsed();
-    let ran = model.run(vec![tensor]).await?;
+    let ran = model.run(decoded.inputs).await?;
     Ok(Inference {
         model: model.name.clone(),
         version: model.version.clone(),
@@ -44,25 +47,6 @@ async fn answer(app: &App, model: &Arc<Model>, question: Question) -> Result<Inf
         },
         headers: HeaderMap::new(),
     })
-}
-
-async fn decode(app: &App, model: &Arc<Model>, question: Question) -> Result<Tensor, Error> {
-    let (model, limits) = (Arc::clone(model), app.image_limits);
-    app.decoder
-        .run(move || match question {
-            Question::Picture(body) => {
-                let picture = image_input::read(&body.bytes, model.image()?, &limits)?;
-                let input = model.only_input()?;
-                let shape = input.shape.iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
-                Tensor::from_f32(&input.name, input.datatype, shape, &picture.tensor())
-                    .map_err(|error| Error::Unfit(error.to_string()))
-            }
-            Question::Array(body) => {
-                let array = ImageArray::from_json(&body.bytes).map_err(|error| Error::Malformed(error.to_string()))?;
-                array.fit(model.only_input()?).map_err(|error| Error::Unfit(error.to_string()))
-            }
-        })
-        .await
 }
 
 fn ms(duration: Duration) -> f64 {

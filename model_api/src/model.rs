@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use contract::ModelDescription;
-use open_inference::{ModelState, Tensor, TensorMetadata};
+use open_inference::{ModelMetadata, ModelState, Tensor, TensorMetadata};
 
 use crate::error::Error;
 use crate::image_input::ImageSpec;
@@ -22,6 +22,8 @@ pub struct Model {
     pub extra: Extra,
     /// What goes in and what comes out.
     pub signature: Signature,
+    /// The same in the protocol's words, with no other version.
+    pub metadata: ModelMetadata,
     pool: Arc<Pool>,
 }
 
@@ -34,32 +36,38 @@ impl Model {
         graph: &Hello,
         pool: Arc<Pool>,
     ) -> Result<Self, String> {
-        Ok(Self {
-            name: files.name.clone(),
-            version: files.version.clone(),
-            digest,
-            signature: Signature::agree(&settings, graph)?,
-            extra: settings.parameters.extra,
-            pool,
-        })
+        let signature = Signature::agree(&settings, graph)?;
+        Ok(Self::with(files, &settings, digest, signature, pool))
     }
 
     /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered
     /// is found by the digest, and shown with the notice, while the model itself is still being started.
     pub fn announced(files: &ModelFiles, settings: &ModelSettings, digest: &str, pool: Arc<Pool>) -> Self {
-        Self {
-            name: files.name.clone(),
-            version: files.version.clone(),
-            digest: digest.to_owned(),
-            signature: Signature::declared(settings),
-            extra: settings.parameters.extra.clone(),
-            pool,
-        }
+        Self::with(files, settings, digest.to_owned(), Signature::declared(settings), pool)
     }
 
-    /// How a picture becomes this model's input.
-    pub fn image(&self) -> Result<&ImageSpec, Error> {
-        self.signature.image.as_ref().ok_or_else(|| Error::Unfit(format!("{} reads no pictures", self.name)))
+    fn with(
+        files: &ModelFiles,
+        settings: &ModelSettings,
+        digest: String,
+        signature: Signature,
+        pool: Arc<Pool>,
+    ) -> Self {
+        let (name, version) = (files.name.clone(), files.version.clone());
+        let metadata = ModelMetadata {
+            name: name.clone(),
+            version: version.clone(),
+            versions: vec![version.clone()],
+            inputs: signature.inputs.clone(),
+            outputs: signature.outputs.clone(),
+            max_batch_size: signature.max_batch_size,
+        };
+        Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), pool }
+    }
+
+    /// The input that pictures can be sent for, and how they become it.
+    pub fn image(&self) -> Result<(&TensorMetadata, &ImageSpec), Error> {
+        self.signature.image().ok_or_else(|| Error::Unfit(format!("{} reads no pictures", self.name)))
     }
 
     /// The input of a model that has one.
@@ -105,7 +113,11 @@ impl Model {
             digest: self.digest.clone(),
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
-            image: signature.image.as_ref().map(ImageSpec::describe),
+            left_out: signature.left_out.clone(),
+            max_batch_size: signature.max_batch_size,
+            independent_rows: signature.independent_rows,
+            // A picture alone is no question to a model that wants more than that.
+            image: signature.image().filter(|_| signature.inputs.len() == 1).map(|(_, spec)| spec.describe()),
             ..describe_state(&self.name, &self.version, state)
         }
     }

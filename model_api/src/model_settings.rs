@@ -2,7 +2,7 @@
 //! settings file written for MLServer stays usable. `parameters.version` and `parameters.uri` are among those: here the
 //! folder says which versions there are and where.
 
-use open_inference::{Datatype, Task};
+use open_inference::{ContentType, Datatype, Task};
 use serde::Deserialize;
 
 use crate::image_input::ImageSettings;
@@ -13,6 +13,9 @@ use crate::image_input::ImageSettings;
 pub struct ModelSettings {
     /// Must be the folder's name when it is given.
     pub name: Option<String>,
+    /// Rows that a batch should have at most. 0, also where it is left out, is no opinion. It means nothing for a model whose
+    /// graph fixes its batch axis or has none.
+    pub max_batch_size: u32,
     /// How many sessions run the model at the same time; 0, as MLServer has it for none of its own, is one.
     pub parallel_workers: usize,
     /// What there is to say about inputs beyond the graph.
@@ -43,13 +46,16 @@ pub struct TensorSettings {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TensorParameters {
-    /// How a picture becomes this input.
+    /// How elements are to be read, or written, where a request says nothing else: `np`, `pd`, `str`, `base64`, `datetime`,
+    /// or `image`.
+    pub content_type: Option<ContentType>,
+    /// How a picture becomes this input. The content type is then `image`.
     pub image: Option<ImageSettings>,
-    /// What an output is.
+    /// What an output is: `classification` or `image`.
     pub task: Option<Task>,
     /// Names of the classes, in the order of the output's last axis.
     pub labels: Vec<String>,
-    /// Whether an axis may have the length zero.
+    /// Whether an axis of this input may have the length zero.
     pub allow_empty: bool,
 }
 
@@ -112,7 +118,7 @@ mod tests {
             "parameters": {"version": "1", "uri": "./1/model.onnx", "extra": {"title": "Digits", "colour": "blue"}}
         }"#;
         let settings = ModelSettings::from_json(json, "mnist").unwrap();
-        assert_eq!(settings.sessions(), 2);
+        assert_eq!((settings.sessions(), settings.max_batch_size), (2, 64));
         assert_eq!(settings.inputs[0].datatype, Some(Datatype::Fp32));
         assert!(settings.inputs[0].parameters.image.is_some());
         assert_eq!(settings.outputs[0].parameters.labels, ["0", "1"]);
@@ -127,6 +133,9 @@ mod tests {
             (r#"{"parallel_workers": 65}"#, "parallel_workers: 65 is more than 64"),
             (r#"{"inputs": [{"shape": [1]}]}"#, "missing field `name`"),
             (r#"{"inputs": [{"name": "x", "datatype": "FP33"}]}"#, "unknown variant `FP33`"),
+            (r#"{"inputs": [{"name": "x", "parameters": {"content_type": "hg_json"}}]}"#, "unknown variant `hg_json`"),
+            (r#"{"outputs": [{"name": "y", "parameters": {"task": "guess"}}]}"#, "unknown variant `guess`"),
+            (r#"{"max_batch_size": -1}"#, "invalid value: integer `-1`"),
             (r#"{"inputs": [{"name": "x", "parameters": {"image": {"fitt": "digit"}}}]}"#, "unknown field `fitt`"),
             ("{", "EOF"),
         ] {

@@ -1,46 +1,91 @@
-use open_inference::{ContentType, TensorMetadata, TensorParameters};
+use std::collections::BTreeMap;
 
-use crate::image_input::ImageSpec;
+use open_inference::{ContentType, Datatype, Task, Tensor, TensorMetadata, TensorParameters};
+
+use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
-use crate::session::Hello;
+use crate::session::{Hello, narrows};
 
 /// What goes into a model and what comes out, as graph and settings together have it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signature {
     /// In the graph's order.
     pub inputs: Vec<TensorMetadata>,
-    /// In the graph's order.
+    /// Those that are served, in the graph's order.
     pub outputs: Vec<TensorMetadata>,
-    /// How a picture becomes the only input.
-    pub image: Option<ImageSpec>,
+    /// Outputs of the graph that are not served, each with the reason.
+    pub left_out: Vec<String>,
+    /// How a picture becomes an input, by the input's name.
+    pub images: BTreeMap<String, ImageSpec>,
+    /// Rows that a batch should have at most; 0 where nobody says so, or where not every input and output has a batch axis.
+    pub max_batch_size: u32,
+    /// Whether each row's answer depends on that row alone.
+    pub independent_rows: bool,
 }
 
 impl Signature {
     /// Holds the settings against the graph. The error names the field that contradicts it.
     pub fn agree(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
-        let inputs = merge("inputs", &settings.inputs, &graph.inputs)?;
-        let outputs = merge("outputs", &settings.outputs, &graph.outputs)?;
-        let image = image(settings, &inputs)?;
-        Ok(Self { inputs, outputs, image })
+        let inputs = merge("inputs", &settings.inputs, &graph.inputs, &[])?;
+        let outputs = merge("outputs", &settings.outputs, &graph.outputs, &graph.left_out)?;
+        let closed = closed(&inputs, &outputs);
+        if let Some(reason) = closed.as_ref().filter(|_| settings.parameters.independent_rows) {
+            return Err(format!("model-settings.json: parameters.independent_rows: {reason}"));
+        }
+        Ok(Self {
+            images: images(&settings.inputs, &inputs)?,
+            left_out: graph.left_out.clone(),
+            max_batch_size: if closed.is_none() { settings.max_batch_size } else { 0 },
+            independent_rows: settings.parameters.independent_rows,
+            inputs,
+            outputs,
+        })
     }
 
     /// What the settings say before the graph has been opened. Whatever they leave to the graph is missing.
     pub fn declared(settings: &ModelSettings) -> Self {
-        let inputs = declared(&settings.inputs);
+        let (inputs, outputs) = (declared(&settings.inputs), declared(&settings.outputs));
+        let open = closed(&inputs, &outputs).is_none();
         Self {
             // Settings that contradict themselves are an error later, against the graph.
-            image: image(settings, &inputs).unwrap_or_default(),
+            images: images(&settings.inputs, &inputs).unwrap_or_default(),
+            left_out: Vec::new(),
+            max_batch_size: if open { settings.max_batch_size } else { 0 },
+            independent_rows: open && settings.parameters.independent_rows,
             inputs,
-            outputs: declared(&settings.outputs),
+            outputs,
         }
+    }
+
+    /// How many rows a request asks for: as many as its first input has, or one where batches are out of the question.
+    pub fn rows(&self, inputs: &[Tensor]) -> usize {
+        let open = closed(&self.inputs, &self.outputs).is_none();
+        inputs.first().and_then(Tensor::rows).filter(|_| open).unwrap_or(1)
+    }
+
+    /// The first input that pictures can be sent for, and how they become it.
+    pub fn image(&self) -> Option<(&TensorMetadata, &ImageSpec)> {
+        self.inputs.iter().find_map(|input| Some((input, self.images.get(&input.name)?)))
     }
 }
 
-fn merge(side: &str, settings: &[TensorSettings], graph: &[TensorMetadata]) -> Result<Vec<TensorMetadata>, String> {
+fn merge(
+    side: &str,
+    settings: &[TensorSettings],
+    graph: &[TensorMetadata],
+    left_out: &[String],
+) -> Result<Vec<TensorMetadata>, String> {
     let mut merged = graph.to_vec();
     for (index, said) in settings.iter().enumerate() {
         let field = |field: &str| format!("model-settings.json: {side}[{index}].{field}");
+        if settings[..index].iter().any(|other| other.name == said.name) {
+            return Err(format!("{}: {:?} is there twice", field("name"), said.name));
+        }
         let Some(tensor) = merged.iter_mut().find(|tensor| tensor.name == said.name) else {
+            let this = format!("output {:?} ", said.name);
+            if let Some(reason) = left_out.iter().find(|reason| reason.starts_with(&this)) {
+                return Err(format!("{}: {reason}", field("name")));
+            }
             let names = graph.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(format!("{}: {:?} is not in the graph, which has: {names}", field("name"), said.name));
         };
@@ -54,7 +99,7 @@ fn merge(side: &str, settings: &[TensorSettings], graph: &[TensorMetadata]) -> R
             tensor.shape.clone_from(shape);
         }
         tensor.parameters = parameters(said);
-        check_labels(tensor).map_err(|reason| format!("{}: {reason}", field("parameters.labels")))?;
+        check(said, tensor).map_err(|reason| field(&format!("parameters.{reason}")))?;
     }
     Ok(merged)
 }
@@ -75,39 +120,67 @@ fn declared(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
 fn parameters(said: &TensorSettings) -> TensorParameters {
     let said = &said.parameters;
     TensorParameters {
-        content_type: said.image.as_ref().map(|_| ContentType::Image),
+        content_type: said.content_type.or(said.image.as_ref().map(|_| ContentType::Image)),
         task: said.task,
         labels: said.labels.clone(),
         allow_empty: said.allow_empty,
     }
 }
 
-fn check_labels(tensor: &TensorMetadata) -> Result<(), String> {
-    let (labels, classes) = (tensor.parameters.labels.len(), tensor.shape.last().copied().unwrap_or(1));
-    if labels > 0 && classes != -1 && usize::try_from(classes) != Ok(labels) {
-        return Err(format!("{labels} labels for {classes} classes"));
+/// Holds the parameters against datatype and shape. The error begins with the field's name.
+fn check(said: &TensorSettings, tensor: &TensorMetadata) -> Result<(), String> {
+    let TensorParameters { content_type, task, labels, .. } = &tensor.parameters;
+    let is_text = tensor.datatype == Datatype::Bytes;
+    match content_type {
+        Some(ContentType::Str | ContentType::Base64 | ContentType::Datetime) if !is_text => {
+            return Err(format!("content_type: text is BYTES, and the graph has {}", tensor.datatype));
+        }
+        Some(other) if said.parameters.image.is_some() && *other != ContentType::Image => {
+            return Err("content_type: must be image where image says how pictures are read".to_owned());
+        }
+        _ => {}
+    }
+    match task {
+        Some(_) if is_text => return Err("task: the graph has BYTES, and these are no values".to_owned()),
+        Some(Task::Image) if !matches!(tensor.shape.len(), 3 | 4) => {
+            return Err(format!("task: an image has 3 or 4 axes, batch first, not {:?}", tensor.shape));
+        }
+        _ => {}
+    }
+    let classes = tensor.shape.last().copied().unwrap_or(1);
+    if !labels.is_empty() && classes != -1 && usize::try_from(classes) != Ok(labels.len()) {
+        return Err(format!("labels: {} labels for {classes} classes", labels.len()));
     }
     Ok(())
 }
 
-/// Settings may fix a length that the graph leaves open, and nothing else.
-fn narrows(settings: &[i64], graph: &[i64]) -> bool {
-    settings.len() == graph.len() && settings.iter().zip(graph).all(|(&said, &is)| said == is || (is == -1 && said > 0))
+/// Why batches of any length are out of the question; `None` when every input and output has an open first axis.
+fn closed(inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -> Option<String> {
+    let sides = [("input", inputs), ("output", outputs)];
+    if let Some((side, _)) = sides.iter().find(|(_, tensors)| tensors.is_empty()) {
+        return Some(format!("there is no {side}"));
+    }
+    let mut tensors = sides.iter().flat_map(|(side, tensors)| tensors.iter().map(move |tensor| (side, tensor)));
+    let (side, tensor) = tensors.find(|(_, tensor)| tensor.shape.first() != Some(&-1))?;
+    Some(format!("{side} {:?} has the shape {:?}, whose first axis is not open", tensor.name, tensor.shape))
 }
 
-fn image(settings: &ModelSettings, inputs: &[TensorMetadata]) -> Result<Option<ImageSpec>, String> {
-    for (index, said) in settings.inputs.iter().enumerate() {
-        let Some(image) = &said.parameters.image else { continue };
-        let field = format!("model-settings.json: inputs[{index}]");
-        let [input] = inputs else {
-            return Err(format!(
-                "{field}.parameters.image: a picture fills one input, and the model has {}",
-                inputs.len()
-            ));
+/// For every input whose content type is `image`, except those of models that read encoded pictures by themselves.
+fn images(settings: &[TensorSettings], inputs: &[TensorMetadata]) -> Result<BTreeMap<String, ImageSpec>, String> {
+    let default = ImageSettings::default();
+    let mut specs = BTreeMap::new();
+    for (index, said) in settings.iter().enumerate() {
+        let Some(input) = inputs.iter().find(|input| input.name == said.name) else { continue };
+        let image = match &said.parameters.image {
+            Some(image) => image,
+            None if input.takes_images() => &default,
+            None => continue,
         };
-        return ImageSpec::resolve(image, &input.shape).map(Some).map_err(|reason| format!("{field}: {reason}"));
+        let spec = ImageSpec::resolve(image, input.datatype, &input.shape)
+            .map_err(|reason| format!("model-settings.json: inputs[{index}]: {reason}"))?;
+        specs.insert(input.name.clone(), spec);
     }
-    Ok(None)
+    Ok(specs)
 }
 
 #[cfg(test)]
@@ -122,7 +195,7 @@ mod tests {
         Hello {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
-            left_out: Vec::new(),
+            left_out: vec!["output \"maps\" is a sequence".to_owned()],
             device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() },
         }
     }
@@ -135,7 +208,8 @@ mod tests {
     fn without_settings_everything_is_the_graphs() {
         let signature = agree("{}").unwrap();
         assert_eq!(signature.inputs, graph().inputs);
-        assert_eq!(signature.image, None);
+        assert!(signature.images.is_empty() && !signature.independent_rows);
+        assert_eq!(signature.max_batch_size, 0, "nobody has an opinion");
     }
 
     #[test]
@@ -146,7 +220,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(signature.inputs[0].shape, [-1, 28, 28, 1]);
-        assert_eq!(signature.image.unwrap().width(), 28);
+        assert_eq!(signature.image().unwrap().1.width(), 28);
         assert_eq!(signature.outputs[0].parameters.labels, ["no", "yes"]);
     }
 
@@ -155,11 +229,55 @@ mod tests {
         let json = br#"{"inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1],
                                     "parameters": {"image": {"fit": "digit"}}}],
                         "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2],
-                                     "parameters": {"labels": ["no", "yes"]}}]}"#;
+                                     "parameters": {"labels": ["no", "yes"]}}],
+                        "max_batch_size": 32, "parameters": {"independent_rows": true}}"#;
         let settings = ModelSettings::from_json(json, "m").unwrap();
-        assert_eq!(Signature::declared(&settings), Signature::agree(&settings, &graph()).unwrap());
+        let declared = Signature::declared(&settings);
+        let agreed = Signature::agree(&settings, &graph()).unwrap();
+        assert_eq!(declared, Signature { left_out: Vec::new(), ..agreed }, "what is left out is the graph's to say");
+        assert_eq!((declared.max_batch_size, declared.independent_rows), (32, true));
         let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "image"}]}"#, "m").unwrap();
         assert_eq!(Signature::declared(&settings).inputs, [], "the rest is the graph's to say");
+    }
+
+    #[test]
+    fn each_of_several_inputs_may_be_a_picture() {
+        let tensor = |name: &str, datatype, shape: &[i64]| TensorMetadata::new(name, datatype, shape);
+        let graph = Hello {
+            inputs: vec![
+                tensor("age", Datatype::Fp32, &[-1, 1]),
+                tensor("face", Datatype::Fp32, &[-1, 8, 8, 3]),
+                tensor("mask", Datatype::Uint8, &[-1, 1, 4, 4]),
+                tensor("file", Datatype::Bytes, &[-1]),
+            ],
+            ..graph()
+        };
+        let settings = br#"{"inputs": [{"name": "mask", "parameters": {"image": {"fit": "stretch"}}},
+                                       {"name": "file", "parameters": {"content_type": "image"}},
+                                       {"name": "face", "parameters": {"content_type": "image"}}]}"#;
+        let signature = Signature::agree(&ModelSettings::from_json(settings, "m").unwrap(), &graph).unwrap();
+        assert_eq!(signature.images.keys().collect::<Vec<_>>(), ["face", "mask"]);
+        assert_eq!(signature.image().unwrap().0.name, "face", "the first in the graph's order");
+    }
+
+    #[test]
+    fn a_batch_axis_that_is_not_open_everywhere_is_none() {
+        let fixed = Hello { outputs: vec![TensorMetadata::new("sum", Datatype::Fp32, &[])], ..graph() };
+        let settings = |json: &[u8]| ModelSettings::from_json(json, "m").unwrap();
+        let signature = Signature::agree(&settings(br#"{"max_batch_size": 64}"#), &fixed).unwrap();
+        assert_eq!(signature.max_batch_size, 0);
+        let independent = settings(br#"{"parameters": {"independent_rows": true}}"#);
+        assert_eq!(
+            Signature::agree(&independent, &fixed).unwrap_err(),
+            "model-settings.json: parameters.independent_rows: output \"sum\" has the shape [], whose first axis is not open"
+        );
+    }
+
+    #[test]
+    fn settings_say_the_shape_where_the_graph_says_nothing_of_it() {
+        let unranked = Hello { inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[])], ..graph() };
+        let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "x", "shape": [-1, 4]}]}"#, "m").unwrap();
+        assert_eq!(Signature::agree(&settings, &unranked).unwrap().inputs[0].shape, [-1, 4]);
     }
 
     #[test]
@@ -177,6 +295,20 @@ mod tests {
             (r#"{"inputs": [{"name": "image", "shape": [28, 28]}]}"#, "inputs[0].shape: [28, 28] does not"),
             (r#"{"inputs": [{"name": "image", "parameters": {"image": {}}}]}"#, "inputs[0]: shape: a picture needs"),
             (r#"{"outputs": [{"name": "probabilities", "parameters": {"labels": ["a"]}}]}"#, "1 labels for 2 classes"),
+            (r#"{"inputs": [{"name": "image"}, {"name": "image"}]}"#, "inputs[1].name: \"image\" is there twice"),
+            (
+                r#"{"inputs": [{"name": "image", "parameters": {"content_type": "str"}}]}"#,
+                "inputs[0].parameters.content_type: text is BYTES, and the graph has FP32",
+            ),
+            (
+                r#"{"inputs": [{"name": "image", "parameters": {"content_type": "np", "image": {}}}]}"#,
+                "inputs[0].parameters.content_type: must be image",
+            ),
+            (
+                r#"{"outputs": [{"name": "probabilities", "parameters": {"task": "image"}}]}"#,
+                "outputs[0].parameters.task: an image has 3 or 4 axes",
+            ),
+            (r#"{"outputs": [{"name": "maps"}]}"#, "outputs[0].name: output \"maps\" is a sequence"),
         ] {
             let error = agree(json).unwrap_err();
             assert!(error.contains(words), "{json}: {error}");

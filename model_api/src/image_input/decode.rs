@@ -17,7 +17,7 @@ pub struct ImageLimits {
     pub side: u32,
     /// Of width × height (`MAX_IMAGE_PIXELS`).
     pub pixels: u64,
-    /// Of the memory that one decoding takes (`MAX_DECODE_BYTES`).
+    /// Of the memory that one decoding takes, and of the tensor that a batch becomes (`MAX_DECODE_BYTES`).
     pub decode_bytes: u64,
 }
 
@@ -125,6 +125,15 @@ impl ImageLimits {
         allow("pixels wide", "MAX_IMAGE_SIDE", self.side.into(), width.into())?;
         allow("pixels high", "MAX_IMAGE_SIDE", self.side.into(), height.into())?;
         allow("pixels", "MAX_IMAGE_PIXELS", self.pixels, u64::from(width) * u64::from(height))
+    }
+
+    /// Of several pictures together, the tensor that they become.
+    pub(crate) fn allow_batch(&self, pictures: usize, found: usize) -> Result<(), ImageError> {
+        if pictures > 1 {
+            allow("bytes as one tensor", "MAX_DECODE_BYTES", self.decode_bytes, found as u64)
+        } else {
+            Ok(())
+        }
     }
 
     fn allow_memory(&self, found: u64) -> Result<(), ImageError> {

@@ -1,7 +1,8 @@
+use open_inference::Datatype;
 use serde::{Deserialize, Serialize};
 
 /// `inputs[].parameters.image` of `model-settings.json`: how a picture becomes that input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSettings {
     /// Gray or RGB. As the shape's channels say where it is left out.
@@ -10,9 +11,9 @@ pub struct ImageSettings {
     /// How a picture of another size is brought to the model's.
     #[serde(default)]
     pub fit: Fit,
-    /// Each value 0–255 is multiplied by this first.
-    #[serde(default = "one_255th")]
-    pub scale: f32,
+    /// Each value 0–255 is multiplied by this first. 1/255 where it is left out, and 1 for a model that takes integers.
+    #[serde(default)]
+    pub scale: Option<f32>,
     /// Then this is subtracted: one number for each channel, or none.
     #[serde(default)]
     pub mean: Vec<f32>,
@@ -75,19 +76,13 @@ pub struct ImageSpec {
 /// No model that fits our memory reads more than this a side.
 const LARGEST_SIDE: i64 = 8192;
 
-impl Default for ImageSettings {
-    fn default() -> Self {
-        Self { color: None, fit: Fit::default(), scale: one_255th(), mean: Vec::new(), std: Vec::new(), layout: None }
-    }
-}
-
-fn one_255th() -> f32 {
-    1.0 / 255.0
-}
-
 impl ImageSpec {
-    /// Checks the settings against the input's shape, batch axis first. The error names the field that is wrong.
-    pub fn resolve(settings: &ImageSettings, shape: &[i64]) -> Result<Self, String> {
+    /// Checks the settings against the input's datatype and shape, batch axis first. The error names the field that is
+    /// wrong.
+    pub fn resolve(settings: &ImageSettings, datatype: Datatype, shape: &[i64]) -> Result<Self, String> {
+        if matches!(datatype, Datatype::Bytes | Datatype::Bool) {
+            return Err(format!("datatype: a picture becomes numbers, and the graph has {datatype}"));
+        }
         let (layout, [height, width, channels]) = axes(settings.layout, shape)?;
         for (side, what) in [(height, "height"), (width, "width")] {
             if !(1..=LARGEST_SIDE).contains(&side) {
@@ -106,7 +101,7 @@ impl ImageSpec {
         if settings.fit == Fit::Digit && color == Color::Rgb {
             return Err("image.fit: digit needs a shape with 1 channel".into());
         }
-        let lines = lines(settings, channels as usize)?;
+        let lines = lines(settings, datatype, channels as usize)?;
         Ok(Self { width: width as u32, height: height as u32, color, fit: settings.fit, layout, lines })
     }
 
@@ -185,13 +180,15 @@ fn axes(layout: Option<Layout>, shape: &[i64]) -> Result<(Layout, [i64; 3]), Str
     Ok((layout, axes))
 }
 
-fn lines(settings: &ImageSettings, channels: usize) -> Result<[(f32, f32); 3], String> {
+fn lines(settings: &ImageSettings, datatype: Datatype, channels: usize) -> Result<[(f32, f32); 3], String> {
     for (values, field) in [(&settings.mean, "image.mean"), (&settings.std, "image.std")] {
         if !values.is_empty() && values.len() != channels {
             return Err(format!("{field}: {} numbers for {channels} channels", values.len()));
         }
     }
-    if !settings.scale.is_normal() {
+    let is_float = matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64);
+    let scale = settings.scale.unwrap_or(if is_float { 1.0 / 255.0 } else { 1.0 });
+    if !scale.is_normal() {
         return Err("image.scale: must be a finite number other than 0".into());
     }
     if !settings.mean.iter().all(|mean| mean.is_finite()) {
@@ -203,7 +200,7 @@ fn lines(settings: &ImageSettings, channels: usize) -> Result<[(f32, f32); 3], S
     Ok(std::array::from_fn(|channel| {
         let mean = settings.mean.get(channel).copied().unwrap_or(0.0);
         let std = settings.std.get(channel).copied().unwrap_or(1.0);
-        (settings.scale / std, -mean / std)
+        (scale / std, -mean / std)
     }))
 }
 
@@ -219,7 +216,7 @@ mod tests {
     use super::*;
 
     fn resolve(json: &str, shape: &[i64]) -> Result<ImageSpec, String> {
-        ImageSpec::resolve(&serde_json::from_str(json).unwrap(), shape)
+        ImageSpec::resolve(&serde_json::from_str(json).unwrap(), Datatype::Fp32, shape)
     }
 
     #[test]
@@ -233,6 +230,17 @@ mod tests {
         assert_eq!((flat.channels(), flat.height(), flat.width()), (1, 8, 9));
         let told = resolve(r#"{"layout": "NCHW"}"#, &[-1, 3, 3, 3]).unwrap();
         assert_eq!(told.layout(), Layout::Nchw);
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_scale_is_the_datatypes_to_say() {
+        let line = |datatype| {
+            let spec = ImageSpec::resolve(&ImageSettings::default(), datatype, &[-1, 2, 2, 1]);
+            spec.map(|spec| spec.line(0))
+        };
+        assert_eq!(line(Datatype::Fp16), Ok((1.0 / 255.0, 0.0)));
+        assert_eq!(line(Datatype::Uint8), Ok((1.0, 0.0)));
+        assert!(line(Datatype::Bytes).unwrap_err().starts_with("datatype: a picture becomes numbers"));
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::io::Cursor;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba};
+use open_inference::Datatype;
 
 use super::*;
 
 mod bombs;
 
 fn spec(json: &str, shape: &[i64]) -> ImageSpec {
-    ImageSpec::resolve(&serde_json::from_str(json).unwrap(), shape).unwrap()
+    ImageSpec::resolve(&serde_json::from_str(json).unwrap(), Datatype::Fp32, shape).unwrap()
 }
 
 fn rgb(width: i64, height: i64, fit: &str) -> ImageSpec {

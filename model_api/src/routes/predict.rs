@@ -2,23 +2,23 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use contract::{LegacyAnswer, Prediction};
+use contract::{ImageArray, LegacyAnswer, Prediction};
 
 use super::ask::Ask;
 use crate::app::App;
 use crate::error::Error;
-use crate::infer::{Question, infer};
-
-/// `POST /predict/{model}`: an encoded picture, or JSON `{"image_arr": …}`.
-pub async fn predict(State(app): State<Arc<App>>, ask: Ask) -> Result<Json<Prediction>, Error> {
-    let question = if ask.is_json { Question::Array(ask.body) } else { Question::Picture(ask.body) };
-    let inference = infer(&app, &ask.model, question).await?;
-    Ok(Json(Prediction::read_out(&inference, ask.model.labels())?))
-}
+use crate::infer::infer;
 
 /// `POST /predict_array`, `/predict_array/{model}`: `{"image_arr": …}` → `{"cls", "value"}`, as the first MLServe had it.
 pub async fn predict_array(State(app): State<Arc<App>>, ask: Ask) -> Result<Json<LegacyAnswer>, Error> {
-    let inference = infer(&app, &ask.model, Question::Array(ask.body)).await?;
-    let Prediction { cls, value, .. } = Prediction::read_out(&inference, ask.model.labels())?;
+    let Ask { model, body } = ask;
+    let reader = Arc::clone(&model);
+    let read = move || {
+        let array = ImageArray::from_json(&body.bytes).map_err(|error| Error::Malformed(error.to_string()))?;
+        array.fit(reader.only_input()?).map_err(|error| Error::Unfit(error.to_string()))
+    };
+    let input = app.decoder.run(read).await?;
+    let inference = infer(&app, &model, vec![input]).await?;
+    let Prediction { cls, value, .. } = Prediction::read_out(&inference, model.labels())?;
     Ok(Json(LegacyAnswer { cls, value }))
 }

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use child::main as child_main;
 pub use pool::{Meters, Pool, PoolSettings, Ran, RunError, State};
 pub use process::ChildLauncher;
+pub use warm_up::narrows;
 
 /// `DEVICE`: where a model may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

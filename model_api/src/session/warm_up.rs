@@ -1,7 +1,7 @@
 //! The first run, before any request: ONNX Runtime takes its memory and chooses its kernels then, and CUDA can fail as
 //! late as that.
 
-use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
+use open_inference::{Datatype, MAX_RANK, Tensor, TensorMetadata, byte_length};
 
 use super::frame::Load;
 
@@ -29,8 +29,19 @@ pub fn is_guessed(inputs: &[TensorMetadata], load: &Load) -> bool {
     })
 }
 
+/// Settings that contradict the graph are told by whoever holds them against it, with the field's name; here they would
+/// only be a run that fails.
 fn shape<'a>(spec: &'a TensorMetadata, load: &'a Load) -> &'a [i64] {
-    load.shapes.get(&spec.name).unwrap_or(&spec.shape)
+    load.shapes.get(&spec.name).filter(|shape| narrows(shape, &spec.shape)).unwrap_or(&spec.shape)
+}
+
+/// Whether settings may give this shape: they may fix a length that the graph leaves open, and say all where the graph does
+/// not even say how many axes there are, and nothing else.
+pub fn narrows(settings: &[i64], graph: &[i64]) -> bool {
+    let fits = |(&said, &is): (&i64, &i64)| said == is || (is == -1 && said > 0);
+    let says_all =
+        graph.is_empty() && settings.len() <= MAX_RANK && settings.iter().all(|&said| said == -1 || said > 0);
+    says_all || (settings.len() == graph.len() && settings.iter().zip(graph).all(fits))
 }
 
 fn is_integer(datatype: Datatype) -> bool {

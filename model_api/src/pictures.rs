@@ -1,0 +1,98 @@
+use std::sync::Arc;
+
+use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
+use service::body::Share;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::image_input::{self, ImageError, ImageLimits, ImageSpec};
+use crate::model::Model;
+
+/// Inputs that a session takes.
+pub struct Decoded {
+    /// In the order in which they came.
+    pub inputs: Vec<Tensor>,
+    /// Of the memory for bodies, while a batch waits and runs.
+    _share: Share,
+}
+
+/// Encoded pictures become the tensors that the model expects: N of them one tensor of N rows.
+pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Decoded, Error> {
+    let mut share = app.bodies.share();
+    let batches: Vec<_> = inputs.iter().map(|tensor| Batch::of(tensor, model)).collect();
+    if batches.iter().all(Option::is_none) {
+        return Ok(Decoded { inputs, _share: share });
+    }
+    let limits = app.image_limits;
+    let beyond: usize = batches.iter().flatten().map(|batch| batch.bytes_beyond_one(&limits)).sum::<Result<_, _>>()?;
+    // A thousand pictures of a few bytes each can be gigabytes of pixels. One of each input is free: the length of the
+    // queue bounds those.
+    share.grow(beyond)?;
+    let gone = CancellationToken::new();
+    let _asker = gone.clone().drop_guard();
+    let model = Arc::clone(model);
+    let work = move || {
+        let read = |tensor: Tensor| match Batch::of(&tensor, &model) {
+            Some(batch) => batch.read(&limits, &gone),
+            None => Ok(tensor),
+        };
+        inputs.into_iter().map(read).collect()
+    };
+    Ok(Decoded { inputs: app.decoder.run(work).await?, _share: share })
+}
+
+/// Encoded pictures for one input.
+struct Batch<'a> {
+    pictures: &'a Tensor,
+    input: &'a TensorMetadata,
+    spec: &'a ImageSpec,
+}
+
+impl<'a> Batch<'a> {
+    /// `None` for a tensor that is ready as it is.
+    fn of(tensor: &'a Tensor, model: &'a Model) -> Option<Self> {
+        if tensor.datatype != Datatype::Bytes {
+            return None;
+        }
+        let spec = model.signature.images.get(&tensor.name)?;
+        let input = model.signature.inputs.iter().find(|input| input.name == tensor.name)?;
+        Some(Self { pictures: tensor, input, spec })
+    }
+
+    /// As a tensor. All lengths but the first are fixed: a picture's settings are refused otherwise.
+    fn shape(&self) -> Vec<usize> {
+        let row = self.input.shape.iter().skip(1).map(|&length| usize::try_from(length).unwrap_or(1));
+        std::iter::once(self.pictures.len()).chain(row).collect()
+    }
+
+    fn bytes_beyond_one(&self, limits: &ImageLimits) -> Result<usize, ImageError> {
+        let bytes = byte_length(&self.shape(), self.input.datatype.size().unwrap_or_default()).unwrap_or(usize::MAX);
+        limits.allow_batch(self.pictures.len(), bytes)?;
+        Ok(bytes - bytes / self.pictures.len().max(1))
+    }
+
+    fn read(&self, limits: &ImageLimits, gone: &CancellationToken) -> Result<Tensor, Error> {
+        let mut rows = Vec::with_capacity(self.pictures.len());
+        for (place, picture) in self.pictures.strings().enumerate() {
+            if gone.is_cancelled() {
+                return Err(Error::Internal);
+            }
+            let row = self.read_one(&picture, limits);
+            // Which of them it was is worth telling where there are several.
+            rows.push(row.map_err(|error| if self.pictures.len() > 1 { error.of_picture(place) } else { error })?);
+        }
+        match rows.as_slice() {
+            [_] => Ok(rows.remove(0)),
+            rows => Tensor::stack(&rows.iter().collect::<Vec<_>>())
+                .ok_or_else(|| Error::Unfit(format!("input {:?} holds no picture", self.input.name))),
+        }
+    }
+
+    fn read_one(&self, picture: &[u8], limits: &ImageLimits) -> Result<Tensor, Error> {
+        let values = image_input::read(picture, self.spec, limits)?.tensor();
+        let shape = std::iter::once(1).chain(self.shape().into_iter().skip(1)).collect();
+        Tensor::from_f32(&self.input.name, self.input.datatype, shape, &values)
+            .map_err(|error| Error::Unfit(format!("input {:?}: {error}", self.input.name)))
+    }
+}

@@ -1,0 +1,63 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use contract::ModelDescription;
+use open_inference::{Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, Statistics};
+
+use crate::app::App;
+use crate::infer::infer;
+use crate::session::State;
+
+/// The engine, as the protocol's transports ask it.
+#[derive(Clone)]
+pub struct V2(pub Arc<App>);
+
+impl InferenceServer for V2 {
+    fn is_ready(&self) -> bool {
+        self.0.readiness.reason().is_none() && self.0.models.are_ready()
+    }
+
+    fn models(&self) -> Vec<ModelMetadata> {
+        let models: Vec<ModelDescription> =
+            self.0.models.list().into_iter().filter(|model| !model.inputs.is_empty()).collect();
+        let mut versions = BTreeMap::<String, Vec<String>>::new();
+        for model in &models {
+            versions.entry(model.name.clone()).or_default().push(model.version.clone());
+        }
+        models.iter().map(|model| model.metadata(versions[&model.name].clone())).collect()
+    }
+
+    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {
+        let model = self.0.models.get(name, version)?;
+        Ok(ModelMetadata { versions: self.0.models.versions(name), ..model.metadata.clone() })
+    }
+
+    fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error> {
+        match self.0.models.get(name, version) {
+            Ok(model) => Ok(matches!(model.state(), State::Ready(_))),
+            Err(crate::error::Error::Unavailable { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {
+        let model = self.0.models.get(&request.model, request.version.as_deref())?;
+        Ok(infer(&self.0, &model, request.inputs).await?)
+    }
+
+    fn statistics(&self) -> &Statistics {
+        &self.0.statistics
+    }
+
+    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+        Ok(self.0.models.index().await)
+    }
+
+    async fn load(&self, model: &str) -> Result<(), Error> {
+        Ok(self.0.models.load(model).await?)
+    }
+
+    async fn unload(&self, model: &str) -> Result<(), Error> {
+        Ok(self.0.models.unload(model).await?)
+    }
+}
