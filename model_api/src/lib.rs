@@ -5,6 +5,9 @@
 /// Every variable, its default, its meaning.
 pub mod settings;
 
+/// Which of two versions is the larger.
+mod version;
+
 /// Which models and versions there are.
 pub mod repository;
 
@@ -29,8 +32,17 @@ pub mod model;
 /// From a model's files to its first answer.
 pub mod loader;
 
-/// Every model that was asked for.
+/// Every version's place.
+mod shelf;
+
+/// Every model that is served, or is to be.
 pub mod models;
+
+/// Whether a folder has changed.
+mod fingerprint;
+
+/// Folders that change while the service runs.
+pub mod watch;
 
 /// Parts → serve → wait.
 pub mod run;

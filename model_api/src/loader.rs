@@ -1,12 +1,9 @@
 use std::fs;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::digest;
 use crate::metrics::Metrics;
@@ -26,104 +23,132 @@ pub struct LoadSettings {
     pub run_timeout: Duration,
 }
 
-/// How far a model has come.
-#[derive(Clone)]
-pub enum Stage {
-    /// Its files are being read.
-    Reading,
-    /// Its first session is being started, again and again if need be. Only its files have spoken so far.
-    Starting(Arc<Model>),
-    /// It has been warm.
-    Served(Arc<Model>),
-    /// Its files are of no use.
-    Broken(String),
-}
-
-/// Brings one model from its files to its first answer.
-pub struct Loader<L> {
-    /// Where the model is.
-    pub files: ModelFiles,
-    /// What starts its sessions.
-    pub launcher: L,
-    /// How it is run.
+/// Brings model versions from their files to their first answer.
+pub struct Loader {
+    /// How they are run.
     pub settings: LoadSettings,
-    /// Where its sessions count.
-    pub metrics: Metrics,
-    /// Where others see how far it has come.
-    pub publish: watch::Sender<Stage>,
-    /// Told when the device that was insisted on does not work.
-    pub refuse: Arc<watch::Sender<Option<String>>>,
+    start: Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>,
+    metrics: Metrics,
 }
 
-impl<L: Launcher> Loader<L> {
-    /// Loads the model; what becomes of it is published.
-    pub async fn load(self) {
-        // A loader that ended without a word would leave its model loading for ever.
-        let served = AssertUnwindSafe(self.serve()).catch_unwind().await;
-        let stage = match served.unwrap_or_else(|_| Err("an error of ours; the log says more".to_owned())) {
-            Ok(Some(model)) => {
-                info!(
-                    model = self.files.name,
-                    version = self.files.version,
-                    digest = model.digest,
-                    "a model is served"
-                );
-                Stage::Served(Arc::new(model))
-            }
-            Ok(None) => return,
-            Err(reason) => {
-                error!(model = self.files.name, reason, "a model cannot be served");
-                Stage::Broken(reason)
-            }
-        };
-        self.publish.send_replace(stage);
+/// What a model version's files say.
+#[derive(Clone)]
+pub struct Contents {
+    /// What the settings file says.
+    pub settings: ModelSettings,
+    /// Of everything that the answers depend on.
+    pub digest: String,
+}
+
+/// A model version whose sessions are being started.
+pub struct Attempt {
+    /// Its sessions, and what its files alone say of it.
+    pub announced: Arc<Model>,
+    files: ModelFiles,
+    contents: Contents,
+    pool: Arc<Pool>,
+}
+
+/// Why an attempt came to nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// No session could be started. Another time it may be.
+    NoSession(StartError),
+    /// It cannot be served as it is.
+    Unfit(String),
+}
+
+/// A session that dies while it is started may have had bad luck, with memory for example; so many in a row had not.
+const BAD_LUCK: u32 = 3;
+
+impl Loader {
+    /// Starts sessions with this launcher.
+    pub fn new<L: Launcher>(launcher: &L, settings: LoadSettings, metrics: Metrics) -> Self {
+        let launcher = launcher.clone();
+        let start = Box::new(move |blueprint: &Blueprint, pool: &PoolSettings| Pool::start(&launcher, blueprint, pool));
+        Self { settings, start, metrics }
     }
 
-    /// `None` when the pool is stopped before the model is warm.
-    async fn serve(&self) -> Result<Option<Model>, String> {
-        let files = self.files.clone();
-        let read = spawn_blocking(move || read(&files)).await;
-        let (settings, digest) = read.map_err(|_| "its files could not be read".to_owned())??;
-        let pool = Arc::new(self.pool(&settings, &digest));
-        let announced = Model::announced(&self.files, &settings, &digest, Arc::clone(&pool));
-        self.publish.send_replace(Stage::Starting(Arc::new(announced)));
-        let Some(hello) = pool.ready(|error| self.note(error)).await else { return Ok(None) };
-        Model::new(&self.files, settings, digest, &hello, pool).map(Some)
+    /// Starts a model version's sessions and comes back at once.
+    pub fn start(&self, files: &ModelFiles, contents: Contents) -> Attempt {
+        let pool = Arc::new((self.start)(&self.blueprint(files, &contents), &self.pool_settings(files, &contents)));
+        let announced = Model::announced(files, &contents.settings, &contents.digest, Arc::clone(&pool));
+        Attempt { announced: Arc::new(announced), files: files.clone(), contents, pool }
     }
 
-    fn pool(&self, settings: &ModelSettings, digest: &str) -> Pool {
-        let (files, digest) = (self.files.clone(), digest.to_owned());
+    fn blueprint(&self, files: &ModelFiles, contents: &Contents) -> Blueprint {
+        let settings = &contents.settings;
         let shapes = settings.inputs.iter().filter_map(|input| Some((input.name.clone(), input.shape.clone()?)));
-        let blueprint = Blueprint {
-            model: self.files.name.clone(),
-            graph: self.files.graph.clone(),
+        let (digest, unchanged) = (contents.digest.clone(), files.clone());
+        Blueprint {
+            model: files.name.clone(),
+            graph: files.graph.clone(),
             threads: (self.settings.threads / settings.sessions()).max(1),
             shapes: shapes.collect(),
-            unchanged: Arc::new(move || read(&files).is_ok_and(|(_, now)| now == digest)),
-        };
-        let pool = PoolSettings {
-            sessions: settings.sessions(),
-            queue_length: self.settings.queue_length,
-            run_timeout: self.settings.run_timeout,
-            meters: self.metrics.session(&self.files.name),
-        };
-        Pool::start(&self.launcher, &blueprint, &pool)
+            unchanged: Arc::new(move || read(&unchanged).is_ok_and(|now| now.digest == digest)),
+        }
     }
 
-    fn note(&self, error: &StartError) {
-        if matches!(error, StartError::NoDevice(_)) {
-            self.refuse.send_replace(Some(format!("{}: {error}", self.files.name)));
+    fn pool_settings(&self, files: &ModelFiles, contents: &Contents) -> PoolSettings {
+        PoolSettings {
+            sessions: contents.settings.sessions(),
+            queue_length: self.settings.queue_length,
+            run_timeout: self.settings.run_timeout,
+            meters: self.metrics.session(&files.name),
+        }
+    }
+}
+
+impl Attempt {
+    /// Waits until the first session is warm and holds the settings against the graph. Comes back with a failure when it is
+    /// plain that waiting would not help.
+    pub async fn warm(&self) -> Result<Arc<Model>, Failure> {
+        let (fail, mut failure) = watch::channel(None);
+        let mut deaths = 0;
+        let note = |error: &StartError| {
+            deaths += 1;
+            if !matches!(error, StartError::Died(_)) || deaths >= BAD_LUCK {
+                fail.send_replace(Some(error.clone()));
+            }
+        };
+        tokio::select! {
+            warm = self.whenever_warm(note) => warm,
+            Ok(failure) = failure.wait_for(Option::is_some) => {
+                let error = failure.clone().unwrap_or_else(|| StartError::Died("it did not start".to_owned()));
+                Err(Failure::NoSession(error))
+            }
+        }
+    }
+
+    /// Waits as long as it takes.
+    pub async fn whenever_warm(&self, failed: impl FnMut(&StartError)) -> Result<Arc<Model>, Failure> {
+        let Some(hello) = self.pool.ready(failed).await else {
+            return Err(Failure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
+        };
+        let Contents { settings, digest } = self.contents.clone();
+        let model =
+            Model::new(&self.files, settings, digest, &hello, Arc::clone(&self.pool)).map_err(Failure::Unfit)?;
+        info!(model = model.name, version = model.version, digest = model.digest, "a model is served");
+        Ok(Arc::new(model))
+    }
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoSession(error) => error.to_string(),
+            Failure::Unfit(reason) => reason,
         }
     }
 }
 
 /// The settings, and the digest of everything that the model's answers depend on.
-fn read(files: &ModelFiles) -> Result<(ModelSettings, String), String> {
+pub fn read(files: &ModelFiles) -> Result<Contents, String> {
     let json = files.settings.as_ref().map(fs::read).transpose();
     let json = json.map_err(|error| format!("model-settings.json cannot be read: {}", error.kind()))?;
     let settings = match &json {
         Some(json) => ModelSettings::from_json(json, &files.name)?,
         None => ModelSettings::default(),
     };
-    Ok((settings, digest::of(&files.graph, json.as_deref())?))
+    Ok(Contents { settings, digest: digest::of(&files.graph, json.as_deref())? })
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use model_api::repository;
+use model_api::repository::Repository;
 use model_api::run::run;
 use model_api::session;
 use model_api::settings::{Settings, models_dir};
@@ -24,9 +24,10 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve() -> Result<ExitCode, SettingError> {
     let settings = Settings::from_env()?;
-    let models = repository::select(&settings.models_dir, &settings.models)?;
+    let repository = Repository::new(&settings.models_dir);
+    let models = repository.select(&settings.models)?;
     LogSettings::from_env()?.init();
-    if let Err(error) = run(settings, models).await {
+    if let Err(error) = run(settings, repository, models).await {
         error!("{error:#}");
         return Ok(ExitCode::FAILURE);
     }
@@ -40,9 +41,15 @@ async fn health() -> Result<ExitCode, SettingError> {
     Ok(service::health::check(server.address).await)
 }
 
-/// The names that `MODEL_NAME` may have.
+/// The names that `MODEL_NAME` may have; and why what looks like a model is none.
 fn list_models() -> Result<ExitCode, SettingError> {
-    repository::find(&models_dir()?)?.into_keys().for_each(|name| println!("{name}"));
+    let found = Repository::new(models_dir()?).find();
+    for (name, found) in found.map_err(|error| SettingError::new("MODELS_DIR", format!("cannot be read: {error}")))? {
+        match found.why_none {
+            None => println!("{name}"),
+            Some(reason) => eprintln!("{name}: {reason}"),
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub run_seconds: Family<ModelLabel, Histogram>,
     /// Sessions that died or did not start.
     pub session_restarts: Family<ModelLabel, Counter>,
+    /// Versions loaded, or not, by outcome: `ok` or `failed`. Those whose files had not changed do not count.
+    pub model_loads: Family<LoadLabels, Counter>,
     /// What a model runs on: 1 for the device that its last session was started on.
     pub devices: Family<DeviceLabels, Gauge>,
 }
@@ -39,6 +41,14 @@ pub struct PredictionLabels {
     pub outcome: &'static str,
 }
 
+/// What became of a load.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[allow(missing_docs, reason = "labels")]
+pub struct LoadLabels {
+    pub model: String,
+    pub outcome: &'static str,
+}
+
 /// A model and a device.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs, reason = "labels")]
@@ -48,19 +58,22 @@ pub struct DeviceLabels {
 }
 
 impl Metrics {
-    /// Registers `predictions_total`, `runs_total`, `run_seconds`, `session_restarts_total` and `device_info`.
+    /// Registers `predictions_total`, `runs_total`, `run_seconds`, `session_restarts_total`, `model_loads_total` and
+    /// `device_info`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             predictions: Family::default(),
             runs: Family::default(),
             run_seconds: Family::new_with_constructor(seconds_histogram),
             session_restarts: Family::default(),
+            model_loads: Family::default(),
             devices: Family::default(),
         };
         registry.register("predictions", "Questions answered, or not, by outcome", metrics.predictions.clone());
         registry.register("runs", "Runs of sessions: how often a model really thought", metrics.runs.clone());
         registry.register("run_seconds", "Time of a run, the way to its process included", metrics.run_seconds.clone());
         registry.register("session_restarts", "Sessions that died or did not start", metrics.session_restarts.clone());
+        registry.register("model_loads", "Versions loaded, or not, by outcome", metrics.model_loads.clone());
         registry.register("device_info", "What a model runs on", metrics.devices.clone());
         metrics
     }
@@ -78,6 +91,18 @@ impl Metrics {
             restarts: self.session_restarts.get_or_create(&label).clone(),
             on_cpu: on("cpu"),
             on_cuda: on("cuda"),
+        }
+    }
+
+    /// Notes what became of a load.
+    pub fn loaded(&self, model: &str, outcome: &'static str) {
+        self.model_loads.get_or_create(&LoadLabels { model: model.to_owned(), outcome }).inc();
+    }
+
+    /// Notes that a model runs on nothing any more.
+    pub fn gone(&self, model: &str) {
+        for device in ["cpu", "cuda"] {
+            self.devices.remove(&DeviceLabels { model: model.to_owned(), device: device.to_owned() });
         }
     }
 

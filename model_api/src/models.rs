@@ -1,130 +1,185 @@
+//! Every model that is served, or is to be. Models come and go while the service runs: a version is loaded beside the one
+//! that answers, warmed up, and then takes its place; requests that have begun finish on the model that they began with,
+//! since they hold it.
+
+mod index;
+mod load;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use contract::ModelDescription;
 use futures_util::future::join_all;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::loader::{LoadSettings, Loader, Stage};
+use crate::loader::{LoadSettings, Loader};
 use crate::metrics::Metrics;
-use crate::model::{Model, describe_state};
-use crate::repository::ModelFiles;
-use crate::session::{Launcher, StartError, State};
+use crate::model::Model;
+use crate::repository::{Found, Repository};
+use crate::session::Launcher;
+use crate::shelf::{Next, Place, Shelf, Slot};
+use crate::version::Version;
 
-/// Every model that was asked for, served or not.
+/// The shelf, and what changes it.
 pub struct Models {
-    shelf: BTreeMap<String, Place>,
-    refusal: watch::Receiver<Option<String>>,
-}
-
-/// A model's place on the shelf.
-struct Place {
-    files: ModelFiles,
-    stage: watch::Receiver<Stage>,
+    repository: Repository,
+    loader: Loader,
+    shelf: RwLock<Shelf>,
+    stopping: CancellationToken,
+    refusal: watch::Sender<Option<String>>,
+    metrics: Metrics,
 }
 
 impl Models {
-    /// Loads all of them at the same time, in the background.
-    pub fn load<L: Launcher>(
-        files: BTreeMap<String, ModelFiles>,
+    /// Loads `asked_for` in the background, all at the same time. The service is to be ready when they have been warm.
+    pub fn start<L: Launcher>(
+        repository: Repository,
+        asked_for: BTreeMap<String, Found>,
         launcher: &L,
-        settings: &LoadSettings,
+        settings: LoadSettings,
         metrics: &Metrics,
-    ) -> Self {
-        let (refuse, refusal) = watch::channel(None);
-        let refuse = Arc::new(refuse);
-        let place = |files: ModelFiles| {
-            let (publish, stage) = watch::channel(Stage::Reading);
-            let loader = Loader {
-                files: files.clone(),
-                launcher: launcher.clone(),
-                settings: settings.clone(),
-                metrics: metrics.clone(),
-                publish,
-                refuse: Arc::clone(&refuse),
-            };
-            tokio::spawn(loader.load());
-            Place { files, stage }
+    ) -> Arc<Self> {
+        let place = |found: &Found| {
+            let reading = || Slot { served: None, next: Some(Next::Reading) };
+            let slots = found.versions.iter().map(|files| (Version(files.version.clone()), reading()));
+            Place { slots: slots.collect(), required: true, ..Place::default() }
         };
-        Self { shelf: files.into_iter().map(|(name, files)| (name, place(files))).collect(), refusal }
+        let models = Arc::new(Self {
+            shelf: RwLock::new(asked_for.iter().map(|(name, found)| (name.clone(), place(found))).collect()),
+            repository,
+            loader: Loader::new(launcher, settings, metrics.clone()),
+            stopping: CancellationToken::new(),
+            refusal: watch::Sender::new(None),
+            metrics: metrics.clone(),
+        });
+        for name in asked_for.into_keys() {
+            let models = Arc::clone(&models);
+            tokio::spawn(async move { models.load_at_start(&name).await });
+        }
+        models
     }
 
-    /// The model `name`, once it has been warm.
-    pub fn get(&self, name: &str) -> Result<Arc<Model>, Error> {
-        let place = self.shelf.get(name).ok_or_else(|| Error::UnknownModel { there_are: self.names() })?;
-        place.model()
-    }
-
-    /// The model, where there is only one.
-    pub fn only(&self) -> Result<Arc<Model>, Error> {
-        match self.shelf.values().collect::<Vec<_>>().as_slice() {
-            [place] => place.model(),
-            _ => Err(Error::NoModelNamed { there_are: self.names() }),
+    /// A version of the model `name`, once it has been warm; the default one where none is named.
+    pub fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<Model>, Error> {
+        let places = self.places();
+        let place = places.get(name).filter(|place| !place.slots.is_empty());
+        let place = place.ok_or_else(|| Error::UnknownModel { there_are: names(&places) })?;
+        let version = version.map(|version| Version(version.to_owned()));
+        match version.as_ref().or_else(|| place.default_version()).and_then(|version| place.slots.get(version)) {
+            Some(slot) => slot.model(name),
+            None => Err(Error::UnknownVersion { there_are: list(place.slots.keys().map(|version| &*version.0)) }),
         }
     }
 
-    /// All of them by name, with the reason of those that cannot be asked.
+    /// The default version of the model, where there is only one model. Those that have never been warm do not count
+    /// beside one that has: a broken model that is put beside it must not make the others' requests ambiguous.
+    pub fn only(&self) -> Result<Arc<Model>, Error> {
+        let only = {
+            let places = self.places();
+            let all: Vec<_> = places.iter().filter(|(_, place)| !place.slots.is_empty()).collect();
+            let warm: Vec<_> = all.iter().filter(|(_, place)| place.served().next().is_some()).copied().collect();
+            match (warm.as_slice(), all.as_slice()) {
+                ([(only, _)], _) | ([], [(only, _)]) => (*only).clone(),
+                _ => return Err(Error::NoModelNamed { there_are: names(&places) }),
+            }
+        };
+        self.get(&only, None)
+    }
+
+    /// Every version of every model, with the reason of those that cannot be asked.
     pub fn list(&self) -> Vec<ModelDescription> {
-        self.shelf.values().map(Place::describe).collect()
+        let places = self.places();
+        let versions = places.iter().flat_map(|(name, place)| {
+            let default = place.default_version();
+            place.slots.iter().map(move |(version, slot)| ModelDescription {
+                is_default: Some(version) == default,
+                ..slot.describe(name, version)
+            })
+        });
+        versions.collect()
     }
 
-    /// Whether every model has been warm and one can be asked now. A model that breaks later does not take the others out
-    /// of service.
+    /// The versions of a model that have been warm, from the smallest to the largest.
+    pub fn versions(&self, name: &str) -> Vec<String> {
+        let places = self.places();
+        places.get(name).into_iter().flat_map(Place::served).map(|(version, _)| version.0.clone()).collect()
+    }
+
+    /// Whether the model has a place, or was taken out on purpose.
+    pub fn knows(&self, name: &str) -> bool {
+        self.places().contains_key(name)
+    }
+
+    /// The names of all models that have a place.
+    pub fn names(&self) -> Vec<String> {
+        self.places().keys().cloned().collect()
+    }
+
+    /// Whether the model was taken out on purpose.
+    pub fn was_unloaded(&self, name: &str) -> bool {
+        self.places().get(name).is_some_and(|place| place.unloaded)
+    }
+
+    /// Whether traffic may come.
     pub fn are_ready(&self) -> bool {
-        let all_were_warm = self.shelf.values().all(|place| matches!(&*place.stage.borrow(), Stage::Served(_)));
-        all_were_warm && self.list().iter().any(ModelDescription::is_ready)
+        self.why_not_ready().is_none()
     }
 
-    /// Resolves, with the reason, when a model was to run on CUDA or not at all, and CUDA does not work.
+    /// Why no traffic may come: a model that was asked for at the start has not been warm yet, or none can be asked now. A
+    /// model that breaks later, or is loaded later, does not take the others out of service.
+    pub fn why_not_ready(&self) -> Option<String> {
+        let awaited = self.places().iter().find(|(_, place)| place.is_awaited()).map(|(name, _)| name.clone());
+        let models = self.list();
+        if awaited.is_none() && models.iter().any(ModelDescription::is_ready) {
+            return None;
+        }
+        let blamed = models
+            .iter()
+            .rev()
+            .find(|model| !model.is_ready() && awaited.as_ref().is_none_or(|awaited| *awaited == model.name));
+        let reason =
+            |model: &ModelDescription| format!("{}: {}", model.name, model.reason.as_deref().unwrap_or("not ready"));
+        Some(blamed.map_or_else(|| "no model is loaded".to_owned(), reason))
+    }
+
+    /// Resolves, with the reason, when a model that was asked for at the start was to run on CUDA or not at all, and CUDA
+    /// does not work.
     pub async fn refused(&self) -> String {
-        match self.refusal.clone().wait_for(Option::is_some).await.map(|refusal| refusal.clone()) {
+        match self.refusal.subscribe().wait_for(Option::is_some).await.map(|refusal| refusal.clone()) {
             Ok(Some(reason)) => reason,
-            // Every loader has ended, and none refused.
             _ => std::future::pending().await,
         }
     }
 
     /// Kills all sessions; comes back when whoever waited for one has been told.
     pub async fn stop(&self) {
-        join_all(self.shelf.values().map(Place::stop)).await;
+        self.stopping.cancel();
+        let models: Vec<Arc<Model>> = {
+            let places = self.places();
+            places.values().for_each(|place| place.tenure.cancel());
+            places.values().flat_map(Place::models).cloned().collect()
+        };
+        join_all(models.iter().map(|model| model.stop())).await;
     }
 
-    fn names(&self) -> String {
-        self.shelf.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+    fn places(&self) -> RwLockReadGuard<'_, Shelf> {
+        // No code panics between two changes that belong together.
+        self.shelf.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places_mut(&self) -> RwLockWriteGuard<'_, Shelf> {
+        self.shelf.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
-    fn model(&self) -> Result<Arc<Model>, Error> {
-        let stage = self.stage.borrow().clone();
-        if let Stage::Served(model) = stage {
-            return Ok(model);
-        }
-        let reason = self.describe().reason.unwrap_or_default();
-        Err(Error::Unavailable { model: self.files.name.clone(), reason })
-    }
+/// The names of those that have versions.
+fn names(places: &Shelf) -> String {
+    list(places.iter().filter(|(_, place)| !place.slots.is_empty()).map(|(name, _)| name.as_str()))
+}
 
-    fn describe(&self) -> ModelDescription {
-        let ModelFiles { name, version, .. } = &self.files;
-        let stage = self.stage.borrow().clone();
-        match stage {
-            Stage::Served(model) => model.describe(model.state()),
-            Stage::Starting(model) => model.describe(match model.state() {
-                // Its first session may be warm before the settings have been held against it.
-                State::Ready(_) => State::Starting,
-                other => other,
-            }),
-            Stage::Reading => describe_state(name, version, State::Starting),
-            Stage::Broken(reason) => describe_state(name, version, State::Unavailable(StartError::Model(reason))),
-        }
-    }
-
-    async fn stop(&self) {
-        let stage = self.stage.borrow().clone();
-        match stage {
-            Stage::Served(model) | Stage::Starting(model) => model.stop().await,
-            Stage::Reading | Stage::Broken(_) => {}
-        }
-    }
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names = names.collect::<Vec<_>>().join(", ");
+    if names.is_empty() { "none".to_owned() } else { names }
 }

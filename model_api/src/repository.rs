@@ -1,12 +1,16 @@
 //! Which models and versions there are in `MODELS_DIR`:
 //!
 //! ```text
-//! mnist.onnx              a bare file
-//! mnist/model.onnx        with room for mnist/model-settings.json
-//! mnist/1/model.onnx      versions; the largest is served, whole numbers compared as numbers
+//! mnist.onnx                     a bare file
+//! mnist/model.onnx               with room for mnist/model-settings.json
+//! mnist/1/model.onnx             versions, by number or name: all are served, and the largest answers where none is named
+//! mnist/1/model-settings.json    of this version alone, in place of mnist/model-settings.json
 //! ```
+//!
+//! A model without version folders has the version `1`. Whatever begins with a dot is left alone, so that a folder can be
+//! filled under such a name and then be renamed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,7 @@ use contract::valid_model_name;
 use service::settings::SettingError;
 
 use crate::settings::Selection;
+use crate::version::Version;
 
 const GRAPH: &str = "model.onnx";
 const SETTINGS: &str = "model-settings.json";
@@ -22,7 +27,22 @@ const SETTINGS: &str = "model-settings.json";
 /// A model without version folders has this one.
 const ONLY_VERSION: &str = "1";
 
-/// Where a model's files are.
+/// The folder of models.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    dir: PathBuf,
+}
+
+/// What there is under one name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// From the smallest to the largest.
+    pub versions: Vec<ModelFiles>,
+    /// Why there is none, without a path.
+    pub why_none: Option<String>,
+}
+
+/// Where a model version's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFiles {
     /// The folder's or the file's name.
@@ -35,83 +55,137 @@ pub struct ModelFiles {
     pub settings: Option<PathBuf>,
 }
 
-/// The models that `selection` asks for, by name. A name that does not exist is a setting error that lists those that do.
-pub fn select(dir: &Path, selection: &Selection) -> Result<BTreeMap<String, ModelFiles>, SettingError> {
-    let mut found = find(dir)?;
-    if found.is_empty() {
-        return Err(SettingError::new(
-            "MODELS_DIR",
-            "there is no model: no NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx",
-        ));
+impl Repository {
+    /// The models in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
     }
-    if let Selection::Names(names) = selection {
-        if let Some(unknown) = names.iter().find(|name| !found.contains_key(*name)) {
-            let there_are = found.into_keys().collect::<Vec<_>>().join(", ");
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The models that `selection` asks for, by name. A name that does not exist is a setting error that lists those that
+    /// do.
+    pub fn select(&self, selection: &Selection) -> Result<BTreeMap<String, Found>, SettingError> {
+        let mut all = self.find().map_err(unreadable)?;
+        let models = all.extract_if(.., |_, found| !found.versions.is_empty()).collect::<BTreeMap<_, _>>();
+        if models.is_empty() {
             return Err(SettingError::new(
-                "MODEL_NAME",
-                format!("there is no model {unknown:?}; there are: {there_are}"),
+                "MODELS_DIR",
+                "there is no model: no NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx",
             ));
         }
-        found.retain(|name, _| names.contains(name));
+        let Selection::Names(names) = selection else { return Ok(models) };
+        if let Some(unknown) = names.iter().find(|name| !models.contains_key(*name)) {
+            let why_none = all.remove(unknown).and_then(|found| found.why_none);
+            let why_none = why_none.map(|why| format!(", as {why}")).unwrap_or_default();
+            let there_are = models.into_keys().collect::<Vec<_>>().join(", ");
+            return Err(SettingError::new(
+                "MODEL_NAME",
+                format!("there is no model {unknown:?}{why_none}; there are: {there_are}"),
+            ));
+        }
+        Ok(models.into_iter().filter(|(name, _)| names.contains(name)).collect())
     }
-    Ok(found)
+
+    /// Everything that is a model or looks like one, by name.
+    pub fn find(&self) -> io::Result<BTreeMap<String, Found>> {
+        let names = self.names()?;
+        Ok(names.into_iter().filter_map(|name| self.look_up(&name).map(|found| (name, found))).collect())
+    }
+
+    /// What there is under this name; `None` when there is neither a folder nor a file, or it could be no model's name.
+    pub fn look_up(&self, name: &str) -> Option<Found> {
+        if !is_shown(name) || name.contains('/') {
+            return None;
+        }
+        let (folder, file) = (self.dir.join(name), self.dir.join(format!("{name}.onnx")));
+        // Of a bare file and a folder with the same name the folder can say more.
+        let mut found = if folder.is_dir() {
+            look_into(&folder, name)
+        } else if file.is_file() {
+            Found::one(ModelFiles::new(name, ONLY_VERSION, file, None))
+        } else {
+            return None;
+        };
+        if !valid_model_name(name) && !found.versions.is_empty() {
+            found = Found::none("a model's name is made of at most 128 letters, digits, '.', '_' and '-'");
+        }
+        Some(found)
+    }
+
+    fn names(&self) -> io::Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let name = if path.is_dir() { Some(name) } else { name.strip_suffix(".onnx") };
+            names.extend(name.filter(|name| is_shown(name)).map(str::to_owned));
+        }
+        Ok(names)
+    }
 }
 
-/// Every model there is, by name. What has no valid name or no graph is no model.
-pub fn find(dir: &Path) -> Result<BTreeMap<String, ModelFiles>, SettingError> {
-    let unreadable = |error: io::Error| SettingError::new("MODELS_DIR", format!("cannot be read: {error}"));
-    let mut models = BTreeMap::new();
-    for entry in fs::read_dir(dir).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let model = if path.is_dir() { folder(&path) } else { bare_file(&path) };
-        let Some(model) = model.filter(|model| valid_model_name(&model.name)) else { continue };
-        // Of a bare file and a folder with the same name the folder can say more.
-        if path.is_dir() || !models.contains_key(&model.name) {
-            models.insert(model.name.clone(), model);
+impl Found {
+    fn one(files: ModelFiles) -> Self {
+        Self { versions: vec![files], why_none: None }
+    }
+
+    fn none(why: impl Into<String>) -> Self {
+        Self { versions: Vec::new(), why_none: Some(why.into()) }
+    }
+}
+
+impl ModelFiles {
+    fn new(name: &str, version: &str, graph: PathBuf, settings: Option<PathBuf>) -> Self {
+        Self { name: name.to_owned(), version: version.to_owned(), graph, settings }
+    }
+}
+
+fn look_into(folder: &Path, name: &str) -> Found {
+    let entries = match fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
+        Ok(entries) => entries,
+        Err(error) => return Found::none(format!("its folder cannot be read: {}", error.kind())),
+    };
+    let settings = settings_in(folder);
+    let mut versions = BTreeMap::new();
+    if folder.join(GRAPH).is_file() {
+        let files = ModelFiles::new(name, ONLY_VERSION, folder.join(GRAPH), settings.clone());
+        versions.insert(Version(ONLY_VERSION.to_owned()), files);
+    }
+    let mut other_graphs = Vec::new();
+    for entry in entries {
+        let Ok(entry) = entry.file_name().into_string() else { continue };
+        let graph = folder.join(&entry).join(GRAPH);
+        if valid_model_name(&entry) && is_shown(&entry) && graph.is_file() {
+            let settings = settings_in(&folder.join(&entry)).or_else(|| settings.clone());
+            versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, graph, settings));
+        } else if entry.ends_with(".onnx") {
+            other_graphs.push(entry);
         }
     }
-    Ok(models)
-}
-
-fn bare_file(path: &Path) -> Option<ModelFiles> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".onnx")?.to_owned();
-    Some(ModelFiles { name, version: ONLY_VERSION.to_owned(), graph: path.to_owned(), settings: None })
-}
-
-fn folder(path: &Path) -> Option<ModelFiles> {
-    let name = path.file_name()?.to_str()?.to_owned();
-    let (version, graph) = match path.join(GRAPH) {
-        graph if graph.is_file() => (ONLY_VERSION.to_owned(), graph),
-        _ => largest_version(path)?,
-    };
-    let settings = Some(path.join(SETTINGS)).filter(|settings| settings.is_file());
-    Some(ModelFiles { name, version, graph, settings })
-}
-
-fn largest_version(path: &Path) -> Option<(String, PathBuf)> {
-    fs::read_dir(path)
-        .ok()?
-        .filter_map(|entry| {
-            let version = entry.ok()?.file_name().into_string().ok()?;
-            let graph = path.join(&version).join(GRAPH);
-            (valid_model_name(&version) && graph.is_file()).then_some((version, graph))
-        })
-        .max_by(|(left, _), (right, _)| version_key(left).cmp(&version_key(right)))
-}
-
-/// Whole numbers come after everything else and are compared as numbers.
-fn version_key(version: &str) -> (Option<u64>, &str) {
-    (version.parse().ok(), version)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_numbers_are_compared_as_numbers() {
-        let mut versions = ["10", "v2", "9", "2024-06", "v10"];
-        versions.sort_by(|left, right| version_key(left).cmp(&version_key(right)));
-        assert_eq!(versions, ["2024-06", "v10", "v2", "9", "10"]);
+    if !versions.is_empty() {
+        return Found { versions: versions.into_values().collect(), why_none: None };
     }
+    match other_graphs.as_slice() {
+        [] => Found::none(format!("its folder has no {GRAPH}, and no folder of a version that has one")),
+        [other, ..] => {
+            Found::none(format!("its folder has no {GRAPH}; there is {other:?}, which would have to be renamed"))
+        }
+    }
+}
+
+fn settings_in(folder: &Path) -> Option<PathBuf> {
+    Some(folder.join(SETTINGS)).filter(|settings| settings.is_file())
+}
+
+fn is_shown(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.')
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
+fn unreadable(error: io::Error) -> SettingError {
+    SettingError::new("MODELS_DIR", format!("cannot be read: {error}"))
 }

@@ -3,6 +3,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use prometheus_client::registry::Registry;
@@ -20,13 +21,14 @@ use crate::decoder::Decoder;
 use crate::loader::LoadSettings;
 use crate::metrics::Metrics;
 use crate::models::Models;
-use crate::repository::ModelFiles;
+use crate::repository::{Found, Repository};
 use crate::session::ChildLauncher;
 use crate::settings::Settings;
+use crate::watch::Watch;
 
 /// Parts → serve → wait. An error when a listener cannot be had, `DEVICE=cuda` cannot be kept, or connections had to be cut.
-pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> anyhow::Result<()> {
-    let names = files.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap<String, Found>) -> anyhow::Result<()> {
+    let names = asked_for.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     info!(models = names, device = ?settings.device, threads = settings.session_threads, "model_api starts");
     let mut registry = Registry::with_prefix("model_api");
     let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
@@ -34,7 +36,8 @@ pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> any
     let metrics_listener = bind(settings.server.metrics_address).await?;
     let signalled = shutdown::signalled()?;
 
-    let models = Arc::new(Models::load(files, &launcher(&settings), &load_settings(&settings), &metrics));
+    let watch = Watch::new(repository.clone(), settings.models.clone());
+    let models = Models::start(repository, asked_for, &launcher(&settings), load_settings(&settings), &metrics);
     let readiness = Readiness::default();
     let app = App {
         models: Arc::clone(&models),
@@ -54,11 +57,19 @@ pub async fn run(settings: Settings, files: BTreeMap<String, ModelFiles>) -> any
     };
     let served = tokio::select! {
         drained = serve(listener, router(app, http), &settings.server, &readiness, stop) => drained.map_err(Into::into),
+        () = look_after(watch, &models, settings.watch) => Err(anyhow!("the watch has ended")),
         () = serve_metrics(metrics_listener, registry, &settings.server) => Err(anyhow!("the metrics have ended")),
     };
     models.stop().await;
     served?;
     refusal.map_or(Ok(()), |reason| bail!(reason))
+}
+
+async fn look_after(watch: Watch, models: &Arc<Models>, pause: Option<Duration>) {
+    match pause {
+        Some(pause) => watch.run(Arc::clone(models), pause).await,
+        None => pending().await,
+    }
 }
 
 /// Until all is served: the last numbers are worth reading while connections are drained.

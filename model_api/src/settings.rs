@@ -11,10 +11,13 @@ use crate::session::DeviceWish;
 pub struct Settings {
     /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
     pub server: ServerSettings,
-    /// `MODEL_NAME`: which models are served.
+    /// `MODEL_NAME`: which models are served from the start.
     pub models: Selection,
     /// `MODELS_DIR` (`./models`): where they are.
     pub models_dir: PathBuf,
+    /// `MODEL_WATCH` (`poll`) and `MODEL_WATCH_INTERVAL_MS` (1000): how often that folder is looked at for what is new,
+    /// changed or gone; with `off` it never is.
+    pub watch: Option<Duration>,
     /// `DEVICE` (`auto`): `auto`, `cpu` or `cuda`.
     pub device: DeviceWish,
     /// `ORT_DYLIB_PATH`: the ONNX Runtime library, out of the wheel `onnxruntime` or `onnxruntime-gpu`.
@@ -63,6 +66,7 @@ impl Settings {
             server: ServerSettings::from_env(Self::PORT, Self::METRICS_PORT)?,
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
+            watch: watch(&parse("MODEL_WATCH", "poll".to_owned())?, millis("MODEL_WATCH_INTERVAL_MS", 1000)?)?,
             device: device(&parse("DEVICE", "auto".to_owned())?)?,
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
@@ -107,6 +111,14 @@ fn selection(names: Option<&str>) -> Result<Selection, SettingError> {
     }
 }
 
+fn watch(text: &str, interval: Duration) -> Result<Option<Duration>, SettingError> {
+    match text {
+        "off" => Ok(None),
+        "poll" => Ok(Some(interval)),
+        other => Err(SettingError::new("MODEL_WATCH", format!("{other:?} is neither off nor poll"))),
+    }
+}
+
 fn device(text: &str) -> Result<DeviceWish, SettingError> {
     match text {
         "auto" => Ok(DeviceWish::Auto),
@@ -144,6 +156,7 @@ mod tests {
         assert!(names("../etc").unwrap_err().starts_with("MODEL_NAME: \"../etc\" is no name"));
         assert!(names("a,,b").unwrap_err().starts_with("MODEL_NAME: \"\" is no name"));
         assert!(selection(None).unwrap_err().to_string().starts_with("MODEL_NAME: must say"));
+        assert!(watch("inotify", Duration::ZERO).unwrap_err().to_string().ends_with("is neither off nor poll"));
         assert!(device("gpu").unwrap_err().to_string().starts_with("DEVICE: \"gpu\" is none of"));
         assert!(library(None).unwrap_err().to_string().starts_with("ORT_DYLIB_PATH: must name"));
         assert!(library(Some("/".into())).unwrap_err().to_string().ends_with("is no file"));

@@ -39,19 +39,13 @@ pub async fn live() -> Json<Live> {
     Json(Live { live: true })
 }
 
-/// `GET /health/ready`: 200 when every model has been warm, one can be asked, and nobody wants to stop; else 503.
+/// `GET /health/ready`: 200 when every model that was asked for at the start has been warm, one can be asked, and
+/// nobody wants to stop; else 503.
 pub async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Health>) {
-    let models = app.models.list();
-    let not_ready = models.iter().find(|model| !model.is_ready()).map(complaint);
-    let held = app.readiness.reason();
-    let ready = held.is_none() && app.models.are_ready();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let models = models.into_iter().map(ModelHealth::from).collect();
-    (status, Json(Health { ready, live: true, reason: held.or(not_ready), models }))
-}
-
-fn complaint(model: &ModelDescription) -> String {
-    format!("{}: {}", model.name, model.reason.as_deref().unwrap_or("not ready"))
+    let reason = app.readiness.reason().or_else(|| app.models.why_not_ready());
+    let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let models = app.models.list().into_iter().map(ModelHealth::from).collect();
+    (status, Json(Health { ready: reason.is_none(), live: true, reason, models }))
 }
 
 impl From<ModelDescription> for ModelHealth {

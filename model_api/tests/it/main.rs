@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has said what it found")]
 
+mod repository;
+
+mod reload;
+
+mod watch;
+
 mod routes;
 
 mod readiness;

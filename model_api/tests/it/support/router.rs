@@ -11,8 +11,9 @@ use model_api::image_input::ImageLimits;
 use model_api::loader::LoadSettings;
 use model_api::metrics::Metrics;
 use model_api::models::Models;
-use model_api::repository;
+use model_api::repository::Repository;
 use model_api::session::Launcher;
+use model_api::settings::Selection;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use service::body::BodyReader;
@@ -31,7 +32,7 @@ pub struct Service {
     pub models: Arc<Models>,
     pub readiness: Readiness,
     router: Router,
-    _folder: Folder,
+    pub folder: Folder,
 }
 
 /// A response, read to its end.
@@ -47,8 +48,9 @@ impl Service {
         let mut registry = Registry::default();
         let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
         let settings = LoadSettings { threads: 1, queue_length: 4, run_timeout: Duration::from_secs(5) };
-        let files = repository::find(folder.path()).unwrap();
-        let models = Arc::new(Models::load(files, launcher, &settings, &metrics));
+        let repository = Repository::new(folder.path());
+        let models = repository.select(&Selection::All).unwrap_or_default();
+        let models = Models::start(repository, models, launcher, settings, &metrics);
         let server = ServerSettings { max_body_bytes: MAX_BODY_BYTES, ..ServerSettings::from_env(0, 0).unwrap() };
         let readiness = Readiness::default();
         let app = App {
@@ -59,7 +61,7 @@ impl Service {
             readiness: readiness.clone(),
             metrics,
         };
-        Self { models, readiness, router: router(app, http), _folder: folder }
+        Self { models, readiness, router: router(app, http), folder }
     }
 
     /// Waits until every model is warm.

@@ -1,0 +1,349 @@
+//! Models come, change and go while the service runs.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use model_api::error::Error;
+use model_api::models::Models;
+use model_api::session::{Blueprint, Hello, Launcher, StartError};
+use open_inference::{ModelIndex, ModelState};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::support::fake::{Fake, input};
+use crate::support::folder::Folder;
+use crate::support::router::Service;
+
+/// A graph of which ours reads nothing: `ir_version` alone, so that each number is another model.
+fn graph(number: u8) -> [u8; 2] {
+    [8, number]
+}
+
+/// Lets a session start only when the test says so.
+#[derive(Clone)]
+struct Gated {
+    fake: Fake,
+    gate: Arc<Semaphore>,
+}
+
+impl Gated {
+    fn open_for(starts: usize) -> Self {
+        Self { fake: Fake::default(), gate: Arc::new(Semaphore::new(starts)) }
+    }
+}
+
+impl Launcher for Gated {
+    type Session = Fake;
+
+    async fn launch(&self, blueprint: &Blueprint) -> Result<(Hello, Fake), StartError> {
+        self.gate.acquire().await.unwrap().forget();
+        self.fake.launch(blueprint).await
+    }
+}
+
+fn write(service: &Service, name: &str, content: impl AsRef<[u8]>) {
+    let path = service.folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+fn default_of(models: &Models, name: &str) -> String {
+    models.get(name, None).map_or_else(|error| error.to_string(), |model| model.version.clone())
+}
+
+fn said(outcome: Result<(), Error>) -> (u16, String) {
+    let error = outcome.unwrap_err();
+    (error.status().0.as_u16(), error.to_string())
+}
+
+async fn index(models: &Models) -> Vec<(String, String, ModelState, String)> {
+    let line = |ModelIndex { name, version, state, reason }| (name, version, state, reason);
+    models.index().await.into_iter().map(line).collect()
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let happened = async {
+        while !what() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), happened).await.expect("it happens");
+}
+
+// ---- Versions ----
+
+#[tokio::test]
+async fn every_version_is_served_and_the_largest_answers_where_none_is_named() {
+    let folder = Folder::new().with("m/2/model.onnx", graph(2)).with("m/10/model.onnx", graph(10));
+    let service = Service::new(folder.with("n.onnx", ""), &Fake::default()).warm().await;
+    let models = &service.models;
+    assert_eq!(default_of(models, "m"), "10");
+    assert_eq!(models.get("m", Some("2")).unwrap().version, "2");
+    assert_eq!(models.versions("m"), ["2", "10"]);
+    let listed: Vec<_> = models.list().into_iter().map(|model| (model.name, model.version, model.is_default)).collect();
+    let line = |name: &str, version: &str, is_default| (name.to_owned(), version.to_owned(), is_default);
+    assert_eq!(listed, [line("m", "2", false), line("m", "10", true), line("n", "1", true)]);
+    let unknown = models.get("m", Some("3")).err().unwrap();
+    assert_eq!(unknown.status().0, StatusCode::NOT_FOUND);
+    assert_eq!(unknown.to_string(), "there is no such version of this model; there are: 2, 10");
+    let unknown = models.get("x", None).err().unwrap();
+    assert_eq!(unknown.to_string(), "there is no such model; there are: m, n");
+}
+
+#[tokio::test]
+async fn a_new_version_is_warmed_up_beside_the_old_one_and_then_takes_over() {
+    let gated = Gated::open_for(1);
+    let service = Service::new(Folder::new().with("m/1/model.onnx", graph(1)), &gated).warm().await;
+    write(&service, "m/2/model.onnx", graph(2));
+    let loading = tokio::spawn({
+        let models = Arc::clone(&service.models);
+        async move { models.load("m").await }
+    });
+    until(|| service.models.list().len() == 2).await;
+    assert_eq!((default_of(&service.models, "m"), service.models.are_ready()), ("1".to_owned(), true));
+    assert!(service.models.get("m", Some("2")).is_err(), "it has never been warm");
+    assert_eq!(index(&service.models).await[1].2, ModelState::Loading);
+    gated.gate.add_permits(1);
+    loading.await.unwrap().unwrap();
+    assert_eq!((default_of(&service.models, "m"), service.models.versions("m").len()), ("2".to_owned(), 2));
+}
+
+#[tokio::test]
+async fn at_the_start_no_older_version_answers_just_because_it_was_warm_sooner() {
+    let gated = Gated::open_for(1);
+    let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", graph(2));
+    let service = Service::new(folder, &gated);
+    until(|| service.models.versions("m").len() == 1).await;
+    let first = service.models.versions("m").remove(0);
+    let default = service.models.get("m", None).map(|model| model.version.clone());
+    assert_eq!((default.is_ok(), service.models.are_ready()), (first == "2", false));
+    gated.gate.add_permits(1);
+    assert_eq!(default_of(&service.warm().await.models, "m"), "2");
+}
+
+// ---- Changes ----
+
+#[tokio::test]
+async fn a_changed_version_takes_over_and_what_has_begun_finishes_on_the_old_one() {
+    let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &Fake::default()).warm().await;
+    let old = service.models.get("m", None).unwrap();
+    write(&service, "m/model.onnx", graph(2));
+    service.models.load("m").await.unwrap();
+    let new = service.models.get("m", None).unwrap();
+    assert_ne!(old.digest, new.digest);
+    assert!(old.run(input(0.5)).await.is_ok() && new.run(input(0.5)).await.is_ok());
+    let ended = old.ended();
+    drop(old);
+    timeout(Duration::from_secs(5), ended).await.expect("its sessions end with the last request");
+    assert!(new.run(input(0.5)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_load_that_finds_nothing_changed_starts_nothing() {
+    let fake = Fake::default();
+    let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &fake).warm().await;
+    write(&service, "m/README.md", "words");
+    write(&service, "m/model.onnx", graph(1));
+    service.models.load("m").await.unwrap();
+    assert_eq!(fake.launches(), 1);
+    write(&service, "m/model-settings.json", r#"{"parameters": {"extra": {"title": "New"}}}"#);
+    service.models.load("m").await.unwrap();
+    assert_eq!((fake.launches(), &*service.models.list()[0].title), (2, "New"));
+}
+
+#[tokio::test]
+async fn a_broken_change_leaves_the_last_good_one_in_service_and_says_why() {
+    let fake = Fake::default();
+    let service = Service::new(Folder::new().with("m/3/model.onnx", graph(1)), &fake).warm().await;
+    let digest = service.models.get("m", None).unwrap().digest.clone();
+    for (file, content, reason) in [
+        ("m/3/model.onnx", "\u{7f}\u{7f}garbage", "the file is no ONNX model, or is damaged"),
+        ("m/3/model-settings.json", "{", "model-settings.json: EOF while parsing an object at line 1 column 1"),
+        (
+            "m/3/model-settings.json",
+            r#"{"inputs": [{"name": "z"}]}"#,
+            "model-settings.json: inputs[0].name: \"z\" is not in the graph, which has: x",
+        ),
+    ] {
+        write(&service, "m/3/model.onnx", graph(1));
+        write(&service, file, content);
+        let told = format!("m cannot be loaded: version 3: {reason}");
+        assert_eq!(said(service.models.load("m").await), (422, told));
+        let served = service.models.get("m", None).unwrap();
+        assert!(served.digest == digest && served.run(input(0.5)).await.is_ok());
+        let reason =
+            format!("version 3 on disk cannot be served: {reason}; the last good one ({digest}) is still served");
+        let line = ("m".to_owned(), "3".to_owned(), ModelState::Ready, reason);
+        assert_eq!((index(&service.models).await, service.models.are_ready()), (vec![line], true));
+    }
+    fs::remove_file(service.folder.path().join("m/3/model-settings.json")).unwrap();
+    service.models.load("m").await.unwrap();
+    assert_eq!(index(&service.models).await[0].3, "", "mended");
+}
+
+#[tokio::test]
+async fn a_graph_that_does_not_run_is_tried_once_and_a_crash_three_times() {
+    let fake = Fake::default();
+    let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &fake).warm().await;
+    write(&service, "m/model.onnx", graph(2));
+    fake.failures.lock().unwrap().push_back(StartError::Model("no such operator".to_owned()));
+    assert_eq!(said(service.models.load("m").await).1, "m cannot be loaded: version 1: no such operator");
+    assert_eq!(fake.launches(), 2);
+    fake.failures.lock().unwrap().extend([const { StartError::Died(String::new()) }; 2]);
+    service.models.load("m").await.unwrap();
+    assert_eq!(fake.launches(), 5, "two that died, and one that did not");
+}
+
+#[tokio::test]
+async fn what_is_gone_goes_but_never_the_last_good_one_of_a_folder_that_is_still_there() {
+    let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", graph(2)).with("n.onnx", "");
+    let service = Service::new(folder, &Fake::default()).warm().await;
+    let path = service.folder.path().to_owned();
+    fs::remove_dir_all(path.join("m/2")).unwrap();
+    service.models.load("m").await.unwrap();
+    assert_eq!(service.models.versions("m"), ["1"]);
+    fs::remove_file(path.join("m/1/model.onnx")).unwrap();
+    let (status, told) = said(service.models.load("m").await);
+    assert_eq!((status, service.models.versions("m")), (422, vec!["1".to_owned()]));
+    assert!(told.starts_with("m cannot be loaded: its folder has no model.onnx"), "{told}");
+    fs::remove_dir_all(path.join("m")).unwrap();
+    let gone = (404, "there is no such model in the repository; there are: n".to_owned());
+    assert_eq!(said(service.models.load("m").await), gone);
+    assert_eq!(service.models.get("m", None).err().unwrap().status().0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn only_what_is_in_the_repository_can_be_loaded_and_garbage_says_what_is_wrong_with_it() {
+    let folder = Folder::new().with("m.onnx", "").with("empty/README.md", "").with("two words/model.onnx", "");
+    let service = Service::new(folder, &Fake::default()).warm().await;
+    for name in ["x", "", ".", "..", "../m", "m/..", "/etc/passwd", "..%2fm", "m\0", &"m".repeat(300), "ｍ"] {
+        let (status, told) = said(service.models.load(name).await);
+        assert_eq!((status, &*told), (404, "there is no such model in the repository; there are: m"), "{name:?}");
+    }
+    write(&service, "garbage/model.onnx", [0xff; 64]);
+    let (status, told) = said(service.models.load("garbage").await);
+    assert_eq!(
+        (status, &*told),
+        (422, "garbage cannot be loaded: version 1: the file is no ONNX model, or is damaged")
+    );
+    let (status, told) = said(service.models.load("empty").await);
+    assert!(status == 422 && told.starts_with("empty cannot be loaded: its folder has no model.onnx"), "{told}");
+    let (status, told) = said(service.models.load("two words").await);
+    assert!(status == 422 && told.contains("a model's name is made of"), "{told}");
+    let reasons: Vec<_> = index(&service.models).await.into_iter().map(|(name, _, state, _)| (name, state)).collect();
+    let unavailable = |name: &str| (name.to_owned(), ModelState::Unavailable);
+    assert_eq!(
+        reasons,
+        [unavailable("empty"), unavailable("garbage"), ("m".to_owned(), ModelState::Ready), unavailable("two words")]
+    );
+    assert!(service.models.are_ready(), "what is loaded later makes nothing unready");
+    assert_eq!(service.models.only().unwrap().name, "m", "a broken one makes no request ambiguous");
+}
+
+#[tokio::test]
+async fn two_loads_at_once_load_once_and_go_on_when_whoever_asked_has_gone() {
+    let gated = Gated::open_for(1);
+    let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &gated).warm().await;
+    write(&service, "m/model.onnx", graph(2));
+    let impatient = timeout(Duration::from_millis(50), service.models.load("m")).await;
+    assert!(impatient.is_err());
+    let (first, second) = (service.models.load("m"), service.models.load("m"));
+    gated.gate.add_permits(9);
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(gated.fake.launches(), 2);
+}
+
+// ---- Unloading ----
+
+#[tokio::test]
+async fn an_unloaded_model_is_gone_at_once_and_what_has_begun_is_answered() {
+    let folder = Folder::new().with("m/model.onnx", graph(1)).with("n.onnx", "");
+    let service = Service::new(folder, &Fake::default()).warm().await;
+    let models = Arc::clone(&service.models);
+    let begun = models.get("m", None).unwrap();
+    let unloading = tokio::spawn({
+        let models = Arc::clone(&models);
+        async move { models.unload("m").await }
+    });
+    until(|| models.get("m", None).is_err()).await;
+    let line = |state, reason: &str| ("m".to_owned(), "1".to_owned(), state, reason.to_owned());
+    let leaving = line(ModelState::Unloading, "requests that have begun are still being answered");
+    assert_eq!(index(&models).await[0], leaving);
+    assert!(begun.run(input(0.5)).await.is_ok() && !unloading.is_finished());
+    drop(begun);
+    unloading.await.unwrap().unwrap();
+    assert_eq!(index(&models).await[0], line(ModelState::Unavailable, "it was unloaded"));
+    assert_eq!(said(models.unload("m").await), (404, "there is no such model; there are: n".to_owned()));
+    assert!(models.are_ready(), "it counts no longer");
+    models.load("m").await.unwrap();
+    assert!(models.get("m", None).unwrap().run(input(0.5)).await.is_ok());
+}
+
+#[tokio::test]
+async fn nothing_loaded_is_not_ready() {
+    let service = Service::new(Folder::new().with("m.onnx", ""), &Fake::default()).warm().await;
+    service.models.unload("m").await.unwrap();
+    let answer = service.get("/health/ready").await;
+    assert_eq!(
+        (answer.status, &answer.json()["reason"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"no model is loaded".into())
+    );
+    assert_eq!(service.models.get("m", None).err().unwrap().to_string(), "there is no such model; there are: none");
+}
+
+#[tokio::test]
+async fn an_unload_ends_a_load_that_is_under_way() {
+    let gated = Gated::open_for(1);
+    let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &gated).warm().await;
+    write(&service, "m/model.onnx", graph(2));
+    let models = Arc::clone(&service.models);
+    let loading = tokio::spawn({
+        let models = Arc::clone(&models);
+        async move { models.load("m").await }
+    });
+    sleep(Duration::from_millis(50)).await;
+    models.unload("m").await.unwrap();
+    assert_eq!(said(loading.await.unwrap()).1, "m cannot be loaded: it was unloaded meanwhile");
+    gated.gate.add_permits(9);
+    sleep(Duration::from_millis(50)).await;
+    assert!(models.get("m", None).is_err());
+    models.load("m").await.unwrap();
+    assert_eq!(default_of(&models, "m"), "1");
+}
+
+// ---- Readiness ----
+
+#[tokio::test]
+async fn a_model_that_was_asked_for_is_waited_for_until_it_has_been_mended() {
+    let folder = Folder::new().with("broken/model.onnx", [0xff]).with("good.onnx", "");
+    let service = Service::new(folder, &Fake::default());
+    until(|| service.models.list().iter().all(|model| model.state != ModelState::Loading)).await;
+    let reason = "broken: the file is no ONNX model, or is damaged";
+    assert_eq!(service.models.why_not_ready().as_deref(), Some(reason));
+    write(&service, "broken/model.onnx", graph(1));
+    service.models.load("broken").await.unwrap();
+    assert_eq!(service.models.why_not_ready(), None);
+    write(&service, "broken/model.onnx", [0xff]);
+    assert!(service.models.load("broken").await.is_err());
+    assert_eq!(service.models.why_not_ready(), None, "it has been warm once");
+}
+
+#[tokio::test]
+async fn a_broken_newest_version_stands_back_at_the_start() {
+    let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", [0xff]);
+    let service = Service::new(folder, &Fake::default()).warm().await;
+    assert_eq!(default_of(&service.models, "m"), "1");
+    let lines = index(&service.models).await;
+    assert_eq!((lines[1].2, &*lines[1].3), (ModelState::Unavailable, "the file is no ONNX model, or is damaged"));
+}
+
+#[tokio::test]
+async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
+    let fake = Fake::failing([StartError::Model("no memory".to_owned())]);
+    let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
+    until(|| service.models.why_not_ready().as_deref() == Some("m: no memory")).await;
+    service.warm().await;
+}

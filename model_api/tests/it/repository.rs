@@ -1,0 +1,126 @@
+//! What counts as a model in a folder.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use model_api::repository::{Found, Repository};
+use model_api::settings::Selection;
+
+use crate::support::folder::Folder;
+
+fn versions(found: &Found) -> Vec<&str> {
+    found.versions.iter().map(|files| files.version.as_str()).collect()
+}
+
+fn find(folder: &Folder, name: &str) -> Found {
+    Repository::new(folder.path()).look_up(name).unwrap()
+}
+
+fn why_none(folder: &Folder, name: &str) -> String {
+    let found = find(folder, name);
+    assert_eq!(versions(&found), [""; 0]);
+    found.why_none.unwrap()
+}
+
+#[test]
+fn a_model_is_a_file_or_a_folder_or_a_folder_of_versions() {
+    let folder = Folder::new()
+        .with("bare.onnx", "")
+        .with("plain/model.onnx", "")
+        .with("versions/v1/model.onnx", "")
+        .with("versions/9/model.onnx", "")
+        .with("versions/2024-06/model.onnx", "")
+        .with("versions/10/model.onnx", "")
+        .with("versions/samples/7.png", "")
+        .with("both/model.onnx", "")
+        .with("both/2/model.onnx", "")
+        .with("README.md", "");
+    let found = Repository::new(folder.path()).find().unwrap();
+    let all: Vec<_> = found.iter().map(|(name, found)| (name.as_str(), versions(found))).collect();
+    assert_eq!(
+        all,
+        [
+            ("bare", vec!["1"]),
+            ("both", vec!["1", "2"]),
+            ("plain", vec!["1"]),
+            ("versions", vec!["2024-06", "v1", "9", "10"])
+        ]
+    );
+}
+
+#[test]
+fn a_versions_own_settings_win_over_the_models() {
+    let folder = Folder::new()
+        .with("m/model-settings.json", "{}")
+        .with("m/1/model.onnx", "")
+        .with("m/2/model.onnx", "")
+        .with("m/2/model-settings.json", "{}");
+    let found = find(&folder, "m");
+    let settings: Vec<_> = found.versions.iter().map(|files| files.settings.clone().unwrap()).collect();
+    assert_eq!(settings, [folder.path().join("m/model-settings.json"), folder.path().join("m/2/model-settings.json")]);
+}
+
+#[test]
+fn a_folder_beside_a_file_of_the_same_name_can_say_more() {
+    let folder = Folder::new().with("m.onnx", "").with("m/3/model.onnx", "");
+    assert_eq!(versions(&find(&folder, "m")), ["3"]);
+}
+
+#[test]
+fn a_folder_that_looks_like_a_model_and_is_none_says_why() {
+    let folder = Folder::new()
+        .with("empty/README.md", "")
+        .with("resnet/resnet50.onnx", "")
+        .with("my model/model.onnx", "")
+        .with("odd/two words/model.onnx", "");
+    assert_eq!(why_none(&folder, "empty"), "its folder has no model.onnx, and no folder of a version that has one");
+    assert_eq!(
+        why_none(&folder, "resnet"),
+        "its folder has no model.onnx; there is \"resnet50.onnx\", which would have to be renamed"
+    );
+    assert!(why_none(&folder, "my model").starts_with("a model's name is made of"));
+    assert!(why_none(&folder, "odd").starts_with("its folder has no model.onnx"));
+}
+
+#[test]
+fn what_is_hidden_or_leads_out_of_the_folder_is_no_model() {
+    let folder = Folder::new()
+        .with(".part/model.onnx", "")
+        .with(".hidden.onnx", "")
+        .with("m/.3/model.onnx", "")
+        .with("m/2/model.onnx", "");
+    let found = Repository::new(folder.path()).find().unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["m"]);
+    assert_eq!(versions(&found["m"]), ["2"]);
+    for name in ["", ".", "..", ".part", "m/2", "../m", "/etc", "m\0", "%2e%2e"] {
+        assert_eq!(Repository::new(folder.path()).look_up(name), None, "{name:?}");
+    }
+}
+
+#[test]
+fn models_and_versions_may_be_links() {
+    let folder = Folder::new().with(".store/a/model.onnx", "").with("m/1/model.onnx", "");
+    symlink(".store/a", folder.path().join("linked")).unwrap();
+    symlink("1", folder.path().join("m/latest")).unwrap();
+    symlink("nowhere", folder.path().join("dangling")).unwrap();
+    let found = Repository::new(folder.path()).find().unwrap();
+    let all: Vec<_> = found.iter().map(|(name, found)| (name.as_str(), versions(found))).collect();
+    assert_eq!(all, [("linked", vec!["1"]), ("m", vec!["latest", "1"])]);
+}
+
+#[test]
+fn a_name_that_is_not_there_stops_the_start_with_those_that_are() {
+    let folder = Folder::new().with("a.onnx", "").with("b/model.onnx", "").with("c/c.onnx", "");
+    let select = |names: &[&str]| {
+        let names = Selection::Names(names.iter().map(|&name| name.to_owned()).collect());
+        Repository::new(folder.path()).select(&names).map(|models| models.into_keys().collect::<Vec<_>>())
+    };
+    assert_eq!(select(&["b"]).unwrap(), ["b"]);
+    assert_eq!(select(&["b", "x"]).unwrap_err().to_string(), "MODEL_NAME: there is no model \"x\"; there are: a, b");
+    let unnamed = select(&["c"]).unwrap_err().to_string();
+    assert!(unnamed.contains("\"c\", as its folder has no model.onnx; there is \"c.onnx\""), "{unnamed}");
+    fs::remove_file(folder.path().join("a.onnx")).unwrap();
+    fs::remove_dir_all(folder.path().join("b")).unwrap();
+    let none = Repository::new(folder.path()).select(&Selection::All).unwrap_err().to_string();
+    assert!(none.starts_with("MODELS_DIR: there is no model:"), "{none}");
+}
