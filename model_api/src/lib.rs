@@ -53,8 +53,14 @@ pub mod app;
 /// One file for each thing that can be asked.
 mod routes;
 
+/// The engine as a server of the Open Inference Protocol.
+mod v2;
+
 /// The one verb.
 mod infer;
+
+/// Inputs that came as encoded pictures.
+mod pictures;
 
 /// Work that takes a core, off the reactor.
 pub mod decoder;

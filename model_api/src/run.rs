@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use open_inference::Statistics;
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
 use service::middleware::HttpMetrics;
@@ -46,6 +47,7 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
         bodies: BodyReader::new(&settings.server),
         readiness: readiness.clone(),
         metrics,
+        statistics: Statistics::default(),
     };
 
     let mut refusal = None;

@@ -14,6 +14,7 @@ use model_api::models::Models;
 use model_api::repository::Repository;
 use model_api::session::Launcher;
 use model_api::settings::Selection;
+use open_inference::Statistics;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use service::body::BodyReader;
@@ -60,6 +61,7 @@ impl Service {
             bodies: BodyReader::new(&server),
             readiness: readiness.clone(),
             metrics,
+            statistics: Statistics::default(),
         };
         Self { models, readiness, router: router(app, http), folder }
     }
