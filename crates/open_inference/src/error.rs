@@ -1,4 +1,5 @@
 use http::StatusCode;
+use tonic::Code;
 
 /// Why there is no answer. The message is for whoever asked: it says what was wrong with this request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +22,48 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// The code in gRPC: the one table. What is not in it is a fault of ours.
+    pub fn code(&self) -> Code {
+        match self.status.as_u16() {
+            400 | 415 | 422 => Code::InvalidArgument,
+            404 => Code::NotFound,
+            408 | 504 => Code::DeadlineExceeded,
+            409 => Code::FailedPrecondition,
+            413 | 429 => Code::ResourceExhausted,
+            501 => Code::Unimplemented,
+            503 => Code::Unavailable,
+            _ => Code::Internal,
+        }
+    }
+
     /// 422: a well-formed request that does not fit the model.
     pub fn unfit(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_code() {
+        let named = [
+            (400, Code::InvalidArgument),
+            (404, Code::NotFound),
+            (408, Code::DeadlineExceeded),
+            (409, Code::FailedPrecondition),
+            (413, Code::ResourceExhausted),
+            (415, Code::InvalidArgument),
+            (422, Code::InvalidArgument),
+            (429, Code::ResourceExhausted),
+            (501, Code::Unimplemented),
+            (503, Code::Unavailable),
+            (504, Code::DeadlineExceeded),
+        ];
+        for status in 400..600 {
+            let code = named.iter().find(|(named, _)| *named == status).map_or(Code::Internal, |(_, code)| *code);
+            assert_eq!(Error::new(StatusCode::from_u16(status).unwrap(), "").code(), code, "{status}");
+        }
     }
 }

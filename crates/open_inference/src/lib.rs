@@ -66,8 +66,14 @@ mod picture;
 /// The one way to ask the server, for every transport.
 mod answer;
 
+/// What can be the name of a model.
+mod names;
+
 /// Over HTTP.
 pub mod rest;
+
+/// Over gRPC.
+pub mod grpc;
 
 /// The other end: requests written, answers read.
 pub mod client;

@@ -1,8 +1,9 @@
 use std::future::Future;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::check::shown;
 use crate::{Error, ModelMetadata, ModelStatistics, Statistics, Tensor};
 
 /// The server's name in its metadata.
@@ -69,6 +70,18 @@ pub fn report_statistics<S: InferenceServer>(
         found.map_or_else(none, |index| counted.swap_remove(index))
     };
     Ok(models.into_iter().map(of).collect())
+}
+
+/// Refuses a load that brings files or a configuration: a model is what is in its folder, and whoever may reach the port
+/// must not be able to put another graph there.
+pub(crate) fn check_load<'a>(mut parameters: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    match parameters.find(|name| *name == "config" || name.starts_with("file:")) {
+        None => Ok(()),
+        Some(name) => {
+            let words = format!("a load with {} is not served: put it into the model's folder", shown(name));
+            Err(Error::new(StatusCode::NOT_IMPLEMENTED, words))
+        }
+    }
 }
 
 /// A question: ready tensors for a model.

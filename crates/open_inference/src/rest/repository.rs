@@ -1,12 +1,12 @@
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::asked::Asked;
 use super::{Rest, reply, request};
+use crate::server::check_load;
 use crate::{Error, InferenceServer, ModelState, Parameters, parameters};
 
 #[derive(Default, Deserialize)]
@@ -40,11 +40,7 @@ pub(super) async fn load<S: InferenceServer>(
     request: Request,
 ) -> Result<Response, Error> {
     let LoadRequest { parameters } = read(&rest, request).await?;
-    // A model is what is in its folder: whoever may reach this port must not be able to put another graph there.
-    if let Some(name) = parameters.keys().find(|name| *name == "config" || name.starts_with("file:")) {
-        let words = format!("a load with {} is not served: put it into the model's folder", crate::check::shown(name));
-        return Err(Error::new(StatusCode::NOT_IMPLEMENTED, words));
-    }
+    check_load(parameters.keys())?;
     rest.server.load(&asked.model).await?;
     Ok(Response::default())
 }

@@ -1,0 +1,47 @@
+//! The Rust code and the descriptors in `../src/grpc/generated` are committed, so that a build needs neither `protoc` nor a
+//! build script. This holds them against what `proto/` gives.
+
+use std::error::Error;
+use std::path::Path;
+use std::{env, fs};
+
+use protox::Compiler;
+
+const RENEW: &str = "UPDATE_GENERATED=1 cargo test -p open_inference_codegen";
+const GENERATED: [&str; 3] = ["inference.rs", "inference.model_repository.rs", "inference.bin"];
+
+#[test]
+fn the_committed_code_is_what_the_proto_files_give() {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let made = tempfile::tempdir().unwrap();
+    generate(&crate_folder.join("proto"), made.path()).unwrap();
+    for file in GENERATED {
+        let committed = crate_folder.join("src/grpc/generated").join(file);
+        let new = fs::read(made.path().join(file)).unwrap();
+        if env::var_os("UPDATE_GENERATED").is_some() {
+            fs::write(&committed, new).unwrap();
+        } else {
+            let same = fs::read(&committed).is_ok_and(|old| old == new);
+            assert!(same, "{} is not what proto/ gives. To renew it: {RENEW}", committed.display());
+        }
+    }
+}
+
+fn generate(proto: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    let mut compiler = Compiler::new([proto])?;
+    compiler.include_imports(true).include_source_info(true).open_file("open_inference.proto")?;
+    compiler.open_file("model_repository.proto")?;
+    tonic_prost_build::configure()
+        .out_dir(to)
+        .btree_map(".")
+        // Tensors are not copied out of the message that they came in.
+        .bytes(".inference.ModelInferRequest.raw_input_contents")
+        .bytes(".inference.ModelInferResponse.raw_output_contents")
+        .bytes(".inference.InferTensorContents.bytes_contents")
+        // The constructor that connects would need a transport; whoever has a channel can use it as well.
+        .build_transport(false)
+        .compile_fds(compiler.file_descriptor_set())?;
+    // For reflection, which has no use for comments.
+    fs::write(to.join("inference.bin"), compiler.include_source_info(false).encode_file_descriptor_set())?;
+    Ok(())
+}

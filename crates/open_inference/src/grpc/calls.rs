@@ -1,0 +1,121 @@
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::frames::Shares;
+use super::infer::infer;
+use super::proto::inference::grpc_inference_service_server::GrpcInferenceService;
+use super::proto::inference::model_repository::model_repository_service_server::ModelRepositoryService;
+use super::proto::inference::*;
+use super::repository::Repository;
+use super::request::version;
+use super::{describe, stream};
+use crate::names::check_names;
+use crate::{Error, InferenceServer, ModelMetadata, report_statistics};
+
+/// The calls of the main service over a server.
+pub struct Calls<S> {
+    server: S,
+    repository: Repository<S>,
+    /// Of a request's tensors.
+    max_bytes: usize,
+}
+
+impl<S: InferenceServer> Calls<S> {
+    pub fn new(server: S, max_bytes: usize) -> Self {
+        Self { repository: Repository::new(server.clone()), server, max_bytes }
+    }
+
+    fn model(&self, name: &str, asked: String) -> Result<ModelMetadata, Error> {
+        let version = version(asked);
+        check_names(name, version.as_deref())?;
+        self.server.model(name, version.as_deref())
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn answer<T>(message: T) -> Answer<T> {
+    Ok(Response::new(message))
+}
+
+#[async_trait]
+impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
+    type ModelStreamInferStream = Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
+        answer(ServerLiveResponse { live: true })
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
+        answer(ServerReadyResponse { ready: self.server.is_ready() })
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
+        let request = request.into_inner();
+        let version = version(request.version);
+        let ready = self.server.is_model_ready(&request.name, version.as_deref()).unwrap_or(false);
+        answer(ModelReadyResponse { ready })
+    }
+
+    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
+        answer(describe::server())
+    }
+
+    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
+        let request = request.into_inner();
+        let model = self.model(&request.name, request.version)?;
+        answer(describe::metadata(model))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let (message, headers) = infer(&self.server, message, metadata.into_headers(), self.max_bytes).await?;
+        let mut response = Response::new(message);
+        *response.metadata_mut() = MetadataMap::from_headers(headers);
+        Ok(response)
+    }
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Answer<Self::ModelStreamInferStream> {
+        let (metadata, extensions, messages) = request.into_parts();
+        let shares = extensions.get::<Shares>().cloned().unwrap_or_default();
+        let headers = metadata.into_headers();
+        answer(Box::pin(stream::answers(self.server.clone(), messages, headers, shares, self.max_bytes)))
+    }
+
+    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
+        let request = request.into_inner();
+        let model = self.model(&request.name, request.version)?;
+        answer(ModelConfigResponse { config: Some(describe::config(&model)) })
+    }
+
+    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
+        let request = request.into_inner();
+        let (model, version) = (version(request.name), version(request.version));
+        let statistics = report_statistics(&self.server, model.as_deref(), version.as_deref())?;
+        answer(ModelStatisticsResponse { model_stats: statistics.into_iter().map(describe::statistics).collect() })
+    }
+
+    async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
+        self.repository.repository_index(request).await
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Answer<RepositoryModelLoadResponse> {
+        self.repository.repository_model_load(request).await
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Answer<RepositoryModelUnloadResponse> {
+        self.repository.repository_model_unload(request).await
+    }
+}

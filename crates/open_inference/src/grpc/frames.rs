@@ -1,0 +1,180 @@
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use futures_util::stream::try_unfold;
+use http_body_util::BodyExt;
+use service::body::{BodyError, BodyReader, Share};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use crate::Error;
+
+/// Flag and length.
+const PREFIX: usize = 5;
+
+/// So much is unpacked before others get a turn.
+const PIECE: usize = 64 << 10;
+
+/// How a call's messages come.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// The most bytes of one, unpacked.
+    pub limit: usize,
+    /// Whether there may be several.
+    pub stream: bool,
+    /// What a message takes in memory beside its own bytes, when decoded.
+    pub weigh: fn(&[u8]) -> usize,
+}
+
+/// How the messages that say so are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    None,
+    Gzip,
+    Deflate,
+}
+
+/// The shares in the memory of all bodies that messages under way have, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Shares(Arc<Mutex<VecDeque<Share>>>);
+
+impl Shares {
+    /// Of the oldest message whose share nobody took yet.
+    pub fn take(&self) -> Option<Share> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn put(&self, share: Share) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(share);
+    }
+}
+
+/// Reads a body message by message: each within its limit, in time, and with a share in the memory of all bodies.
+pub struct Messages {
+    body: Body,
+    buffer: BytesMut,
+    kind: Kind,
+    packing: Packing,
+    bodies: BodyReader,
+    shares: Shares,
+    /// For the message that is coming. Between those of a stream there may be any time.
+    deadline: Option<Instant>,
+    any: bool,
+}
+
+impl Messages {
+    pub fn new(body: Body, kind: Kind, packing: Packing, bodies: BodyReader) -> Self {
+        let deadline = (!kind.stream).then(|| Instant::now() + bodies.patience());
+        let shares = Shares::default();
+        Self { body, buffer: BytesMut::new(), kind, packing, bodies, shares, deadline, any: false }
+    }
+
+    pub fn shares(&self) -> Shares {
+        self.shares.clone()
+    }
+
+    /// The same messages as a body, unpacked.
+    pub fn into_body(self) -> Body {
+        Body::from_stream(try_unfold(self, |mut messages| async {
+            let frame = messages.next().await?;
+            Ok::<_, Status>(frame.map(|frame| (frame, messages)))
+        }))
+    }
+
+    /// The next frame; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let mut share = self.bodies.share();
+        if !self.fill(PREFIX, &mut share).await? {
+            return Ok(None);
+        }
+        if self.any && !self.kind.stream {
+            return Err(Status::invalid_argument("the call takes one message, but several were sent"));
+        }
+        let packed = match self.buffer[0] {
+            0 => false,
+            1 => true,
+            flag => return Err(Status::invalid_argument(format!("a frame begins with {flag}, which means nothing"))),
+        };
+        let length = self.buffer[1..PREFIX].iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        if length > self.kind.limit {
+            return Err(self.too_large());
+        }
+        self.fill(PREFIX + length, &mut share).await?;
+        let mut frame = self.buffer.split_to(PREFIX + length).freeze();
+        if packed {
+            frame = unpack(&frame, self.packing, self.kind.limit, &mut share).await?;
+        }
+        let weight = (self.kind.weigh)(&frame[PREFIX..]);
+        if weight > self.kind.limit {
+            return Err(self.too_large());
+        }
+        share.grow(frame.len() + weight).map_err(refused)?;
+        self.shares.put(share);
+        self.any = true;
+        if self.kind.stream {
+            self.deadline = None;
+        }
+        Ok(Some(frame))
+    }
+
+    /// Reads until the buffer has so many bytes. `false`: the body ended before the first of them.
+    async fn fill(&mut self, length: usize, share: &mut Share) -> Result<bool, Status> {
+        let patience = self.bodies.patience();
+        while self.buffer.len() < length {
+            let frame = match self.deadline {
+                None => self.body.frame().await,
+                Some(deadline) => {
+                    timeout_at(deadline, self.body.frame()).await.map_err(|_| refused(BodyError::TooSlow(patience)))?
+                }
+            };
+            let Some(frame) = frame else {
+                return if self.buffer.is_empty() { Ok(false) } else { Err(refused(BodyError::Broken)) };
+            };
+            let Ok(data) = frame.map_err(|_| refused(BodyError::Broken))?.into_data() else { continue };
+            self.deadline.get_or_insert_with(|| Instant::now() + patience);
+            share.grow(self.buffer.len() + data.len()).map_err(refused)?;
+            self.buffer.extend_from_slice(&data);
+        }
+        Ok(true)
+    }
+
+    fn too_large(&self) -> Status {
+        refused(BodyError::TooLarge(self.kind.limit))
+    }
+}
+
+/// The frame with its message unpacked, of at most `limit` bytes.
+async fn unpack(frame: &Bytes, packing: Packing, limit: usize, share: &mut Share) -> Result<Bytes, Status> {
+    let packed = &frame[PREFIX..];
+    let mut unpacking: Box<dyn Read + Send + '_> = match packing {
+        Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
+        Packing::Deflate => Box::new(ZlibDecoder::new(packed)),
+        Packing::None => return Err(Status::invalid_argument("a message is compressed, but grpc-encoding is missing")),
+    };
+    let mut unpacked = BytesMut::zeroed(PREFIX);
+    let mut piece = vec![0; PIECE];
+    loop {
+        let broken = |_| Status::invalid_argument("a compressed message cannot be unpacked");
+        let length = unpacking.read(&mut piece).map_err(broken)?;
+        if length == 0 {
+            break;
+        }
+        if unpacked.len() - PREFIX + length > limit {
+            return Err(refused(BodyError::TooLarge(limit)));
+        }
+        share.grow(frame.len() + unpacked.len() + length).map_err(refused)?;
+        unpacked.put_slice(&piece[..length]);
+        tokio::task::yield_now().await;
+    }
+    let length = (unpacked.len() - PREFIX) as u32;
+    unpacked[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(unpacked.freeze())
+}
+
+fn refused(error: BodyError) -> Status {
+    Error::new(error.status(), error.to_string()).into()
+}

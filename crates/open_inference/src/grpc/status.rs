@@ -1,0 +1,42 @@
+use service::problem::RETRY_AFTER_SECONDS;
+use tonic::{Code, Status};
+
+use crate::Error;
+
+/// It travels in a header, and clients bound those.
+const LONGEST_MESSAGE: usize = 2048;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let code = error.code();
+        let mut message = error.message;
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        let mut status = Self::new(code, message);
+        if code == Code::Unavailable {
+            status.metadata_mut().insert("retry-after", RETRY_AFTER_SECONDS.into());
+        }
+        status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+
+    #[test]
+    fn only_who_may_come_back_is_told_when() {
+        let retry_after = |status| {
+            let status = Status::from(Error::new(status, "words"));
+            status.metadata().get("retry-after").map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(retry_after(StatusCode::SERVICE_UNAVAILABLE).as_deref(), Some("1"));
+        assert_eq!(retry_after(StatusCode::NOT_FOUND), None);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let status = Status::from(Error::malformed("é".repeat(LONGEST_MESSAGE)));
+        assert_eq!(status.message(), "é".repeat(LONGEST_MESSAGE / 2));
+    }
+}

@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream::{StreamExt, unfold};
+use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+
+use super::frames::Shares;
+use super::infer::infer;
+use super::proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+use crate::{Error, InferenceServer};
+
+/// Questions of one stream that are worked on at the same time.
+const AT_ONCE: usize = 8;
+
+/// A stream without a question ends after so long when the server is not ready: one that is stopping waits for its streams.
+pub const UNREADY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers in the order of the questions. What is wrong with one is its answer, and the stream goes on; only what breaks
+/// the stream itself ends it. While the client does not read, nothing more is read from it.
+pub fn answers<S: InferenceServer>(
+    server: S,
+    messages: Streaming<ModelInferRequest>,
+    headers: HeaderMap,
+    shares: Shares,
+    max_bytes: usize,
+) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> {
+    questions(server.clone(), messages)
+        .map(move |message| {
+            // Shares were put down in the order of the messages.
+            let share = shares.take();
+            let (server, headers) = (server.clone(), headers.clone());
+            async move {
+                let message = message?;
+                let id = message.id.clone();
+                let answer = infer(&server, message, headers, max_bytes).await;
+                drop(share);
+                Ok(match answer {
+                    Ok((response, _)) => {
+                        ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+                    }
+                    Err(error) => failed(error, id),
+                })
+            }
+        })
+        .buffered(AT_ONCE)
+}
+
+fn failed(error: Error, id: String) -> ModelStreamInferResponse {
+    let response = ModelInferResponse { id, ..Default::default() };
+    // An empty message would say that all went well.
+    let words = Some(error.message).filter(|words| !words.is_empty()).unwrap_or_else(|| error.status.to_string());
+    ModelStreamInferResponse { error_message: words, infer_response: Some(response) }
+}
+
+/// The client's messages, until it or the server ends them.
+fn questions<S: InferenceServer>(
+    server: S,
+    messages: Streaming<ModelInferRequest>,
+) -> impl Stream<Item = Result<ModelInferRequest, Status>> {
+    unfold(Some(messages), move |messages| {
+        let server = server.clone();
+        async move {
+            let mut messages = messages?;
+            loop {
+                match timeout(UNREADY_PATIENCE, messages.next()).await {
+                    Ok(message) => return message.map(|message| (message, Some(messages))),
+                    Err(_) if server.is_ready() => {}
+                    Err(_) => {
+                        let words = "the server is not ready; the stream has been idle and ends";
+                        let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, words);
+                        return Some((Err(error.into()), None));
+                    }
+                }
+            }
+        }
+    })
+}
