@@ -10,6 +10,8 @@ mod watch;
 
 mod routes;
 
+mod infer;
+
 mod readiness;
 
 mod pool;
@@ -17,6 +19,8 @@ mod pool;
 mod session;
 
 mod service;
+
+mod protocol;
 
 mod survival;
 

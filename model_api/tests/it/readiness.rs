@@ -51,7 +51,7 @@ async fn a_model_that_is_still_loading_says_what_its_files_say() {
     let settings = r#"{
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1],
                     "parameters": {"image": {"fit": "stretch"}}}],
-        "outputs": [{"name": "y", "parameters": {"labels": ["a", "b", "c", "d"]}}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4], "parameters": {"labels": ["a", "b", "c", "d"]}}],
         "parameters": {"extra": {"title": "Squares", "notice": "A toy."}}
     }"#;
     let fake = Fake::failing([StartError::Died("no memory".to_owned())]);

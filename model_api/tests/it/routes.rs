@@ -4,27 +4,8 @@ use serde_json::json;
 
 use crate::support::fake::{ANSWER_NAN, DIE, Fake, REFUSE};
 use crate::support::folder::Folder;
-use crate::support::router::{MAX_BODY_BYTES, Service};
-
-/// The fake graph's input as a picture of 2×2 pixels.
-const SETTINGS: &str = r#"{
-    "name": "squares",
-    "inputs": [{"name": "x", "parameters": {"image": {"color": "gray", "fit": "stretch", "scale": 1}}}],
-    "outputs": [{"name": "y", "parameters": {"labels": ["a", "b", "c", "d"]}}],
-    "parameters": {"extra": {"title": "Squares", "description": "Finds the brightest.", "notice": "A toy."}}
-}"#;
-
-async fn squares() -> Service {
-    let folder = Folder::new().with("squares/1/model.onnx", "").with("squares/model-settings.json", SETTINGS);
-    Service::new(folder, &Fake::default()).warm().await
-}
-
-fn png() -> Vec<u8> {
-    let mut png = Vec::new();
-    let picture = image::GrayImage::from_raw(2, 2, vec![0, 51, 255, 102]).unwrap();
-    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
-    png
-}
+use crate::support::router::Service;
+use crate::support::squares::{png, squares};
 
 fn array(first: f32) -> String {
     format!(r#"{{"image_arr": [[{first}, 0.1], [0.2, 0.3]]}}"#)
@@ -44,7 +25,12 @@ mod get {
         let models = squares().await.get("/models").await.json();
         let model = &models["models"][0];
         assert!(model["digest"].as_str().unwrap().starts_with("sha256:"));
-        assert_eq!(model["inputs"], json!([{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1]}]));
+        let image = json!({"content_type": "image"});
+        assert_eq!(
+            model["inputs"],
+            json!([{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1], "parameters": image}])
+        );
+        assert_eq!((&model["max_batch_size"], &model["independent_rows"]), (&json!(16), &json!(true)));
         assert_eq!(model["image"], json!({"width": 2, "height": 2, "color": "gray", "fit": "stretch"}));
         for (field, value) in
             [("name", "squares"), ("version", "1"), ("title", "Squares"), ("notice", "A toy."), ("state", "READY")]
@@ -57,73 +43,7 @@ mod get {
     async fn what_is_not_there_is_a_problem_too() {
         let service = squares().await;
         assert_eq!(service.get("/nothing").await.problem().0, 404);
-        assert_eq!(service.get("/predict/squares").await.problem().0, 405);
-    }
-}
-
-mod predict {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_picture_gets_the_full_answer() {
-        let answer = squares().await.post("/predict/squares", "image/png", png()).await;
-        assert_eq!(answer.status, StatusCode::OK);
-        let mut answer = answer.json();
-        let timing = answer["timing_ms"].take();
-        assert!(["decode", "queue", "infer"].iter().all(|part| timing[part].as_f64().is_some_and(|ms| ms >= 0.0)));
-        assert!(answer["model_digest"].take().as_str().unwrap().starts_with("sha256:"));
-        assert_eq!(
-            answer,
-            json!({
-                "model": "squares", "version": "1", "cls": 2, "label": "c", "value": 255.0, "device": "cpu",
-                "probabilities": [{"label": "a", "value": 0.0}, {"label": "b", "value": 51.0},
-                                  {"label": "c", "value": 255.0}, {"label": "d", "value": 102.0}],
-                "model_digest": null, "timing_ms": null,
-            })
-        );
-    }
-
-    #[tokio::test]
-    async fn json_is_an_image_arr_and_what_a_picture_calls_itself_does_not_matter() {
-        let service = squares().await;
-        assert_eq!(service.post_json("/predict/squares", &array(0.9)).await.json()["label"], "a");
-        for media_type in ["application/octet-stream", "image/jpeg", "text/plain"] {
-            assert_eq!(service.post("/predict/squares", media_type, png()).await.json()["label"], "c", "{media_type}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_wrong_with_a_picture_is_told_with_its_own_status() {
-        let service = squares().await;
-        let (truncated, huge) = (&png()[..40], vec![0; MAX_BODY_BYTES + 1]);
-        for (body, status, words) in [
-            (&b""[..], 400, "empty"),
-            (b"hello", 415, "must be PNG, JPEG, BMP, GIF, WebP, TIFF or PNM"),
-            (truncated, 422, "cannot be decoded"),
-            (&huge, 413, "larger than 65536 bytes"),
-        ] {
-            let (found, detail) = service.post("/predict/squares", "image/png", body.to_vec()).await.problem();
-            assert_eq!(found, status, "{detail}");
-            assert!(detail.contains(words), "{detail}");
-        }
-        assert_eq!(service.post("/predict/squares", "image/png", png()).await.status, StatusCode::OK);
-    }
-
-    #[tokio::test]
-    async fn a_model_that_is_not_there_is_answered_with_those_that_are() {
-        let service = squares().await;
-        for name in ["leukemia", "..", "%2e%2e%2fetc", "a%00b", "%ff"] {
-            let answer = service.post(&format!("/predict/{name}"), "image/png", png()).await;
-            assert_eq!(answer.problem(), (404, "there is no such model; there are: squares".to_owned()), "{name}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_model_without_an_image_input_says_so() {
-        let service = Service::new(Folder::new().with("plain.onnx", ""), &Fake::default()).warm().await;
-        let answer = service.post("/predict/plain", "image/png", png()).await;
-        assert_eq!(answer.problem(), (422, "plain reads no pictures".to_owned()));
-        assert_eq!(service.post_json("/predict/plain", &array(0.9)).await.json()["label"], "0");
+        assert_eq!(service.get("/predict_array/squares").await.problem().0, 405);
     }
 }
 
@@ -208,7 +128,7 @@ mod input {
     }
 
     #[tokio::test]
-    async fn of_no_picture_is_the_same_problem_as_on_predict() {
+    async fn of_no_picture_is_a_problem() {
         let service = squares().await;
         assert_eq!(service.post("/input/squares", "image/png", "hello").await.problem().0, 415);
         assert_eq!(service.post("/input/nobody", "image/png", png()).await.problem().0, 404);

@@ -31,19 +31,23 @@ async fn shipped_models_answer_their_samples_as_their_trainers_did() {
     }
     let names = shipped.keys().map(String::as_str).collect::<Vec<_>>().join(",");
     let Some(running) = Running::ready(&models, &[("MODEL_NAME", &names), ("DEVICE", "cpu")]).await else { return };
+    let (_, models) = running.get("/models").await.unwrap();
+    let labels = |model: &str| {
+        let models = models["models"].as_array().unwrap();
+        let described = models.iter().find(|described| described["name"] == model).unwrap();
+        described["outputs"][0]["parameters"]["labels"].clone()
+    };
     for (model, samples) in shipped {
         let expected: Expected = serde_json::from_slice(&fs::read(samples.join("expected.json")).unwrap()).unwrap();
         assert!(!expected.samples.is_empty());
         for (file, sample) in expected.samples {
             let picture = fs::read(samples.join(&file)).unwrap();
-            let (status, answer) = running.post(&format!("/predict/{model}"), "image/png", picture).await;
-            assert_eq!((status, &answer["label"]), (200, &sample.label.into()), "{model} {file}: {answer}");
-            let values: Vec<f64> = answer["probabilities"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|class| class["value"].as_f64().unwrap())
-                .collect();
+            let (status, answer) = running.post(&format!("/v2/models/{model}/infer"), "image/png", picture).await;
+            assert_eq!(status, 200, "{model} {file}: {answer}");
+            let values = answer["outputs"][0]["data"].as_array().unwrap();
+            let values: Vec<f64> = values.iter().map(|value| value.as_f64().unwrap()).collect();
+            let class = (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
+            assert_eq!(labels(&model)[class], sample.label, "{model} {file}: {values:?}");
             assert_eq!(values.len(), sample.probabilities.len(), "{model} {file}");
             for (found, expected_value) in values.iter().zip(&sample.probabilities) {
                 assert!((found - expected_value).abs() <= expected.tolerance, "{model} {file}: {values:?}");

@@ -46,7 +46,8 @@ async fn a_graph_may_keep_its_weights_in_a_file_beside_it() {
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     assert_eq!(running.ask("m", "[5, 0, 0]").await, (200, json!({"cls": 0, "value": 6.0})));
     let (_, models) = running.get("/models").await.unwrap();
-    assert_eq!(models["models"][0]["version"], "10");
+    let defaults = models["models"].as_array().unwrap().iter().filter(|model| model["is_default"] == true);
+    assert_eq!(defaults.map(|model| model["version"].clone()).collect::<Vec<_>>(), ["10"]);
 }
 
 #[tokio::test]

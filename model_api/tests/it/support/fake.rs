@@ -26,12 +26,19 @@ pub struct Fake {
     pub failures: Arc<Mutex<VecDeque<StartError>>>,
     /// Ends an idle session.
     pub kill: Arc<Notify>,
+    /// What it says instead of [`hello`].
+    hello: Option<Arc<Hello>>,
     died_once: Arc<AtomicUsize>,
 }
 
 impl Fake {
     pub fn failing(failures: impl IntoIterator<Item = StartError>) -> Self {
         Self { failures: Arc::new(Mutex::new(failures.into_iter().collect())), ..Self::default() }
+    }
+
+    /// Says this of itself.
+    pub fn saying(hello: Hello) -> Self {
+        Self { hello: Some(Arc::new(hello)), ..Self::default() }
     }
 
     pub fn launches(&self) -> usize {
@@ -50,7 +57,7 @@ impl Launcher for Fake {
         self.launches.fetch_add(1, Ordering::SeqCst);
         match self.failures.lock().unwrap().pop_front() {
             Some(error) => Err(error),
-            None => Ok((hello(), self.clone())),
+            None => Ok((self.hello.as_deref().cloned().unwrap_or_else(hello), self.clone())),
         }
     }
 }

@@ -5,3 +5,4 @@ pub mod folder;
 pub mod onnx;
 pub mod process;
 pub mod router;
+pub mod squares;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -85,6 +87,16 @@ impl Running {
         let request = self.http.post(format!("http://{}{path}", self.address)).header("content-type", media_type);
         let response = request.body(body).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Asks with headers of its own; gives those of an answer that must be one.
+    pub async fn post_with(&self, path: &str, headers: HeaderMap, body: Bytes) -> (HeaderMap, Bytes) {
+        let request = self.http.post(format!("http://{}{path}", self.address)).headers(headers).body(body);
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        (headers, body)
     }
 
     /// Asks a model with an `image_arr`.

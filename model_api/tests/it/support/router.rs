@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use model_api::app::{App, router};
 use model_api::decoder::Decoder;
@@ -26,7 +27,7 @@ use tower::ServiceExt;
 use super::folder::Folder;
 
 /// Larger than any body of these tests but one.
-pub const MAX_BODY_BYTES: usize = 64 << 10;
+pub const MAX_BODY_BYTES: usize = 256 << 10;
 
 /// The router over all models of a folder, without a socket.
 pub struct Service {
@@ -41,6 +42,7 @@ pub struct Answer {
     pub status: StatusCode,
     pub media_type: String,
     pub retry_after: Option<String>,
+    pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
@@ -83,6 +85,12 @@ impl Service {
         self.ask(request).await
     }
 
+    pub async fn post_with(&self, path: &str, headers: HeaderMap, body: Bytes) -> Answer {
+        let mut request = Request::post(path).body(Body::from(body)).unwrap();
+        request.headers_mut().extend(headers);
+        self.ask(request).await
+    }
+
     pub async fn post_json(&self, path: &str, body: &str) -> Answer {
         self.post(path, "application/json", body.to_owned()).await
     }
@@ -94,6 +102,7 @@ impl Service {
             status: response.status(),
             media_type: header(header::CONTENT_TYPE).unwrap_or_default(),
             retry_after: header(header::RETRY_AFTER),
+            headers: response.headers().clone(),
             body: response.into_body().collect().await.unwrap().to_bytes().to_vec(),
         }
     }
@@ -102,6 +111,12 @@ impl Service {
 impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a JSON body")
+    }
+
+    /// The status and the words of an error of the Open Inference Protocol.
+    pub fn error(&self) -> (u16, String) {
+        assert_eq!(self.media_type, "application/json");
+        (self.status.as_u16(), self.json()["error"].as_str().expect("an error").to_owned())
     }
 
     /// The status and the words of a problem.

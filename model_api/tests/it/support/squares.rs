@@ -1,0 +1,29 @@
+use super::fake::Fake;
+use super::folder::Folder;
+use super::router::Service;
+
+/// The fake graph's input as a picture of 2×2 pixels.
+const SETTINGS: &str = r#"{
+    "name": "squares",
+    "max_batch_size": 16,
+    "inputs": [{"name": "x", "parameters": {"image": {"color": "gray", "fit": "stretch", "scale": 1}}}],
+    "outputs": [{"name": "y", "parameters": {"labels": ["a", "b", "c", "d"]}}],
+    "parameters": {
+        "independent_rows": true,
+        "extra": {"title": "Squares", "description": "Finds the brightest.", "notice": "A toy."}
+    }
+}"#;
+
+/// The fake model, warm, as one that reads pictures.
+pub async fn squares() -> Service {
+    let folder = Folder::new().with("squares/1/model.onnx", "").with("squares/model-settings.json", SETTINGS);
+    Service::new(folder, &Fake::default()).warm().await
+}
+
+/// A picture of its size.
+pub fn png() -> Vec<u8> {
+    let mut png = Vec::new();
+    let picture = image::GrayImage::from_raw(2, 2, vec![0, 51, 255, 102]).unwrap();
+    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    png
+}
