@@ -1,0 +1,134 @@
+"""Folders that come while the server runs are served without a restart, and answer as the libraries do that made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import onnxmltools
+import pytest
+import requests
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton
+from onnxmltools.convert.common.data_types import FloatTensorType
+from skl2onnx import to_onnx
+from sklearn.datasets import load_iris
+from sklearn.ensemble import GradientBoostingClassifier
+from xgboost import XGBClassifier
+
+import graphs
+from questions import inputs, random
+from services import Service, wait_until
+
+X, y = load_iris(return_X_y=True)
+X = X.astype(np.float32)
+
+
+class Shop:
+    """A server that was started with one model, and its folder."""
+
+    def __init__(self, folder: Path, model_api: Service, web: Service):
+        self.folder, self.model_api, self.web = folder, model_api, web
+        self.http = triton.InferenceServerClient(f"127.0.0.1:{web.port}")
+        self.grpc = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}")
+        self.pids = model_api.pid, web.pid
+
+    def wait_for(self, model: str, version: str = "") -> None:
+        wait_until(lambda: self.http.is_model_ready(model, version), f"{model} is served", 30)
+
+    def ask(self, model: str, output: str, **arrays: np.ndarray) -> np.ndarray:
+        """Over both transports, which must agree."""
+        answer = self.http.infer(model, inputs(triton, **arrays)).as_numpy(output)
+        over_grpc = self.grpc.infer(model, inputs(triton_grpc, **arrays)).as_numpy(output)
+        assert graphs.same_bits(answer, over_grpc)
+        return answer
+
+    def reason(self, model: str) -> str:
+        return "; ".join(each["reason"] for each in self.http.get_model_repository_index() if each["name"] == model)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> Shop:
+    folder = tmp_path_factory.mktemp("shop")
+    graphs.write(graphs.scaled(3), folder / "first" / "1")
+    model_api = spawn_shared("model_api", MODEL_NAME="all", MODELS_DIR=folder, MODEL_WATCH="poll")
+    return Shop(folder, model_api, spawn_shared("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url))
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_restarted(shop: Shop):
+    yield
+    assert (shop.model_api.running.poll(), shop.web.running.poll()) == (None, None)
+    assert (shop.model_api.pid, shop.web.pid) == shop.pids
+    x = random(1, 3)
+    assert graphs.same_bits(shop.ask("first", "y", x=x), x * np.float32(3))
+
+
+def test_a_scikit_learn_model_with_its_zipmap_is_served_with_its_labels(shop: Shop):
+    model = GradientBoostingClassifier(n_estimators=10).fit(X, y)
+    graphs.write(to_onnx(model, X[:1]), shop.folder / "sklearn")
+    shop.wait_for("sklearn")
+    assert shop.ask("sklearn", "output_label", X=X).tolist() == model.predict(X).tolist()
+
+
+def test_an_xgboost_model_is_served(shop: Shop):
+    model = XGBClassifier(n_estimators=10).fit(X, y)
+    graphs.write(onnxmltools.convert_xgboost(model, initial_types=[("X", FloatTensorType([None, 4]))]), shop.folder / "xgboost")
+    shop.wait_for("xgboost")
+    np.testing.assert_allclose(shop.ask("xgboost", "probabilities", X=X), model.predict_proba(X), atol=1e-6)
+
+
+def test_a_model_that_takes_strings_is_served(shop: Shop):
+    graphs.write(graphs.numbered_words(), shop.folder / "words" / "1")
+    shop.wait_for("words", "1")
+    assert shop.ask("words", "number", word=np.array(["三", "one", ""], dtype=object)).tolist() == [3, 1, -1]
+
+
+def test_a_bare_file_with_two_inputs_is_served(shop: Shop):
+    (shop.folder / "two-inputs.onnx").write_bytes(graphs.arithmetic().SerializeToString())
+    shop.wait_for("two-inputs")
+    a, b = random(3, 2), random(3, 2)
+    assert graphs.same_bits(shop.ask("two-inputs", "difference", a=a, b=b), a - b)
+
+
+def test_a_newer_version_takes_over_and_the_older_one_still_answers(shop: Shop):
+    graphs.write(graphs.scaled(1), shop.folder / "growing" / "1")
+    shop.wait_for("growing", "1")
+    graphs.write(graphs.scaled(5), shop.folder / "growing" / "2")
+    shop.wait_for("growing", "2")
+    x = random(1, 3)
+    assert graphs.same_bits(shop.ask("growing", "y", x=x), x * np.float32(5))
+    assert graphs.same_bits(shop.http.infer("growing", inputs(triton, x=x), "1").as_numpy("y"), x)
+
+
+def test_a_changed_file_is_another_model_and_a_broken_one_leaves_the_last_good_one(shop: Shop):
+    x = random(1, 3)
+    graphs.write(graphs.scaled(7), shop.folder / "changing")
+    shop.wait_for("changing")
+    assert graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(7))
+
+    graphs.write(graphs.scaled(8), shop.folder / "changing")
+    wait_until(lambda: graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(8)), "the changed file answers", 30)
+
+    graphs.write(b"This is no graph.", shop.folder / "changing")
+    wait_until(lambda: shop.reason("changing"), "the index says what is wrong with the new file", 30)
+    assert graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(8))
+
+
+def test_what_cannot_be_served_is_listed_with_the_reason_and_harms_nobody(shop: Shop):
+    graphs.write(b"This is no graph.", shop.folder / "garbage")
+    graphs.write(graphs.sequence_input(), shop.folder / "sequence")
+    for model in ("garbage", "sequence"):
+        wait_until(lambda: shop.reason(model), f"{model} has a reason", 30)
+        assert not shop.http.is_model_ready(model)
+    assert "sequence" in shop.reason("sequence")
+    assert requests.get(f"{shop.web.url}/health/live", timeout=5).ok
+
+
+def test_a_folder_that_goes_is_no_longer_served(shop: Shop):
+    graphs.write(graphs.scaled(4), shop.folder / "going")
+    shop.wait_for("going")
+    (shop.folder / "going" / "model.onnx").unlink()
+    (shop.folder / "going").rmdir()
+    wait_until(lambda: not shop.http.is_model_ready("going"), "it is gone", 30)

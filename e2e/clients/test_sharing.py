@@ -1,0 +1,166 @@
+"""Every route asks the same memory: what one was told, none of the others computes again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Callable
+
+import numpy as np
+import pytest
+import requests
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton
+
+from asking import answer_of, ask
+from pictures import never_seen
+from questions import inputs, random
+from services import Service
+
+
+class Runs:
+    """How many runs of the model there have been since the last look."""
+
+    def __init__(self, model_server: Service):
+        self.server = model_server
+        self.seen = self.count()
+
+    def count(self) -> float:
+        return self.server.count("model_api_runs_total")
+
+    def new(self) -> float:
+        before, self.seen = self.seen, self.count()
+        return self.seen - before
+
+
+@pytest.fixture
+def runs(model_server: Service) -> Runs:
+    return Runs(model_server)
+
+
+def infer(web: Service, model: str, body: bytes, **headers: str) -> requests.Response:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    response = requests.post(f"{web.url}/v2/models/{model}/infer", data=body, headers=headers, timeout=30)
+    assert response.status_code == 200, response.text
+    return response
+
+
+def in_json(x: np.ndarray, name: str = "x", **more: object) -> bytes:
+    tensor = {"name": name, "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
+    return json.dumps({"inputs": [tensor], **more}).encode()
+
+
+def test_one_tensor_over_six_ways_is_one_run(web: Service, runs: Runs):
+    x = random(2, 3)
+    first = infer(web, "versioned", in_json(x))
+    assert first.headers["Cache-Status"] == "mlserve; fwd=miss; stored"
+    assert runs.new() == 1
+
+    nested = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 3], "data": x.tolist()}], "id": "another"})
+    again = [
+        infer(web, "versioned", nested.encode()),
+        infer(web, "versioned", gzip.compress(in_json(x)), Content_Encoding="gzip"),
+        infer(web, "versioned", x.tobytes(), Inference_Header_Content_Length="0"),
+    ]
+    assert {response.headers["Cache-Status"] for response in again} == {"mlserve; hit"}
+    assert {response.headers["ETag"] for response in again} == {first.headers["ETag"]}
+
+    binary = triton.InferenceServerClient(f"127.0.0.1:{web.port}").infer("versioned", inputs(triton, x=x))
+    grpc = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}").infer("versioned", inputs(triton_grpc, x=x))
+    assert np.array_equal(binary.as_numpy("y"), x * 10) and np.array_equal(grpc.as_numpy("y"), x * 10)
+    assert runs.new() == 0
+
+
+def test_one_picture_over_the_page_and_the_protocols_is_one_run(web: Service, runs: Runs):
+    picture = never_seen()
+    page = answer_of(ask(web.url, picture))
+    assert runs.new() == 1
+
+    pictures = np.array([picture], dtype=object)
+    binary = triton.InferenceServerClient(f"127.0.0.1:{web.port}").infer("mnist", inputs(triton, image=pictures))
+    grpc = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}").infer("mnist", inputs(triton_grpc, image=pictures))
+    body = infer(web, "mnist", picture, Content_Type="image/png")
+    assert body.headers["Cache-Status"] == "mlserve; hit"
+    for answer in (binary, grpc):
+        assert int(answer.as_numpy("probabilities").argmax()) == page["cls"]
+    assert answer_of(ask(web.url, picture))["cached"]
+    assert runs.new() == 0
+
+
+def test_what_is_only_written_differently_is_not_run_again(web: Service, runs: Runs):
+    x = random(1, 3)
+    infer(web, "versioned", in_json(x))
+    wanted = {"outputs": [{"name": "y", "parameters": {"classification": 2}}]}
+    classes = infer(web, "versioned", in_json(x, **wanted))
+    assert classes.json()["outputs"][0]["datatype"] == "BYTES"
+    assert runs.new() == 1
+
+
+def test_other_versions_models_and_shapes_are_other_questions(web: Service, runs: Runs):
+    x = random(1, 3)
+    infer(web, "versioned", in_json(x))
+    infer(web, "versioned/versions/1", in_json(x))
+    infer(web, "rows", in_json(x))
+    assert runs.new() == 3
+    pairs = random(2, 8)
+    for shape in ((2, 8), (8, 2), (4, 4)):
+        infer(web, "transposed", in_json(pairs.reshape(shape)))
+    assert runs.new() == 3
+
+
+def test_the_version_that_answers_by_default_shares_with_its_own_name(web: Service, runs: Runs):
+    x = random(1, 3)
+    infer(web, "versioned", in_json(x))
+    infer(web, "versioned/versions/10", in_json(x))
+    assert runs.new() == 1
+
+
+def test_a_hundred_at_the_same_moment_are_one_run(web: Service, runs: Runs):
+    client = triton.InferenceServerClient(f"127.0.0.1:{web.port}", concurrency=32)
+    # Long enough for all of them to have come.
+    steps = np.array(2_000_000 + np.random.default_rng().integers(1_000_000))
+    pending = [client.async_infer("slow", inputs(triton, steps=steps)) for _ in range(32)]
+    assert {int(answer.get_result().as_numpy("counted")) for answer in pending} == {int(steps)}
+    assert runs.new() == 1
+
+
+# ---- Rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows_run(web: Service, model_server: Service) -> Callable[[], int]:
+    """How many rows of the model `rows` were computed since the last look."""
+    statistics = triton.InferenceServerClient(f"127.0.0.1:{model_server.port}").get_inference_statistics
+
+    def count() -> int:
+        return sum(each["inference_count"] for each in statistics()["model_stats"] if each["name"] == "rows")
+
+    seen = [count()]
+
+    def new() -> int:
+        seen.append(count())
+        return seen[-1] - seen[-2]
+
+    return new
+
+
+def test_a_batch_with_thirty_known_rows_of_thirty_two_runs_two(web: Service, rows_run: Callable[[], int]):
+    x = random(32, 3)
+    known = [x[:20], x[20:29], x[29:30]]
+    for part in known:
+        infer(web, "rows", in_json(part))
+    assert rows_run() == 30
+    mixed = np.random.default_rng(0).permutation(x)
+    answer = infer(web, "rows", in_json(mixed)).json()
+    assert np.array_equal(np.float32(answer["outputs"][0]["data"]).reshape(32, 3), mixed * 2)
+    assert rows_run() == 2
+    infer(web, "rows", in_json(mixed[5:6]))
+    infer(web, "rows", in_json(x[30:]))
+    assert rows_run() == 0
+
+
+def test_rows_are_not_shared_where_nobody_said_that_they_are_independent(web: Service, runs: Runs):
+    x = random(2, 3)
+    for part in (x, x[:1], x[1:]):
+        infer(web, "versioned", in_json(part))
+    assert runs.new() == 3
