@@ -14,7 +14,8 @@ usage="usage: start_all.sh APP_TYPE MODEL_NAME [--docker|--native] [--device aut
   --docker    three containers; the default where a Docker engine answers
   --native    two processes on loopback
   --device    auto (default): the graphics card if there is one that works; cuda: that or nothing
-  PORT=8080 start_all.sh … moves the one public port from 5000"
+  PORT=8080 start_all.sh … moves the one public port from 5000
+  MODEL_WATCH=off start_all.sh … takes no notice of models that are added, changed or taken away"
 
 read_arguments() {
   local words=()

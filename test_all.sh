@@ -36,7 +36,7 @@ run_units() { cargo test --workspace --locked; }
 
 run_release() { cargo build --release --locked --bin web_api --bin model_api; }
 
-run_native() { run_pytest e2e --ignore e2e/clients --ignore e2e/test_page.py --ignore e2e/test_containers.py; }
+run_native() { run_pytest e2e --ignore e2e/clients --ignore e2e/test_page.py --ignore e2e/test_containers.py --ignore e2e/test_bake.py; }
 
 run_clients() { run_pytest e2e/clients -m "not pytorch"; }
 
@@ -44,7 +44,7 @@ run_pytorch() { run_pytest e2e/clients -m pytorch; }
 
 run_page() { run_pytest e2e/test_page.py; }
 
-run_containers() { run_pytest e2e/test_containers.py; }
+run_containers() { run_pytest e2e/test_containers.py e2e/test_bake.py; }
 
 run_pytest() {
   MLSERVE_BIN=$(binaries) "$state/venv/bin/python" -m pytest -ra --durations=5 "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -30,6 +31,14 @@ def own_checkout() -> None:
         program = Path("/proc") / (file.read_text().strip() if file.exists() else "none") / "exe"
         if os.path.lexists(program) and os.readlink(program).removesuffix(" (deleted)").endswith(f"/{part}"):
             pytest.fail("MLServe runs in this checkout: ./stop_all.sh first", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def engine(models: Path) -> None:
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        missing("a Docker engine that answers")
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        missing("Compose v2")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 from ipaddress import ip_network
@@ -14,21 +13,12 @@ import pytest
 import requests
 
 from asking import answer_of, ask, assert_problem
-from conftest import missing
 from containers import BASE, PARTS, PROJECT, Containers, docker, image_size, inspect
 from pictures import never_seen, reopened, samples
 from services import wait_until
 
 NETWORK = f"{PROJECT}_stack_api"
 UNREACHABLE = "The model cannot be reached at the moment; answers that are remembered are still given."
-
-
-@pytest.fixture(scope="module")
-def engine(models: None) -> None:
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
-        missing("a Docker engine that answers")
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        missing("Compose v2")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# build_all.sh --models DIR --tag NAME: an image of model_api that carries a folder of models. Sourced after images.sh.
+# shellcheck disable=SC2154  # root and usage_error come from lib.sh
+
+# Everything that can be known to be wrong before anything is built.
+check_bake() {
+  [[ -n $1 && -n $2 ]] || stop_with "$usage_error" "--models DIR and --tag NAME go together"
+  [[ -d $1 ]] || stop_with "$usage_error" "--models: there is no folder $1"
+  [[ -n $(MODELS_DIR=$(absolute "$1") list_models) ]] ||
+    stop_with "$usage_error" "--models: there is no model in $1: no NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx"
+}
+
+absolute() (cd "$1" && pwd)
+
+# bake DIR NAME: builds it under a name of its own, looks whether model_api finds every model in it, and only then gives it
+# the name that was asked for.
+bake() {
+  local models wanted found work image
+  models=$(absolute "$1")
+  wanted=$(MODELS_DIR=$models list_models)
+  build_images model_api
+  work=$(mktemp -d)
+  image=mlserve/baking:$$
+  # Expanded now: the variables are gone by then.
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'; docker image rm '$image' >/dev/null 2>&1 || true" EXIT
+  # Docker reads what a build may not see from beside the Dockerfile, so that nothing is written into the models' folder.
+  cp "$root/model_api/Dockerfile.models" "$work/Dockerfile"
+  leave_out "$models" >"$work/Dockerfile.dockerignore"
+  write_build >"$work/docker-compose.yml"
+  say "building $2 with the models of $1"
+  BAKED=$image MODELS=$models DOCKERFILE=$work/Dockerfile MODEL_API=$(image_of model_api) NAMES=$(paste -s -d ' ' - <<<"$wanted") \
+    docker compose --project-name mlserve_baking --file "$work/docker-compose.yml" build ||
+    stop_with 1 "the image was not built: see above"
+  found=$(docker run --rm --network none "$image" model_api models) ||
+    stop_with 1 "the image was built, but model_api does not run in it: see above"
+  [[ $found == "$wanted" ]] ||
+    stop_with 1 "the image was built, but holds other models than $1: $(paste -s -d ' ' - <<<"$found")"
+  docker tag "$image" "$2" || stop_with "$usage_error" "--tag: '$2' is no name for an image"
+  say "$2 serves $(paste -s -d ' ' - <<<"$found"); try it: docker run --rm --publish 5050:5050 $2"
+}
+
+# Compose, since the engine's own command builds nothing without a plugin of its own.
+write_build() {
+  cat <<'YAML'
+services:
+  model_api:
+    image: ${BAKED}
+    build:
+      context: ${MODELS}
+      dockerfile: ${DOCKERFILE}
+      args: {MODEL_API: "${MODEL_API}"}
+      labels: {mlserve.models: "${NAMES}"}
+YAML
+}
+
+# What of the folder is no model: hidden files, and folders that hold none. Beside a bare file anything may be its data.
+leave_out() {
+  local folder bare
+  say '**/.*'
+  for bare in "$1"/*.onnx; do [[ ! -f $bare ]] || return 0; done
+  for folder in "$1"/*/; do
+    folder=$(basename "$folder")
+    MODELS_DIR=$1 list_models | grep -qxF -e "$folder" || say "/${folder//[*?\[\]\\]/?}"
+  done
+}
