@@ -5,9 +5,10 @@
 
 use std::fmt;
 
+use open_inference::Tensor;
 use sha2::{Digest, Sha256};
 
-/// Answers: `mlserve:answer:<model>:<hex of the key>` → [`crate::entry::Entry`] as JSON, with a time-to-live.
+/// Answers: `mlserve:answer:<model>:<hex of the key>` → [`crate::entry::Entry`] in its binary form, with a time-to-live.
 const ANSWER: &str = "mlserve:answer:";
 
 /// The channel on which the name of a model to forget is published.
@@ -27,32 +28,19 @@ pub struct InputDigest([u8; 32]);
 /// What is asked, in the form that is the same for every transport.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// An encoded picture, as it was sent.
+    /// One encoded picture, as it was sent, for the model's only input.
     Image(&'a [u8]),
     /// Ready tensors. Their order does not matter.
-    Tensors(&'a [TensorInput<'a>]),
-}
-
-/// One tensor of a question.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorInput<'a> {
-    /// The model's name for the input.
-    pub name: &'a str,
-    /// Open Inference datatype.
-    pub datatype: &'a str,
-    /// Lengths of the axes.
-    pub shape: &'a [u64],
-    /// Elements in row-major order, little-endian.
-    pub data: &'a [u8],
+    Tensors(&'a [Tensor]),
 }
 
 impl AnswerKey {
-    /// The key of `input` asked of the model with `model_digest`.
-    pub fn new(app_type: &str, model: &str, model_digest: &str, input: impl Into<InputDigest>) -> Self {
+    /// The key of `input` asked of the model version with this digest.
+    pub fn new(app_type: &str, model: &str, version: &str, digest: &str, input: impl Into<InputDigest>) -> Self {
         let mut hash = FieldHasher(Sha256::new());
-        hash.field(app_type.as_bytes());
-        hash.field(model.as_bytes());
-        hash.field(model_digest.as_bytes());
+        for field in [app_type, model, version, digest] {
+            hash.field(field.as_bytes());
+        }
         hash.field(&input.into().0);
         Self(hash.0.finalize().into())
     }
@@ -82,12 +70,13 @@ impl From<Input<'_>> for InputDigest {
             Input::Tensors(tensors) => {
                 hash.field(b"tensors");
                 let mut sorted: Vec<_> = tensors.iter().collect();
-                sorted.sort_by_key(|tensor| tensor.name);
+                sorted.sort_by_key(|tensor| &tensor.name);
                 for tensor in sorted {
+                    let lengths = tensor.shape.iter().flat_map(|&length| (length as u64).to_le_bytes());
                     hash.field(tensor.name.as_bytes());
-                    hash.field(tensor.datatype.as_bytes());
-                    hash.field(&tensor.shape.iter().flat_map(|length| length.to_le_bytes()).collect::<Vec<_>>());
-                    hash.field(tensor.data);
+                    hash.field(tensor.datatype.name().as_bytes());
+                    hash.field(&lengths.collect::<Vec<_>>());
+                    hash.field(&tensor.data);
                 }
             }
         }
@@ -120,36 +109,44 @@ impl FieldHasher {
 
 #[cfg(test)]
 mod tests {
+    use open_inference::Datatype;
+
     use super::*;
 
-    fn tensor<'a>(name: &'a str, shape: &'a [u64], data: &'a [u8]) -> TensorInput<'a> {
-        TensorInput { name, datatype: "FP32", shape, data }
+    fn tensor(name: &str, shape: &[i64], data: &'static [u8]) -> Tensor {
+        Tensor::new(name, Datatype::Fp32, shape, data.into()).unwrap()
     }
 
     #[test]
     fn a_different_question_has_a_different_key() {
-        let image = AnswerKey::new("ui", "mnist", "sha256:1", Input::Image(b"abcd"));
+        let image = AnswerKey::new("ui", "mnist", "1", "sha256:1", Input::Image(b"abcd"));
         for other in [
-            AnswerKey::new("cli", "mnist", "sha256:1", Input::Image(b"abcd")),
-            AnswerKey::new("ui", "leukemia", "sha256:1", Input::Image(b"abcd")),
-            AnswerKey::new("ui", "mnist", "sha256:2", Input::Image(b"abcd")),
-            AnswerKey::new("ui", "mnist", "sha256:1", Input::Image(b"abce")),
-            AnswerKey::new("ui", "mnis", "tsha256:1", Input::Image(b"abcd")),
-            AnswerKey::new("ui", "mnist", "sha256:1", Input::Tensors(&[tensor("x", &[1], b"abcd")])),
+            AnswerKey::new("cli", "mnist", "1", "sha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "leukemia", "1", "sha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "2", "sha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "1", "sha256:2", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "1", "sha256:1", Input::Image(b"abce")),
+            AnswerKey::new("ui", "mnist1", "", "sha256:1", Input::Image(b"abcd")),
+            AnswerKey::new("ui", "mnist", "1", "sha256:1", Input::Tensors(&[tensor("x", &[1], b"abcd")])),
         ] {
             assert_ne!(image, other);
         }
-        assert_eq!(image, AnswerKey::new("ui", "mnist", "sha256:1", Input::Image(b"abcd")));
+        assert_eq!(image, AnswerKey::new("ui", "mnist", "1", "sha256:1", Input::Image(b"abcd")));
     }
 
     #[test]
-    fn tensors_are_told_apart_by_name_shape_and_bits_but_not_by_order() {
-        let key = |tensors: &[TensorInput<'_>]| AnswerKey::new("ui", "m", "d", Input::Tensors(tensors));
+    fn tensors_are_told_apart_by_name_datatype_shape_and_bits_but_not_by_order() {
+        let key = |tensors: &[Tensor]| AnswerKey::new("ui", "m", "1", "d", Input::Tensors(tensors));
         let (a, b) = (tensor("a", &[2], &[0; 8]), tensor("b", &[2], &[1; 8]));
-        assert_eq!(key(&[a, b]), key(&[b, a]));
-        assert_ne!(key(&[a]), key(&[tensor("a", &[1, 2], &[0; 8])]));
-        assert_ne!(key(&[a]), key(&[tensor("a", &[2], &[0, 0, 0, 0x80, 0, 0, 0, 0])]), "0.0 is not -0.0");
-        assert_ne!(key(&[a]), key(&[tensor("b", &[2], &[0; 8])]));
+        assert_eq!(key(&[a.clone(), b.clone()]), key(&[b, a.clone()]));
+        for other in [
+            tensor("a", &[1, 2], &[0; 8]),
+            tensor("a", &[2], &[0, 0, 0, 0x80, 0, 0, 0, 0]),
+            tensor("b", &[2], &[0; 8]),
+            Tensor { datatype: Datatype::Int32, ..a.clone() },
+        ] {
+            assert_ne!(key(std::slice::from_ref(&a)), key(&[other]), "also 0.0 is not -0.0");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::Prediction;
+use futures_util::{StreamExt, stream};
 use moka::future::Cache;
+use open_inference::Inference;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -11,16 +13,28 @@ use crate::entry::Entry;
 use crate::keys::AnswerKey;
 use crate::store::{Lookup, RedisStore, Unavailable};
 
-/// Answers on their way to Redis at the same time. One more is not written: it is only a memory.
-const MAX_WRITES: usize = 256;
+/// KiB of answers on their way to Redis at the same time. What would be more is not written: it is only a memory.
+const MAX_WRITING: u32 = 64 << 10;
+
+/// Answers that Redis is asked for, or given, at the same time for one caller: enough that the way there and back does
+/// not count, and few enough for the room that Redis has for one client ([`MAX_STORED`](crate::entry::MAX_STORED)).
+const AT_A_TIME: usize = 16;
+
+/// No answer takes more than this part of what is held near, so that a few large ones do not push out all the others.
+const NEAR_SHARE: u64 = 8;
+
+/// So often a question waits for others' flights that end with errors which are not its own; then it is asked alone.
+const MAX_WAITS: usize = 3;
 
 /// Everything that is remembered: near in this process, and in Redis where there is one.
 #[derive(Clone)]
 pub struct Memory {
     near: Cache<AnswerKey, Arc<Entry>>,
+    near_bytes: u64,
     redis: Option<RedisStore>,
     writes: TaskTracker,
-    write_permits: Arc<Semaphore>,
+    write_room: Arc<Semaphore>,
+    write_lanes: Arc<Semaphore>,
 }
 
 /// What happened to a question: the log's field, the metric's label and the `Cache-Status` header are made from it.
@@ -36,12 +50,29 @@ pub enum Outcome {
     Collapsed,
 }
 
-/// Why there is no answer after all: the flight's own error, shared by all who waited for it.
+/// Why a flight brought no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure<E> {
+    /// What its own asker is told.
+    pub error: E,
+    /// The fault may lie with something else that was asked together with this question, such as another row of a batch.
+    /// Who waited for the flight then asks again instead of being told of a fault that is not its own.
+    pub may_be_anothers: bool,
+}
+
+/// Why nothing is held near under a flight's key: the flight's own end, shared by all who waited for it.
 #[derive(Debug)]
 enum Landing<E> {
-    /// The model's digest changed in mid-flight, so the answer belongs under another key than the one that was asked.
+    /// There is an answer, but it is too large to be held near, or it belongs under another key, since the model changed
+    /// in mid-flight.
     Elsewhere(Arc<Entry>),
-    Failed(E),
+    Failed(Failure<E>),
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Self { error, may_be_anothers: false }
+    }
 }
 
 impl Memory {
@@ -52,7 +83,9 @@ impl Memory {
             .weigher(|_, entry: &Arc<Entry>| entry.weight())
             .time_to_live(ttl)
             .build();
-        Self { near, redis, writes: TaskTracker::new(), write_permits: Arc::new(Semaphore::new(MAX_WRITES)) }
+        let write_room = Arc::new(Semaphore::new(MAX_WRITING as usize));
+        let write_lanes = Arc::new(Semaphore::new(AT_A_TIME));
+        Self { near, near_bytes, redis, writes: TaskTracker::new(), write_room, write_lanes }
     }
 
     /// Redis, where there is one.
@@ -66,58 +99,89 @@ impl Memory {
             return Some((entry, Outcome::Near));
         }
         let Lookup::Hit(entry) = self.redis.as_ref()?.get(key, model).await else { return None };
-        self.near.insert(key, Arc::clone(&entry)).await;
+        self.hold_near(&entry).await;
         Some((entry, Outcome::Redis))
+    }
+
+    /// [`Self::recall`] for each of `keys`, in their order.
+    pub async fn recall_all(&self, keys: &[AnswerKey], model: &str) -> Vec<Option<(Arc<Entry>, Outcome)>> {
+        stream::iter(keys.to_vec()).map(|key| self.recall(key, model)).buffered(AT_A_TIME).collect().await
     }
 
     /// The remembered answer to `key`, or the one that `infer` gives. Whoever asks the same while `infer` runs waits
     /// for that run; if its asker goes away, the next one's `infer` takes over. An error is never remembered.
     ///
-    /// `key_of` names the key an answer belongs under, given the digest of the model that really answered.
+    /// `key_of` names the key an answer belongs under, given the model that really answered.
     pub async fn recall_or_infer<E: Clone + Send + Sync + 'static>(
         &self,
         key: AnswerKey,
         model: &str,
-        key_of: impl FnOnce(&Prediction) -> AnswerKey,
-        infer: impl Future<Output = Result<Prediction, E>>,
-    ) -> Result<(Arc<Entry>, Outcome), E> {
+        key_of: impl Fn(&Inference) -> AnswerKey,
+        infer: impl Future<Output = Result<Inference, Failure<E>>>,
+    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
+        self.fly(key, self.redis.as_ref().map(|redis| (redis, model)), key_of, infer).await
+    }
+
+    /// [`Self::recall_or_infer`] for who has just asked Redis in vain. Unless another's flight is under way, `infer` is
+    /// polled before this waits for anything.
+    pub async fn join_or_infer<E: Clone + Send + Sync + 'static>(
+        &self,
+        key: AnswerKey,
+        key_of: impl Fn(&Inference) -> AnswerKey,
+        infer: impl Future<Output = Result<Inference, Failure<E>>>,
+    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
+        self.fly(key, None, key_of, infer).await
+    }
+
+    async fn fly<E: Clone + Send + Sync + 'static>(
+        &self,
+        key: AnswerKey,
+        redis: Option<(&RedisStore, &str)>,
+        key_of: impl Fn(&Inference) -> AnswerKey,
+        infer: impl Future<Output = Result<Inference, Failure<E>>>,
+    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
         if let Some(entry) = self.near.get(&key).await {
             return Ok((entry, Outcome::Near));
         }
-        // Stays `Collapsed` unless it is our own future that runs.
-        let mut outcome = Outcome::Collapsed;
-        let flight = async {
-            if let Some(redis) = &self.redis
-                && let Lookup::Hit(entry) = redis.get(key, model).await
-            {
-                outcome = Outcome::Redis;
-                return Ok(entry);
+        let mut infer = pin!(infer);
+        for _ in 0..MAX_WAITS {
+            // Stays `Collapsed` unless it is our own future that runs.
+            let mut outcome = Outcome::Collapsed;
+            let flight = async {
+                if let Some((redis, model)) = redis
+                    && let Lookup::Hit(entry) = redis.get(key, model).await
+                {
+                    outcome = Outcome::Redis;
+                    return if self.is_held_near(&entry) { Ok(entry) } else { Err(Landing::Elsewhere(entry)) };
+                }
+                outcome = Outcome::Miss;
+                let inference = infer.as_mut().await.map_err(Landing::Failed)?;
+                let entry = Arc::new(Entry::new(key_of(&inference), inference));
+                self.write_behind(&entry);
+                if entry.key == key && self.is_held_near(&entry) {
+                    return Ok(entry);
+                }
+                self.hold_near(&entry).await;
+                Err(Landing::Elsewhere(entry))
+            };
+            match self.near.try_get_with(key, flight).await {
+                Ok(entry) => return Ok((entry, outcome)),
+                Err(landing) => match &*landing {
+                    Landing::Elsewhere(entry) => return Ok((Arc::clone(entry), outcome)),
+                    Landing::Failed(failure) if failure.may_be_anothers && outcome == Outcome::Collapsed => {}
+                    Landing::Failed(failure) => return Err(failure.clone()),
+                },
             }
-            outcome = Outcome::Miss;
-            let prediction = infer.await.map_err(Landing::Failed)?;
-            let true_key = key_of(&prediction);
-            let entry = Arc::new(Entry::new(true_key, prediction));
-            self.write_behind(true_key, &entry);
-            if true_key == key {
-                return Ok(entry);
-            }
-            self.near.insert(true_key, Arc::clone(&entry)).await;
-            Err(Landing::Elsewhere(entry))
-        };
-        match self.near.try_get_with(key, flight).await {
-            Ok(entry) => Ok((entry, outcome)),
-            Err(landing) => match &*landing {
-                Landing::Elsewhere(entry) => Ok((Arc::clone(entry), outcome)),
-                Landing::Failed(error) => Err(error.clone()),
-            },
         }
+        let inference = infer.await?;
+        Ok((self.remember(key_of(&inference), inference).await, Outcome::Miss))
     }
 
     /// Remembers an answer that was computed without looking here first.
-    pub async fn remember(&self, key: AnswerKey, prediction: Prediction) -> Arc<Entry> {
-        let entry = Arc::new(Entry::new(key, prediction));
-        self.near.insert(key, Arc::clone(&entry)).await;
-        self.write_behind(key, &entry);
+    pub async fn remember(&self, key: AnswerKey, inference: Inference) -> Arc<Entry> {
+        let entry = Arc::new(Entry::new(key, inference));
+        self.hold_near(&entry).await;
+        self.write_behind(&entry);
         entry
     }
 
@@ -125,8 +189,8 @@ impl Memory {
     /// are waited for, so that none of them is there again afterwards; one that is still being computed may be, as may
     /// one that another replica is writing. An error may come after some have been forgotten; trying again is safe.
     pub async fn forget(&self, model: &str) -> Result<u64, Unavailable> {
-        // All permits are free only when nobody is writing. It fails only when closed, which it never is.
-        drop(self.write_permits.acquire_many(MAX_WRITES as u32).await);
+        // All room is free only when nobody is writing. It fails only when closed, which it never is.
+        drop(self.write_room.acquire_many(MAX_WRITING).await);
         let near = self.forget_near(Some(model)).await;
         match &self.redis {
             // Redis holds what near holds, and more.
@@ -158,7 +222,7 @@ impl Memory {
     async fn forget_near(&self, model: Option<&str>) -> u64 {
         let mut forgotten = 0;
         for (key, entry) in &self.near {
-            if model.is_none_or(|model| entry.prediction.model == model) {
+            if model.is_none_or(|model| entry.inference.model == model) {
                 self.near.invalidate(&*key).await;
                 forgotten += 1;
             }
@@ -166,14 +230,26 @@ impl Memory {
         forgotten
     }
 
+    fn is_held_near(&self, entry: &Entry) -> bool {
+        u64::from(entry.weight()) <= self.near_bytes / NEAR_SHARE
+    }
+
+    async fn hold_near(&self, entry: &Arc<Entry>) {
+        if self.is_held_near(entry) {
+            self.near.insert(entry.key, Arc::clone(entry)).await;
+        }
+    }
+
     /// Writes to Redis without making the caller wait for it.
-    fn write_behind(&self, key: AnswerKey, entry: &Arc<Entry>) {
+    fn write_behind(&self, entry: &Arc<Entry>) {
         let Some(redis) = self.redis.clone() else { return };
-        let Ok(permit) = Arc::clone(&self.write_permits).try_acquire_owned() else { return };
-        let entry = Arc::clone(entry);
+        let room = entry.weight().div_ceil(1 << 10);
+        let Ok(room) = Arc::clone(&self.write_room).try_acquire_many_owned(room) else { return };
+        let (lanes, entry) = (Arc::clone(&self.write_lanes), Arc::clone(entry));
         self.writes.spawn(async move {
-            redis.set(key, &entry).await;
-            drop(permit);
+            let lane = lanes.acquire().await;
+            redis.set(&entry).await;
+            drop((lane, room));
         });
     }
 }
@@ -182,6 +258,8 @@ impl Memory {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use http::HeaderMap;
+    use open_inference::{Datatype, Provenance, Tensor};
     use tokio::task::JoinSet;
     use tokio::time::sleep;
 
@@ -191,34 +269,36 @@ mod tests {
     const MODEL: &str = "mnist";
 
     fn key(digest: &str, image: &str) -> AnswerKey {
-        AnswerKey::new("ui", MODEL, digest, Input::Image(image.as_bytes()))
+        AnswerKey::new("ui", MODEL, "1", digest, Input::Image(image.as_bytes()))
     }
 
-    fn prediction(model_digest: &str, cls: usize) -> Prediction {
-        Prediction {
+    fn inference(model_digest: &str, value: f32) -> Inference {
+        Inference {
             model: MODEL.to_owned(),
             version: "1".to_owned(),
-            cls,
-            label: cls.to_string(),
-            value: 0.5,
-            probabilities: Vec::new(),
-            provenance: open_inference::Provenance { model_digest: model_digest.to_owned(), ..Default::default() },
+            outputs: vec![Tensor::from_f32("y", Datatype::Fp32, vec![1], &[value]).unwrap()],
+            provenance: Provenance { model_digest: model_digest.to_owned(), ..Default::default() },
+            headers: HeaderMap::new(),
         }
+    }
+
+    fn value(entry: &Entry) -> f32 {
+        entry.inference.outputs[0].to_f32()[0]
     }
 
     fn memory() -> Memory {
         Memory::new(1 << 20, Duration::from_mins(1), None)
     }
 
-    async fn ask(memory: &Memory, image: &str, runs: &AtomicUsize) -> Result<(usize, Outcome), String> {
+    async fn ask(memory: &Memory, image: &str, runs: &AtomicUsize) -> Result<(f32, Outcome), Failure<String>> {
         let infer = async {
             runs.fetch_add(1, Ordering::SeqCst);
             sleep(Duration::from_millis(50)).await;
-            if image == "bad" { Err("bad".to_owned()) } else { Ok(prediction("d1", 7)) }
+            if image == "bad" { Err("bad".to_owned().into()) } else { Ok(inference("d1", 7.0)) }
         };
-        let key_of = |prediction: &Prediction| key(&prediction.provenance.model_digest, image);
+        let key_of = |inference: &Inference| key(&inference.provenance.model_digest, image);
         let (entry, outcome) = memory.recall_or_infer(key("d1", image), MODEL, key_of, infer).await?;
-        Ok((entry.prediction.cls, outcome))
+        Ok((value(&entry), outcome))
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,9 +311,9 @@ mod tests {
         }
         let outcomes = askers.join_all().await;
         assert_eq!(runs.load(Ordering::SeqCst), 1);
-        assert_eq!(outcomes.iter().filter(|answer| **answer == (7, Outcome::Miss)).count(), 1);
-        assert_eq!(outcomes.iter().filter(|answer| **answer == (7, Outcome::Collapsed)).count(), 99);
-        assert_eq!(ask(&memory, "seven", &runs).await.unwrap(), (7, Outcome::Near));
+        assert_eq!(outcomes.iter().filter(|answer| **answer == (7.0, Outcome::Miss)).count(), 1);
+        assert_eq!(outcomes.iter().filter(|answer| **answer == (7.0, Outcome::Collapsed)).count(), 99);
+        assert_eq!(ask(&memory, "seven", &runs).await.unwrap(), (7.0, Outcome::Near));
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,7 +330,7 @@ mod tests {
         });
         sleep(Duration::from_millis(10)).await;
         first.abort();
-        assert_eq!(second.await.unwrap().unwrap(), (7, Outcome::Miss));
+        assert_eq!(second.await.unwrap().unwrap(), (7.0, Outcome::Miss));
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 
@@ -262,13 +342,38 @@ mod tests {
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_that_may_be_anothers_is_told_only_to_its_own_asker() {
+        let (memory, runs) = (memory(), AtomicUsize::new(0));
+        let batch = async {
+            sleep(Duration::from_millis(50)).await;
+            Err(Failure { error: "row 3 is no picture".to_owned(), may_be_anothers: true })
+        };
+        let key_of = |_: &Inference| key("d1", "good");
+        let (first, second) =
+            tokio::join!(memory.join_or_infer(key("d1", "good"), key_of, batch), ask(&memory, "good", &runs));
+        assert_eq!(first.unwrap_err().error, "row 3 is no picture");
+        assert_eq!(second.unwrap(), (7.0, Outcome::Miss));
+    }
+
+    #[tokio::test]
+    async fn an_answer_too_large_for_its_share_is_given_but_not_held_near() {
+        let memory = memory();
+        let data = vec![0; 1 << 18].into();
+        let large = Tensor::new("y", Datatype::Uint8, &[1 << 18], data).unwrap();
+        let infer = async { Ok::<_, Failure<String>>(Inference { outputs: vec![large], ..inference("d1", 0.0) }) };
+        let (entry, _) = memory.recall_or_infer(key("d1", "x"), MODEL, |_| key("d1", "x"), infer).await.unwrap();
+        assert_eq!(entry.inference.outputs[0].len(), 1 << 18);
+        assert!(memory.recall(key("d1", "x"), MODEL).await.is_none());
+    }
+
     #[tokio::test]
     async fn an_answer_of_a_model_changed_in_mid_flight_is_not_filed_under_the_old_one() {
         let memory = memory();
-        let key_of = |prediction: &Prediction| key(&prediction.provenance.model_digest, "x");
-        let infer = async { Ok::<_, String>(prediction("d2", 3)) };
+        let key_of = |inference: &Inference| key(&inference.provenance.model_digest, "x");
+        let infer = async { Ok::<_, Failure<String>>(inference("d2", 3.0)) };
         let (entry, outcome) = memory.recall_or_infer(key("d1", "x"), MODEL, key_of, infer).await.unwrap();
-        assert_eq!((entry.prediction.cls, outcome), (3, Outcome::Miss));
+        assert_eq!((value(&entry), outcome), (3.0, Outcome::Miss));
         assert!(memory.recall(key("d1", "x"), MODEL).await.is_none());
         assert!(memory.recall(key("d2", "x"), MODEL).await.is_some());
     }
@@ -276,8 +381,8 @@ mod tests {
     #[tokio::test]
     async fn forgetting_a_model_leaves_the_others() {
         let memory = memory();
-        memory.remember(key("d1", "a"), prediction("d1", 1)).await;
-        let other = Prediction { model: "leukemia".to_owned(), ..prediction("d1", 2) };
+        memory.remember(key("d1", "a"), inference("d1", 1.0)).await;
+        let other = Inference { model: "leukemia".to_owned(), ..inference("d1", 2.0) };
         memory.remember(key("d1", "b"), other).await;
         assert_eq!(memory.forget(MODEL).await.unwrap(), 1);
         assert!(memory.recall(key("d1", "a"), MODEL).await.is_none());

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, MAX_STORED};
 use crate::keys::{AnswerKey, FORGET, PROBE, answers_of};
 use crate::metrics::MemoryMetrics;
 
@@ -77,12 +77,13 @@ impl RedisStore {
     }
 
     pub(crate) async fn get(&self, key: AnswerKey, model: &str) -> Lookup {
-        let mut get = cmd("GET");
-        get.arg(key.redis_key(model));
-        match self.ask::<Option<Vec<u8>>>(&get).await {
+        // Of a value that is longer than any of ours, no more than shows that it is. An empty one is none.
+        let mut get = cmd("GETRANGE");
+        get.arg(key.redis_key(model)).arg(0).arg(MAX_STORED);
+        match self.ask::<Vec<u8>>(&get).await {
             Err(Unavailable) => Lookup::Unavailable,
-            Ok(None) => Lookup::Miss,
-            Ok(Some(json)) => Entry::from_json(&json, key).map_or_else(
+            Ok(bytes) if bytes.is_empty() => Lookup::Miss,
+            Ok(bytes) => Entry::from_bytes(bytes, key).map_or_else(
                 || {
                     self.metrics.error("corrupt");
                     warn!(%key, model, "a value in Redis is no answer to its key; computing it anew");
@@ -94,9 +95,10 @@ impl RedisStore {
     }
 
     /// Best effort: an answer that was not remembered is computed again.
-    pub(crate) async fn set(&self, key: AnswerKey, entry: &Entry) {
+    pub(crate) async fn set(&self, entry: &Entry) {
+        let Some(bytes) = entry.to_bytes() else { return };
         let mut set = cmd("SET");
-        set.arg(key.redis_key(&entry.prediction.model)).arg(entry.to_json()).arg("EX").arg(self.ttl.as_secs().max(1));
+        set.arg(entry.key.redis_key(&entry.inference.model)).arg(bytes).arg("EX").arg(self.ttl.as_secs().max(1));
         let _ = self.ask::<()>(&set).await;
     }
 

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::Prediction;
 use db_api::keys::{AnswerKey, Input};
-use db_api::memory::{Memory, Outcome};
+use db_api::memory::{Failure, Memory, Outcome};
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
-use open_inference::Provenance;
+use http::HeaderMap;
+use open_inference::{Datatype, Inference, Provenance, Tensor};
 use redis::Commands;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, UnixStream};
@@ -137,25 +137,24 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn key(image: &str) -> AnswerKey {
-    AnswerKey::new("ui", "mnist", "sha256:d", Input::Image(image.as_bytes()))
+    AnswerKey::new("ui", "mnist", "1", "sha256:d", Input::Image(image.as_bytes()))
 }
 
-fn prediction() -> Prediction {
-    Prediction {
+fn inference() -> Inference {
+    Inference {
         model: "mnist".to_owned(),
         version: "1".to_owned(),
-        cls: 7,
-        label: "7".to_owned(),
-        value: 0.5,
-        probabilities: Vec::new(),
+        outputs: vec![Tensor::from_f32("y", Datatype::Fp32, vec![1, 2], &[0.25, 0.75]).unwrap()],
         provenance: Provenance { model_digest: "sha256:d".to_owned(), ..Provenance::default() },
+        headers: HeaderMap::new(),
     }
 }
 
 async fn ask(memory: &Memory, image: &str) -> Outcome {
-    let infer = async { Ok::<_, String>(prediction()) };
+    let infer = async { Ok::<_, Failure<String>>(inference()) };
     let (entry, outcome) = memory.recall_or_infer(key(image), "mnist", |_| key(image), infer).await.unwrap();
-    assert_eq!(entry.prediction, prediction());
+    assert_eq!(entry.inference.outputs, inference().outputs);
+    assert_eq!(entry.inference.provenance, inference().provenance);
     outcome
 }
 
@@ -172,7 +171,7 @@ async fn another_process_finds_what_one_has_remembered() {
 }
 
 #[tokio::test]
-async fn answers_are_readable_and_every_key_may_be_evicted() {
+async fn every_key_names_its_model_and_may_be_evicted() {
     let Some(redis) = Redis::start("readable") else { return };
     let memory = redis.memory().await;
     ask(&memory, "a").await;
@@ -184,8 +183,7 @@ async fn answers_are_readable_and_every_key_may_be_evicted() {
     for key in keys {
         assert!(key.starts_with("mlserve:answer:mnist:"), "{key}");
         assert!((1..=3600).contains(&client.ttl::<_, i64>(&key).unwrap()), "{key} has no time-to-live");
-        let value: serde_json::Value = serde_json::from_slice(&client.get::<_, Vec<u8>>(&key).unwrap()).unwrap();
-        assert_eq!(value["prediction"]["label"], "7");
+        assert!(client.get::<_, Vec<u8>>(&key).unwrap().starts_with(b"MLSA\x01"));
     }
 }
 
@@ -200,8 +198,8 @@ async fn what_is_no_answer_to_its_key_is_a_miss() {
     let other_question: Vec<u8> = client.get(&stored).unwrap();
     let hex = key("x").to_string().replace("sha256:", "");
     let name = format!("mlserve:answer:mnist:{hex}");
-    let values: [&[u8]; 5] =
-        [b"__import__('os')", b"{\"key\":", b"{\"key\":\"x\"}", &other_question, &vec![b'7'; 8 << 20]];
+    let cut = &other_question[..other_question.len() - 1];
+    let values: [&[u8]; 5] = [b"__import__('os')", b"{\"key\":\"x\"}", cut, &other_question, &vec![b'7'; 64 << 20]];
     for value in values {
         let _: () = client.set_ex(&name, value, 60).unwrap();
         let fresh = redis.memory().await;
@@ -209,6 +207,33 @@ async fn what_is_no_answer_to_its_key_is_a_miss() {
         fresh.flush().await;
     }
     assert_eq!(ask(&redis.memory().await, "x").await, Outcome::Redis, "the garbage has been replaced");
+}
+
+#[tokio::test]
+async fn an_answer_too_large_for_redis_is_given_and_not_written() {
+    let Some(redis) = Redis::start("large") else { return };
+    let memory = redis.memory().await;
+    let large = Tensor::new("y", Datatype::Uint8, &[5 << 20], vec![0; 5 << 20].into()).unwrap();
+    memory.remember(key("large"), Inference { outputs: vec![large], ..inference() }).await;
+    memory.flush().await;
+    assert!(redis.client().keys::<_, Vec<String>>("*").unwrap().is_empty());
+    assert!(is_available(&memory));
+}
+
+#[tokio::test]
+async fn many_are_found_at_once_and_in_their_order() {
+    let Some(redis) = Redis::start("many") else { return };
+    let first = redis.memory().await;
+    let keys: Vec<_> = (0..300).map(|number| key(&number.to_string())).collect();
+    for key in keys.iter().step_by(3) {
+        first.remember(*key, inference()).await;
+    }
+    first.flush().await;
+    let found = redis.memory().await.recall_all(&keys, "mnist").await;
+    for (number, (found, key)) in found.iter().zip(&keys).enumerate() {
+        let found = found.as_ref().map(|(entry, outcome)| (entry.key, *outcome));
+        assert_eq!(found, (number % 3 == 0).then_some((*key, Outcome::Redis)));
+    }
 }
 
 #[tokio::test]

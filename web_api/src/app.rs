@@ -7,6 +7,7 @@ use axum::routing::{delete, get, post};
 use db_api::memory::Memory;
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
+use open_inference::rest;
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
 use service::readiness::Readiness;
@@ -38,6 +39,10 @@ pub struct App {
     pub workbench: Workbench,
     /// Held while stopping.
     pub readiness: Readiness,
+    /// How `model_api` is reached.
+    pub(crate) client: ModelClient,
+    /// Whether who reaches the port may load and unload models.
+    pub(crate) repository_api: bool,
     /// The page's styles and scripts.
     pub assets: Arc<static_files::Assets>,
 }
@@ -67,6 +72,8 @@ impl App {
             bodies: BodyReader::new(&settings.server),
             workbench: Workbench::default(),
             readiness: Readiness::default(),
+            client: client.clone(),
+            repository_api: settings.repository_api,
             assets: Arc::default(),
         };
         let background = async move {
@@ -97,6 +104,8 @@ pub fn router(app: App) -> Router {
         .route("/static/{file}", get(static_files::file))
         .method_not_allowed_fallback(async |method| Error::Method(method))
         .fallback(async || Error::NoRoute)
+        .with_state(app.clone())
+        // After the fallbacks: what the protocol has no route for, it says in its own way.
+        .merge(rest::router(app.clone(), app.bodies))
         .layer(from_fn(security::headers))
-        .with_state(app)
 }

@@ -2,7 +2,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use contract::{ModelDescription, ModelList};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -18,12 +18,14 @@ const REFRESH_EVERY: Duration = Duration::from_secs(1);
 pub struct Catalog {
     known: Arc<RwLock<Known>>,
     stale: Arc<Notify>,
+    /// Lists are asked for one after the other, so that an older one never replaces a newer.
+    asking: Arc<Mutex<()>>,
 }
 
 /// What is known at one moment.
 #[derive(Clone, Default)]
 pub struct Known {
-    /// In alphabetical order.
+    /// Every version of every model; the names in alphabetical order.
     pub models: Arc<Vec<ModelDescription>>,
     /// Whether `model_api` gave the last list it was asked for.
     pub reachable: bool,
@@ -32,6 +34,16 @@ pub struct Known {
 }
 
 impl Known {
+    /// Of each model the version that answers where none is named.
+    pub fn defaults(&self) -> impl Iterator<Item = &ModelDescription> {
+        self.models.iter().filter(|model| model.is_default)
+    }
+
+    /// The versions there are of `name`, as `model_api` orders them.
+    pub fn versions(&self, name: &str) -> Vec<String> {
+        self.models.iter().filter(|model| model.name == name).map(|model| model.version.clone()).collect()
+    }
+
     /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
     fn remembering(&self, model: ModelDescription) -> ModelDescription {
         let before = self.models.iter().find(|before| before.name == model.name && before.version == model.version);
@@ -68,21 +80,35 @@ impl Catalog {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The model `name`, or the only one when there is no name.
+    /// The default version of the model `name`, or of the only one when there is no name.
     pub fn find(&self, name: Option<&str>) -> Result<ModelDescription, Error> {
         let known = self.known();
-        let names = || known.models.iter().map(|model| model.name.clone()).collect::<Vec<_>>();
-        match (name, known.models.as_slice()) {
-            (None, [only]) => Ok(only.clone()),
+        let defaults: Vec<_> = known.defaults().collect();
+        let names = || defaults.iter().map(|model| model.name.clone()).collect::<Vec<_>>();
+        match (name, defaults.as_slice()) {
+            (None, [only]) => Ok((*only).clone()),
             (_, []) if !known.reachable => Err(Error::ModelUnreachable),
             (None, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
             (None, _) => Err(Error::NameAModel(names())),
             (Some(name), models) => models
                 .iter()
                 .find(|model| model.name == name)
-                .cloned()
-                .ok_or_else(|| Error::UnknownModel { asked: name.chars().take(128).collect(), known: names() }),
+                .map(|model| (*model).clone())
+                .ok_or_else(|| Error::UnknownModel { asked: shortened(name), known: names() }),
         }
+    }
+
+    /// This version of the model `name`; the default one where none is named.
+    pub fn find_version(&self, name: &str, version: Option<&str>) -> Result<ModelDescription, Error> {
+        let default = self.find(Some(name))?;
+        let Some(version) = version else { return Ok(default) };
+        let known = self.known();
+        let found = known.models.iter().find(|model| model.name == name && model.version == version);
+        found.cloned().ok_or_else(|| Error::UnknownVersion {
+            model: default.name,
+            asked: shortened(version),
+            known: known.versions(name),
+        })
     }
 
     /// Says that an answer came from a model that is not in the list.
@@ -93,12 +119,17 @@ impl Catalog {
     /// Asks `model_api` for ever.
     pub async fn follow(self, client: ModelClient) {
         loop {
-            let list = client.models().await;
-            self.learn(list);
+            self.refresh(&client).await;
             let _ = timeout(REFRESH_EVERY, self.stale.notified()).await;
             // However many answers say that the list is old, it is asked for at most ten times a second.
             sleep(REFRESH_EVERY / 10).await;
         }
+    }
+
+    /// Asks `model_api` now. What was true before this was called is known when it comes back.
+    pub async fn refresh(&self, client: &ModelClient) {
+        let _asking = self.asking.lock().await;
+        self.learn(client.models().await);
     }
 
     /// Replaces what is known; an error keeps the models and marks them as not reachable.
@@ -117,6 +148,11 @@ impl Catalog {
             _ => {}
         }
     }
+}
+
+/// What is said again in an error.
+fn shortened(name: &str) -> String {
+    name.chars().take(128).collect()
 }
 
 #[cfg(test)]
@@ -146,5 +182,22 @@ mod tests {
         assert_eq!(catalog.find(None).unwrap().digest, "sha256:2");
         catalog.learn(Err(Error::ModelUnreachable));
         assert_eq!(catalog.find(None).unwrap().digest, "sha256:2");
+    }
+
+    #[test]
+    fn a_name_alone_is_the_default_version() {
+        let catalog = Catalog::default();
+        let version = |name: &str, version: &str, is_default| ModelDescription {
+            is_default,
+            ..ModelDescription::unread(name, version, ModelState::Ready, None)
+        };
+        let models = vec![version("mnist", "1", false), version("mnist", "2", true)];
+        catalog.learn(Ok(ModelList { models, ready: true }));
+        assert_eq!(catalog.find(None).unwrap().version, "2");
+        assert_eq!(catalog.find_version("mnist", None).unwrap().version, "2");
+        assert_eq!(catalog.find_version("mnist", Some("1")).unwrap().version, "1");
+        let error = catalog.find_version("mnist", Some("3")).unwrap_err().to_string();
+        assert_eq!(error, "mnist has no version \"3\"; there are 1, 2.");
+        assert!(catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there is mnist"));
     }
 }

@@ -1,7 +1,8 @@
 use axum::response::{IntoResponse, Response};
+use contract::{Misfit, NoPrediction};
 use http::StatusCode;
 use service::body::BodyError;
-use service::problem::{Problem, problem};
+use service::problem::problem;
 
 /// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
 ///
@@ -48,6 +49,49 @@ pub enum Error {
     /// Several models, and the request names none.
     #[error("Several models are served; name one in the path: {}.", .0.join(", "))]
     NameAModel(Vec<String>),
+    /// No such version of a model that there is.
+    #[error("{model} has no version {asked:?}; there {}.", list(.known))]
+    UnknownVersion {
+        /// The model.
+        model: String,
+        /// The version in the request.
+        asked: String,
+        /// The versions there are.
+        known: Vec<String>,
+    },
+    /// A model whose files have not been read, or could not be.
+    #[error("{model} cannot be asked now: {reason}.")]
+    NotLoaded {
+        /// The model.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A picture for a model that takes none, or more than one.
+    #[error("{0} does not take a picture; programs ask it at POST /v2/models/{0}/infer.")]
+    NoPictures(String),
+    /// One array for a model that takes several.
+    #[error("{0} does not take one array; programs ask it at POST /v2/models/{0}/infer.")]
+    NoArrays(String),
+    /// An array of another shape, or with numbers that the model's datatype cannot hold.
+    #[error("{0}.")]
+    Misfit(#[from] Misfit),
+    /// The answer is no choice between classes.
+    #[error("{0}; programs get all of it at POST /v2/models/NAME/infer.")]
+    NoPrediction(#[from] NoPrediction),
+    /// `REPOSITORY_API=off`.
+    #[error("Models are not loaded or unloaded over this port: REPOSITORY_API is off.")]
+    RepositoryClosed,
+    /// Some replicas of `model_api` did as they were told, and one did not.
+    #[error("Replica {failed} of {replicas} failed: {reason} The others did it; trying again is safe.")]
+    Replica {
+        /// The first that failed, counted from one.
+        failed: usize,
+        /// How many there are.
+        replicas: usize,
+        /// What it said.
+        reason: Box<Error>,
+    },
     /// `only-if-cached`, and it is not.
     #[error("The answer is not remembered, or the request forbids to look, and it allows no other.")]
     NotRemembered,
@@ -55,8 +99,8 @@ pub enum Error {
     #[error("Too many requests at the same time; try again shortly.")]
     Busy,
     /// `model_api` said no, in words that are meant for the caller.
-    #[error("{}", .0.detail)]
-    Model(Problem),
+    #[error("{0}")]
+    Model(open_inference::Error),
     /// `model_api` cannot be reached.
     #[error("The model cannot be reached at the moment; answers that are remembered are still given.")]
     ModelUnreachable,
@@ -86,9 +130,15 @@ impl Error {
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
             Self::NameAModel(_) => (StatusCode::UNPROCESSABLE_ENTITY, "name_a_model"),
+            Self::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "unknown_version"),
+            Self::NotLoaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_loaded"),
+            Self::NoPictures(_) | Self::NoArrays(_) | Self::Misfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
+            Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
+            Self::RepositoryClosed => (StatusCode::FORBIDDEN, "repository_closed"),
+            Self::Replica { reason, .. } => reason.status(),
             Self::NotRemembered => (StatusCode::GATEWAY_TIMEOUT, "not_remembered"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
-            Self::Model(problem) => (model_status(problem), "model"),
+            Self::Model(error) => (model_status(error.status), "model"),
             Self::ModelUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "model_unreachable"),
             Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
             Self::MemoryUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "memory_unavailable"),
@@ -103,12 +153,16 @@ impl IntoResponse for Error {
     }
 }
 
+/// In the protocol's shape.
+impl From<Error> for open_inference::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.status().0, error.to_string())
+    }
+}
+
 /// A status that no error has would be ours to explain.
-fn model_status(problem: &Problem) -> StatusCode {
-    StatusCode::from_u16(problem.status)
-        .ok()
-        .filter(|status| status.is_client_error() || status.is_server_error())
-        .unwrap_or(StatusCode::BAD_GATEWAY)
+fn model_status(status: StatusCode) -> StatusCode {
+    if status.is_client_error() || status.is_server_error() { status } else { StatusCode::BAD_GATEWAY }
 }
 
 fn list(names: &[String]) -> String {
@@ -127,7 +181,8 @@ mod tests {
 
     #[test]
     fn every_error_has_its_status() {
-        let problem = |status| Problem { title: String::new(), status, detail: "d".to_owned() };
+        let model = |status| Error::Model(open_inference::Error::new(StatusCode::from_u16(status).unwrap(), "d"));
+        let name = || "m".to_owned();
         let table = [
             (Error::NoImage, 400),
             (Error::SeveralImages, 400),
@@ -145,8 +200,15 @@ mod tests {
             (Error::NameAModel(vec![]), 422),
             (Error::NotRemembered, 504),
             (Error::Busy, 503),
-            (Error::Model(problem(422)), 422),
-            (Error::Model(problem(200)), 502),
+            (model(422), 422),
+            (model(200), 502),
+            (Error::Replica { failed: 1, replicas: 2, reason: Box::new(model(409)) }, 409),
+            (Error::UnknownVersion { model: name(), asked: "7".to_owned(), known: vec![] }, 404),
+            (Error::NotLoaded { model: name(), reason: "is being read".to_owned() }, 503),
+            (Error::NoPictures(name()), 422),
+            (Error::NoArrays(name()), 422),
+            (Error::NoPrediction(NoPrediction::NotFinite), 422),
+            (Error::RepositoryClosed, 403),
             (Error::ModelUnreachable, 503),
             (Error::Deadline, 504),
             (Error::MemoryUnavailable, 503),

@@ -20,14 +20,23 @@ pub mod upload;
 /// One file per thing a client can ask.
 pub mod routes;
 
+/// The Open Inference Protocol, answered by the same predictor.
+mod v2;
+
 /// The description of the public port.
 pub mod openapi;
 
 /// How a client steers the memory and sees what it did, in HTTP's own words.
 pub mod steering;
 
+/// What is asked, the same from every route, and its keys.
+pub mod question;
+
 /// The heart: key → near → Redis → flight → model.
 pub mod predictor;
+
+/// The same for each row of a batch.
+mod row_memory;
 
 /// Which models there are, as `model_api` last said.
 pub mod catalog;

@@ -3,6 +3,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::steering::Provenance;
+
 /// What `web_api` counts beside requests and Redis.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -31,18 +33,24 @@ impl Metrics {
     /// Registers them; the registry carries the service's prefix.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("answers", "Answers given, by where they came from", metrics.answers.clone());
-        registry.register("inferences", "Questions that model_api was asked", metrics.inferences.clone());
+        registry.register(
+            "answers",
+            "Answers given, counted in rows, by where they came from",
+            metrics.answers.clone(),
+        );
+        registry.register("inferences", "Rows that model_api was asked", metrics.inferences.clone());
         registry.register("errors", "Questions that got an error, by kind", metrics.errors.clone());
         metrics
     }
 
-    pub(crate) fn answered(&self, model: &str, outcome: &'static str) {
-        self.answers.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc();
+    pub(crate) fn answered(&self, model: &str, provenance: Provenance, rows: u64) {
+        for (outcome, rows) in provenance.labels(rows).into_iter().filter(|(_, rows)| *rows > 0) {
+            self.answers.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc_by(rows);
+        }
     }
 
-    pub(crate) fn inferred(&self, model: &str) {
-        self.inferences.get_or_create(&ModelLabel { model: model.to_owned() }).inc();
+    pub(crate) fn inferred(&self, model: &str, rows: u64) {
+        self.inferences.get_or_create(&ModelLabel { model: model.to_owned() }).inc_by(rows);
     }
 
     pub(crate) fn failed(&self, error: &'static str) {

@@ -2,12 +2,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use contract::{ModelList, Prediction};
-use http::{HeaderValue, StatusCode, header};
-use reqwest::{Client, Method, Response, Url};
+use bytes::{Bytes, BytesMut};
+use contract::ModelList;
+use futures_util::future::join_all;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use open_inference::{Inference, ModelIndex, ModelState, Tensor, client};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use service::middleware::request_id;
 use service::problem::Problem;
+use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::warn;
@@ -21,11 +24,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A list of models needs no inference.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Reading and warming up a large model takes minutes.
+const LOAD_TIMEOUT: Duration = Duration::from_mins(10);
+
 /// Before the second try, so that a replica that is just being replaced has a moment.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The bodies of a prediction and of a picture are far below; a larger one is not from our `model_api`.
-const MAX_ANSWER: u64 = 16 << 20;
+/// The largest answer that is taken: four times what a request may be by default, since a picture of a few kilobytes can
+/// become large tensors. It is held in memory, so there is an end to it.
+const MAX_ANSWER: usize = 256 << 20;
 
 /// Calls `model_api`. Clones share connections, the order of replicas and the number of calls that may be under way.
 #[derive(Clone)]
@@ -37,25 +44,11 @@ pub struct ModelClient {
     request_timeout: Duration,
 }
 
-/// A request's body and what it is.
+/// A request's body, and the headers that say what it is.
 #[derive(Clone, Debug)]
-pub struct Payload {
-    /// As the client sent it.
-    pub bytes: Bytes,
-    /// `application/octet-stream` for a picture: `model_api` tells formats by their first bytes.
-    pub media_type: &'static str,
-}
-
-impl Payload {
-    /// An encoded picture.
-    pub fn image(bytes: Bytes) -> Self {
-        Self { bytes, media_type: "application/octet-stream" }
-    }
-
-    /// The JSON of the old clients.
-    pub fn json(bytes: Bytes) -> Self {
-        Self { bytes, media_type: "application/json" }
-    }
+struct Payload {
+    headers: HeaderMap,
+    bytes: Bytes,
 }
 
 impl ModelClient {
@@ -84,17 +77,70 @@ impl ModelClient {
         decode(&body(response).await?)
     }
 
-    /// What `model` makes of `payload`.
-    pub async fn predict(&self, model: &str, payload: Payload) -> Result<Prediction, Error> {
+    /// What `model` makes of `inputs`; its default version where none is named.
+    pub async fn infer(&self, model: &str, version: Option<&str>, inputs: &[Tensor]) -> Result<Inference, Error> {
         let _permit = self.permits.try_acquire().map_err(|_| Error::Busy)?;
-        let response = self.ask(Method::POST, &["predict", model], Some(payload), self.request_timeout).await?;
-        decode(&body(response).await?)
+        let (headers, bytes) = client::encode_request(inputs);
+        let path: Vec<&str> = match version {
+            Some(version) => vec!["v2", "models", model, "versions", version, "infer"],
+            None => vec!["v2", "models", model, "infer"],
+        };
+        let mut response =
+            self.ask(Method::POST, &path, Some(Payload { headers, bytes }), self.request_timeout).await?;
+        let headers = std::mem::take(response.headers_mut());
+        client::decode_response(&headers, body(response).await?).map_err(|error| not_the_contract(&error))
     }
 
     /// The picture as `model` sees it, as a PNG.
-    pub async fn input(&self, model: &str, payload: Payload) -> Result<Bytes, Error> {
+    pub async fn input(&self, model: &str, image: Bytes) -> Result<Bytes, Error> {
         let _permit = self.permits.try_acquire().map_err(|_| Error::Busy)?;
+        // model_api tells formats by their first bytes.
+        let octets = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        let payload = Payload { headers: [octets].into_iter().collect(), bytes: image };
         body(self.ask(Method::POST, &["input", model], Some(payload), self.request_timeout).await?).await
+    }
+
+    /// Every version in the repository. Where replicas differ, the one that does worst is told of.
+    pub async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+        let lists = self.tell_all(&["v2", "repository", "index"], LIST_TIMEOUT).await;
+        let mut known: Vec<ModelIndex> = Vec::new();
+        let mut unreachable = None;
+        for list in lists {
+            match list.and_then(|list| decode::<Vec<ModelIndex>>(&list)) {
+                Ok(list) => list.into_iter().for_each(|entry| merge(&mut known, entry)),
+                Err(error) => unreachable = Some(error),
+            }
+        }
+        known.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+        match unreachable {
+            Some(error) if known.is_empty() => Err(error),
+            _ => Ok(known),
+        }
+    }
+
+    /// Has every replica load `model`.
+    pub async fn load(&self, model: &str) -> Result<(), Error> {
+        all_did(self.tell_all(&["v2", "repository", "models", model, "load"], LOAD_TIMEOUT).await)
+    }
+
+    /// Has every replica unload `model`.
+    pub async fn unload(&self, model: &str) -> Result<(), Error> {
+        all_did(self.tell_all(&["v2", "repository", "models", model, "unload"], LOAD_TIMEOUT).await)
+    }
+
+    /// Posts to every replica at the same time.
+    async fn tell_all(&self, path: &[&str], patience: Duration) -> Vec<Result<Bytes, Error>> {
+        let replicas = join_all(self.replicas.iter().cloned().map(addresses)).await;
+        let tell = async |replica: Url| match self.request(Method::POST, replica, path, None, patience).send().await {
+            Ok(response) if response.status().is_success() => body(response).await,
+            Ok(response) => Err(refusal(response).await),
+            Err(error) if error.is_timeout() && !error.is_connect() => Err(Error::Deadline),
+            Err(error) => {
+                warn!(error = %error.without_url(), "a replica of model_api cannot be reached");
+                Err(Error::ModelUnreachable)
+            }
+        };
+        join_all(replicas.into_iter().flatten().map(tell)).await
     }
 
     /// Asks one replica, and the others (or the only one again) when the first is gone. Asking twice is harmless: a
@@ -111,17 +157,8 @@ impl ModelClient {
             if attempt > 0 {
                 sleep(PAUSE).await;
             }
-            let mut url = self.replicas[(first + attempt) % self.replicas.len()].clone();
-            if let Ok(mut segments) = url.path_segments_mut() {
-                segments.pop_if_empty().extend(path);
-            }
-            let mut request = self.http.request(method.clone(), url).timeout(patience);
-            if let Some(Payload { bytes, media_type }) = payload.clone() {
-                request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(media_type)).body(bytes);
-            }
-            if let Some(id) = request_id() {
-                request = request.header("x-request-id", id);
-            }
+            let replica = self.replicas[(first + attempt) % self.replicas.len()].clone();
+            let request = self.request(method.clone(), replica, path, payload.clone(), patience);
             match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => return Err(refusal(response).await),
@@ -131,29 +168,162 @@ impl ModelClient {
         }
         Err(Error::ModelUnreachable)
     }
+
+    fn request(
+        &self,
+        method: Method,
+        mut url: Url,
+        path: &[&str],
+        payload: Option<Payload>,
+        patience: Duration,
+    ) -> RequestBuilder {
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let mut request = self.http.request(method, url).timeout(patience);
+        if let Some(Payload { headers, bytes }) = payload {
+            request = request.headers(headers).body(bytes);
+        }
+        match request_id() {
+            Some(id) => request.header("x-request-id", id),
+            None => request,
+        }
+    }
+}
+
+/// Every address behind a replica's name: where an orchestrator runs several, one name stands for all of them. The name
+/// itself when it cannot be looked up, so that trying it gives the reason.
+async fn addresses(replica: Url) -> Vec<Url> {
+    let host = replica.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let found = lookup_host((host, replica.port_or_known_default().unwrap_or(80))).await;
+    let mut urls: Vec<Url> = found
+        .into_iter()
+        .flatten()
+        .filter_map(|address| {
+            let mut url = replica.clone();
+            url.set_ip_host(address.ip()).ok()?;
+            Some(url)
+        })
+        .collect();
+    urls.sort_unstable();
+    urls.dedup();
+    if urls.is_empty() { vec![replica] } else { urls }
+}
+
+/// The first that failed; all others have done it.
+fn all_did(answers: Vec<Result<Bytes, Error>>) -> Result<(), Error> {
+    let replicas = answers.len();
+    let Some((number, reason)) =
+        answers.into_iter().enumerate().find_map(|(number, answer)| answer.err().map(|error| (number, error)))
+    else {
+        return Ok(());
+    };
+    if replicas == 1 {
+        return Err(reason);
+    }
+    Err(Error::Replica { failed: number + 1, replicas, reason: Box::new(reason) })
+}
+
+/// Puts `entry` to those `known`, or in the place of the same version that does better elsewhere.
+fn merge(known: &mut Vec<ModelIndex>, entry: ModelIndex) {
+    let health = |entry: &ModelIndex| match entry.state {
+        ModelState::Unavailable => 0,
+        ModelState::Unloading => 1,
+        ModelState::Loading => 2,
+        ModelState::Ready => 3 + u8::from(entry.reason.is_empty()),
+    };
+    match known.iter_mut().find(|other| other.name == entry.name && other.version == entry.version) {
+        Some(other) if health(&entry) < health(other) => *other = entry,
+        Some(_) => {}
+        None => known.push(entry),
+    }
 }
 
 /// What `model_api` says is meant for the caller; anything else that answers in its place is not.
 async fn refusal(response: Response) -> Error {
+    /// The protocol's routes have their own shape.
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        Protocol { error: String },
+        Problem(Problem),
+    }
     let status = response.status();
-    match body(response).await.and_then(|body| decode::<Problem>(&body)) {
-        Ok(problem) => Error::Model(problem),
+    let words = body(response).await.and_then(|body| decode::<Words>(&body));
+    match words {
+        Ok(Words::Protocol { error: words } | Words::Problem(Problem { detail: words, .. })) => {
+            Error::Model(open_inference::Error::new(status, words))
+        }
         Err(_) if status == StatusCode::SERVICE_UNAVAILABLE => Error::Busy,
         Err(error) => error,
     }
 }
 
-async fn body(response: Response) -> Result<Bytes, Error> {
-    if response.content_length().is_some_and(|length| length > MAX_ANSWER) {
-        warn!(length = response.content_length(), "model_api's answer is too long to be one");
-        return Err(Error::Internal);
+async fn body(mut response: Response) -> Result<Bytes, Error> {
+    let too_long = || {
+        warn!("model_api's answer is too long to be one");
+        Error::Internal
+    };
+    let broken = |error: reqwest::Error| if error.is_timeout() { Error::Deadline } else { Error::ModelUnreachable };
+    if response.content_length().is_some_and(|length| length > MAX_ANSWER as u64) {
+        return Err(too_long());
     }
-    response.bytes().await.map_err(|error| if error.is_timeout() { Error::Deadline } else { Error::ModelUnreachable })
+    let Some(first) = response.chunk().await.map_err(broken)? else { return Ok(Bytes::new()) };
+    let mut bytes = BytesMut::from(first);
+    bytes.reserve(response.content_length().map_or(0, |length| length as usize).saturating_sub(bytes.len()));
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if bytes.len() + chunk.len() > MAX_ANSWER {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
 }
 
 fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| {
-        warn!(%error, "model_api's answer is not what the contract says");
-        Error::Internal
-    })
+    serde_json::from_slice(body).map_err(|error| not_the_contract(&error))
+}
+
+fn not_the_contract(error: &dyn std::error::Error) -> Error {
+    warn!(%error, "model_api's answer is not what the contract says");
+    Error::Internal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(version: &str, state: ModelState, reason: &str) -> ModelIndex {
+        let (name, version, reason) = ("m".to_owned(), version.to_owned(), reason.to_owned());
+        ModelIndex { name, version, state, reason }
+    }
+
+    #[test]
+    fn the_replica_that_does_worst_is_told_of() {
+        let mut known = Vec::new();
+        let unavailable = entry("1", ModelState::Unavailable, "is no model");
+        for told in [entry("1", ModelState::Ready, ""), unavailable.clone(), entry("2", ModelState::Ready, "")] {
+            merge(&mut known, told.clone());
+            merge(&mut known, entry("1", ModelState::Ready, ""));
+        }
+        assert_eq!(known, [unavailable, entry("2", ModelState::Ready, "")]);
+    }
+
+    #[test]
+    fn one_replica_that_fails_among_several_is_named() {
+        let broken = || Err(Error::Model(open_inference::Error::unfit("is no model.")));
+        assert_eq!(all_did(vec![broken()]).unwrap_err().to_string(), "is no model.");
+        let error = all_did(vec![Ok(Bytes::new()), broken()]).unwrap_err();
+        assert!(error.to_string().starts_with("Replica 2 of 2 failed: is no model."), "{error}");
+        assert_eq!(error.status().0, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(all_did(vec![Ok(Bytes::new())]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_stands_for_all_addresses_behind_it() {
+        let found = addresses("http://localhost:5050/base".parse().unwrap()).await;
+        assert!(found.contains(&"http://127.0.0.1:5050/base".parse().unwrap()), "{found:?}");
+        let unknown: Url = "http://model.invalid:5050".parse().unwrap();
+        assert_eq!(addresses(unknown.clone()).await, [unknown]);
+    }
 }

@@ -1,17 +1,21 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use contract::{ImageArray, ModelDescription, Prediction};
+use contract::{ImageArray, ModelDescription};
 use db_api::entry::Entry;
-use db_api::keys::{AnswerKey, Input, InputDigest, TensorInput};
-use db_api::memory::Memory;
+use db_api::memory::{Failure, Memory};
+use open_inference::{CacheLookup, Inference, Statistics, Tensor};
 
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::model_client::{ModelClient, Payload};
+use crate::model_client::ModelClient;
+use crate::question::Question;
+use crate::row_memory::RowMemory;
 use crate::settings::AppType;
 use crate::steering::{Provenance, Steering};
+use crate::workbench::Workbench;
 
 /// Answers questions: from memory where it can, from the model where it must.
 #[derive(Clone)]
@@ -19,21 +23,22 @@ pub struct Predictor {
     app_type: AppType,
     catalog: Catalog,
     memory: Memory,
-    client: ModelClient,
-    metrics: Metrics,
+    rows: RowMemory,
+    model: Model,
+    statistics: Statistics,
 }
 
-/// One model, one input.
-pub struct Question {
-    model: ModelDescription,
-    key: AnswerKey,
-    input: InputDigest,
-    payload: Payload,
+/// Asks the model, and counts it.
+#[derive(Clone)]
+pub(crate) struct Model {
+    client: ModelClient,
+    catalog: Catalog,
+    metrics: Metrics,
 }
 
 /// An answer and where it came from.
 pub struct Answer {
-    /// The prediction, its key and its age.
+    /// All outputs, their key and their age.
     pub entry: Arc<Entry>,
     /// Where it came from.
     pub provenance: Provenance,
@@ -42,108 +47,143 @@ pub struct Answer {
 impl Predictor {
     /// Puts the parts together.
     pub fn new(app_type: AppType, catalog: Catalog, memory: Memory, client: ModelClient, metrics: Metrics) -> Self {
-        Self { app_type, catalog, memory, client, metrics }
+        let model = Model { client, catalog: catalog.clone(), metrics };
+        let rows = RowMemory::new(memory.clone(), model.clone(), Workbench::default());
+        Self { app_type, catalog, memory, rows, model, statistics: Statistics::default() }
+    }
+
+    /// A version of `model` (or its default one) asked with ready tensors and pictures. Reads all of them.
+    pub fn ask_tensors(&self, model: &str, version: Option<&str>, inputs: Vec<Tensor>) -> Result<Question, Error> {
+        let model = self.catalog.find_version(model, version)?;
+        Ok(Question::new(self.app_type, model, version.is_some(), inputs))
     }
 
     /// `model` (or the only one) asked with an encoded picture. Reads all of it.
-    pub fn ask_image(&self, model: Option<&str>, image: Bytes) -> Result<Question, Error> {
-        let model = self.catalog.find(model)?;
-        let input = InputDigest::from(Input::Image(&image));
-        Ok(self.question(model, input, Payload::image(image)))
+    pub fn ask_image(&self, model: Option<&str>, image: &Bytes) -> Result<Question, Error> {
+        let model = self.catalog.find(model).and_then(known)?;
+        let inputs = Question::picture(&model, image)?;
+        Ok(Question::new(self.app_type, model, false, inputs))
     }
 
     /// `model` (or the only one) asked with the JSON body of an old client. Reads all of it.
-    pub fn ask_array(&self, model: Option<&str>, body: Bytes) -> Result<Question, Error> {
-        let model = self.catalog.find(model)?;
-        let array = ImageArray::from_json(&body).map_err(|error| Error::Json(error.to_string()))?;
-        // The numbers take several times the body's memory and are gone before the model is asked; their spelling does
-        // not belong into the key.
-        let shape: Vec<u64> = array.shape.iter().map(|&length| length as u64).collect();
-        let mut data = Vec::with_capacity(size_of_val(array.values.as_slice()));
-        data.extend(array.values.into_iter().flat_map(f32::to_le_bytes));
-        let name = model.inputs.first().map_or("", |input| input.name.as_str());
-        let tensor = TensorInput { name, datatype: "FP32", shape: &shape, data: &data };
-        let input = InputDigest::from(Input::Tensors(&[tensor]));
-        Ok(self.question(model, input, Payload::json(body)))
+    pub fn ask_array(&self, model: Option<&str>, body: &[u8]) -> Result<Question, Error> {
+        let model = self.catalog.find(model).and_then(known)?;
+        let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
+        let [input] = model.inputs.as_slice() else { return Err(Error::NoArrays(model.name)) };
+        let tensor = array.fit(input)?;
+        Ok(Question::new(self.app_type, model, false, vec![tensor]))
     }
 
     /// The picture as the model sees it, as a PNG.
     pub async fn input(&self, model: Option<&str>, image: Bytes) -> Result<Bytes, Error> {
         let model = self.catalog.find(model)?;
-        self.client.input(&model.name, Payload::image(image)).await
+        self.model.client.input(&model.name, image).await
+    }
+
+    /// What was asked of each model, by every route.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// The answer, within what `steering` allows.
     pub async fn answer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
+        let begun = Instant::now();
         let answer = self.find_or_infer(question, steering).await;
+        let (name, rows) = (question.model().name.as_str(), question.count());
         match &answer {
-            Ok(answer) => self.metrics.answered(&question.model.name, answer.provenance.label()),
-            Err(error) => self.metrics.failed(error.status().1),
+            Ok(Answer { entry, provenance }) => {
+                let inference = &entry.inference;
+                let cache = match provenance {
+                    Provenance::Bypass { .. } => None,
+                    _ if provenance.cost_nothing() => Some(CacheLookup::Hit),
+                    _ => Some(CacheLookup::Miss),
+                };
+                let timing = &inference.provenance.timing_ms;
+                self.statistics.succeeded(name, &inference.version, rows, timing, begun.elapsed(), cache);
+                self.model.metrics.answered(name, *provenance, rows);
+            }
+            Err(error) => {
+                self.statistics.failed(name, &question.model().version, begun.elapsed());
+                self.model.metrics.failed(error.status().1);
+            }
         }
         answer
     }
 
     async fn find_or_infer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
-        let (key, model) = (question.key, question.model.name.as_str());
         if steering.no_cache || steering.no_store {
-            if steering.only_if_cached {
-                return Err(Error::NotRemembered);
-            }
-            let prediction = self.infer(question).await?;
-            let true_key = self.key_of(question, &prediction);
-            let entry = if steering.no_store {
-                Arc::new(Entry::new(true_key, prediction))
-            } else {
-                self.memory.remember(true_key, prediction).await
-            };
-            return Ok(Answer { entry, provenance: Provenance::Bypass { stored: !steering.no_store } });
+            return self.bypass(question, steering).await;
         }
+        if !question.rows().is_empty()
+            && let Some(answer) = self.rows.answer(question, steering.only_if_cached).await?
+        {
+            return Ok(answer);
+        }
+        let (key, name) = (question.key(), question.model().name.as_str());
         let (entry, outcome) = if steering.only_if_cached {
-            self.memory.recall(key, model).await.ok_or(Error::NotRemembered)?
+            self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
         } else {
-            let key_of = |prediction: &Prediction| self.key_of(question, prediction);
-            self.memory.recall_or_infer(key, model, key_of, self.infer(question)).await?
+            let infer = async { self.model.infer(question).await.map_err(Failure::from) };
+            let found = self.memory.recall_or_infer(key, name, |inference| question.key_of(inference), infer).await;
+            found.map_err(|failure| failure.error)?
         };
+        if question.version().is_some_and(|version| version != entry.inference.version) {
+            // Somebody who left the choice asked for the same at the same moment, and the choice changed.
+            return self.bypass(question, Steering { no_cache: true, ..steering }).await;
+        }
         Ok(Answer { entry, provenance: Provenance::Memory(outcome) })
     }
 
-    async fn infer(&self, question: &Question) -> Result<Prediction, Error> {
-        let prediction = self.client.predict(&question.model.name, question.payload.clone()).await;
-        // A question that was turned away here has not been asked.
-        if !matches!(prediction, Err(Error::Busy)) {
-            self.metrics.inferred(&question.model.name);
+    /// Does not look before it asks the model.
+    async fn bypass(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
+        if steering.only_if_cached {
+            return Err(Error::NotRemembered);
         }
-        let prediction = prediction?;
-        if prediction.provenance.model_digest != question.model.digest {
-            self.catalog.refresh_soon();
-        }
-        Ok(prediction)
-    }
-
-    fn question(&self, model: ModelDescription, input: InputDigest, payload: Payload) -> Question {
-        let key = AnswerKey::new(self.app_type.as_str(), &model.name, &model.digest, input);
-        Question { model, key, input, payload }
-    }
-
-    /// The key that `prediction` belongs under: that of the model that really gave it.
-    fn key_of(&self, question: &Question, prediction: &Prediction) -> AnswerKey {
-        AnswerKey::new(
-            self.app_type.as_str(),
-            &question.model.name,
-            &prediction.provenance.model_digest,
-            question.input,
-        )
+        let inference = self.model.infer(question).await?;
+        let key = question.key_of(&inference);
+        let stored = !steering.no_store;
+        let entry = if !stored {
+            Arc::new(Entry::new(key, inference))
+        } else if self.rows.remember(question, &inference).await? {
+            Arc::new(Entry::new(key, inference))
+        } else {
+            self.memory.remember(key, inference).await
+        };
+        Ok(Answer { entry, provenance: Provenance::Bypass { stored } })
     }
 }
 
-impl Question {
-    /// The model it is asked of.
-    pub fn model(&self) -> &ModelDescription {
-        &self.model
+impl Model {
+    async fn infer(&self, question: &Question) -> Result<Inference, Error> {
+        self.infer_some(question, question.inputs(), question.count()).await
     }
 
-    /// The entity tag of its answer: the key, since the same question always has the same answer.
-    pub fn etag(&self) -> String {
-        format!("\"{}\"", self.key)
+    /// Asks for `rows` of `question`, which are `inputs`.
+    pub(crate) async fn infer_some(
+        &self,
+        question: &Question,
+        inputs: &[Tensor],
+        rows: u64,
+    ) -> Result<Inference, Error> {
+        let model = question.model();
+        let inference = self.client.infer(&model.name, question.version(), inputs).await;
+        // A question that was turned away here has not been asked.
+        if !matches!(inference, Err(Error::Busy)) {
+            self.metrics.inferred(&model.name, rows);
+        }
+        let inference = inference?;
+        if inference.provenance.model_digest != model.digest {
+            self.catalog.refresh_soon();
+        }
+        Ok(inference)
     }
+}
+
+/// An error when nothing is known of a model but its name.
+pub(crate) fn known(model: ModelDescription) -> Result<ModelDescription, Error> {
+    if model.inputs.is_empty() && model.outputs.is_empty() {
+        let reason = model.reason.unwrap_or_else(|| "it is being loaded".to_owned());
+        return Err(Error::NotLoaded { model: model.name, reason });
+    }
+    Ok(model)
 }

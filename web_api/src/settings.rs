@@ -21,6 +21,9 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// `MAX_CONCURRENT_REQUESTS`: questions on their way to `model_api`; one more is answered 503.
     pub max_concurrent_requests: usize,
+    /// `REPOSITORY_API`: `on`, or `off` to answer 403 to who wants a model loaded or unloaded. The public port asks nobody
+    /// who he is: leave it on where only those reach the port who may do that, as on a machine of one's own.
+    pub repository_api: bool,
     /// `REDIS_URL`: unset means that only this process remembers.
     pub redis_url: Option<String>,
     /// `REDIS_TIMEOUT_MS`: how long Redis may take for one command.
@@ -50,6 +53,7 @@ impl Settings {
             model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
             request_timeout: millis("REQUEST_TIMEOUT_MS", 30_000)?,
             max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 256)?,
+            repository_api: parse("REPOSITORY_API", Switch(true))?.0,
             redis_url: optional("REDIS_URL"),
             redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,
             cache_ttl: Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?),
@@ -85,6 +89,21 @@ impl FromStr for AppType {
             "ui" => Ok(Self::Ui),
             "cli" => Ok(Self::Cli),
             _ => Err("neither ui nor cli"),
+        }
+    }
+}
+
+/// `on` or `off`.
+struct Switch(bool);
+
+impl FromStr for Switch {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "on" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err("neither on nor off"),
         }
     }
 }

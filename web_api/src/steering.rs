@@ -1,5 +1,7 @@
 //! `Cache-Control` of RFC 9111 in, `Cache-Status` of RFC 9211, `Age` and `ETag` out.
 
+use std::borrow::Cow;
+
 use db_api::memory::Outcome;
 use http::{HeaderMap, header};
 
@@ -19,11 +21,46 @@ pub struct Steering {
 pub enum Provenance {
     /// The memory was asked.
     Memory(Outcome),
+    /// The memory was asked for each row of a batch.
+    Rows(RowCounts),
     /// The request forbade to ask it; `stored` tells whether the answer is remembered now.
     Bypass {
         /// Whether it is remembered now.
         stored: bool,
     },
+}
+
+/// Rows of a batch by how their answers came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Remembered in this process.
+    pub near: u64,
+    /// Remembered in Redis.
+    pub redis: u64,
+    /// Computed for this caller.
+    pub miss: u64,
+    /// Computed for another caller, or for an equal row of this batch.
+    pub collapsed: u64,
+}
+
+impl RowCounts {
+    /// One more.
+    pub fn add(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Near => &mut self.near,
+            Outcome::Redis => &mut self.redis,
+            Outcome::Miss => &mut self.miss,
+            Outcome::Collapsed => &mut self.collapsed,
+        } += 1;
+    }
+
+    fn known(self) -> u64 {
+        self.near + self.redis
+    }
+
+    fn all(self) -> u64 {
+        self.known() + self.miss + self.collapsed
+    }
 }
 
 impl Steering {
@@ -44,30 +81,52 @@ impl Steering {
 }
 
 impl Provenance {
-    /// Whether the answer was there before this request.
+    /// Whether the answer, or every row of it, was there before this request.
     pub fn is_remembered(self) -> bool {
-        matches!(self, Self::Memory(Outcome::Near | Outcome::Redis))
-    }
-
-    /// The value of `Cache-Status`.
-    pub fn cache_status(self) -> &'static str {
         match self {
-            Self::Memory(Outcome::Near | Outcome::Redis) => "mlserve; hit",
-            Self::Memory(Outcome::Miss) => "mlserve; fwd=miss; stored",
-            Self::Memory(Outcome::Collapsed) => "mlserve; fwd=miss; collapsed",
-            Self::Bypass { stored: true } => "mlserve; fwd=request; stored",
-            Self::Bypass { stored: false } => "mlserve; fwd=request",
+            Self::Memory(outcome) => matches!(outcome, Outcome::Near | Outcome::Redis),
+            Self::Rows(rows) => rows.known() == rows.all(),
+            Self::Bypass { .. } => false,
         }
     }
 
-    /// The label in metrics.
-    pub fn label(self) -> &'static str {
+    /// Whether nothing had to be computed for this caller: it was remembered, or another's run was waited for.
+    pub fn cost_nothing(self) -> bool {
         match self {
-            Self::Memory(Outcome::Near) => "near",
-            Self::Memory(Outcome::Redis) => "redis",
-            Self::Memory(Outcome::Miss) => "miss",
-            Self::Memory(Outcome::Collapsed) => "collapsed",
-            Self::Bypass { .. } => "bypass",
+            Self::Memory(outcome) => outcome != Outcome::Miss,
+            Self::Rows(rows) => rows.miss == 0,
+            Self::Bypass { .. } => false,
+        }
+    }
+
+    /// The value of `Cache-Status`.
+    pub fn cache_status(self) -> Cow<'static, str> {
+        let status = match self {
+            _ if self.is_remembered() => "mlserve; hit",
+            Self::Rows(rows) if rows.known() > 0 => {
+                let stored = if rows.miss > 0 { "stored" } else { "collapsed" };
+                let (known, all) = (rows.known(), rows.all());
+                return format!("mlserve; fwd=partial; {stored}; detail=\"{known} of {all} rows\"").into();
+            }
+            _ if self.cost_nothing() => "mlserve; fwd=miss; collapsed",
+            Self::Memory(_) | Self::Rows(_) => "mlserve; fwd=miss; stored",
+            Self::Bypass { stored: true } => "mlserve; fwd=request; stored",
+            Self::Bypass { stored: false } => "mlserve; fwd=request",
+        };
+        status.into()
+    }
+
+    /// The labels in metrics, each with its number of rows out of `rows`.
+    pub fn labels(self, rows: u64) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Memory(Outcome::Near) => vec![("near", rows)],
+            Self::Memory(Outcome::Redis) => vec![("redis", rows)],
+            Self::Memory(Outcome::Miss) => vec![("miss", rows)],
+            Self::Memory(Outcome::Collapsed) => vec![("collapsed", rows)],
+            Self::Rows(RowCounts { near, redis, miss, collapsed }) => {
+                vec![("near", near), ("redis", redis), ("miss", miss), ("collapsed", collapsed)]
+            }
+            Self::Bypass { .. } => vec![("bypass", rows)],
         }
     }
 }
@@ -98,5 +157,17 @@ mod tests {
         let request = headers(&header::IF_NONE_MATCH, &["\"a\", W/\"b\""]);
         assert!(none_match(&request, "\"b\""));
         assert!(!none_match(&request, "\"c\""));
+    }
+
+    #[test]
+    fn a_batch_of_which_some_rows_are_known_is_a_partial_hit() {
+        let status = |near, redis, miss, collapsed| {
+            Provenance::Rows(RowCounts { near, redis, miss, collapsed }).cache_status().into_owned()
+        };
+        assert_eq!(status(30, 2, 0, 0), "mlserve; hit");
+        assert_eq!(status(29, 1, 2, 0), "mlserve; fwd=partial; stored; detail=\"30 of 32 rows\"");
+        assert_eq!(status(1, 0, 0, 1), "mlserve; fwd=partial; collapsed; detail=\"1 of 2 rows\"");
+        assert_eq!(status(0, 0, 1, 31), "mlserve; fwd=miss; stored");
+        assert_eq!(status(0, 0, 0, 2), "mlserve; fwd=miss; collapsed");
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contract::{ClassScore, ModelDescription};
+use contract::{ClassScore, ModelDescription, Prediction};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Deserialize;
 use service::problem::RETRY_AFTER_SECONDS;
@@ -16,7 +16,7 @@ use tracing::error;
 use crate::app::App;
 use crate::error::Error;
 use crate::predictor::Answer;
-use crate::routes::predict::{AnswerBody, ask, tell_provenance};
+use crate::routes::predict::{AnswerBody, ask, read_out, tell_provenance};
 use crate::settings::AppType;
 use crate::steering::Steering;
 use crate::upload::{ImageUpload, Rejected};
@@ -33,7 +33,7 @@ const INLINE_MEDIA_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/gif", "
 #[derive(Template)]
 #[template(path = "page.html")]
 struct Page<'a> {
-    models: &'a [ModelDescription],
+    models: &'a [&'a ModelDescription],
     selected: &'a str,
     models_json: String,
     result: Option<ResultView>,
@@ -130,7 +130,7 @@ async fn answer(
     let model = question.model();
     // The page is right without this picture, so it is not worth an error.
     let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
-    let prediction = &answer.entry.prediction;
+    let prediction = read_out(&answer, model)?;
     let view = ResultView {
         label: prediction.label.clone(),
         percent: percent(prediction.value),
@@ -143,7 +143,7 @@ async fn answer(
         bars: bars(&prediction.probabilities),
         sent: shown_again(&upload),
         seen: seen.map(|png| data_uri("image/png", &png)),
-        json: pretty(&answer, model, begun),
+        json: pretty(&answer, &prediction, model, begun),
         curl: curl(headers, upload.file_name.as_deref(), &model.name),
     };
     Ok((view, provenance))
@@ -151,15 +151,16 @@ async fn answer(
 
 fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
     let known = app.catalog.known();
-    let models = known.models.as_slice();
+    let models: Vec<_> = known.defaults().collect();
     let chosen = models.iter().find(|model| selected == Some(&model.name));
     let selected = chosen.or(models.iter().find(|model| model.image.is_some())).or(models.first());
+    // Inside a script element only "<" could end the element.
+    let models_json = serde_json::to_string(&models).unwrap_or_default().replace('<', "\\u003c");
     let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
     let page = Page {
-        models,
+        models: &models,
         selected: selected.map_or("", |model| model.name.as_str()),
-        // Inside a script element only "<" could end the element.
-        models_json: serde_json::to_string(models).unwrap_or_default().replace('<', "\\u003c"),
+        models_json,
         result,
         error: error.map(|error| error.to_string()),
         asset_version: &app.assets.version,
@@ -208,8 +209,8 @@ fn data_uri(media_type: &str, bytes: &[u8]) -> String {
     format!("data:{media_type};base64,{}", STANDARD.encode(bytes))
 }
 
-fn pretty(answer: &Answer, model: &ModelDescription, begun: Instant) -> String {
-    serde_json::to_string_pretty(&AnswerBody::new(answer, model, begun)).unwrap_or_default()
+fn pretty(answer: &Answer, prediction: &Prediction, model: &ModelDescription, begun: Instant) -> String {
+    serde_json::to_string_pretty(&AnswerBody::new(answer, prediction, model, begun)).unwrap_or_default()
 }
 
 fn curl(headers: &HeaderMap, file_name: Option<&str>, model: &str) -> String {

@@ -4,14 +4,15 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use contract::{ClassScore, ModelDescription};
+use contract::{ClassScore, ModelDescription, Prediction};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::model_name::ModelName;
-use crate::predictor::{Answer, Question};
+use crate::predictor::Answer;
+use crate::question::Question;
 use crate::routes::page;
 use crate::steering::{Steering, none_match};
 use crate::upload::{ImageUpload, Rejected};
@@ -26,7 +27,7 @@ pub struct AnswerBody<'a> {
     value: f32,
     probabilities: &'a [ClassScore],
     cached: bool,
-    key: &'a str,
+    key: String,
     model_digest: &'a str,
     device: &'a str,
     timing_ms: TimingBody,
@@ -72,7 +73,8 @@ async fn answer_json(
     let begun = Instant::now();
     let question = ask(app, model.or(upload.model), upload.image).await?;
     respond(app, headers, &question, Steering::from_headers(headers), |answer| {
-        Json(AnswerBody::new(answer, question.model(), begun)).into_response()
+        let prediction = read_out(answer, question.model())?;
+        Ok(Json(AnswerBody::new(answer, &prediction, question.model(), begun)).into_response())
     })
     .await
 }
@@ -80,7 +82,12 @@ async fn answer_json(
 /// Hashing a large picture is work for the bench.
 pub(crate) async fn ask(app: &App, model: Option<String>, image: Bytes) -> Result<Question, Error> {
     let predictor = app.predictor.clone();
-    app.workbench.run(image.len(), move || predictor.ask_image(model.as_deref(), image)).await?
+    app.workbench.run(image.len(), move || predictor.ask_image(model.as_deref(), &image)).await?
+}
+
+/// An answer as a choice between the classes of `model`.
+pub(crate) fn read_out(answer: &Answer, model: &ModelDescription) -> Result<Prediction, Error> {
+    Ok(Prediction::read_out(&answer.entry.inference, model.labels())?)
 }
 
 /// The answer to `question` in the shape that `render` gives it, with the headers that say how it came about; or 304
@@ -90,7 +97,7 @@ pub(crate) async fn respond(
     headers: &HeaderMap,
     question: &Question,
     steering: Steering,
-    render: impl FnOnce(&Answer) -> Response,
+    render: impl FnOnce(&Answer) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
     let etag = question.etag();
     let reads_memory = !steering.no_cache && !steering.no_store;
@@ -98,7 +105,7 @@ pub(crate) async fn respond(
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     let answer = app.predictor.answer(question, steering).await?;
-    let mut response = render(&answer);
+    let mut response = render(&answer)?;
     tell_provenance(response.headers_mut(), &answer)?;
     Ok(response)
 }
@@ -106,7 +113,8 @@ pub(crate) async fn respond(
 /// Says in HTTP's words how an answer came about.
 pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Result<(), Error> {
     let provenance = answer.provenance;
-    headers.insert(HeaderName::from_static("cache-status"), HeaderValue::from_static(provenance.cache_status()));
+    let status = HeaderValue::try_from(&*provenance.cache_status()).map_err(|_| Error::Internal)?;
+    headers.insert(HeaderName::from_static("cache-status"), status);
     // The answer's own key: the model may have changed since the question's was made.
     let etag = format!("\"{}\"", answer.entry.key);
     headers.insert(header::ETAG, HeaderValue::try_from(etag).map_err(|_| Error::Internal)?);
@@ -117,8 +125,12 @@ pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Resul
 }
 
 impl<'a> AnswerBody<'a> {
-    pub(crate) fn new(answer: &'a Answer, model: &'a ModelDescription, begun: Instant) -> Self {
-        let prediction = &answer.entry.prediction;
+    pub(crate) fn new(
+        answer: &Answer,
+        prediction: &'a Prediction,
+        model: &'a ModelDescription,
+        begun: Instant,
+    ) -> Self {
         Self {
             model: &prediction.model,
             version: &prediction.version,
@@ -127,7 +139,7 @@ impl<'a> AnswerBody<'a> {
             value: prediction.value,
             probabilities: &prediction.probabilities,
             cached: answer.provenance.is_remembered(),
-            key: &answer.entry.key,
+            key: answer.entry.key.to_string(),
             model_digest: &prediction.provenance.model_digest,
             device: &prediction.provenance.device,
             timing_ms: TimingBody {

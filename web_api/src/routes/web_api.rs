@@ -7,7 +7,7 @@ use http::HeaderMap;
 use crate::app::App;
 use crate::error::Error;
 use crate::model_name::ModelName;
-use crate::routes::predict::respond;
+use crate::routes::predict::{read_out, respond};
 use crate::steering::Steering;
 
 /// `{"image_arr": <nested list>}` → `{"cls", "value"}`.
@@ -19,11 +19,11 @@ pub async fn web_api(
 ) -> Result<Response, Error> {
     let body = app.bodies.read(&headers, request.into_body()).await?;
     let (predictor, json) = (app.predictor.clone(), body.bytes.clone());
-    let ask = move || predictor.ask_array(model.as_deref(), json);
+    let ask = move || predictor.ask_array(model.as_deref(), &json);
     let question = app.workbench.run(body.bytes.len(), ask).await??;
     respond(&app, &headers, &question, Steering::from_headers(&headers), |answer| {
-        let prediction = &answer.entry.prediction;
-        Json(LegacyAnswer { cls: prediction.cls, value: prediction.value }).into_response()
+        let prediction = read_out(answer, question.model())?;
+        Ok(Json(LegacyAnswer { cls: prediction.cls, value: prediction.value }).into_response())
     })
     .await
 }

@@ -4,6 +4,7 @@
 
 mod cache;
 mod docs;
+mod fake_model_api;
 mod health;
 mod page;
 mod predict;

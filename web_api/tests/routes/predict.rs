@@ -47,8 +47,7 @@ async fn a_hundred_identical_requests_at_once_cost_one_inference() {
     assert_eq!(answers.iter().filter(|(_, status)| status == "mlserve; fwd=miss; stored").count(), 1);
     assert_eq!(answers.iter().filter(|(_, status)| status == "mlserve; fwd=miss; collapsed").count(), 99);
     assert_eq!(stack.runs(), 1);
-    let mut metrics = String::new();
-    prometheus_client::encoding::text::encode(&mut metrics, &stack.registry).unwrap();
+    let metrics = stack.metrics();
     assert!(metrics.contains("inferences_total{model=\"mnist\"} 1\n"), "{metrics}");
 }
 

@@ -1,19 +1,14 @@
-//! A `web_api` over a `model_api` that counts its runs and answers what a test tells it to.
+//! A `web_api` over a fake `model_api`, and what can be sent to it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router, body::Body};
-use contract::{ClassScore, Device, ImageInput, ModelDescription, ModelList, Prediction};
+use axum::Router;
+use axum::body::Body;
+use contract::ModelDescription;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use open_inference::{Datatype, ModelState, Provenance, TensorMetadata, Timing};
 use prometheus_client::registry::Registry;
-use service::problem::Problem;
 use service::readiness::Readiness;
 use service::settings::ServerSettings;
 use tokio::net::TcpListener;
@@ -21,19 +16,18 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::ServiceExt;
 use web_api::app::{App, router};
+use web_api::catalog::Catalog;
 use web_api::settings::{AppType, Settings};
+
+use crate::fake_model_api::{FakeModelApi, model};
 
 pub struct Stack {
     pub app: Router,
-    pub model_api: Arc<FakeModelApi>,
+    pub model_api: FakeModelApi,
     pub registry: Registry,
+    catalog: Catalog,
     background: JoinHandle<()>,
     server: JoinHandle<()>,
-}
-
-#[derive(Default)]
-pub struct FakeModelApi {
-    pub runs: AtomicUsize,
 }
 
 pub struct Answer {
@@ -42,34 +36,20 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-pub fn model(name: &str) -> ModelDescription {
-    let mut output = TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 2]);
-    output.parameters.labels = vec!["0".to_owned(), "</script>".to_owned()];
-    ModelDescription {
-        title: format!("Title of {name}"),
-        notice: (name == "medical").then(|| "Not for clinical use.".to_owned()),
-        digest: format!("sha256:{name}"),
-        device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() }),
-        outputs: vec![output],
-        image: Some(ImageInput { width: 28, height: 28, color: "gray".to_owned(), fit: "digit".to_owned() }),
-        ..ModelDescription::unread(name, "1", ModelState::Ready, None)
-    }
-}
-
 impl Stack {
     /// Serves `names`; ready when this returns.
     pub async fn start(app_type: AppType, names: &[&str]) -> Self {
-        let models = ModelList { models: names.iter().map(|name| model(name)).collect(), ready: !names.is_empty() };
-        let model_api = Arc::new(FakeModelApi::default());
-        let routes = Router::new()
-            .route("/models", get(Json(models)))
-            .route("/predict/{model}", post(predict))
-            .route("/input/{model}", post(|| async { b"\x89PNG seen".to_vec() }))
-            .with_state(Arc::clone(&model_api));
+        Self::serving(names.iter().map(|name| model(name)).collect(), |settings| settings.app_type = app_type).await
+    }
+
+    /// Serves `models` with settings that `change` has changed.
+    pub async fn serving(models: Vec<ModelDescription>, change: impl FnOnce(&mut Settings)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let settings = settings(app_type, &url);
+        let mut settings = settings(&format!("http://{}", listener.local_addr().unwrap()));
+        change(&mut settings);
+        let model_api = FakeModelApi::serving(models);
         let server = {
+            let routes = model_api.clone().router(&settings.server);
             let settings = settings.server.clone();
             tokio::spawn(async move {
                 let ready = Readiness::default();
@@ -79,10 +59,23 @@ impl Stack {
         let mut registry = Registry::default();
         let (app, background) = App::new(&settings, &mut registry).unwrap();
         let background = tokio::spawn(background);
-        while !app.catalog.known().reachable {
+        let catalog = app.catalog.clone();
+        while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { app: router(app), model_api, registry, background, server }
+        Self { app: router(app), model_api, registry, catalog, background, server }
+    }
+
+    /// Changes what `model_api` serves, and waits until that is known.
+    pub async fn change(&self, change: impl FnOnce(&mut Vec<ModelDescription>)) {
+        let models = {
+            let mut models = self.model_api.models.lock().unwrap();
+            change(&mut models);
+            models.clone()
+        };
+        while *self.catalog.known().models != models {
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
@@ -94,6 +87,16 @@ impl Stack {
 
     pub fn runs(&self) -> usize {
         self.model_api.runs.load(Ordering::SeqCst)
+    }
+
+    pub fn rows(&self) -> usize {
+        self.model_api.rows.load(Ordering::SeqCst)
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut metrics = String::new();
+        prometheus_client::encoding::text::encode(&mut metrics, &self.registry).unwrap();
+        metrics
     }
 
     /// As if `model_api` had died.
@@ -147,38 +150,7 @@ pub fn form_request(path: &str, fields: &[(&str, Option<&str>, &str)]) -> Reques
     Request::post(path).header(header::CONTENT_TYPE, content_type).body(Body::from(body)).unwrap()
 }
 
-/// `text` is the image that cannot be read, `slow` the one that takes long.
-async fn predict(State(fake): State<Arc<FakeModelApi>>, Path(name): Path<String>, body: String) -> Response {
-    fake.runs.fetch_add(1, Ordering::SeqCst);
-    match body.as_str() {
-        "text" => return refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not an image we read"),
-        "slow" => sleep(Duration::from_millis(200)).await,
-        "stuck" => sleep(Duration::from_mins(1)).await,
-        _ => {}
-    }
-    let score = |label: &str, value| ClassScore { label: label.to_owned(), value };
-    Json(Prediction {
-        provenance: Provenance {
-            model_digest: format!("sha256:{name}"),
-            device: "cpu".to_owned(),
-            timing_ms: Timing { decode: 0.1, queue: 0.2, infer: 0.3 },
-        },
-        model: name,
-        version: "1".to_owned(),
-        cls: 1,
-        label: "one".to_owned(),
-        value: 0.75,
-        probabilities: vec![score("zero", 0.25), score("one", 0.75)],
-    })
-    .into_response()
-}
-
-fn refusal(status: StatusCode, detail: &str) -> Response {
-    let problem = Problem { title: String::new(), status: status.as_u16(), detail: detail.to_owned() };
-    (status, Json(problem)).into_response()
-}
-
-fn settings(app_type: AppType, model_api: &str) -> Settings {
+fn settings(model_api: &str) -> Settings {
     let any = "127.0.0.1:0".parse().unwrap();
     Settings {
         server: ServerSettings {
@@ -192,10 +164,11 @@ fn settings(app_type: AppType, model_api: &str) -> Settings {
             lame_duck: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
         },
-        app_type,
+        app_type: AppType::Cli,
         model_api: vec![model_api.parse().unwrap()],
         request_timeout: Duration::from_secs(1),
         max_concurrent_requests: 8,
+        repository_api: true,
         redis_url: None,
         redis_timeout: Duration::from_millis(50),
         cache_ttl: Duration::from_hours(1),

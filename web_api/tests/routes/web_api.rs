@@ -15,11 +15,22 @@ async fn an_old_client_gets_its_old_answer() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let answer = stack.send(array("/web_api", r#"{"image_arr": [[0, 0.5], [1, 0]]}"#)).await;
     assert_eq!(answer.json(), json!({"cls": 1, "value": 0.75}));
-    // Another spelling of the same numbers is the same question; another shape is another.
-    let again = stack.send(array("/web_api/mnist", r#"{"image_arr":[[0.0,5e-1],[1.0,0]]}"#)).await;
-    assert_eq!(again.header("cache-status"), "mlserve; hit");
-    let other = stack.send(array("/web_api", r#"{"image_arr":[0.0,5e-1,1.0,0]}"#)).await;
+    // Another spelling of the same numbers is the same question, axes of length one included; other numbers are another.
+    for same in [r#"{"image_arr":[[0.0,5e-1],[1.0,0]]}"#, r#"{"image_arr":[[[[0],[0.5]],[[1],[0]]]]}"#] {
+        let again = stack.send(array("/web_api/mnist", same)).await;
+        assert_eq!(again.header("cache-status"), "mlserve; hit", "{same}");
+    }
+    let other = stack.send(array("/web_api", r#"{"image_arr":[[0.0,5e-1],[1.0,1]]}"#)).await;
     assert_eq!(other.header("cache-status"), "mlserve; fwd=miss; stored");
+}
+
+#[tokio::test]
+async fn an_array_that_does_not_fit_is_told_both_shapes() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let answer = stack.send(array("/web_api", r#"{"image_arr": [1, 2, 3, 4]}"#)).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.text());
+    assert!(answer.json()["detail"].as_str().unwrap().contains("the shape [4]"), "{}", answer.text());
+    assert_eq!(stack.runs(), 0);
 }
 
 #[tokio::test]

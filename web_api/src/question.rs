@@ -1,0 +1,200 @@
+//! What is asked, in the one form that every route brings it to, and the keys that it is remembered under.
+
+use bytes::Bytes;
+use contract::ModelDescription;
+use db_api::keys::{AnswerKey, Input, InputDigest};
+use open_inference::{Datatype, Inference, Tensor, TensorMetadata};
+
+use crate::error::Error;
+use crate::settings::AppType;
+
+/// Batches with more rows are remembered as a whole: each row costs a look-up and a kilobyte of book-keeping, and nobody
+/// sends so many to have a few of them found.
+const MAX_ROWS: usize = 4096;
+
+/// Tensors, one of which may be pictures, for a model version.
+pub struct Question {
+    app_type: AppType,
+    model: ModelDescription,
+    /// Whether the version was asked for by name. If it was not, another one may answer.
+    version_is_named: bool,
+    inputs: Vec<Tensor>,
+    input: InputDigest,
+    key: AnswerKey,
+    rows: Vec<Row>,
+    count: u64,
+}
+
+/// One row of a batch: a question of its own, with the key that it has when it is asked alone.
+#[derive(Clone)]
+pub struct Row {
+    /// Each with a first axis of length 1.
+    pub inputs: Vec<Tensor>,
+    /// Its key with the digest that the model has now.
+    pub key: AnswerKey,
+    input: InputDigest,
+}
+
+impl Question {
+    /// Reads all of `inputs`.
+    pub fn new(app_type: AppType, model: ModelDescription, version_is_named: bool, inputs: Vec<Tensor>) -> Self {
+        let input = digest(&model, &inputs);
+        let rows = common_rows(&model, &inputs);
+        let key_of = |input| AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
+        let split = |&rows: &usize| model.independent_rows && (2..=MAX_ROWS).contains(&rows);
+        let rows_of_it = rows.filter(split).map_or_else(Vec::new, |rows| {
+            let mut columns: Vec<_> = inputs.iter().map(|tensor| tensor.split_rows().into_iter()).collect();
+            let next = |_| {
+                let inputs: Vec<_> = columns.iter_mut().filter_map(Iterator::next).collect();
+                let input = digest(&model, &inputs);
+                Row { key: key_of(input), input, inputs }
+            };
+            (0..rows).map(next).collect()
+        });
+        let (key, count) = (key_of(input), rows.unwrap_or(1).max(1) as u64);
+        Self { app_type, version_is_named, inputs, input, key, rows: rows_of_it, count, model }
+    }
+
+    /// `image` as the only input of `model`, which must take pictures.
+    pub fn picture(model: &ModelDescription, image: &Bytes) -> Result<Vec<Tensor>, Error> {
+        match picture_input(model) {
+            Some(input) => Ok(vec![Tensor::from_strings(&input.name, vec![1], [&image[..]])]),
+            None => Err(Error::NoPictures(model.name.clone())),
+        }
+    }
+
+    /// The model it is asked of.
+    pub fn model(&self) -> &ModelDescription {
+        &self.model
+    }
+
+    /// The version to be asked; `None` for whichever is the default one by then.
+    pub fn version(&self) -> Option<&str> {
+        self.version_is_named.then_some(&self.model.version)
+    }
+
+    /// What is asked.
+    pub fn inputs(&self) -> &[Tensor] {
+        &self.inputs
+    }
+
+    /// Its key with the digest that the model has now.
+    pub fn key(&self) -> AnswerKey {
+        self.key
+    }
+
+    /// The rows of a batch whose rows are remembered one by one; none when it is remembered as a whole.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// How many rows it has: 1 where the model has no batch axis.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The key that `inference`, an answer to it, belongs under: that of the model that really gave it.
+    pub fn key_of(&self, inference: &Inference) -> AnswerKey {
+        self.key_with(self.input, inference)
+    }
+
+    /// [`Self::key_of`] for one of its rows.
+    pub fn key_of_row(&self, row: &Row, inference: &Inference) -> AnswerKey {
+        self.key_with(row.input, inference)
+    }
+
+    /// The entity tag of its answer: the key, since the same question always has the same answer.
+    pub fn etag(&self) -> String {
+        format!("\"{}\"", self.key)
+    }
+
+    fn key_with(&self, input: InputDigest, inference: &Inference) -> AnswerKey {
+        let digest = &inference.provenance.model_digest;
+        AnswerKey::new(self.app_type.as_str(), &self.model.name, &inference.version, digest, input)
+    }
+}
+
+/// One picture is the same question whether it came as a file, in a form, or as an element of a tensor.
+fn digest(model: &ModelDescription, inputs: &[Tensor]) -> InputDigest {
+    if let ([tensor], Some(_)) = (inputs, picture_input(model))
+        && tensor.datatype == Datatype::Bytes
+        && tensor.len() == 1
+        && let Some(picture) = tensor.strings().next()
+    {
+        return Input::Image(&picture).into();
+    }
+    Input::Tensors(inputs).into()
+}
+
+/// The input of a model that has one, and takes pictures for it.
+fn picture_input(model: &ModelDescription) -> Option<&TensorMetadata> {
+    match model.inputs.as_slice() {
+        [input] if input.takes_images() => Some(input),
+        _ => None,
+    }
+}
+
+/// The length of the first axis, where all inputs have it and the graph leaves it open.
+fn common_rows(model: &ModelDescription, inputs: &[Tensor]) -> Option<usize> {
+    let rows = inputs.first()?.rows()?;
+    let is_open = model.inputs.iter().all(|input| input.shape.first() == Some(&-1));
+    (is_open && inputs.iter().all(|tensor| tensor.rows() == Some(rows))).then_some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use open_inference::{ContentType, ModelState};
+
+    use super::*;
+
+    fn model(datatype: Datatype, shape: &[i64]) -> ModelDescription {
+        let mut input = TensorMetadata::new("x", datatype, shape);
+        input.parameters.content_type = Some(ContentType::Image);
+        ModelDescription {
+            inputs: vec![input],
+            independent_rows: true,
+            ..ModelDescription::unread("m", "1", ModelState::Ready, None)
+        }
+    }
+
+    fn ask(model: &ModelDescription, inputs: Vec<Tensor>) -> Question {
+        Question::new(AppType::Cli, model.clone(), false, inputs)
+    }
+
+    fn numbers(rows: &[[f32; 2]]) -> Tensor {
+        Tensor::from_f32("x", Datatype::Fp32, vec![rows.len(), 2], rows.as_flattened()).unwrap()
+    }
+
+    #[test]
+    fn a_row_has_the_key_that_it_has_alone() {
+        let model = model(Datatype::Fp32, &[-1, 2]);
+        let batch = ask(&model, vec![numbers(&[[1., 2.], [3., 4.]])]);
+        assert_eq!((batch.rows().len(), batch.count()), (2, 2));
+        let alone = ask(&model, vec![numbers(&[[3., 4.]])]);
+        assert_eq!(batch.rows()[1].key, alone.key());
+        assert!(alone.rows().is_empty());
+        let pictures = Tensor::from_strings("x", vec![2], [&b"cat"[..], b"dog"]);
+        let picture = Question::picture(&model, &Bytes::from_static(b"dog")).unwrap();
+        assert_eq!(ask(&model, vec![pictures]).rows()[1].key, ask(&model, picture).key());
+    }
+
+    #[test]
+    fn what_is_no_batch_of_independent_rows_is_remembered_as_a_whole() {
+        let fixed = ask(&model(Datatype::Fp32, &[2, 2]), vec![numbers(&[[1., 2.], [3., 4.]])]);
+        assert_eq!((fixed.rows().len(), fixed.count()), (0, 1));
+        let dependent = ModelDescription { independent_rows: false, ..model(Datatype::Fp32, &[-1, 2]) };
+        let batch = ask(&dependent, vec![numbers(&[[1., 2.], [3., 4.]])]);
+        assert_eq!((batch.rows().len(), batch.count()), (0, 2));
+        let many = ask(&model(Datatype::Fp32, &[-1, 2]), vec![numbers(&[[0., 0.]; MAX_ROWS + 1])]);
+        assert!(many.rows().is_empty());
+    }
+
+    #[test]
+    fn a_model_of_strings_takes_no_pictures() {
+        let model = model(Datatype::Bytes, &[-1]);
+        assert!(Question::picture(&model, &Bytes::from_static(b"cat")).is_err());
+        let strings = vec![Tensor::from_strings("x", vec![1], [&b"cat"[..]])];
+        let tensors = AnswerKey::new("cli", "m", "1", "", Input::Tensors(&strings));
+        assert_eq!(ask(&model, strings).key(), tensors);
+    }
+}

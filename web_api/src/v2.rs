@@ -1,0 +1,90 @@
+use contract::ModelDescription;
+use http::HeaderMap;
+use open_inference::{Error as ProtocolError, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata};
+use open_inference::{Statistics, Tensor};
+
+use crate::app::App;
+use crate::catalog::Known;
+use crate::error::Error;
+use crate::predictor::known;
+use crate::question::Question;
+use crate::routes::predict::tell_provenance;
+use crate::steering::Steering;
+
+/// The Open Inference Protocol over the same predictor, and thereby over the same memory, as every other route.
+impl InferenceServer for App {
+    fn is_ready(&self) -> bool {
+        self.readiness.reason().or_else(|| self.catalog.known().reason()).is_none()
+    }
+
+    fn models(&self) -> Vec<ModelMetadata> {
+        let catalog = self.catalog.known();
+        let models = catalog.models.iter().cloned().filter_map(|model| known(model).ok());
+        models.map(|model| metadata(&catalog, &model)).collect()
+    }
+
+    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, ProtocolError> {
+        let model = known(self.catalog.find_version(name, version)?)?;
+        Ok(metadata(&self.catalog.known(), &model))
+    }
+
+    fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, ProtocolError> {
+        let model = self.catalog.find_version(name, version)?;
+        Ok(self.catalog.known().reachable && model.is_ready())
+    }
+
+    async fn infer(&self, request: InferRequest) -> Result<Inference, ProtocolError> {
+        let InferRequest { model, version, inputs, headers } = request;
+        let question = ask(self, model, version, inputs).await?;
+        let answer = self.predictor.answer(&question, Steering::from_headers(&headers)).await?;
+        let mut told = HeaderMap::new();
+        tell_provenance(&mut told, &answer)?;
+        Ok(Inference { headers: told, ..answer.entry.inference.clone() })
+    }
+
+    fn statistics(&self) -> &Statistics {
+        self.predictor.statistics()
+    }
+
+    async fn index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
+        Ok(self.client.index().await?)
+    }
+
+    async fn load(&self, model: &str) -> Result<(), ProtocolError> {
+        self.change(self.client.load(model)).await
+    }
+
+    async fn unload(&self, model: &str) -> Result<(), ProtocolError> {
+        self.change(self.client.unload(model)).await
+    }
+}
+
+impl App {
+    /// Has the repository changed, and learns of it before the caller does: who loads a model and then asks it is served.
+    async fn change(&self, change: impl Future<Output = Result<(), Error>>) -> Result<(), ProtocolError> {
+        if !self.repository_api {
+            return Err(Error::RepositoryClosed.into());
+        }
+        let changed = change.await;
+        // Also after an error: some replicas may have done it.
+        self.catalog.refresh(&self.client).await;
+        Ok(changed?)
+    }
+}
+
+/// Hashing large tensors is work for the bench.
+async fn ask(
+    app: &App,
+    model: String,
+    version: Option<String>,
+    inputs: Vec<Tensor>,
+) -> Result<Question, ProtocolError> {
+    let predictor = app.predictor.clone();
+    let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
+    let ask = move || predictor.ask_tensors(&model, version.as_deref(), inputs);
+    Ok(app.workbench.run(bytes, ask).await??)
+}
+
+fn metadata(known: &Known, model: &ModelDescription) -> ModelMetadata {
+    model.metadata(known.versions(&model.name))
+}

@@ -1,0 +1,166 @@
+//! A `model_api` that counts its runs and answers what a test tells it to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use contract::{Device, ImageInput, ModelDescription, ModelList};
+use http::{HeaderMap, StatusCode};
+use open_inference::{
+    ContentType, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, ModelState,
+    Provenance, Statistics, Tensor, TensorMetadata, Timing, rest,
+};
+use service::body::BodyReader;
+use service::settings::ServerSettings;
+use tokio::time::sleep;
+
+/// Each model has an input `image` of any number of 2×2 pictures, and answers each row with classes and with an `echo` of
+/// its first number, which for a picture is the length of the file.
+#[derive(Clone, Default)]
+pub struct FakeModelApi {
+    pub models: Arc<Mutex<Vec<ModelDescription>>>,
+    /// Requests.
+    pub runs: Arc<AtomicUsize>,
+    /// Rows of all requests.
+    pub rows: Arc<AtomicUsize>,
+    statistics: Statistics,
+}
+
+pub fn model(name: &str) -> ModelDescription {
+    let mut input = TensorMetadata::new("image", Datatype::Fp32, &[-1, 2, 2, 1]);
+    input.parameters.content_type = Some(ContentType::Image);
+    let mut output = TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 3]);
+    output.parameters.labels = ["zero", "one", "</script>"].map(str::to_owned).to_vec();
+    ModelDescription {
+        title: format!("Title of {name}"),
+        notice: (name == "medical").then(|| "Not for clinical use.".to_owned()),
+        digest: format!("sha256:{name}"),
+        device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() }),
+        inputs: vec![input],
+        outputs: vec![output, TensorMetadata::new("echo", Datatype::Fp32, &[-1, 1])],
+        image: Some(ImageInput { width: 2, height: 2, color: "gray".to_owned(), fit: "digit".to_owned() }),
+        independent_rows: name != "whole",
+        ..ModelDescription::unread(name, "1", ModelState::Ready, None)
+    }
+}
+
+impl FakeModelApi {
+    pub fn serving(models: Vec<ModelDescription>) -> Self {
+        Self { models: Arc::new(Mutex::new(models)), ..Self::default() }
+    }
+
+    pub fn router(self, settings: &ServerSettings) -> Router {
+        let list = async |State(fake): State<Self>| {
+            let models = fake.models.lock().unwrap().clone();
+            Json(ModelList { ready: !models.is_empty(), models })
+        };
+        Router::new()
+            .route("/models", get(list))
+            .route("/input/{model}", post(|| async { b"\x89PNG seen".to_vec() }))
+            .with_state(self.clone())
+            .merge(rest::router(self, BodyReader::new(settings)))
+    }
+
+    fn find(&self, name: &str, version: Option<&str>) -> Result<ModelDescription, Error> {
+        let is = |model: &&ModelDescription| {
+            model.name == name && version.map_or(model.is_default, |version| version == model.version)
+        };
+        let missing = || Error::new(StatusCode::NOT_FOUND, "no such model");
+        self.models.lock().unwrap().iter().find(is).cloned().ok_or_else(missing)
+    }
+}
+
+impl InferenceServer for FakeModelApi {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn models(&self) -> Vec<ModelMetadata> {
+        Vec::new()
+    }
+
+    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {
+        self.find(name, version).map(|model| model.metadata(Vec::new()))
+    }
+
+    fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error> {
+        self.find(name, version).map(|model| model.is_ready())
+    }
+
+    async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {
+        let model = self.find(&request.model, request.version.as_deref())?;
+        let input = &request.inputs[0];
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        self.rows.fetch_add(input.shape[0], Ordering::SeqCst);
+        let echo = echo(input).await?;
+        // Each row's own: they must never be mixed up.
+        let probabilities = echo.iter().flat_map(|echo| [0.25, 0.75, echo / 1e6]).collect::<Vec<_>>();
+        let rows = if model.name == "liar" { 1 } else { echo.len() };
+        let output = |name: &str, columns: usize, values: &[f32]| {
+            Tensor::from_f32(name, Datatype::Fp32, vec![rows, columns], &values[..rows * columns]).unwrap()
+        };
+        Ok(Inference {
+            outputs: vec![output("probabilities", 3, &probabilities), output("echo", 1, &echo)],
+            model: model.name,
+            version: model.version,
+            provenance: Provenance {
+                model_digest: model.digest,
+                device: "cpu".to_owned(),
+                timing_ms: Timing { decode: 0.1, queue: 0.2, infer: 0.3 },
+            },
+            headers: HeaderMap::new(),
+        })
+    }
+
+    fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+        let entry = |model: &ModelDescription| ModelIndex {
+            name: model.name.clone(),
+            version: model.version.clone(),
+            state: model.state,
+            reason: String::new(),
+        };
+        Ok(self.models.lock().unwrap().iter().map(entry).collect())
+    }
+
+    /// `garbage` is the folder that holds no model.
+    async fn load(&self, name: &str) -> Result<(), Error> {
+        if name == "garbage" {
+            return Err(Error::unfit("garbage is no model"));
+        }
+        self.models.lock().unwrap().push(model(name));
+        Ok(())
+    }
+
+    async fn unload(&self, name: &str) -> Result<(), Error> {
+        self.models.lock().unwrap().retain(|model| model.name != name);
+        Ok(())
+    }
+}
+
+/// `text` is the image that cannot be read, `slow` the one that takes long.
+async fn echo(input: &Tensor) -> Result<Vec<f32>, Error> {
+    if input.datatype != Datatype::Bytes {
+        return Ok(input.split_rows().iter().map(|row| row.to_f32()[0]).collect());
+    }
+    let mut echo = Vec::new();
+    for (number, picture) in input.strings().enumerate() {
+        match &picture[..] {
+            b"text" => {
+                let words = format!("element {number} of image is not an image we read");
+                return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
+            }
+            b"slow" => sleep(Duration::from_millis(200)).await,
+            b"stuck" => sleep(Duration::from_mins(1)).await,
+            _ => {}
+        }
+        echo.push(picture.len() as f32);
+    }
+    Ok(echo)
+}
