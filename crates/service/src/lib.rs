@@ -17,6 +17,9 @@ pub mod server;
 /// What every route gets: a request id, a log line, a metric, an answer even after a panic.
 pub mod middleware;
 
+/// gRPC beside HTTP on one port: errors that its clients understand.
+mod grpc;
+
 /// A request's body, bounded in bytes, in time and in the memory of all bodies together.
 pub mod body;
 

@@ -19,6 +19,7 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId
 use tracing::{Instrument, error, info, info_span};
 
 use crate::body::read_the_rest;
+use crate::grpc;
 use crate::problem::problem;
 
 /// `Cache-Status` of RFC 9211, which is in the log line as well.
@@ -77,7 +78,8 @@ pub fn seconds_histogram() -> Histogram {
 }
 
 /// Wraps all routes: a request id in and out, one log line a request, metrics, a 500 instead of a broken connection
-/// when a handler panics, and an error that is seen also by a client that is still sending.
+/// when a handler panics, an error that is seen also by a client that is still sending, and to a client of gRPC an
+/// answer of gRPC.
 pub fn wrap(app: Router, metrics: HttpMetrics) -> Router {
     app.layer(
         ServiceBuilder::new()
@@ -86,6 +88,7 @@ pub fn wrap(app: Router, metrics: HttpMetrics) -> Router {
             .layer(from_fn_with_state(metrics, measure))
             .layer(from_fn(log))
             .layer(PropagateRequestIdLayer::x_request_id())
+            .layer(from_fn(grpc::answer_in_kind))
             .layer(CatchPanicLayer::custom(answer_panic)),
     )
 }
@@ -98,7 +101,7 @@ async fn log(request: Request, next: Next) -> Response {
     let span = info_span!("request", id = id.as_ref().and_then(|id| id.to_str().ok()));
     let response = REQUEST_ID.scope(id, next.run(request)).instrument(span.clone()).await;
     let _entered = span.enter();
-    let status = response.status().as_u16();
+    let status = grpc::http_status(response.headers()).unwrap_or(response.status()).as_u16();
     let cache = response.headers().get(&*CACHE_STATUS).and_then(|value| value.to_str().ok());
     let ms = begun.elapsed().as_secs_f64() * 1e3;
     // Health checks come every few seconds for ever; at `info` they would be most of the log.
@@ -131,10 +134,8 @@ async fn measure(
     // Unmatched paths share one label: a scanner must not fill the memory with labels.
     let route = matched.unwrap_or_else(|| "unmatched".to_owned());
     let response = next.run(request).await;
-    metrics
-        .requests
-        .get_or_create(&RequestLabels { route: route.clone(), method, status: response.status().as_u16() })
-        .inc();
+    let status = grpc::http_status(response.headers()).unwrap_or(response.status()).as_u16();
+    metrics.requests.get_or_create(&RequestLabels { route: route.clone(), method, status }).inc();
     metrics.seconds.get_or_create(&RouteLabel { route }).observe(begun.elapsed().as_secs_f64());
     response
 }
