@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
-use open_inference::Statistics;
+use open_inference::{Statistics, grpc, rest};
 use service::body::BodyReader;
 use service::middleware::{HttpMetrics, wrap};
 use service::readiness::Readiness;
@@ -35,7 +35,8 @@ pub struct App {
 /// All routes, without a socket.
 pub fn router(app: App, http: HttpMetrics) -> Router {
     let app = Arc::new(app);
-    let protocol = open_inference::rest::router(V2(Arc::clone(&app)), app.bodies.clone());
+    let server = V2(Arc::clone(&app));
+    let protocol = rest::router(server.clone(), app.bodies.clone()).merge(grpc::router(server, app.bodies.clone()));
     let routes = Router::new()
         .route("/", get(home::greet))
         .route("/health/live", get(health::live))

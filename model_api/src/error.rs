@@ -121,6 +121,7 @@ impl Error {
 
 impl Error {
     /// The same, said of the picture at `place`.
+    #[must_use]
     pub fn of_picture(self, place: usize) -> Self {
         Self::OneOfPictures { place, error: Box::new(self) }
     }

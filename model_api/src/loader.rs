@@ -125,9 +125,9 @@ impl Attempt {
         let Some(hello) = self.pool.ready(failed).await else {
             return Err(Failure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
         };
-        let Contents { settings, digest } = self.contents.clone();
-        let model =
-            Model::new(&self.files, settings, digest, &hello, Arc::clone(&self.pool)).map_err(Failure::Unfit)?;
+        let Contents { settings, digest } = &self.contents;
+        let model = Model::new(&self.files, settings, digest.clone(), &hello, Arc::clone(&self.pool));
+        let model = model.map_err(Failure::Unfit)?;
         info!(model = model.name, version = model.version, digest = model.digest, "a model is served");
         Ok(Arc::new(model))
     }

@@ -31,13 +31,13 @@ impl Model {
     /// A model whose first session has said hello. The error names the setting that contradicts the graph.
     pub fn new(
         files: &ModelFiles,
-        settings: ModelSettings,
+        settings: &ModelSettings,
         digest: String,
         graph: &Hello,
         pool: Arc<Pool>,
     ) -> Result<Self, String> {
-        let signature = Signature::agree(&settings, graph)?;
-        Ok(Self::with(files, &settings, digest, signature, pool))
+        let signature = Signature::agree(settings, graph)?;
+        Ok(Self::with(files, settings, digest, signature, pool))
     }
 
     /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered

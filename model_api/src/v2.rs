@@ -1,7 +1,5 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use contract::ModelDescription;
 use open_inference::{Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, Statistics};
 
 use crate::app::App;
@@ -18,13 +16,8 @@ impl InferenceServer for V2 {
     }
 
     fn models(&self) -> Vec<ModelMetadata> {
-        let models: Vec<ModelDescription> =
-            self.0.models.list().into_iter().filter(|model| !model.inputs.is_empty()).collect();
-        let mut versions = BTreeMap::<String, Vec<String>>::new();
-        for model in &models {
-            versions.entry(model.name.clone()).or_default().push(model.version.clone());
-        }
-        models.iter().map(|model| model.metadata(versions[&model.name].clone())).collect()
+        let models = self.0.models.list();
+        models.iter().filter_map(|model| self.model(&model.name, Some(&model.version)).ok()).collect()
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {

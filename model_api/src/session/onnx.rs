@@ -131,5 +131,5 @@ fn failure(kind: Kind, reason: String) -> SessionError {
 /// What ONNX Runtime says, without paths.
 #[allow(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 pub fn said<R>(error: ort::Error<R>) -> String {
-    without_paths(error.message())
+    without_paths(error.message().trim_end())
 }
