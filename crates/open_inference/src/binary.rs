@@ -32,13 +32,14 @@ pub(crate) fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Error> {
 }
 
 /// A body's JSON, and what is behind it.
-pub(crate) fn split(body: &Bytes, json_length: Option<usize>) -> Result<(Bytes, Bytes), Error> {
+pub(crate) fn split(mut body: Bytes, json_length: Option<usize>) -> Result<(Bytes, Bytes), Error> {
     let length = json_length.unwrap_or(body.len());
     if length > body.len() {
         let found = body.len();
         return Err(Error::malformed(format!("{HEADER_LENGTH} is {length}, but the body has only {found} bytes")));
     }
-    Ok((body.slice(..length), body.slice(length..)))
+    let tail = body.split_off(length);
+    Ok((body, tail))
 }
 
 /// What is behind the JSON: the elements of one tensor after the other.

@@ -62,16 +62,16 @@ struct Output<'a> {
 /// answering side's fault, hence 502.
 pub fn decode_response(headers: &HeaderMap, body: Bytes) -> Result<Inference, Error> {
     let bad = |error: Error| Error::new(StatusCode::BAD_GATEWAY, error.message);
-    read_response(headers, &body).map_err(bad)
+    read_response(headers, body).map_err(bad)
 }
 
-fn read_response(headers: &HeaderMap, body: &Bytes) -> Result<Inference, Error> {
+fn read_response(headers: &HeaderMap, body: Bytes) -> Result<Inference, Error> {
     let (json, tail) = binary::split(body, binary::json_length(headers)?)?;
     let response: Response = serde_json::from_slice(&json)
         .map_err(|error| Error::malformed(format!("the answer is no JSON of one: {error}")))?;
     let mut tail = Tail::new(tail);
     let outputs =
-        response.outputs.into_iter().map(|output| read_output(output, &mut tail)).collect::<Result<_, _>>()?;
+        response.outputs.into_iter().map(|output| read_output(&output, &mut tail)).collect::<Result<_, _>>()?;
     tail.must_be_used_up()?;
     let text = |name: &str| response.parameters.get(name).and_then(Parameter::as_str).unwrap_or_default().to_owned();
     let millis = |name: &str| response.parameters.get(name).and_then(Parameter::as_f64).unwrap_or_default();
@@ -81,7 +81,7 @@ fn read_response(headers: &HeaderMap, body: &Bytes) -> Result<Inference, Error> 
     Ok(Inference { model, version, outputs, provenance, headers: HeaderMap::new() })
 }
 
-fn read_output(output: Output, tail: &mut Tail) -> Result<Tensor, Error> {
+fn read_output(output: &Output, tail: &mut Tail) -> Result<Tensor, Error> {
     let wrong = |reason: String| Error::malformed(format!("output {}: {reason}", shown(&output.name)));
     let data = match (output.data, output.parameters.get(binary::SIZE)) {
         (None, Some(size)) => tail.take(&output.name, size)?,

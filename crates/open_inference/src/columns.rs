@@ -116,7 +116,7 @@ fn convert(column: Tensor, to: Datatype, room: &mut Room) -> Result<Tensor, Erro
                 })?;
                 element.write(&mut data);
             }
-        }, bytes => return Err(no_number(&column, to)))
+        }, bytes => return Err(no_number(&column, to)));
     }, bytes => return Err(no_number(&column, to)));
     Ok(Tensor { datatype: to, data: data.into(), ..column })
 }

@@ -9,12 +9,21 @@ use crate::{
     byte_length, columns,
 };
 
+/// What names, shapes and parameters may take of a body.
+const MARGIN: usize = 64 << 10;
+
 /// Makes of a request what the model can be asked with, and what the caller wishes to see of its answer.
 ///
-/// Shapes, datatypes, elements and content types are read and held against the model's signature; all tensors together take
-/// at most `max_bytes`, which is seen before memory is taken.
-pub fn understand(wire: WireRequest, model: &ModelMetadata, max_bytes: usize) -> Result<(Vec<Tensor>, Wishes), Error> {
-    let wishes = Wishes::read(wire.id, &wire.parameters, wire.outputs, model)?;
+/// Shapes, datatypes, elements and content types are read and held against the model's signature. All tensors together take
+/// at most what a binary body of `max_body_bytes` holds, which is seen before memory is taken: a few bytes of JSON can say
+/// many of a tensor, and the request may have to travel on as such a body.
+pub fn understand(
+    wire: WireRequest,
+    model: &ModelMetadata,
+    max_body_bytes: usize,
+) -> Result<(Vec<Tensor>, Wishes), Error> {
+    let wishes = Wishes::read(wire.id, &wire.parameters, &wire.outputs, model)?;
+    let max_bytes = max_body_bytes - MARGIN.min(max_body_bytes / 2);
     let mut room = Room { left: max_bytes, max_bytes };
     let tensors = if columns::is_table(&wire.parameters, &wire.inputs)? {
         columns::read(wire.inputs, &wire.parameters, model, &mut room)?

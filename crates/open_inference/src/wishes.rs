@@ -47,7 +47,7 @@ impl Wishes {
     pub(crate) fn read(
         id: Option<String>,
         parameters: &Parameters,
-        outputs: Vec<RequestedOutput>,
+        outputs: &[RequestedOutput],
         model: &ModelMetadata,
     ) -> Result<Self, Error> {
         let binary = flag(parameters, binary::ALL_WANTED)?.unwrap_or(false);
@@ -56,7 +56,7 @@ impl Wishes {
             model.outputs.iter().map(all).collect()
         } else {
             let mut seen = HashSet::new();
-            for output in &outputs {
+            for output in outputs {
                 if !seen.insert(&output.name) {
                     return Err(Error::malformed(format!("output {} is asked for twice", shown(&output.name))));
                 }

@@ -50,7 +50,7 @@ fn or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JsonOutput>
 ///
 /// `json_length` is what `Inference-Header-Content-Length` said; without one, all of the body is JSON.
 pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequest, Error> {
-    let (json, tail) = binary::split(body, json_length)?;
+    let (json, tail) = binary::split(body.clone(), json_length)?;
     let request: JsonRequest = serde_json::from_slice(&json)
         .map_err(|error| Error::malformed(format!("the body is no JSON of an inference request: {error}")))?;
     let mut tail = Tail::new(tail);

@@ -126,9 +126,10 @@ macro_rules! written {
     )*};
 }
 written!(bool u8 u16 u32 u64 i8 i16 i32 i64; element => element; None::<&str>);
-written!(f32 f64; element => element; special(f64::from(element)));
+written!(f32; element => element; special(element.into()));
+written!(f64; element => element; special(element));
 // Both are f32s with fewer bits; the shortest digits that give the same f32 give the same half as well.
-written!(f16 bf16; element => f32::from(element); special(f64::from(f32::from(element))));
+written!(f16 bf16; element => f32::from(element); special(element.into()));
 
 fn special(number: f64) -> Option<&'static str> {
     match number {

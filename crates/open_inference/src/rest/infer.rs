@@ -12,9 +12,6 @@ use crate::{
     write_response,
 };
 
-/// What a tensor's names and shapes may take of a body's bytes: the tensors themselves get the rest.
-const MARGIN: usize = 64 << 10;
-
 /// `POST …/infer`
 pub(super) async fn infer<S: InferenceServer>(
     State(rest): State<Rest<S>>,
@@ -58,7 +55,7 @@ async fn ask<S: InferenceServer>(rest: &Rest<S>, asked: Asked, request: Request)
     let Asked { model: name, version } = asked;
     let model = rest.server.model(&name, version.as_deref())?;
     let ReadRequest { headers, body } = read_body(rest, request).await?;
-    let max_bytes = rest.bodies.max_bytes().saturating_sub(MARGIN);
+    let max_bytes = rest.bodies.max_bytes();
     let (headers, model, body, understood) = large_off_thread(body.bytes.len(), move || {
         let understood = read_wire(&headers, &body.bytes, &model).and_then(|wire| understand(wire, &model, max_bytes));
         (headers, model, body, understood)

@@ -1,0 +1,79 @@
+use std::io::{Read, Write};
+
+use flate2::Compression;
+use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use http::Method;
+use serde_json::json;
+
+use crate::support::{Answer, MAX_BODY_BYTES, Service};
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn deflate(data: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn body(rows: usize) -> Vec<u8> {
+    let input = json!({"name": "x", "datatype": "FP32", "shape": [rows, 2], "data": vec![0.5; rows * 2]});
+    json!({"inputs": [input]}).to_string().into_bytes()
+}
+
+async fn post(service: &Service, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+    service.send(Method::POST, "/v2/models/echo/infer", headers, body).await
+}
+
+#[tokio::test]
+async fn a_body_may_come_compressed() {
+    let service = Service::new();
+    for (encoding, body) in [("gzip", gzip(&body(1))), ("deflate", deflate(&body(1))), ("identity", body(1))] {
+        let answer = post(&service, &[("content-encoding", encoding)], body).await;
+        assert_eq!(answer.json()["outputs"][0]["data"], json!([0.5, 0.5]), "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_bounded_by_what_it_unpacks_to() {
+    let service = Service::new();
+    let bomb = gzip(&vec![b' '; 100 * MAX_BODY_BYTES]);
+    assert!(bomb.len() < MAX_BODY_BYTES / 2);
+    let answer = post(&service, &[("content-encoding", "gzip")], bomb).await;
+    assert_eq!(answer.error(), (413, "the body is larger than 1048576 bytes".to_owned()));
+}
+
+#[tokio::test]
+async fn what_does_not_unpack_is_said() {
+    let service = Service::new();
+    let mut damaged = gzip(&body(1));
+    damaged.truncate(20);
+    let answer = post(&service, &[("content-encoding", "gzip")], damaged).await;
+    assert_eq!(answer.error(), (400, "the body ended early".to_owned()));
+    let answer = post(&service, &[("content-encoding", "br")], body(1)).await;
+    assert_eq!(answer.error(), (415, "content encoding \"br\" is not known; there are: gzip, deflate".to_owned()));
+}
+
+#[tokio::test]
+async fn large_answers_go_compressed_to_whoever_accepts_it() {
+    let service = Service::new();
+    for encoding in ["gzip", "deflate"] {
+        let small = post(&service, &[("accept-encoding", encoding)], body(1)).await;
+        assert_eq!(small.header("content-encoding"), None);
+        let large = post(&service, &[("accept-encoding", encoding)], body(2000)).await;
+        assert_eq!(large.header("content-encoding"), Some(encoding));
+        let mut json = String::new();
+        match encoding {
+            "gzip" => GzDecoder::new(&large.body[..]).read_to_string(&mut json).unwrap(),
+            _ => ZlibDecoder::new(&large.body[..]).read_to_string(&mut json).unwrap(),
+        };
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["outputs"][0]["shape"], json!([2000, 2]));
+    }
+    let plain = post(&service, &[], body(2000)).await;
+    assert_eq!(plain.header("content-encoding"), None);
+}

@@ -1,0 +1,31 @@
+//! The routes over HTTP, held against a server that gives back what it gets.
+
+#[path = "../fake/mod.rs"]
+mod fake;
+
+/// Requests and answers in a line.
+mod support;
+
+/// What the server and its models are.
+mod metadata;
+
+/// Asking, in JSON and binary.
+mod infer;
+
+/// Text, base64, moments, tables.
+mod content_types;
+
+/// Pictures in and out.
+mod pictures;
+
+/// Bodies that come compressed, and answers that go so.
+mod compression;
+
+/// Load, unload, index.
+mod repository;
+
+/// What is refused, and in which words.
+mod bad_input;
+
+/// Any tensor, there and back.
+mod round_trips;

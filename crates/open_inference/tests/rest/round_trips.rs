@@ -1,0 +1,163 @@
+use open_inference::client::{decode_error, decode_response, encode_request};
+use open_inference::{Datatype, Tensor};
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::support::Service;
+
+/// A tensor of any datatype, with none or three axes, some of them empty, and any bits in its elements.
+fn any_tensor() -> impl Strategy<Value = Tensor> {
+    let datatype = (0..Datatype::ALL.len()).prop_map(|index| Datatype::ALL[index]);
+    let shape = prop_oneof![1 => Just(vec![]), 4 => prop::collection::vec(0_usize..4, 3)];
+    (datatype, shape).prop_flat_map(|(datatype, shape)| {
+        let elements: usize = shape.iter().product();
+        let data = match datatype.size() {
+            Some(size) => {
+                let element = prop::sample::select(interesting(datatype));
+                let element = prop_oneof![element, prop::collection::vec(any::<u8>(), size)];
+                prop::collection::vec(element, elements).prop_map(|elements| elements.concat()).boxed()
+            }
+            None => prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), elements)
+                .prop_map(|strings| Tensor::from_strings("x", vec![], strings.iter().map(Vec::as_slice)).data.to_vec())
+                .boxed(),
+        };
+        data.prop_map(move |mut data| {
+            if datatype == Datatype::Bool {
+                data.iter_mut().for_each(|byte| *byte &= 1);
+            }
+            Tensor { name: "x".to_owned(), datatype, shape: shape.clone(), data: data.into() }
+        })
+    })
+}
+
+/// Ends of ranges, and what floats have beside numbers.
+fn interesting(datatype: Datatype) -> Vec<Vec<u8>> {
+    let doubles = |bits: &[u64]| bits.iter().map(|bits| bits.to_le_bytes().to_vec()).collect();
+    let floats = |bits: &[u32]| bits.iter().map(|bits| bits.to_le_bytes().to_vec()).collect();
+    let halves = |bits: &[u16]| bits.iter().map(|bits| bits.to_le_bytes().to_vec()).collect();
+    match datatype {
+        // Zeros of both signs, the least and the largest subnormal, the ends, infinities, quiet and signalling NaNs.
+        Datatype::Fp64 => doubles(&[
+            0,
+            1 << 63,
+            1,
+            (1 << 52) - 1,
+            f64::MAX.to_bits(),
+            f64::NEG_INFINITY.to_bits(),
+            0x7ff8_0000_0000_0001,
+            0x7ff0_0000_0000_0001,
+        ]),
+        Datatype::Fp32 => floats(&[
+            0,
+            1 << 31,
+            1,
+            (1 << 23) - 1,
+            f32::MAX.to_bits(),
+            f32::INFINITY.to_bits(),
+            0x7fc0_0001,
+            0xff80_0001,
+        ]),
+        Datatype::Fp16 => halves(&[0, 0x8000, 1, 0x03ff, 0x7bff, 0x7c00, 0xfc00, 0x7e01, 0x7c01]),
+        Datatype::Bf16 => halves(&[0, 0x8000, 1, 0x007f, 0x7f7f, 0x7f80, 0xff80, 0x7fc1, 0x7f81]),
+        datatype => {
+            let size = datatype.size().unwrap_or_default();
+            let mut least = vec![0; size];
+            let mut largest = vec![0xff; size];
+            let ends = vec![vec![0; size], vec![0xff; size]];
+            if let (Some(least), Some(largest)) = (least.last_mut(), largest.last_mut()) {
+                *least = 0x80;
+                *largest = 0x7f;
+            }
+            ends.into_iter().chain([least, largest]).collect()
+        }
+    }
+}
+
+fn model_of(tensor: &Tensor) -> String {
+    let kind = if tensor.shape.is_empty() { "scalar" } else { "any" };
+    format!("{kind}_{}", tensor.datatype.name().to_lowercase())
+}
+
+/// JSON has one NaN, so there every NaN becomes that one.
+fn with_one_nan(tensor: &Tensor) -> Vec<u8> {
+    fn canonical<const N: usize>(data: &[u8], is_nan: impl Fn([u8; N]) -> bool, nan: [u8; N]) -> Vec<u8> {
+        let element = |chunk: &[u8]| <[u8; N]>::try_from(chunk).unwrap();
+        data.chunks_exact(N).flat_map(|chunk| if is_nan(element(chunk)) { nan } else { element(chunk) }).collect()
+    }
+    let data = &tensor.data;
+    match tensor.datatype {
+        Datatype::Fp64 => canonical(data, |e| f64::from_le_bytes(e).is_nan(), f64::NAN.to_le_bytes()),
+        Datatype::Fp32 => canonical(data, |e| f32::from_le_bytes(e).is_nan(), f32::NAN.to_le_bytes()),
+        Datatype::Fp16 => canonical(data, |e| half::f16::from_le_bytes(e).is_nan(), half::f16::NAN.to_le_bytes()),
+        Datatype::Bf16 => canonical(data, |e| half::bf16::from_le_bytes(e).is_nan(), half::bf16::NAN.to_le_bytes()),
+        _ => data.to_vec(),
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+proptest! {
+    #[test]
+    fn every_tensor_comes_back_in_binary_bit_for_bit(tensor in any_tensor()) {
+        let (headers, body) = encode_request(std::slice::from_ref(&tensor));
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let path = format!("/v2/models/{}/infer", model_of(&tensor));
+        let answer = run(Service::new().send(http::Method::POST, &path, &headers, body));
+        prop_assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+        let inference = decode_response(&answer.headers, answer.body).unwrap();
+        prop_assert_eq!(&inference.provenance.model_digest, "sha256:abc");
+        prop_assert_eq!(inference.provenance.timing_ms.infer.to_bits(), 2.0_f64.to_bits());
+        prop_assert_eq!(&inference.outputs, &[Tensor { name: "y".to_owned(), ..tensor }]);
+    }
+
+    #[test]
+    fn every_tensor_comes_back_in_json_bit_for_bit(tensor in any_tensor()) {
+        let (service, model) = (Service::new(), model_of(&tensor));
+        // What the first answer's JSON says is asked again: data goes through the writer and then through the reader.
+        let (headers, body) = encode_request(std::slice::from_ref(&tensor));
+        let length = headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+        let head = String::from_utf8(body[..length].to_vec()).unwrap();
+        let base64 = tensor.datatype == Datatype::Bytes;
+        let wish = if base64 { json!([{"name": "y", "parameters": {"content_type": "base64"}}]) } else { json!([]) };
+        let head = head.replace("\"binary_data_output\":true", "\"binary_data_output\":false");
+        let head = format!("{},\"outputs\":{wish}}}", head.strip_suffix('}').unwrap());
+        let first = run(service.infer_binary(&model, &head, &body[length..]));
+        prop_assert_eq!(first.status.as_u16(), 200, "{}", first.text());
+        let text = first.text();
+        // The text itself: a parser in between would round numbers.
+        let outputs = &text[text.find("\"outputs\":[").unwrap() + 11..text.len() - 2];
+        let input = outputs.replacen("\"name\":\"y\"", "\"name\":\"x\"", 1);
+        run(service.infer(&model, format!("{{\"inputs\":[{input}],\"outputs\":{wish}}}"))).json();
+        let asked = service.fake.asked.lock().unwrap().take().unwrap();
+        prop_assert_eq!(&asked.inputs[0].shape, &tensor.shape);
+        prop_assert_eq!(asked.inputs[0].data.to_vec(), with_one_nan(&tensor));
+        if !base64 {
+            let inference = decode_response(&first.headers, first.body).unwrap();
+            prop_assert_eq!(inference.outputs[0].data.to_vec(), with_one_nan(&tensor));
+        }
+    }
+
+    #[test]
+    fn no_body_is_a_danger(head in ".{0,60}", tail in prop::collection::vec(any::<u8>(), 0..60), length in 0_usize..130) {
+        let body = [head.as_bytes(), &tail].concat();
+        let length = length.to_string();
+        let headers = [("inference-header-content-length", &*length)];
+        let answer = run(Service::new().send(http::Method::POST, "/v2/models/two/infer", &headers, body));
+        prop_assert_eq!(answer.error().0, 400);
+    }
+}
+
+#[test]
+fn errors_and_answers_of_the_other_side_are_read() {
+    let error = decode_error(http::StatusCode::NOT_FOUND, br#"{"error": "there is no model \"m\""}"#);
+    assert_eq!((error.status.as_u16(), error.message.as_str()), (404, "there is no model \"m\""));
+    assert_eq!(decode_error(http::StatusCode::BAD_GATEWAY, b"<html>").message, "Bad Gateway");
+    let bad = decode_response(&http::HeaderMap::new(), "{}".into()).unwrap_err();
+    assert_eq!(
+        (bad.status.as_u16(), bad.message.as_str()),
+        (502, "the answer is no JSON of one: missing field `model_name` at line 1 column 2")
+    );
+}
