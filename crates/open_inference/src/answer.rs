@@ -1,11 +1,18 @@
+use std::sync::{Arc, LazyLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::sync::Semaphore;
 
 use crate::{Error, InferRequest, Inference, InferenceServer};
 
 /// Reading or writing more than this in JSON takes longer than others on the same thread should wait.
 const LARGE: usize = 256 << 10;
+
+/// As many large ones at the same time as there are cores: more would take memory and get nobody done sooner.
+static WORKBENCH: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))));
 
 /// Asks the server, and gives up when the caller's time is over: the future is dropped, and with it the request.
 pub(crate) async fn answer<S: InferenceServer>(
@@ -24,6 +31,12 @@ pub(crate) async fn large_off_thread<T: Send + 'static>(size: usize, work: impl 
     if size <= LARGE {
         return work();
     }
+    let place = Arc::clone(&WORKBENCH).acquire_owned().await.expect("nobody closes the workbench");
+    let work = move || {
+        // Held by the work and not by who waits for it: work goes on when its caller has gone.
+        let _place = place;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -59,7 +59,8 @@ fn one_matrix(model: &ModelMetadata) -> Option<&TensorMetadata> {
     (input.shape.len() == 2).then_some(input)
 }
 
-fn fit_rank(column: Tensor, wanted: &TensorMetadata) -> Tensor {
+/// A column is `[N]` or `[N, 1]`, as the model wants it.
+pub(crate) fn fit_rank(column: Tensor, wanted: &TensorMetadata) -> Tensor {
     match (&column.shape[..], wanted.shape.len()) {
         (&[rows], 2) => Tensor { shape: vec![rows, 1], ..column },
         (&[rows, 1], 1) => Tensor { shape: vec![rows], ..column },

@@ -91,3 +91,84 @@ fn bytes_of(tensor: &Tensor, labels: usize) -> Vec<u8> {
     // The cast stops at 0 and 255; NaN is dark.
     tensor.to_f32().into_iter().map(|value| (value * scale).round() as u8).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    fn layout(shape: &[usize], declared: &[i64]) -> Option<(usize, usize, usize, usize, bool)> {
+        let Layout { rows, height, width, channels, planar } = Layout::of(shape, declared)?;
+        Some((rows, height, width, channels, planar))
+    }
+
+    /// What is in the PNG of each row.
+    fn pixels(
+        datatype: Datatype,
+        shape: Vec<usize>,
+        values: &[f32],
+        labels: &[&str],
+    ) -> Vec<(png::ColorType, Vec<u8>)> {
+        let mut output = TensorMetadata::new("y", datatype, &[-1; 4][..shape.len()]);
+        output.parameters.labels = labels.iter().map(ToString::to_string).collect();
+        let tensor = Tensor::from_f32("y", datatype, shape, values).unwrap();
+        let decode = |file: bytes::Bytes| {
+            let mut reader = png::Decoder::new(Cursor::new(file)).read_info().unwrap();
+            let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+            let frame = reader.next_frame(&mut pixels).unwrap();
+            (frame.color_type, pixels)
+        };
+        write(&tensor, &output).unwrap().strings().map(decode).collect()
+    }
+
+    #[test]
+    fn axes_are_told_apart_by_their_lengths_and_by_what_the_model_fixes() {
+        assert_eq!(layout(&[5, 7], &[-1, -1]), Some((1, 5, 7, 1, false)));
+        assert_eq!(layout(&[2, 5, 7], &[-1, 5, 7]), Some((2, 5, 7, 1, false)));
+        assert_eq!(layout(&[5, 7, 3], &[5, 7, 3]), Some((1, 5, 7, 3, false)));
+        assert_eq!(layout(&[3, 5, 7], &[3, 5, 7]), Some((1, 5, 7, 3, true)));
+        assert_eq!(layout(&[2, 5, 7, 3], &[-1, -1, -1, 3]), Some((2, 5, 7, 3, false)));
+        assert_eq!(layout(&[2, 1, 5, 7], &[-1, 1, -1, -1]), Some((2, 5, 7, 1, true)));
+        assert_eq!(layout(&[1, 3, 5, 4], &[-1, 3, -1, -1]), Some((1, 5, 4, 3, true)));
+        assert_eq!(layout(&[1, 3, 5, 4], &[-1, -1, -1, 4]), Some((1, 3, 5, 4, false)));
+        assert_eq!(layout(&[1, 21, 5, 7], &[-1, 21, -1, -1]), None);
+        assert_eq!(layout(&[5], &[-1]), None);
+    }
+
+    #[test]
+    fn values_become_brightness() {
+        let gray = |datatype, values: &[f32], labels: &[&str]| {
+            pixels(datatype, vec![1, values.len()], values, labels).remove(0).1
+        };
+        assert_eq!(gray(Datatype::Fp32, &[-1.0, 0.0, 0.5, 1.0, 9.0, f32::NAN], &[]), [0, 0, 128, 255, 255, 0]);
+        assert_eq!(gray(Datatype::Uint8, &[0.0, 1.0, 255.0], &[]), [0, 1, 255]);
+        assert_eq!(gray(Datatype::Bool, &[0.0, 1.0], &[]), [0, 255]);
+        assert_eq!(gray(Datatype::Int64, &[-5.0, 3.0, 900.0], &[]), [0, 3, 255]);
+        assert_eq!(gray(Datatype::Int32, &[0.0, 1.0, 2.0], &["sky", "sea", "land"]), [0, 128, 255]);
+        assert_eq!(gray(Datatype::Uint8, &[0.0, 1.0], &["out", "in"]), [0, 255]);
+    }
+
+    #[test]
+    fn each_row_is_a_picture_with_its_channels_side_by_side() {
+        let values: Vec<f32> = (0_u8..24).map(f32::from).collect();
+        let pictures = pixels(Datatype::Uint8, vec![2, 3, 2, 2], &values, &[]);
+        assert_eq!(pictures.len(), 2);
+        assert_eq!(pictures[0], (png::ColorType::Rgb, vec![0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]));
+        let plain = pixels(Datatype::Uint8, vec![1, 1, 2, 4], &values[..8], &[]);
+        assert_eq!(plain[0], (png::ColorType::Rgba, values[..8].iter().map(|&value| value as u8).collect()));
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused_with_its_shape() {
+        let output = TensorMetadata::new("y", Datatype::Fp32, &[-1]);
+        for (shape, words) in [
+            (vec![3], "output \"y\" of the shape [3] is no picture"),
+            (vec![1, 0, 0], "output \"y\" is no picture: Zero width not allowed"),
+        ] {
+            let values = vec![0.0; shape.iter().product()];
+            let tensor = Tensor::from_f32("y", Datatype::Fp32, shape, &values).unwrap();
+            assert_eq!(write(&tensor, &output).unwrap_err().message, words);
+        }
+    }
+}

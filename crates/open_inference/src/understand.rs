@@ -5,8 +5,8 @@ use crate::content::{self, Decoding};
 use crate::json::elements::{self, ElementsError};
 use crate::tensor::checked_shape;
 use crate::{
-    Datatype, Error, ModelMetadata, Parameters, Tensor, TensorError, WireData, WireInput, WireRequest, Wishes,
-    byte_length, columns,
+    ContentType, Datatype, Error, ModelMetadata, Parameters, Tensor, TensorError, WireData, WireInput, WireRequest,
+    Wishes, byte_length, columns,
 };
 
 /// What names, shapes and parameters may take of a body.
@@ -40,8 +40,10 @@ fn read_input(input: WireInput, request: &Parameters, model: &ModelMetadata, roo
     let said = content::said(&input.parameters, request)?;
     let decoding =
         Decoding::of(said.or(wanted.parameters.content_type), matches!(input.data, WireData::Json(_)), wanted);
-    let tensor = read_tensor(input, room)?;
-    content::decode(tensor, decoding, wanted)
+    let tensor = content::decode(read_tensor(input, room)?, decoding, wanted)?;
+    // MLServer's codecs send every list as a column.
+    let is_column = matches!(said, Some(ContentType::Str | ContentType::Base64 | ContentType::Datetime));
+    Ok(if is_column { columns::fit_rank(tensor, wanted) } else { tensor })
 }
 
 /// An input's elements, before its content type is looked at.

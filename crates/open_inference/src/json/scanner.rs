@@ -92,7 +92,8 @@ fn string_length(text: &[u8]) -> usize {
 }
 
 fn word_length(text: &[u8]) -> usize {
-    text.iter().position(|byte| b",] \t\n\r[{".contains(byte)).unwrap_or(text.len())
+    let ends = |byte: &u8| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\n' | b'\r' | b'[' | b'{');
+    text.iter().position(ends).unwrap_or(text.len())
 }
 
 fn malformed<T>(words: impl Into<String>) -> Result<T, ElementsError> {

@@ -40,7 +40,10 @@ pub(super) async fn infer_stream<S: InferenceServer>(
 ) -> Result<Response, Error> {
     let Answered { mut wishes, inference, model, .. } = ask(&rest, asked, request).await?;
     wishes.all_in_json();
-    write(inference, wishes, model, |response| reply::event(&response.json)).await
+    let headers = inference.headers.clone();
+    let mut response = write(inference, wishes, model, |response| reply::event(&response.json)).await?;
+    response.headers_mut().extend(headers);
+    Ok(response)
 }
 
 /// A question, answered but not yet written.
@@ -62,10 +65,13 @@ async fn ask<S: InferenceServer>(rest: &Rest<S>, asked: Asked, request: Request)
     })
     .await;
     let (inputs, wishes) = understood?;
+    // Tensors out of JSON are not in the body, and may be larger.
+    let mut share = rest.bodies.share();
+    share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
     let request = InferRequest { model: name, version, inputs, headers: headers.clone() };
     let inference = answer(&rest.server, request, wishes.timeout).await?;
-    // Tensors are slices of the body, which counts against the memory of all bodies until here.
-    drop(body);
+    // Until here the body and its tensors count against the memory of all bodies.
+    drop((body, share));
     Ok(Answered { headers, model, wishes, inference })
 }
 

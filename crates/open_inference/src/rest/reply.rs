@@ -57,8 +57,7 @@ pub(super) fn picture(png: Bytes) -> Response {
 /// The one event of a stream.
 pub(super) fn event(json: &[u8]) -> Response {
     let event = [b"data: ", json, b"\n\n"].concat();
-    let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    ([content_type("text/event-stream"), no_store], event).into_response()
+    ([content_type("text/event-stream")], event).into_response()
 }
 
 /// Whether `If-None-Match` names the answer's `ETag`: the caller has it already.

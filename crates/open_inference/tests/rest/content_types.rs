@@ -127,3 +127,15 @@ async fn what_does_not_go_with_a_content_type_is_said() {
     }
     assert!(service.fake.asked.lock().unwrap().is_none(), "all of it is found before the model is asked");
 }
+
+#[tokio::test]
+async fn lists_that_mlservers_codecs_send_as_columns_fit_models_that_want_lists() {
+    let service = Service::new();
+    let mut b = input("b", "BYTES", &[2, 1], json!(["x", "y"]));
+    let a = input("a", "INT64", &[2], json!([1, 2]));
+    let (status, _) = service.infer("two", json!({"inputs": [a, b]})).await.error();
+    assert_eq!(status, 422, "only where a content type is named");
+    b["parameters"] = json!({"content_type": "str"});
+    let answer = service.infer("two", json!({"inputs": [a, b]})).await.json();
+    assert_eq!(answer["outputs"][1]["shape"], json!([2]));
+}
