@@ -8,6 +8,8 @@ mod reload;
 
 mod watch;
 
+mod lifetimes;
+
 mod routes;
 
 mod infer;
