@@ -7,7 +7,7 @@ use axum::routing::{delete, get, post};
 use db_api::memory::Memory;
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
-use open_inference::rest;
+use open_inference::{grpc, rest};
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
 use service::readiness::Readiness;
@@ -106,6 +106,7 @@ pub fn router(app: App) -> Router {
         .fallback(async || Error::NoRoute)
         .with_state(app.clone())
         // After the fallbacks: what the protocol has no route for, it says in its own way.
-        .merge(rest::router(app.clone(), app.bodies))
+        .merge(rest::router(app.clone(), app.bodies.clone()))
+        .merge(grpc::router(app.clone(), app.bodies))
         .layer(from_fn(security::headers))
 }

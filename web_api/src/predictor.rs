@@ -142,12 +142,11 @@ impl Predictor {
         let inference = self.model.infer(question).await?;
         let key = question.key_of(&inference);
         let stored = !steering.no_store;
-        let entry = if !stored {
-            Arc::new(Entry::new(key, inference))
-        } else if self.rows.remember(question, &inference).await? {
-            Arc::new(Entry::new(key, inference))
-        } else {
+        let by_rows = stored && self.rows.remember(question, &inference).await?;
+        let entry = if stored && !by_rows {
             self.memory.remember(key, inference).await
+        } else {
+            Arc::new(Entry::new(key, inference))
         };
         Ok(Answer { entry, provenance: Provenance::Bypass { stored } })
     }

@@ -8,5 +8,7 @@ mod fake_model_api;
 mod health;
 mod page;
 mod predict;
+mod protocol;
+mod rows;
 mod stack;
 mod web_api;

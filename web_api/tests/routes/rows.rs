@@ -1,0 +1,198 @@
+use axum::body::Body;
+use http::{HeaderValue, Request, StatusCode, header};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+use web_api::settings::AppType;
+
+use crate::fake_model_api::model;
+use crate::protocol::{post, question};
+use crate::stack::{Answer, Stack, image_request};
+
+fn infer(model: &str) -> String {
+    format!("/v2/models/{model}/infer")
+}
+
+fn rows(numbers: impl IntoIterator<Item = u8>) -> Vec<[f32; 4]> {
+    numbers.into_iter().map(|number| [f32::from(number), 1., 2., 3.]).collect()
+}
+
+async fn ask(stack: &Stack, numbers: impl IntoIterator<Item = u8>) -> Answer {
+    stack.send(post(&infer("mnist"), &question(&rows(numbers)))).await
+}
+
+fn pictures(pictures: &[&str]) -> Request<Body> {
+    let data: Vec<_> = pictures.iter().map(|picture| base64(picture)).collect();
+    let input = json!({"name": "image", "shape": [data.len()], "datatype": "BYTES", "data": data});
+    post(&infer("mnist"), &json!({"inputs": [input]}))
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn echo(answer: &Answer) -> Value {
+    answer.json()["outputs"][1]["data"].clone()
+}
+
+#[tokio::test]
+async fn of_a_batch_with_known_rows_only_the_others_run() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    assert_eq!(ask(&stack, 0..30).await.header("cache-status"), "mlserve; fwd=miss; stored");
+    assert_eq!((stack.runs(), stack.rows()), (1, 30));
+    let order: Vec<u8> = [30].into_iter().chain(0..30).chain([31]).collect();
+    let partial = ask(&stack, order.clone()).await;
+    assert_eq!(partial.header("cache-status"), "mlserve; fwd=partial; stored; detail=\"30 of 32 rows\"");
+    assert_eq!((stack.runs(), stack.rows()), (2, 32));
+    assert_eq!(partial.json()["outputs"][0]["shape"], json!([32, 3]));
+    assert_eq!(echo(&partial), json!(order.iter().map(|&number| f64::from(number)).collect::<Vec<_>>()));
+    let all = ask(&stack, 0..32).await;
+    assert_eq!((all.header("cache-status"), all.header("age")), ("mlserve; hit", "0"));
+    assert_eq!((stack.runs(), stack.rows()), (2, 32));
+
+    let metrics = stack.metrics();
+    for line in [
+        "answers_total{model=\"mnist\",outcome=\"miss\"} 32\n",
+        "answers_total{model=\"mnist\",outcome=\"near\"} 62\n",
+        "inferences_total{model=\"mnist\"} 32\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn single_rows_and_batches_share() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    ask(&stack, [7]).await;
+    let batch = ask(&stack, [6, 7]).await;
+    assert_eq!(batch.header("cache-status"), "mlserve; fwd=partial; stored; detail=\"1 of 2 rows\"");
+    assert_eq!(ask(&stack, [6]).await.header("cache-status"), "mlserve; hit");
+    assert_eq!(stack.rows(), 2);
+
+    stack.send(image_request("/predict", "seven")).await;
+    let batch = stack.send(pictures(&["eleven", "seven"])).await;
+    assert_eq!(batch.header("cache-status"), "mlserve; fwd=partial; stored; detail=\"1 of 2 rows\"");
+    assert_eq!(echo(&batch), json!([6.0, 5.0]));
+    assert_eq!(stack.send(image_request("/predict", "eleven")).await.header("cache-status"), "mlserve; hit");
+    assert_eq!(stack.rows(), 4);
+}
+
+#[tokio::test]
+async fn equal_rows_of_a_batch_run_once() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let answer = ask(&stack, [5, 6, 5, 5, 6]).await;
+    assert_eq!(answer.header("cache-status"), "mlserve; fwd=miss; stored");
+    assert_eq!(echo(&answer), json!([5.0, 6.0, 5.0, 5.0, 6.0]));
+    assert_eq!((stack.runs(), stack.rows()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_hundred_identical_batches_at_once_compute_each_row_once() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..100 {
+        let app = stack.app.clone();
+        let request = pictures(&["slow", "seven", "eleven", "slow"]);
+        clients.spawn(async move { app.oneshot(request).await.unwrap() });
+    }
+    let answers = clients.join_all().await;
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+    let stored = answers.iter().filter(|answer| answer.headers()["cache-status"] == "mlserve; fwd=miss; stored");
+    assert_eq!(stored.count(), 1);
+    assert_eq!((stack.runs(), stack.rows()), (1, 3));
+}
+
+#[tokio::test]
+async fn batches_that_wait_for_rows_of_each_other_all_get_their_answer() {
+    let stack = Stack::serving(vec![model("mnist")], |settings| settings.max_concurrent_requests = 100).await;
+    let mut clients = JoinSet::new();
+    for start in 0..20_u8 {
+        let app = stack.app.clone();
+        // Overlapping, and in both directions.
+        let mut numbers: Vec<u8> = (0..40).map(|number| (start * 7 + number) % 100).collect();
+        if start % 2 == 0 {
+            numbers.reverse();
+        }
+        let request = post(&infer("mnist"), &question(&rows(numbers.clone())));
+        clients.spawn(async move {
+            let response = app.oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            let expected: Vec<_> = numbers.iter().map(|&number| f64::from(number)).collect();
+            assert_eq!(body["outputs"][1]["data"], json!(expected));
+        });
+    }
+    clients.join_all().await;
+    assert_eq!(stack.rows(), 100, "each row once");
+}
+
+#[tokio::test]
+async fn who_goes_away_takes_no_row_of_others_along() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let send = |pictures: Request<Body>| tokio::spawn(stack.app.clone().oneshot(pictures));
+    let first = send(pictures(&["slow", "seven"]));
+    while stack.runs() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = send(pictures(&["seven", "slow", "eleven"]));
+    while stack.runs() == 1 {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    assert_eq!(second.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_bad_row_spoils_no_other_question() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    stack.send(image_request("/predict", "seven")).await;
+    let (batch, single) =
+        tokio::join!(stack.send(pictures(&["seven", "slow", "text"])), stack.send(image_request("/predict", "slow")),);
+    assert_eq!(batch.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(batch.json()["error"], "element 2 of image is not an image we read", "counted as it was sent");
+    assert_eq!(single.status, StatusCode::OK, "{}", single.text());
+    assert_eq!(stack.send(image_request("/predict", "slow")).await.header("cache-status"), "mlserve; hit");
+}
+
+#[tokio::test]
+async fn a_model_whose_answers_are_not_by_rows_is_remembered_as_a_whole() {
+    for model in ["liar", "whole"] {
+        let stack = Stack::start(AppType::Cli, &[model]).await;
+        let ask = |numbers| stack.send(post(&infer(model), &question(&rows(numbers))));
+        let first = ask([1, 2]).await;
+        assert_eq!(first.header("cache-status"), "mlserve; fwd=miss; stored", "{model}: {}", first.text());
+        let runs = stack.runs();
+        assert_eq!(ask([1, 2]).await.header("cache-status"), "mlserve; hit", "{model}");
+        assert_eq!(ask([2, 3]).await.header("cache-status"), "mlserve; fwd=miss; stored", "{model}");
+        assert_eq!(stack.runs(), runs + 1, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_steers_the_memory_of_batches() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let ask = |numbers: &[u8], directive: &'static str| {
+        let mut request = post(&infer("mnist"), &question(&rows(numbers.iter().copied())));
+        request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(directive));
+        stack.send(request)
+    };
+    assert_eq!(ask(&[1, 2], "no-store").await.header("cache-status"), "mlserve; fwd=request");
+    assert_eq!(ask(&[1, 2], "only-if-cached").await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(ask(&[1, 2], "no-cache").await.header("cache-status"), "mlserve; fwd=request; stored");
+    assert_eq!(ask(&[2, 1], "only-if-cached").await.header("cache-status"), "mlserve; hit");
+    assert_eq!(ask(&[2, 3], "only-if-cached").await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!((stack.runs(), stack.rows()), (2, 4));
+}
+
+#[tokio::test]
+async fn rows_of_two_digests_are_never_in_one_answer() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    ask(&stack, [1]).await;
+    // model_api has another file already, and web_api does not know it yet: row 1 is remembered of the old one.
+    "sha256:new".clone_into(&mut stack.model_api.models.lock().unwrap()[0].digest);
+    let answer = ask(&stack, [1, 2]).await;
+    assert_eq!(answer.json()["parameters"]["model_digest"], "sha256:new");
+    assert_eq!(echo(&answer), json!([1.0, 2.0]));
+}
