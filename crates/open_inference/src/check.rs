@@ -53,9 +53,8 @@ fn check_tensor(tensor: &Tensor, input: &TensorMetadata) -> Result<(), Error> {
         let or_pictures = if input.takes_images() { " or BYTES, one encoded picture each" } else { "" };
         return unfit(format!("is {}{or_pictures}, not {}", input.datatype, tensor.datatype));
     }
+    // The first axis is the batch's, also of three: N×H×W are gray pictures.
     let wanted = if pictures { &input.shape[..input.shape.len().min(1)] } else { &input.shape[..] };
-    // A model without a batch axis takes one picture; so it is asked as a list of one.
-    let wanted = if pictures && input.shape.len() < 4 { &[1] } else { wanted };
     let fits = |(&length, &wanted): (&usize, &i64)| wanted < 0 || usize::try_from(wanted) == Ok(length);
     if tensor.shape.len() != wanted.len() || !tensor.shape.iter().zip(wanted).all(fits) {
         let of = if pictures { " of pictures" } else { "" };
