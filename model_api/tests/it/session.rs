@@ -63,8 +63,9 @@ fn tensor(name: &str, datatype: Datatype, shape: &[usize], data: Vec<u8>) -> Ten
 /// Bytes of all kinds, so that floats among them are numbers, infinities, subnormals and NaNs with their payloads.
 fn bits(datatype: Datatype, count: usize) -> Vec<u8> {
     let length = count * datatype.size().unwrap();
-    let bytes = (0..length)
-        .map(|place| (place as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] | u8::from(place % 7 == 0) * 0xff);
+    let bytes = (0..length).map(|place| {
+        (place as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] | if place % 7 == 0 { 0xff } else { 0 }
+    });
     if datatype == Datatype::Bool { bytes.map(|byte| byte & 1).collect() } else { bytes.collect() }
 }
 

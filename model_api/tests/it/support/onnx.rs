@@ -190,8 +190,7 @@ pub fn of_two(operator: &str, datatype: Datatype) -> Vec<u8> {
 
 /// As scikit-learn's classifiers are exported: `label` is a tensor, `probabilities` a sequence of maps made of `scores`.
 pub fn zip_map(with_label: bool) -> Vec<u8> {
-    let mut zip = node("ZipMap", &["x"], &["probabilities"]);
-    zip.domain = "ai.onnx.ml".to_owned();
+    let mut zip = Node { domain: "ai.onnx.ml".to_owned(), ..node("ZipMap", &["x"], &["probabilities"]) };
     let classes =
         Attribute { name: "classlabels_int64s".to_owned(), ints: vec![0, 1], kind: 7, ..Attribute::default() };
     zip.attribute.push(classes);
