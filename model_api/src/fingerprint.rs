@@ -18,6 +18,9 @@ pub struct Snapshot {
 /// Data files may lie in folders of their own, but not as deep as this.
 const MAX_DEPTH: usize = 8;
 
+/// A folder that holds more than any model is looked at in part: looking is to stay cheap.
+const MAX_FILES: usize = 10_000;
+
 impl Snapshot {
     /// Looks at the folder now. An error is no empty folder: it may be back in a moment.
     pub fn take(dir: &Path) -> io::Result<Self> {
@@ -26,9 +29,9 @@ impl Snapshot {
         entries.retain(|path| !is_hidden(path));
         entries.sort();
         // A bare file keeps its data in files beside it, and which those are only the graph could say.
-        let mut beside = DefaultHasher::new();
+        let (mut beside, mut left) = (DefaultHasher::new(), MAX_FILES);
         for path in entries.iter().filter(|path| !path.is_dir() && !is_graph(path)) {
-            look_at(path, MAX_DEPTH, &mut beside);
+            look_at(path, MAX_DEPTH, &mut left, &mut beside);
         }
         let beside = beside.finish();
         let mut hashers: BTreeMap<String, DefaultHasher> = BTreeMap::new();
@@ -36,7 +39,8 @@ impl Snapshot {
             let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
             let Some(name) = name.and_then(OsStr::to_str) else { continue };
             let hasher = hashers.entry(name.to_owned()).or_default();
-            look_at(path, 0, hasher);
+            let mut left = MAX_FILES;
+            look_at(path, 0, &mut left, hasher);
             if !path.is_dir() {
                 beside.hash(hasher);
             }
@@ -47,7 +51,11 @@ impl Snapshot {
 }
 
 /// What cannot be looked at looks the same until it can.
-fn look_at(path: &Path, depth: usize, hasher: &mut impl Hasher) {
+fn look_at(path: &Path, depth: usize, left: &mut usize, hasher: &mut impl Hasher) {
+    if *left == 0 {
+        return;
+    }
+    *left -= 1;
     path.hash(hasher);
     let Ok(own) = fs::symlink_metadata(path) else { return };
     identity(&own, hasher);
@@ -75,7 +83,9 @@ fn look_at(path: &Path, depth: usize, hasher: &mut impl Hasher) {
     let mut entries: Vec<_> = entries.unwrap_or_else(|_: io::Error| Vec::new());
     entries.retain(|path| !is_hidden(path));
     entries.sort();
-    entries.iter().for_each(|path| look_at(path, depth + 1, hasher));
+    for path in &entries {
+        look_at(path, depth + 1, left, hasher);
+    }
 }
 
 fn identity(metadata: &Metadata, hasher: &mut impl Hasher) {

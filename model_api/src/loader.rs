@@ -27,9 +27,12 @@ pub struct LoadSettings {
 pub struct Loader {
     /// How they are run.
     pub settings: LoadSettings,
-    start: Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>,
+    start: StartPool,
     metrics: Metrics,
 }
+
+/// What starts sessions, whichever launcher it uses.
+type StartPool = Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>;
 
 /// What a model version's files say.
 #[derive(Clone)]

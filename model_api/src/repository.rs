@@ -7,7 +7,7 @@
 //! mnist/1/model-settings.json    of this version alone, in place of mnist/model-settings.json
 //! ```
 //!
-//! A model without version folders has the version `1`. Whatever begins with a dot is left alone, so that a folder can be
+//! A graph that lies in the model's folder is the version `1`, unless there is a folder of that name. Whatever begins with a dot is left alone, so that a folder can be
 //! filled under such a name and then be renamed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ use crate::version::Version;
 const GRAPH: &str = "model.onnx";
 const SETTINGS: &str = "model-settings.json";
 
-/// A model without version folders has this one.
+/// A graph that is in no version's folder has this one.
 const ONLY_VERSION: &str = "1";
 
 /// The folder of models.
@@ -145,7 +145,7 @@ impl ModelFiles {
 }
 
 fn look_into(folder: &Path, name: &str) -> Found {
-    let entries = match fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
+    let entries = match fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(error) => return Found::none(format!("its folder cannot be read: {}", error.kind())),
     };
@@ -162,7 +162,7 @@ fn look_into(folder: &Path, name: &str) -> Found {
         if valid_model_name(&entry) && is_shown(&entry) && graph.is_file() {
             let settings = settings_in(&folder.join(&entry)).or_else(|| settings.clone());
             versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, graph, settings));
-        } else if entry.ends_with(".onnx") {
+        } else if entry.strip_suffix(".onnx").is_some() {
             other_graphs.push(entry);
         }
     }

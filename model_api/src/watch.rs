@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::fingerprint::Snapshot;
 use crate::models::Models;
@@ -67,11 +67,12 @@ impl Watch {
             }
             reachable = snapshot.is_some();
             let Some(snapshot) = snapshot else { continue };
-            let (changed, gone) = self.changes.look(snapshot);
+            let (changed, gone) = self.changes.look(&snapshot);
             for name in changed.into_iter().filter(|name| self.wants(&models, name)) {
-                info!(model = name, "a model's files have changed and are still");
+                debug!(model = name, "files have changed and are still");
                 let models = Arc::clone(&models);
-                // A model that takes long to load keeps no other waiting. The outcome is logged where it is known.
+                // A model that takes long to load keeps no other waiting. What goes wrong is logged where it does; a new
+                // folder that is no model is nobody's mistake.
                 tokio::spawn(async move { models.load(&name).await });
             }
             for name in gone.into_iter().filter(|name| models.knows(name)) {
@@ -86,8 +87,7 @@ impl Watch {
             Selection::All => true,
             Selection::Names(names) => names.iter().any(|selected| selected == name),
         };
-        let is_model = || self.repository.look_up(name).is_some_and(|found| !found.versions.is_empty());
-        !models.was_unloaded(name) && (models.knows(name) || (selected && is_model()))
+        !models.was_unloaded(name) && (selected || models.knows(name))
     }
 }
 
@@ -104,7 +104,7 @@ impl Changes {
     }
 
     /// The models that are to be loaded now, and those that are gone.
-    fn look(&mut self, snapshot: Snapshot) -> (Vec<String>, Vec<String>) {
+    fn look(&mut self, snapshot: &Snapshot) -> (Vec<String>, Vec<String>) {
         self.folder = snapshot.folder;
         let mut changed = Vec::new();
         for (name, &print) in &snapshot.models {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn looks<const N: usize>(changes: &mut Changes, looks: [&[(&str, u64)]; N]) -> [(Vec<String>, Vec<String>); N] {
-        looks.map(|models| changes.look(snapshot(models)))
+        looks.map(|models| changes.look(&snapshot(models)))
     }
 
     fn nothing() -> (Vec<String>, Vec<String>) {

@@ -17,19 +17,11 @@ use crate::session::{RunError, StartError, State};
 use crate::shelf::{Next, Place, Served, Slot};
 use crate::version::Version;
 
-/// What to do when no session can be started.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mood {
-    /// Say so.
-    Curious,
-    /// Say so, and go on trying: there is nothing else to serve.
-    Stubborn,
-}
-
 /// One load of one model.
 struct Load {
     name: String,
-    mood: Mood,
+    /// Go on trying when no session can be started: the service is not ready without the model.
+    stubborn: bool,
     /// Cancelled when the model is taken out meanwhile.
     tenure: CancellationToken,
 }
@@ -44,7 +36,7 @@ impl Models {
     pub async fn load(self: &Arc<Self>, name: &str) -> Result<(), Error> {
         let (models, name) = (Arc::clone(self), name.to_owned());
         // In a task of its own: whoever asked may go away, and a load is not to be left half-way.
-        let load = tokio::spawn(async move { models.load_found(&name, Mood::Curious).await });
+        let load = tokio::spawn(async move { models.load_found(&name).await });
         load.await.unwrap_or(Err(Error::Internal))
     }
 
@@ -67,44 +59,43 @@ impl Models {
     /// Takes a model out whose folder is gone.
     pub async fn remove(&self, name: &str) {
         let place = self.places_mut().remove(name);
-        if let Some(mut place) = place {
+        let models = place.map(|mut place| place.clear()).unwrap_or_default();
+        if !models.is_empty() {
             warn!(model = name, "a model is gone from the repository and is unloaded");
-            self.wait_for_the_end(name, place.clear()).await;
+            self.wait_for_the_end(name, models).await;
         }
     }
 
     pub(super) async fn load_at_start(self: Arc<Self>, name: &str) {
         // What went wrong is in the model's place, and in the log.
-        let _ = self.load_found(name, Mood::Stubborn).await;
+        let _ = self.load_found(name).await;
     }
 
-    async fn load_found(self: &Arc<Self>, name: &str, mood: Mood) -> Result<(), Error> {
+    async fn load_found(self: &Arc<Self>, name: &str) -> Result<(), Error> {
         if !self.look_up(name).await.is_some_and(|found| !found.versions.is_empty() || self.knows(name)) {
             return self.nothing_to_load(name).await;
         }
-        let (turn, tenure) = {
+        let (turn, tenure, stubborn) = {
             let mut places = self.places_mut();
             let place = places.entry(name.to_owned()).or_default();
             place.unloaded = false;
             // A model that has been ready once does not take the service back with its next version.
             place.required = place.is_awaited();
-            (Arc::clone(&place.turn), place.tenure.clone())
+            (Arc::clone(&place.turn), place.tenure.clone(), place.required)
         };
         let _turn = turn.lock().await;
-        let load = Load { name: name.to_owned(), mood, tenure: tenure.clone() };
+        let load = Load { name: name.to_owned(), stubborn, tenure: tenure.clone() };
         let loaded = tenure.run_until_cancelled(self.bring_all(&load)).await;
         loaded.unwrap_or_else(|| Err(load.failed("it was unloaded meanwhile".to_owned())))
     }
 
     /// Not there, or there and of no use.
     async fn nothing_to_load(self: &Arc<Self>, name: &str) -> Result<(), Error> {
-        match self.look_up(name).await.and_then(|found| found.why_none) {
-            Some(reason) => Err(Error::NotLoaded { model: name.to_owned(), reason }),
-            None => {
-                self.remove(name).await;
-                Err(Error::NotInRepository { there_are: self.there_are().await })
-            }
+        if let Some(reason) = self.look_up(name).await.and_then(|found| found.why_none) {
+            return Err(Error::NotLoaded { model: name.to_owned(), reason });
         }
+        self.remove(name).await;
+        Err(Error::NotInRepository { there_are: self.there_are().await })
     }
 
     async fn bring_all(self: &Arc<Self>, load: &Load) -> Result<(), Error> {
@@ -128,7 +119,7 @@ impl Models {
         let brought = brought.unwrap_or_else(|_| Err("an error of ours; the log says more".to_owned()));
         let outcome = match &brought {
             Ok(None) => return Ok(()),
-            Ok(Some(_)) => "ok",
+            Ok(Some(())) => "ok",
             Err(_) => "failed",
         };
         self.metrics.loaded(&load.name, outcome);
@@ -169,7 +160,7 @@ impl Models {
         self.change_slot(load, files, |slot| slot.next = Some(Next::Starting { announced, retries: None }));
         match attempt.warm().await {
             Ok(model) => self.serve(load, files, model),
-            Err(Failure::NoSession(error)) if load.mood == Mood::Stubborn => {
+            Err(Failure::NoSession(error)) if load.stubborn => {
                 let reason = error.to_string();
                 self.go_on_trying(load, files, attempt, &error);
                 return Err(reason);
@@ -194,7 +185,7 @@ impl Models {
         let retries = Some(trying.clone().drop_guard());
         self.change_slot(load, files, |slot| slot.next = Some(Next::Starting { announced, retries }));
         let models = Arc::clone(self);
-        let load = Load { name: load.name.clone(), mood: load.mood, tenure: load.tenure.clone() };
+        let load = Load { name: load.name.clone(), stubborn: true, tenure: load.tenure.clone() };
         let files = files.clone();
         let attempts = async move {
             match attempt.whenever_warm(|_| ()).await {

@@ -347,3 +347,12 @@ async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
     until(|| service.models.why_not_ready().as_deref() == Some("m: no memory")).await;
     service.warm().await;
 }
+
+#[tokio::test]
+async fn a_load_that_fails_as_well_does_not_end_these_attempts() {
+    let fake = Fake::failing([const { StartError::NoDevice(String::new()) }; 4]);
+    let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
+    until(|| service.models.why_not_ready().is_some_and(|reason| reason.contains("DEVICE=cuda"))).await;
+    assert_eq!(said(service.models.load("m").await).0, 422);
+    service.warm().await;
+}
