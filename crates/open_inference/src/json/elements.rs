@@ -129,7 +129,7 @@ fn decimal(token: &str) -> Option<f64> {
 
 /// Rust reads `inf` and `nan` too.
 fn digits(token: &str) -> Option<&str> {
-    token.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)).then_some(token)
+    token.strip_prefix('-').unwrap_or(token).starts_with(|first: char| first.is_ascii_digit()).then_some(token)
 }
 
 #[cfg(test)]

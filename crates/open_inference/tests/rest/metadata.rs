@@ -104,3 +104,26 @@ async fn a_name_that_leads_elsewhere_is_no_models() {
     }
     assert_eq!(service.get("/v2/models/%ff").await.error(), (400, "the path is not UTF-8".to_owned()));
 }
+
+#[tokio::test]
+async fn the_routes_live_beside_others_and_take_only_what_is_theirs() {
+    use axum::Router;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    let app = Router::new()
+        .route("/", get(|| async { "page" }))
+        .route("/v2/docs", get(|| async { "docs" }))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "the app's own") })
+        .merge(Service::new().router);
+    let text = async |path: &str| {
+        let request = http::Request::get(path).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+        let body = app.clone().oneshot(request).await.unwrap().into_body();
+        String::from_utf8(axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec()).unwrap()
+    };
+    assert_eq!(text("/").await, "page");
+    assert_eq!(text("/v2/docs").await, "docs");
+    assert_eq!(text("/nothing").await, "the app's own");
+    assert_eq!(text("/v2/nothing").await, r#"{"error":"there is nothing at \"/v2/nothing\""}"#);
+    assert_eq!(text("/v2/health/live").await, r#"{"live":true}"#);
+}

@@ -16,7 +16,7 @@ pub const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// The routes over the fake, and the fake.
 pub struct Service {
-    router: Router,
+    pub router: Router,
     pub fake: Fake,
 }
 
