@@ -7,6 +7,7 @@ use open_inference::Tensor;
 use ort::environment::Environment;
 use ort::ep;
 use ort::ep::ExecutionProvider;
+use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
 use tracing::warn;
@@ -98,6 +99,8 @@ fn options(builder: SessionBuilder, threads: usize, kind: Kind) -> Result<Sessio
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         .with_inter_threads(1)?
+        // Whatever it would log of a run that it refuses, with paths and colours, is in the error already.
+        .with_log_level(LogLevel::Fatal)?
         // Spinning threads would take the cores from the web server that waits for them.
         .with_intra_op_spinning(false)?;
     match kind {
