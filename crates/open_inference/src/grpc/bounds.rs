@@ -29,8 +29,8 @@ pub async fn apply(State(bodies): State<BodyReader>, request: Request, next: Nex
     }
     let messages = Messages::new(body, kind(parts.uri.path(), &bodies), packing, bodies);
     // Held until a unary call is answered; a stream holds its own clone.
-    let shares = messages.shares();
-    parts.extensions.insert(shares.clone());
+    let under_way = messages.under_way();
+    parts.extensions.insert(under_way.clone());
     let request = Request::from_parts(parts, messages.into_body());
     let response = match deadline {
         None => next.run(request).await,
@@ -39,7 +39,7 @@ pub async fn apply(State(bodies): State<BodyReader>, request: Request, next: Nex
             Err(_) => Status::from(deadline::exceeded()).into_http(),
         },
     };
-    drop(shares);
+    drop(under_way);
     response
 }
 

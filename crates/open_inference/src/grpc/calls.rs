@@ -4,11 +4,17 @@ use futures_util::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::frames::Shares;
+use super::frames::UnderWay;
 use super::infer::infer;
 use super::proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use super::proto::inference::model_repository::model_repository_service_server::ModelRepositoryService;
-use super::proto::inference::*;
+use super::proto::inference::{
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+    ModelStreamInferResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest,
+    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+};
 use super::repository::Repository;
 use super::request::version;
 use super::{describe, stream};
@@ -37,37 +43,33 @@ impl<S: InferenceServer> Calls<S> {
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn answer<T>(message: T) -> Answer<T> {
-    Ok(Response::new(message))
-}
-
 #[async_trait]
 impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     type ModelStreamInferStream = Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
 
     async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
-        answer(ServerLiveResponse { live: true })
+        Ok(Response::new(ServerLiveResponse { live: true }))
     }
 
     async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        answer(ServerReadyResponse { ready: self.server.is_ready() })
+        Ok(Response::new(ServerReadyResponse { ready: self.server.is_ready() }))
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let request = request.into_inner();
         let version = version(request.version);
         let ready = self.server.is_model_ready(&request.name, version.as_deref()).unwrap_or(false);
-        answer(ModelReadyResponse { ready })
+        Ok(Response::new(ModelReadyResponse { ready }))
     }
 
     async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
-        answer(describe::server())
+        Ok(Response::new(describe::server()))
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
         let request = request.into_inner();
         let model = self.model(&request.name, request.version)?;
-        answer(describe::metadata(model))
+        Ok(Response::new(describe::metadata(model)))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
@@ -83,22 +85,24 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
         let (metadata, extensions, messages) = request.into_parts();
-        let shares = extensions.get::<Shares>().cloned().unwrap_or_default();
+        let under_way = extensions.get::<UnderWay>().cloned().unwrap_or_default();
         let headers = metadata.into_headers();
-        answer(Box::pin(stream::answers(self.server.clone(), messages, headers, shares, self.max_bytes)))
+        Ok(Response::new(Box::pin(stream::answers(self.server.clone(), messages, headers, under_way, self.max_bytes))))
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
         let request = request.into_inner();
         let model = self.model(&request.name, request.version)?;
-        answer(ModelConfigResponse { config: Some(describe::config(&model)) })
+        Ok(Response::new(ModelConfigResponse { config: Some(describe::config(&model)) }))
     }
 
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
         let request = request.into_inner();
         let (model, version) = (version(request.name), version(request.version));
         let statistics = report_statistics(&self.server, model.as_deref(), version.as_deref())?;
-        answer(ModelStatisticsResponse { model_stats: statistics.into_iter().map(describe::statistics).collect() })
+        Ok(Response::new(ModelStatisticsResponse {
+            model_stats: statistics.into_iter().map(describe::statistics).collect(),
+        }))
     }
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {

@@ -108,26 +108,26 @@ pub fn statistics(statistics: ModelStatistics) -> pb::ModelStatistics {
 
 fn stages(stages: &InferenceStatistics) -> pb::InferStatistics {
     pb::InferStatistics {
-        success: duration(stages.success),
-        fail: duration(stages.fail),
-        queue: duration(stages.queue),
-        compute_input: duration(stages.compute_input),
-        compute_infer: duration(stages.compute_infer),
-        compute_output: duration(stages.compute_output),
-        cache_hit: duration(stages.cache_hit),
-        cache_miss: duration(stages.cache_miss),
+        success: Some(duration(stages.success)),
+        fail: Some(duration(stages.fail)),
+        queue: Some(duration(stages.queue)),
+        compute_input: Some(duration(stages.compute_input)),
+        compute_infer: Some(duration(stages.compute_infer)),
+        compute_output: Some(duration(stages.compute_output)),
+        cache_hit: Some(duration(stages.cache_hit)),
+        cache_miss: Some(duration(stages.cache_miss)),
     }
 }
 
 fn batch(batch: &BatchStatistics) -> pb::InferBatchStatistics {
     pb::InferBatchStatistics {
         batch_size: batch.batch_size,
-        compute_input: duration(batch.compute_input),
-        compute_infer: duration(batch.compute_infer),
-        compute_output: duration(batch.compute_output),
+        compute_input: Some(duration(batch.compute_input)),
+        compute_infer: Some(duration(batch.compute_infer)),
+        compute_output: Some(duration(batch.compute_output)),
     }
 }
 
-fn duration(duration: StatisticDuration) -> Option<pb::StatisticDuration> {
-    Some(pb::StatisticDuration { count: duration.count, ns: duration.ns })
+fn duration(duration: StatisticDuration) -> pb::StatisticDuration {
+    pb::StatisticDuration { count: duration.count, ns: duration.ns }
 }

@@ -8,6 +8,7 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use futures_util::stream::try_unfold;
 use http_body_util::BodyExt;
 use service::body::{BodyError, BodyReader, Share};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -38,29 +39,40 @@ pub enum Packing {
     Deflate,
 }
 
-/// The shares in the memory of all bodies that messages under way have, in their order.
-#[derive(Clone, Debug, Default)]
-pub struct Shares(Arc<Mutex<VecDeque<Share>>>);
+/// What a message holds until it is answered.
+#[derive(Debug)]
+pub struct Held {
+    /// In the memory of all bodies.
+    _share: Share,
+    /// In its own stream.
+    _room: OwnedSemaphorePermit,
+}
 
-impl Shares {
-    /// Of the oldest message whose share nobody took yet.
-    pub fn take(&self) -> Option<Share> {
+/// What the messages under way hold, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay(Arc<Mutex<VecDeque<Held>>>);
+
+impl UnderWay {
+    /// Of the oldest message for which nobody has taken it yet.
+    pub fn take(&self) -> Option<Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    fn put(&self, share: Share) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(share);
+    fn put(&self, held: Held) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(held);
     }
 }
 
-/// Reads a body message by message: each within its limit, in time, and with a share in the memory of all bodies.
+/// Reads a body message by message: each within its limit, in time, and with a share in the memory of all bodies. Those of
+/// one stream that are under way have together no more than one message may have; the next waits in the client.
 pub struct Messages {
     body: Body,
     buffer: BytesMut,
     kind: Kind,
     packing: Packing,
     bodies: BodyReader,
-    shares: Shares,
+    room: Arc<Semaphore>,
+    under_way: UnderWay,
     /// For the message that is coming. Between those of a stream there may be any time.
     deadline: Option<Instant>,
     any: bool,
@@ -69,12 +81,13 @@ pub struct Messages {
 impl Messages {
     pub fn new(body: Body, kind: Kind, packing: Packing, bodies: BodyReader) -> Self {
         let deadline = (!kind.stream).then(|| Instant::now() + bodies.patience());
-        let shares = Shares::default();
-        Self { body, buffer: BytesMut::new(), kind, packing, bodies, shares, deadline, any: false }
+        let room = Arc::new(Semaphore::new(kib(kind.limit) as usize));
+        let (buffer, under_way) = (BytesMut::new(), UnderWay::default());
+        Self { body, buffer, kind, packing, bodies, room, under_way, deadline, any: false }
     }
 
-    pub fn shares(&self) -> Shares {
-        self.shares.clone()
+    pub fn under_way(&self) -> UnderWay {
+        self.under_way.clone()
     }
 
     /// The same messages as a body, unpacked.
@@ -89,7 +102,8 @@ impl Messages {
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let mut share = self.bodies.share();
         if !self.fill(PREFIX, &mut share).await? {
-            return Ok(None);
+            let missing = !self.any && !self.kind.stream;
+            return if missing { Err(Status::invalid_argument("the call takes a message")) } else { Ok(None) };
         }
         if self.any && !self.kind.stream {
             return Err(Status::invalid_argument("the call takes one message, but several were sent"));
@@ -103,6 +117,7 @@ impl Messages {
         if length > self.kind.limit {
             return Err(self.too_large());
         }
+        let room = self.make_room(if packed { self.kind.limit } else { length }).await?;
         self.fill(PREFIX + length, &mut share).await?;
         let mut frame = self.buffer.split_to(PREFIX + length).freeze();
         if packed {
@@ -113,12 +128,22 @@ impl Messages {
             return Err(self.too_large());
         }
         share.grow(frame.len() + weight).map_err(refused)?;
-        self.shares.put(share);
+        self.under_way.put(Held { _share: share, _room: room });
         self.any = true;
         if self.kind.stream {
             self.deadline = None;
         }
         Ok(Some(frame))
+    }
+
+    /// Waits until so many bytes of this stream may be under way.
+    async fn make_room(&mut self, length: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let room = Arc::clone(&self.room).acquire_many_owned(kib(length)).await;
+        if self.kind.stream {
+            // The client was kept waiting, and not the other way round.
+            self.deadline = Some(Instant::now() + self.bodies.patience());
+        }
+        room.map_err(|_| Status::internal("the stream is closed"))
     }
 
     /// Reads until the buffer has so many bytes. `false`: the body ended before the first of them.
@@ -175,6 +200,10 @@ async fn unpack(frame: &Bytes, packing: Packing, limit: usize, share: &mut Share
     Ok(unpacked.freeze())
 }
 
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
 fn refused(error: BodyError) -> Status {
-    Error::new(error.status(), error.to_string()).into()
+    Error::from(error).into()
 }

@@ -7,9 +7,6 @@ use crate::answer::{answer, large_off_thread};
 use crate::names::check_names;
 use crate::{Error, InferRequest, InferenceServer, WireData, render, understand};
 
-/// What a tensor's names and shapes may take of a message's bytes: the tensors themselves get the rest.
-const MARGIN: usize = 64 << 10;
-
 /// One question, one answer, and the headers that go with it. A message may have `max_bytes`.
 pub async fn infer<S: InferenceServer>(
     server: &S,
@@ -22,7 +19,7 @@ pub async fn infer<S: InferenceServer>(
     let model = server.model(&name, version.as_deref())?;
     let size = wire.inputs.iter().map(|input| if let WireData::Raw(data) = &input.data { data.len() } else { 0 }).sum();
     let (model, understood) = large_off_thread(size, move || {
-        let understood = understand(wire, &model, max_bytes.saturating_sub(MARGIN));
+        let understood = understand(wire, &model, max_bytes);
         (model, understood)
     })
     .await;

@@ -23,7 +23,7 @@ pub fn write(response: WireResponse, typed: bool) -> ModelInferResponse {
         .map(|(WireOutput { tensor, parameters, .. }, contents)| InferOutputTensor {
             name: tensor.name,
             datatype: tensor.datatype.name().to_owned(),
-            shape: tensor.shape.iter().map(|&length| length as i64).collect(),
+            shape: tensor.shape.iter().map(|&length| length.cast_signed() as i64).collect(),
             parameters: write_parameters(parameters),
             contents,
         })

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
-use super::frames::Shares;
+use super::frames::UnderWay;
 use super::infer::infer;
 use super::proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 use crate::{Error, InferenceServer};
@@ -23,19 +23,19 @@ pub fn answers<S: InferenceServer>(
     server: S,
     messages: Streaming<ModelInferRequest>,
     headers: HeaderMap,
-    shares: Shares,
+    under_way: UnderWay,
     max_bytes: usize,
 ) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> {
     questions(server.clone(), messages)
         .map(move |message| {
-            // Shares were put down in the order of the messages.
-            let share = shares.take();
+            // They were put down in the order of the messages.
+            let held = under_way.take();
             let (server, headers) = (server.clone(), headers.clone());
             async move {
                 let message = message?;
                 let id = message.id.clone();
                 let answer = infer(&server, message, headers, max_bytes).await;
-                drop(share);
+                drop(held);
                 Ok(match answer {
                     Ok((response, _)) => {
                         ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
