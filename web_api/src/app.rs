@@ -64,13 +64,21 @@ impl App {
         let client = ModelClient::new(settings)?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
+        let workbench = Workbench::default();
         let app = Self {
             app_type: settings.app_type,
-            predictor: Predictor::new(settings.app_type, catalog.clone(), memory.clone(), client.clone(), metrics),
+            predictor: Predictor::new(
+                settings.app_type,
+                catalog.clone(),
+                memory.clone(),
+                client.clone(),
+                metrics,
+                workbench.clone(),
+            ),
             catalog: catalog.clone(),
             memory: memory.clone(),
             bodies: BodyReader::new(&settings.server),
-            workbench: Workbench::default(),
+            workbench,
             readiness: Readiness::default(),
             client: client.clone(),
             repository_api: settings.repository_api,

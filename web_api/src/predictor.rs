@@ -46,9 +46,16 @@ pub struct Answer {
 
 impl Predictor {
     /// Puts the parts together.
-    pub fn new(app_type: AppType, catalog: Catalog, memory: Memory, client: ModelClient, metrics: Metrics) -> Self {
+    pub fn new(
+        app_type: AppType,
+        catalog: Catalog,
+        memory: Memory,
+        client: ModelClient,
+        metrics: Metrics,
+        workbench: Workbench,
+    ) -> Self {
         let model = Model { client, catalog: catalog.clone(), metrics };
-        let rows = RowMemory::new(memory.clone(), model.clone(), Workbench::default());
+        let rows = RowMemory::new(memory.clone(), model.clone(), workbench);
         Self { app_type, catalog, memory, rows, model, statistics: Statistics::default() }
     }
 

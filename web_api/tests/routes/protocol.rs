@@ -206,6 +206,19 @@ async fn a_model_that_was_loaded_can_be_asked_at_once() {
 }
 
 #[tokio::test]
+async fn every_replica_is_told_to_load_and_one_that_is_gone_is_named() {
+    let gone = "http://127.0.0.1:9/".parse().unwrap();
+    let stack = Stack::serving(vec![model("mnist")], |settings| settings.model_api.push(gone)).await;
+    let load = stack.send(post("/v2/repository/models/fresh/load", &json!({}))).await;
+    assert_eq!(load.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(load.json()["error"].as_str().unwrap().starts_with("Replica 2 of 2 failed"), "{}", load.text());
+    assert!(load.headers.contains_key(header::RETRY_AFTER));
+    assert_eq!(stack.send(post("/v2/models/fresh/infer", &question(&[[0.; 4]]))).await.status, StatusCode::OK);
+    let index = stack.send(post("/v2/repository/index", &json!({}))).await.json();
+    assert_eq!(index[1]["name"], "mnist", "those that are there are listed");
+}
+
+#[tokio::test]
 async fn statistics_tell_hits_from_runs_on_every_route() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     stack.send(image_request("/predict", "seven")).await;
