@@ -25,12 +25,12 @@ pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
     if takes_images {
         let pictures = inputs(model, |input| if input.takes_images() { Some(picture(input)) } else { tensor(input) });
         add("picture", "a picture", pictures.clone());
-        add("classes", "the likeliest classes", pictures.and_then(|inputs| most_likely(model, inputs)));
+        add("top", "the likeliest classes", pictures.and_then(|inputs| most_likely(model, inputs)));
     }
     let tensors = inputs(model, tensor);
     add("tensor", "a tensor", tensors.clone());
     if !takes_images {
-        add("classes", "the likeliest classes", tensors.and_then(|inputs| most_likely(model, inputs)));
+        add("top", "the likeliest classes", tensors.and_then(|inputs| most_likely(model, inputs)));
     }
     requests
 }
@@ -128,7 +128,7 @@ mod tests {
         input.parameters.content_type = Some(ContentType::Image);
         let requests = requests(&model(vec![input.clone()]));
         let names: Vec<&str> = requests.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["m-2-picture", "m-2-classes"]);
+        assert_eq!(names, ["m-2-picture", "m-2-top"]);
         let data = requests[0].1["value"]["inputs"][0]["data"][0].as_str().unwrap();
         assert_eq!(STANDARD.decode(data).unwrap(), PICTURE);
         input.shape = vec![-1, 2, 2];

@@ -12,7 +12,7 @@ use contract::ModelDescription;
 use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tracing::error;
 
@@ -100,7 +100,7 @@ pub async fn model(State(app): State<App>, chosen: Result<Path<Chosen>, PathReje
             let version = version.map(|version| format!("&version={version}")).unwrap_or_default();
             Redirect::temporary(&format!("/docs?model={}{version}", model.unwrap_or_default())).into_response()
         }
-        _ => (StatusCode::NOT_FOUND, Json(json!({ "error": "There is no such model or version." }))).into_response(),
+        _ => open_inference::Error::new(StatusCode::NOT_FOUND, "there is no such model or version").into_response(),
     }
 }
 

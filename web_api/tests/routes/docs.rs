@@ -74,7 +74,7 @@ async fn a_models_own_description_speaks_of_that_model_only() {
     for path in ["/v2/models/nobody/docs", "/v2/models/mnist/versions/7/docs", "/v2/models/%ff/docs"] {
         let answer = stack.send(get_request(path)).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
-        assert_eq!(answer.json()["error"], "There is no such model or version.");
+        assert_eq!(answer.json()["error"], "there is no such model or version");
     }
     assert_eq!(stack.send(get_request("/openapi.json?model=nobody")).await.status, StatusCode::NOT_FOUND);
 }
@@ -84,21 +84,21 @@ async fn every_path_that_is_described_is_there() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let document = stack.send(get_request("/openapi.json")).await.json();
     let mut asked = 0;
-    let mounted = |path: &str| !path.starts_with("/v2") || path.ends_with("/docs");
-    for (path, item) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| mounted(path)) {
+    for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
             let address = path.replace("{model}", "mnist").replace("{version}", "1");
             let mut request = get_request(&address);
             *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             let answer = stack.send(request).await;
             assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            assert!(!answer.text().contains("There is nothing here"), "{method} {path}");
+            let nothing = ["There is nothing here", "there is nothing at"];
+            assert!(!nothing.iter().any(|words| answer.text().contains(words)), "{method} {path}");
             let declared = &item[method]["responses"][answer.status.as_str()];
             assert!(!declared.is_null(), "{method} {path} answers {}, which is not described", answer.status);
             asked += 1;
         }
     }
-    assert!(asked > 10);
+    assert!(asked > 30);
 }
 
 fn references(value: &Value) -> Vec<&str> {
