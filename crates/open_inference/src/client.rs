@@ -10,9 +10,12 @@ use crate::json::elements;
 use crate::tensor::checked_shape;
 use crate::{Datatype, Error, Inference, Parameter, Parameters, Provenance, Tensor, Timing, byte_length, parameters};
 
+/// `np`: tensors are what they are, here and there, whatever content types the model's settings name.
+const BEGINNING: &str = r#"{"parameters":{"binary_data_output":true,"content_type":"np"},"inputs":["#;
+
 /// A request as a binary body, which asks for binary outputs; and the headers that go with it.
 pub fn encode_request(inputs: &[Tensor]) -> (HeaderMap, Bytes) {
-    let mut json = String::from("{\"parameters\":{\"binary_data_output\":true},\"inputs\":[");
+    let mut json = String::from(BEGINNING);
     for (index, input) in inputs.iter().enumerate() {
         let Tensor { name, datatype, shape, data } = input;
         let comma = if index > 0 { "," } else { "" };

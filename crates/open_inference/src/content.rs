@@ -58,10 +58,7 @@ pub(crate) fn decode(tensor: Tensor, decoding: Decoding, wanted: &TensorMetadata
             each(&tensor, "text in UTF-8", |string| std::str::from_utf8(string).ok().map(|_| ()))?;
             tensor
         }
-        Decoding::Base64 => {
-            let strings = each(&tensor, "base64", |string| STANDARD.decode(string).ok())?;
-            Tensor::from_strings(&tensor.name, tensor.shape, strings.iter().map(Vec::as_slice))
-        }
+        Decoding::Base64 => from_base64(tensor)?,
         Decoding::Moments => moments::read(tensor, wanted.datatype)?,
     };
     // A column of pictures, as a client with rows of one cell sends it.
@@ -71,11 +68,25 @@ pub(crate) fn decode(tensor: Tensor, decoding: Decoding, wanted: &TensorMetadata
     Ok(tensor)
 }
 
+/// Straight into the new elements: a picture may be large.
+fn from_base64(tensor: Tensor) -> Result<Tensor, Error> {
+    let mut data = Vec::with_capacity(tensor.data.len());
+    for (index, text) in tensor.strings().enumerate() {
+        let begin = data.len();
+        data.extend_from_slice(&[0; 4]);
+        STANDARD.decode_vec(&text, &mut data).map_err(|_| wrong(&tensor, index, "base64"))?;
+        let length = (data.len() - begin - 4) as u32;
+        data[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
+    }
+    Ok(Tensor { data: data.into(), ..tensor })
+}
+
 /// Does something with each element; an error names the first that will not have it.
 pub(crate) fn each<T>(tensor: &Tensor, what: &str, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
-    let read = |(index, string): (usize, bytes::Bytes)| {
-        let words = || format!("input {}: element {index} is not {what}", shown(&tensor.name));
-        read(&string).ok_or_else(|| Error::malformed(words()))
-    };
-    tensor.strings().enumerate().map(read).collect()
+    let elements = tensor.strings().enumerate();
+    elements.map(|(index, string)| read(&string).ok_or_else(|| wrong(tensor, index, what))).collect()
+}
+
+fn wrong(tensor: &Tensor, element: usize, what: &str) -> Error {
+    Error::malformed(format!("input {}: element {element} is not {what}", shown(&tensor.name)))
 }

@@ -51,8 +51,11 @@ impl Wishes {
         model: &ModelMetadata,
     ) -> Result<Self, Error> {
         let binary = flag(parameters, binary::ALL_WANTED)?.unwrap_or(false);
+        // As in MLServer: who sends tensors as they are gets tensors as they are.
+        let as_is = content::read_word(parameters)? == Some(ContentType::Np);
+        let unsaid = |output: &TensorMetadata| if as_is { Form::Plain(None) } else { Form::of(output) };
         let outputs = if outputs.is_empty() {
-            let all = |output: &TensorMetadata| Wish { name: output.name.clone(), form: Form::of(output), binary };
+            let all = |output: &TensorMetadata| Wish { name: output.name.clone(), form: unsaid(output), binary };
             model.outputs.iter().map(all).collect()
         } else {
             let mut seen = HashSet::new();
@@ -61,7 +64,7 @@ impl Wishes {
                     return Err(Error::malformed(format!("output {} is asked for twice", shown(&output.name))));
                 }
             }
-            outputs.iter().map(|output| Wish::read(output, binary, model)).collect::<Result<_, _>>()?
+            outputs.iter().map(|output| Wish::read(output, binary, unsaid, model)).collect::<Result<_, _>>()?
         };
         let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| Uuid::new_v4().to_string());
         Ok(Self { id, timeout: timeout(parameters)?, outputs })
@@ -84,7 +87,12 @@ impl Wishes {
 }
 
 impl Wish {
-    fn read(output: &RequestedOutput, all_binary: bool, model: &ModelMetadata) -> Result<Self, Error> {
+    fn read(
+        output: &RequestedOutput,
+        all_binary: bool,
+        unsaid: impl Fn(&TensorMetadata) -> Form,
+        model: &ModelMetadata,
+    ) -> Result<Self, Error> {
         let RequestedOutput { name, parameters } = output;
         let unknown = || {
             let there = names(&model.outputs);
@@ -97,7 +105,7 @@ impl Wish {
             }
             (Some(count), None) => Form::Classes(count),
             (None, Some(content_type)) => Form::asked(content_type),
-            (None, None) => Form::of(metadata),
+            (None, None) => unsaid(metadata),
         };
         form.must_suit(metadata)?;
         let binary = flag(parameters, binary::WANTED)?.unwrap_or(all_binary);

@@ -44,6 +44,7 @@ fn model(name: &str, version: &str, inputs: Vec<TensorMetadata>, outputs: Vec<Te
 /// * `two`: `a` INT64 `[-1]` and `b` BYTES `[-1]` come back as `c` and `d`.
 /// * `picture`: one input that takes pictures; `classes` with labels, and `mask`, a picture, come back.
 /// * `table`: one input FP32 `[-1, 3]`; `columns`: `age` FP32 `[-1, 1]`, `town` BYTES `[-1, 1]`.
+/// * `marked`: `b` BYTES `[-1]`, base64 by its settings, comes back as `d`, which is base64 as well.
 /// * `moments`: `t` INT64 `[-1]`.
 /// * `slow`: never answers. `loading`: cannot be asked yet.
 fn models() -> Vec<ModelMetadata> {
@@ -75,6 +76,12 @@ fn models() -> Vec<ModelMetadata> {
             "1",
             vec![tensor("age", Fp32, &[-1, 1]), tensor("town", Bytes, &[-1, 1])],
             vec![tensor("a", Fp32, &[-1, 1]), tensor("t", Bytes, &[-1, 1])],
+        ),
+        model(
+            "marked",
+            "1",
+            vec![content(ContentType::Base64, tensor("b", Bytes, &[-1]))],
+            vec![content(ContentType::Base64, tensor("d", Bytes, &[-1]))],
         ),
         model("moments", "1", vec![tensor("t", Int64, &[-1])], vec![tensor("u", Int64, &[-1])]),
         model("slow", "1", vec![tensor("x", Fp32, &[-1])], vec![tensor("y", Fp32, &[-1])]),

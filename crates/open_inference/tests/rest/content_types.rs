@@ -33,6 +33,23 @@ async fn base64_is_read_and_written_where_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_the_settings_name_is_done_once_between_services() {
+    let service = Service::new();
+    let answer = service.infer("marked", json!({"inputs": [input("b", "BYTES", &[1], json!(["/wA="]))]})).await.json();
+    assert_eq!(answer["outputs"][0]["data"], json!(["/wA="]));
+    let asked = service.fake.asked.lock().unwrap().take().unwrap();
+    assert_eq!(asked.inputs[0].data, &b"\x02\0\0\0\xff\0"[..]);
+
+    let (headers, body) = open_inference::client::encode_request(&asked.inputs);
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    let answer = service.send(http::Method::POST, "/v2/models/marked/infer", &headers, body).await;
+    let passed_on = service.fake.asked.lock().unwrap().take().unwrap();
+    assert_eq!(passed_on.inputs, asked.inputs);
+    let inference = open_inference::client::decode_response(&answer.headers, answer.body).unwrap();
+    assert_eq!(inference.outputs[0].data, asked.inputs[0].data);
+}
+
+#[tokio::test]
 async fn moments_become_seconds_and_the_reverse() {
     let service = Service::new();
     let mut t = input("t", "BYTES", &[2], json!(["2024-05-17T12:30:00Z", "1970-01-01"]));
