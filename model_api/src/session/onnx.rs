@@ -15,7 +15,7 @@ use tracing::warn;
 use super::device::{self, Kind, Opened, without_paths};
 use super::frame::Load;
 use super::graph::Graph;
-use super::{DeviceWish, Hello, SessionError, StartError, value, warm_up};
+use super::{Hello, SessionError, StartError, value, warm_up};
 
 /// A model, open and warm.
 pub struct Onnx {
@@ -33,7 +33,7 @@ impl Onnx {
         let library_knows_cuda = ep::CUDA::is_available().unwrap_or(false);
         let Opened { model, kind, stepped_down } = device::open(load.device, library_knows_cuda, |kind| {
             let mut model = Self::open_on(&environment, load, kind)?;
-            model.warm_up(load)?;
+            model.warm_up(&environment, load)?;
             Ok(model)
         })?;
         let device = Device { name: kind.name().to_owned(), stepped_down, runtime: version(&load.library) };
@@ -52,21 +52,27 @@ impl Onnx {
         Ok(Self { session, kind, graph, options })
     }
 
-    fn warm_up(&mut self, load: &Load) -> Result<(), String> {
+    fn warm_up(&mut self, environment: &Environment, load: &Load) -> Result<(), String> {
         let inputs: Vec<Tensor> =
             self.graph.inputs.iter().map(|input| warm_up::input(input, load)).collect::<Result<_, _>>()?;
+        let failed = |reason| Err(format!("the first run failed: {reason}"));
         let reason = match self.run(&inputs) {
             Ok(_) => return Ok(()),
-            Err(SessionError::Refused(reason) | SessionError::Died(reason)) => reason,
+            Err(SessionError::Died(reason)) => return failed(reason),
+            Err(SessionError::Refused(reason)) => reason,
         };
-        // Inputs that were guessed may be ones that this model refuses with good reason, and it may answer every real
-        // one. Not so on CUDA, where a first run that fails cannot be told from a device that does not work: `auto`
-        // steps down, and `cuda` asks for shapes that need no guess.
-        if self.kind == Kind::Cpu && load.device != DeviceWish::Cuda && warm_up::is_guessed(&self.graph.inputs, load) {
+        // Inputs that were guessed may be ones that this model refuses with good reason, and it may answer every real one.
+        // On CUDA it is the CPU that tells such a model from a device that does not work: it must refuse them as well.
+        let is_the_models = || match self.kind {
+            Kind::Cpu => true,
+            Kind::Cuda => Self::open_on(environment, load, Kind::Cpu)
+                .is_ok_and(|mut on_cpu| matches!(on_cpu.run(&inputs), Err(SessionError::Refused(_)))),
+        };
+        if warm_up::is_guessed(&self.graph.inputs, load) && is_the_models() {
             warn!(reason, "the model refuses its first run, whose inputs were guessed; it is served all the same");
             return Ok(());
         }
-        Err(format!("the first run failed: {reason}"))
+        failed(reason)
     }
 
     /// Runs the model once.
