@@ -27,7 +27,7 @@ impl IntoResponse for Error {
             error: &'a str,
         }
         let mut response = (self.status, json(&Body { error: &self.message })).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
