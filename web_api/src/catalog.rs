@@ -39,9 +39,10 @@ impl Known {
         self.models.iter().filter(|model| model.is_default)
     }
 
-    /// The versions there are of `name`, as `model_api` orders them.
+    /// The versions of `name` that have been warm, as `model_api` orders them.
     pub fn versions(&self, name: &str) -> Vec<String> {
-        self.models.iter().filter(|model| model.name == name).map(|model| model.version.clone()).collect()
+        let served = self.models.iter().filter(|model| model.name == name && has_been_warm(model));
+        served.map(|model| model.version.clone()).collect()
     }
 
     /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
@@ -85,8 +86,14 @@ impl Catalog {
         let known = self.known();
         let defaults: Vec<_> = known.defaults().collect();
         let names = || defaults.iter().map(|model| model.name.clone()).collect::<Vec<_>>();
+        if name.is_none() {
+            // A broken model that is put beside another must not make the other's requests ambiguous.
+            let warm: Vec<_> = defaults.iter().filter(|model| has_been_warm(model)).collect();
+            if let ([only], _) | ([], [only]) = (warm.as_slice(), defaults.iter().collect::<Vec<_>>().as_slice()) {
+                return Ok((**only).clone());
+            }
+        }
         match (name, defaults.as_slice()) {
-            (None, [only]) => Ok((*only).clone()),
             (_, []) if !known.reachable => Err(Error::ModelUnreachable),
             (None, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
             (None, _) => Err(Error::NameAModel(names())),
@@ -150,6 +157,11 @@ impl Catalog {
     }
 }
 
+/// Whether a session of it has ever answered.
+fn has_been_warm(model: &ModelDescription) -> bool {
+    model.device.is_some()
+}
+
 /// What is said again in an error.
 fn shortened(name: &str) -> String {
     name.chars().take(128).collect()
@@ -157,6 +169,7 @@ fn shortened(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use contract::Device;
     use open_inference::ModelState;
 
     use super::*;
@@ -189,15 +202,19 @@ mod tests {
         let catalog = Catalog::default();
         let version = |name: &str, version: &str, is_default| ModelDescription {
             is_default,
+            device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1".to_owned() }),
             ..ModelDescription::unread(name, version, ModelState::Ready, None)
         };
-        let models = vec![version("mnist", "1", false), version("mnist", "2", true)];
+        let broken = ModelDescription::unread("broken", "1", ModelState::Unavailable, Some("is no graph".to_owned()));
+        let models = vec![broken, version("mnist", "1", false), version("mnist", "2", true)];
         catalog.learn(Ok(ModelList { models, ready: true }));
         assert_eq!(catalog.find(None).unwrap().version, "2");
         assert_eq!(catalog.find_version("mnist", None).unwrap().version, "2");
         assert_eq!(catalog.find_version("mnist", Some("1")).unwrap().version, "1");
         let error = catalog.find_version("mnist", Some("3")).unwrap_err().to_string();
         assert_eq!(error, "mnist has no version \"3\"; there are 1, 2.");
-        assert!(catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there is mnist"));
+        assert!(
+            catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there are broken, mnist")
+        );
     }
 }
