@@ -66,27 +66,34 @@ impl<'a> Batch<'a> {
         std::iter::once(self.pictures.len()).chain(row).collect()
     }
 
+    /// Of the tensor.
+    fn bytes(&self) -> usize {
+        byte_length(&self.shape(), self.input.datatype.size().unwrap_or_default()).unwrap_or(usize::MAX)
+    }
+
     fn bytes_beyond_one(&self, limits: &ImageLimits) -> Result<usize, ImageError> {
-        let bytes = byte_length(&self.shape(), self.input.datatype.size().unwrap_or_default()).unwrap_or(usize::MAX);
-        limits.allow_batch(self.pictures.len(), bytes)?;
-        Ok(bytes - bytes / self.pictures.len().max(1))
+        let (bytes, pictures) = (self.bytes(), self.pictures.len());
+        limits.allow_batch(pictures, bytes)?;
+        Ok(bytes - bytes / pictures.max(1))
     }
 
     fn read(&self, limits: &ImageLimits, gone: &CancellationToken) -> Result<Tensor, Error> {
-        let mut rows = Vec::with_capacity(self.pictures.len());
-        for (place, picture) in self.pictures.strings().enumerate() {
+        let mut pictures = self.pictures.strings();
+        let first =
+            pictures.next().ok_or_else(|| Error::Unfit(format!("input {:?} has no picture", self.input.name)))?;
+        // Which of them it was is worth telling only where there are several.
+        if self.pictures.len() == 1 {
+            return self.read_one(&first, limits);
+        }
+        let mut data = Vec::with_capacity(self.bytes());
+        for (place, picture) in std::iter::once(first).chain(pictures).enumerate() {
             if gone.is_cancelled() {
                 return Err(Error::Internal);
             }
-            let row = self.read_one(&picture, limits);
-            // Which of them it was is worth telling where there are several.
-            rows.push(row.map_err(|error| if self.pictures.len() > 1 { error.of_picture(place) } else { error })?);
+            data.extend_from_slice(&self.read_one(&picture, limits).map_err(|error| error.of_picture(place))?.data);
         }
-        match rows.as_slice() {
-            [_] => Ok(rows.remove(0)),
-            rows => Tensor::stack(&rows.iter().collect::<Vec<_>>())
-                .ok_or_else(|| Error::Unfit(format!("input {:?} holds no picture", self.input.name))),
-        }
+        let (name, datatype) = (self.input.name.clone(), self.input.datatype);
+        Ok(Tensor { name, datatype, shape: self.shape(), data: data.into() })
     }
 
     fn read_one(&self, picture: &[u8], limits: &ImageLimits) -> Result<Tensor, Error> {
@@ -94,5 +101,36 @@ impl<'a> Batch<'a> {
         let shape = std::iter::once(1).chain(self.shape().into_iter().skip(1)).collect();
         Tensor::from_f32(&self.input.name, self.input.datatype, shape, &values)
             .map_err(|error| Error::Unfit(format!("input {:?}: {error}", self.input.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image_input::ImageSettings;
+
+    #[test]
+    fn a_batch_that_nobody_waits_for_is_decoded_no_further() {
+        let input = TensorMetadata::new("x", Datatype::Uint8, &[-1, 2, 2, 1]);
+        let spec = ImageSpec::resolve(&ImageSettings::default(), input.datatype, &input.shape).unwrap();
+        let pictures = Tensor::from_strings("x", vec![2], [&b"no"[..], b"picture"]);
+        let batch = Batch { pictures: &pictures, input: &input, spec: &spec };
+        let (limits, gone) = (ImageLimits::default(), CancellationToken::new());
+        assert!(matches!(batch.read(&limits, &gone), Err(Error::OneOfPictures { place: 0, .. })));
+        gone.cancel();
+        assert!(matches!(batch.read(&limits, &gone), Err(Error::Internal)));
+    }
+
+    #[test]
+    fn one_picture_takes_no_memory_from_bodies_and_each_further_one_its_pixels() {
+        let input = TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 8, 8]);
+        let spec = ImageSpec::resolve(&ImageSettings::default(), input.datatype, &input.shape).unwrap();
+        let beyond = |count: usize| {
+            let pictures = Tensor::from_strings("x", vec![count], vec![&b""[..]; count]);
+            let limits = ImageLimits { decode_bytes: 3 * 768, ..ImageLimits::default() };
+            Batch { pictures: &pictures, input: &input, spec: &spec }.bytes_beyond_one(&limits)
+        };
+        assert_eq!((beyond(1), beyond(3)), (Ok(0), Ok(2 * 768)));
+        assert!(matches!(beyond(4), Err(ImageError::TooLarge { found: 3072, limit: 2304, .. })));
     }
 }
