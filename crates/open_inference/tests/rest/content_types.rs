@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use crate::support::Service;
 
-fn input(name: &str, datatype: &str, shape: &[i64], data: Value) -> Value {
+fn input(name: &str, datatype: &str, shape: &[i64], data: impl Into<Value>) -> Value {
+    let data: Value = data.into();
     json!({"name": name, "datatype": datatype, "shape": shape, "data": data})
 }
 

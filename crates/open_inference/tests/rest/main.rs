@@ -1,5 +1,7 @@
 //! The routes over HTTP, held against a server that gives back what it gets.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has said what it found")]
+
 #[path = "../fake/mod.rs"]
 mod fake;
 

@@ -23,7 +23,9 @@ fn any_tensor() -> impl Strategy<Value = Tensor> {
         };
         data.prop_map(move |mut data| {
             if datatype == Datatype::Bool {
-                data.iter_mut().for_each(|byte| *byte &= 1);
+                for byte in &mut data {
+                    *byte &= 1;
+                }
             }
             Tensor { name: "x".to_owned(), datatype, shape: shape.clone(), data: data.into() }
         })
