@@ -1,3 +1,4 @@
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,6 +34,27 @@ pub struct Known {
     pub ready: bool,
 }
 
+/// A model version in the list as it was at one moment. Thousands of labels are not copied for each question.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    list: Arc<Vec<ModelDescription>>,
+    at: usize,
+}
+
+impl Deref for Listed {
+    type Target = ModelDescription;
+
+    fn deref(&self) -> &ModelDescription {
+        &self.list[self.at]
+    }
+}
+
+impl From<ModelDescription> for Listed {
+    fn from(model: ModelDescription) -> Self {
+        Self { list: Arc::new(vec![model]), at: 0 }
+    }
+}
+
 impl Known {
     /// Of each model the version that answers where none is named.
     pub fn defaults(&self) -> impl Iterator<Item = &ModelDescription> {
@@ -43,6 +65,38 @@ impl Known {
     pub fn versions(&self, name: &str) -> Vec<String> {
         let served = self.models.iter().filter(|model| model.name == name && has_been_warm(model));
         served.map(|model| model.version.clone()).collect()
+    }
+
+    /// Where the default version of the model `name` stands, or of the only one when there is no name.
+    fn default_of(&self, name: Option<&str>) -> Result<usize, Error> {
+        let defaults: Vec<_> = self.models.iter().enumerate().filter(|(_, model)| model.is_default).collect();
+        let names = || defaults.iter().map(|(_, model)| model.name.clone()).collect::<Vec<_>>();
+        if let Some(name) = name {
+            return match defaults.iter().find(|(_, model)| model.name == name) {
+                Some((at, _)) => Ok(*at),
+                None if defaults.is_empty() && !self.reachable => Err(Error::ModelUnreachable),
+                None => Err(Error::UnknownModel { asked: shortened(name), known: names() }),
+            };
+        }
+        // A broken model that is put beside another must not make the other's requests ambiguous.
+        let warm: Vec<_> = defaults.iter().filter(|(_, model)| has_been_warm(model)).collect();
+        match (warm.as_slice(), defaults.as_slice()) {
+            ([(only, _)], _) | ([], [(only, _)]) => Ok(*only),
+            (_, []) if !self.reachable => Err(Error::ModelUnreachable),
+            (_, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
+            _ => Err(Error::NameAModel(names())),
+        }
+    }
+
+    /// Where this version of the model `name` stands.
+    fn version_of(&self, name: &str, version: &str) -> Result<usize, Error> {
+        let of_this_name = || self.models.iter().filter(|model| model.name == name);
+        let found = self.models.iter().position(|model| model.name == name && model.version == version);
+        found.ok_or_else(|| Error::UnknownVersion {
+            model: shortened(name),
+            asked: shortened(version),
+            known: of_this_name().map(|model| model.version.clone()).collect(),
+        })
     }
 
     /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
@@ -82,40 +136,21 @@ impl Catalog {
     }
 
     /// The default version of the model `name`, or of the only one when there is no name.
-    pub fn find(&self, name: Option<&str>) -> Result<ModelDescription, Error> {
+    pub fn find(&self, name: Option<&str>) -> Result<Listed, Error> {
         let known = self.known();
-        let defaults: Vec<_> = known.defaults().collect();
-        let names = || defaults.iter().map(|model| model.name.clone()).collect::<Vec<_>>();
-        if name.is_none() {
-            // A broken model that is put beside another must not make the other's requests ambiguous.
-            let warm: Vec<_> = defaults.iter().filter(|model| has_been_warm(model)).collect();
-            if let ([only], _) | ([], [only]) = (warm.as_slice(), defaults.iter().collect::<Vec<_>>().as_slice()) {
-                return Ok((**only).clone());
-            }
-        }
-        match (name, defaults.as_slice()) {
-            (_, []) if !known.reachable => Err(Error::ModelUnreachable),
-            (None, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
-            (None, _) => Err(Error::NameAModel(names())),
-            (Some(name), models) => models
-                .iter()
-                .find(|model| model.name == name)
-                .map(|model| (*model).clone())
-                .ok_or_else(|| Error::UnknownModel { asked: shortened(name), known: names() }),
-        }
+        let at = known.default_of(name)?;
+        Ok(Listed { list: known.models, at })
     }
 
     /// This version of the model `name`; the default one where none is named.
-    pub fn find_version(&self, name: &str, version: Option<&str>) -> Result<ModelDescription, Error> {
-        let default = self.find(Some(name))?;
-        let Some(version) = version else { return Ok(default) };
+    pub fn find_version(&self, name: &str, version: Option<&str>) -> Result<Listed, Error> {
         let known = self.known();
-        let found = known.models.iter().find(|model| model.name == name && model.version == version);
-        found.cloned().ok_or_else(|| Error::UnknownVersion {
-            model: default.name,
-            asked: shortened(version),
-            known: known.versions(name),
-        })
+        let default = known.default_of(Some(name))?;
+        let at = match version {
+            Some(version) => known.version_of(name, version)?,
+            None => default,
+        };
+        Ok(Listed { list: known.models, at })
     }
 
     /// Says that an answer came from a model that is not in the list.

@@ -2,12 +2,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use contract::{ImageArray, ModelDescription};
+use contract::ImageArray;
 use db_api::entry::Entry;
 use db_api::memory::{Failure, Memory};
 use open_inference::{CacheLookup, Inference, Statistics, Tensor};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Listed};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
@@ -76,7 +76,7 @@ impl Predictor {
     pub fn ask_array(&self, model: Option<&str>, body: &[u8]) -> Result<Question, Error> {
         let model = self.catalog.find(model).and_then(known)?;
         let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
-        let [input] = model.inputs.as_slice() else { return Err(Error::NoArrays(model.name)) };
+        let [input] = model.inputs.as_slice() else { return Err(Error::NoArrays(model.name.clone())) };
         let tensor = array.fit(input)?;
         Ok(Question::new(self.app_type, model, false, vec![tensor]))
     }
@@ -186,10 +186,10 @@ impl Model {
 }
 
 /// An error when nothing is known of a model but its name.
-pub(crate) fn known(model: ModelDescription) -> Result<ModelDescription, Error> {
+pub(crate) fn known(model: Listed) -> Result<Listed, Error> {
     if model.inputs.is_empty() && model.outputs.is_empty() {
-        let reason = model.reason.unwrap_or_else(|| "it is being loaded".to_owned());
-        return Err(Error::NotLoaded { model: model.name, reason });
+        let reason = model.reason.clone().unwrap_or_else(|| "it is being loaded".to_owned());
+        return Err(Error::NotLoaded { model: model.name.clone(), reason });
     }
     Ok(model)
 }

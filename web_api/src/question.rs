@@ -5,6 +5,7 @@ use contract::ModelDescription;
 use db_api::keys::{AnswerKey, Input, InputDigest};
 use open_inference::{Datatype, Inference, Tensor, TensorMetadata};
 
+use crate::catalog::Listed;
 use crate::error::Error;
 use crate::settings::AppType;
 
@@ -15,7 +16,7 @@ const MAX_ROWS: usize = 4096;
 /// Tensors, one of which may be pictures, for a model version.
 pub struct Question {
     app_type: AppType,
-    model: ModelDescription,
+    model: Listed,
     /// Whether the version was asked for by name. If it was not, another one may answer.
     version_is_named: bool,
     inputs: Vec<Tensor>,
@@ -37,7 +38,7 @@ pub struct Row {
 
 impl Question {
     /// Reads all of `inputs`.
-    pub fn new(app_type: AppType, model: ModelDescription, version_is_named: bool, inputs: Vec<Tensor>) -> Self {
+    pub fn new(app_type: AppType, model: Listed, version_is_named: bool, inputs: Vec<Tensor>) -> Self {
         let input = digest(&model, &inputs);
         let rows = common_rows(&model, &inputs);
         let key_of = |input| AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     fn ask(model: &ModelDescription, inputs: Vec<Tensor>) -> Question {
-        Question::new(AppType::Cli, model.clone(), false, inputs)
+        Question::new(AppType::Cli, model.clone().into(), false, inputs)
     }
 
     fn numbers(rows: &[[f32; 2]]) -> Tensor {

@@ -19,8 +19,8 @@ impl InferenceServer for App {
 
     fn models(&self) -> Vec<ModelMetadata> {
         let catalog = self.catalog.known();
-        let models = catalog.models.iter().cloned().filter_map(|model| known(model).ok());
-        models.map(|model| metadata(&catalog, &model)).collect()
+        let models = catalog.models.iter().filter(|model| !model.inputs.is_empty() || !model.outputs.is_empty());
+        models.map(|model| metadata(&catalog, model)).collect()
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, ProtocolError> {

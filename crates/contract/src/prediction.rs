@@ -88,6 +88,7 @@ fn index_of_largest(row: &[f32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use open_inference::Datatype;
 
     use super::*;
@@ -108,5 +109,26 @@ mod tests {
     fn of_equal_values_the_first_is_the_class() {
         assert_eq!(index_of_largest(&[0.1, 0.4, 0.4]), 1);
         assert_eq!(index_of_largest(&[-1.0]), 0);
+    }
+
+    #[test]
+    fn what_is_no_choice_between_classes_says_why() {
+        let read = |output: Tensor| {
+            let inference = Inference {
+                model: "m".to_owned(),
+                version: "1".to_owned(),
+                outputs: vec![output],
+                provenance: Provenance::default(),
+                headers: HeaderMap::new(),
+            };
+            Prediction::read_out(&inference, &["cat".to_owned()]).map(|prediction| prediction.label)
+        };
+        let floats = |values: &[f32]| Tensor::from_f32("y", Datatype::Fp32, vec![1, values.len()], values).unwrap();
+        assert_eq!(read(floats(&[0.9, 0.1])).unwrap(), "cat");
+        assert_eq!(read(floats(&[0.1, 0.9])).unwrap(), "1", "a class without a label is its number");
+        assert_eq!(read(floats(&[0.1, f32::NAN])), Err(NoPrediction::NotFinite));
+        let none = Err(NoPrediction::NoClasses { model: "m".to_owned() });
+        assert_eq!(read(floats(&[])), none);
+        assert_eq!(read(Tensor::from_strings("y", vec![1], [&b"cat"[..]])), none);
     }
 }
