@@ -60,8 +60,10 @@ struct OutputHead {
 impl Entry {
     /// `inference` as the answer to `key`, remembered now.
     pub fn new(key: AnswerKey, inference: Inference) -> Self {
+        let outputs = inference.outputs.into_iter().map(own).collect();
         // Headers belong to one request.
-        Self { key, stored_at: unix_seconds(), inference: Inference { headers: HeaderMap::new(), ..inference } }
+        let inference = Inference { outputs, headers: HeaderMap::new(), ..inference };
+        Self { key, stored_at: unix_seconds(), inference }
     }
 
     /// Seconds since it was remembered; 0 if the clock has gone backwards since.
@@ -116,7 +118,7 @@ impl Entry {
         let mut outputs = Vec::new();
         for OutputHead { name, datatype, shape, bytes } in head.outputs {
             let cut = (bytes <= data.len()).then(|| data.split_to(bytes))?;
-            outputs.push(Tensor::new(&name, datatype, &shape, cut).ok()?);
+            outputs.push(own(Tensor::new(&name, datatype, &shape, cut).ok()?));
         }
         let Head { stored_at, model, version, provenance, .. } = head;
         let inference = Inference { model, version, outputs, provenance, headers: HeaderMap::new() };
@@ -151,6 +153,15 @@ impl Entry {
         let outputs: usize = outputs.iter().map(heap).sum();
         u32::try_from(size_of::<Self>() + strings + outputs).unwrap_or(u32::MAX)
     }
+}
+
+/// The tensor with its elements in memory of their own. As they come they are a slice of something that may be far larger,
+/// such as the buffer of a connection, and would keep all of it. Large ones are most of what they are a slice of.
+fn own(output: Tensor) -> Tensor {
+    if output.data.len() > MAX_STORED {
+        return output;
+    }
+    Tensor { data: Bytes::copy_from_slice(&output.data), ..output }
 }
 
 /// `bytes` with their checksum.

@@ -246,7 +246,7 @@ impl RowMemory {
             }
             let mut columns: Vec<_> = whole.outputs.iter().map(|output| output.split_rows().into_iter()).collect();
             let row = |_| {
-                // A copy: a row that is remembered must not keep the whole answer in memory.
+                // A copy, also of a large one: a row that is remembered must not keep the whole answer in memory.
                 let own = |row: Tensor| Tensor { data: Bytes::copy_from_slice(&row.data), ..row };
                 let outputs = columns.iter_mut().filter_map(Iterator::next).map(own).collect();
                 Inference { outputs, ..whole.clone() }
