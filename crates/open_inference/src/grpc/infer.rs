@@ -5,7 +5,7 @@ use super::request::{self, Question};
 use super::response;
 use crate::answer::{answer, large_off_thread};
 use crate::names::check_names;
-use crate::{Error, InferRequest, InferenceServer, WireData, render, understand};
+use crate::{Datatype, Error, InferRequest, InferenceServer, WireData, render, understand};
 
 /// One question, one answer, and the headers that go with it. A message may have `max_bytes`.
 pub async fn infer<S: InferenceServer>(
@@ -17,7 +17,9 @@ pub async fn infer<S: InferenceServer>(
     let Question { model: name, version, wire, typed } = request::read(message)?;
     check_names(&name, version.as_deref())?;
     let model = server.model(&name, version.as_deref())?;
-    let size = wire.inputs.iter().map(|input| if let WireData::Raw(data) = &input.data { data.len() } else { 0 }).sum();
+    // Numbers are raw by now and stay where they are; only strings are gone through.
+    let strings = wire.inputs.iter().filter(|input| input.datatype == Datatype::Bytes.name());
+    let size = strings.map(|input| if let WireData::Raw(data) = &input.data { data.len() } else { 0 }).sum();
     let (model, understood) = large_off_thread(size, move || {
         let understood = understand(wire, &model, max_bytes);
         (model, understood)

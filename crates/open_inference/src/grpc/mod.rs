@@ -50,18 +50,23 @@ mod health;
 /// An error → a status.
 mod status;
 
+use std::convert::Infallible;
+
 use axum::Router;
+use axum::body::Body;
 use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
-use axum::routing::any_service;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, any_service};
+use http::Request;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use service::body::BodyReader;
+use tonic::Status;
 use tonic::codec::CompressionEncoding;
-use tonic::codegen::{Service, http::Request};
 use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
+use tower::Service;
 
 use crate::InferenceServer;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
@@ -82,28 +87,29 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
     };
     let sound = "a test makes the descriptors anew and compares";
     let router = Router::new();
-    let router = mount(router, inference);
-    let router = mount(router, ModelRepositoryServiceServer::new(repository::Repository::new(server.clone())));
-    let router = mount(router, HealthServer::new(health::Health::new(server)));
-    let router = mount(router, reflection().build_v1().expect(sound));
-    let router = mount(router, reflection().build_v1alpha().expect(sound));
+    let router = mount(router, &inference);
+    let router = mount(router, &ModelRepositoryServiceServer::new(repository::Repository::new(server.clone())));
+    let router = mount(router, &HealthServer::new(health::Health::new(server)));
+    let router = mount(router, &reflection().build_v1().expect(sound));
+    let router = mount(router, &reflection().build_v1alpha().expect(sound));
     router.route_layer(from_fn_with_state(bodies, bounds::apply))
 }
 
-/// A route for each call, so that each has metrics of its own, and one for the calls that the service does not have, which
-/// it answers itself.
-fn mount<T>(router: Router, service: T) -> Router
+/// A route for each call that the descriptors name, so that each has metrics of its own, and one for all others.
+fn mount<T>(router: Router, service: &T) -> Router
 where
-    T: NamedService
-        + Service<Request<axum::body::Body>, Error = std::convert::Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    T: NamedService + Service<Request<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     T::Response: IntoResponse,
     T::Future: Send + 'static,
 {
-    let known = [proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    use tonic_reflection::pb::{v1, v1alpha};
+
+    let known = [
+        proto::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        v1::FILE_DESCRIPTOR_SET,
+        v1alpha::FILE_DESCRIPTOR_SET,
+    ];
     let files = known.into_iter().filter_map(|set| FileDescriptorSet::decode(set).ok()).flat_map(|set| set.file);
     let services = files.flat_map(|file| {
         let package = file.package().to_owned();
@@ -113,5 +119,9 @@ where
     let router = calls.fold(router, |router, call| {
         router.route(&format!("/{}/{}", T::NAME, call.name()), any_service(service.clone()))
     });
-    router.route(&format!("/{}/{{*call}}", T::NAME), any_service(service))
+    router.route(&format!("/{}/{{*call}}", T::NAME), any(no_such_call))
+}
+
+async fn no_such_call() -> Response {
+    Status::unimplemented("there is no such call").into_http()
 }

@@ -2,14 +2,15 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{StreamExt, unfold};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use super::frames::UnderWay;
 use super::infer::infer;
 use super::proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
-use crate::{Error, InferenceServer};
+use super::response::write_parameters;
+use crate::{Error, InferenceServer, Parameter};
 
 /// Questions of one stream that are worked on at the same time.
 const AT_ONCE: usize = 8;
@@ -37,14 +38,20 @@ pub fn answers<S: InferenceServer>(
                 let answer = infer(&server, message, headers, max_bytes).await;
                 drop(held);
                 Ok(match answer {
-                    Ok((response, _)) => {
-                        ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
-                    }
+                    Ok((response, headers)) => answered(response, &headers),
                     Err(error) => failed(error, id),
                 })
             }
         })
         .buffered(AT_ONCE)
+}
+
+/// A stream has metadata only once, so what a single call has there is among the parameters of each answer.
+fn answered(mut response: ModelInferResponse, headers: &HeaderMap) -> ModelStreamInferResponse {
+    let text = |value: &HeaderValue| value.to_str().ok().map(Parameter::from);
+    let headers = headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?)));
+    response.parameters.extend(write_parameters(headers.collect()));
+    ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
 }
 
 fn failed(error: Error, id: String) -> ModelStreamInferResponse {

@@ -148,4 +148,20 @@ mod tests {
         }
         assert_eq!(of_infer_request(&[0xff; 20]), 0);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_weighed(message: Vec<u8>) {
+            of_infer_request(&message);
+        }
+
+        #[test]
+        fn what_is_decoded_was_not_heavier(message: Vec<u8>) {
+            if let Ok(request) = ModelInferRequest::decode(&message[..]) {
+                let inputs = request.inputs.len() * size_of::<InferInputTensor>();
+                let raw = request.raw_input_contents.len() * POINTER;
+                assert!(inputs + raw + request.parameters.len() * PARAMETER <= of_infer_request(&message));
+            }
+        }
+    }
 }

@@ -136,6 +136,16 @@ async fn a_message_that_does_not_come_is_given_up() {
 #[tokio::test]
 async fn calls_that_are_not_there_are_unimplemented() {
     for path in ["/inference.GRPCInferenceService/CudaSharedMemoryStatus", "/other.Service/Call", "/nothing"] {
-        assert_eq!(ask(&Fake::default(), path, &[], frame(0, &[])).await.0, Code::Unimplemented, "{path}");
+        let (code, headers) = ask(&Fake::default(), path, &[], frame(0, &[])).await;
+        let words = headers["grpc-message"].to_str().unwrap().replace("%20", " ");
+        assert_eq!((code, words.as_str()), (Code::Unimplemented, "there is no such call"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn http_is_served_beside() {
+    let request = Request::get("/v2/models/none").body(Body::empty()).unwrap();
+    let response = router(&Fake::default()).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 404);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
 }

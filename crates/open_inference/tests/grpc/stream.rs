@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use open_inference::grpc::proto::inference::ModelInferRequest;
+use open_inference::grpc::proto::inference::infer_parameter::ParameterChoice;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request};
 
@@ -43,6 +44,17 @@ async fn some_questions_of_a_stream_are_worked_on_at_once_but_not_all() {
     assert_eq!(answers.count().await, 20);
     assert!(begun.elapsed() < Duration::from_secs(3), "20 × 0.2 s one after the other would be 4 s");
     assert_eq!(served.fake.most_at_once.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test]
+async fn what_a_call_has_in_its_metadata_each_answer_of_a_stream_has_in_its_parameters() {
+    let served = Served::start().await;
+    let mut answers =
+        served.client().model_stream_infer(stream::iter([question("FP32", 1.0)])).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().infer_response.unwrap();
+    let text = |text: &str| ParameterChoice::StringParam(text.to_owned());
+    assert_eq!(answer.parameters["cache-status"].parameter_choice, Some(text("mlserve; hit")));
+    assert_eq!(answer.parameters["device"].parameter_choice, Some(text("cpu")));
 }
 
 #[tokio::test]

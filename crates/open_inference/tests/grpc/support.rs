@@ -11,7 +11,7 @@ use open_inference::grpc::proto::inference::model_infer_request::InferInputTenso
 use open_inference::grpc::proto::inference::{InferParameter, ModelInferRequest, infer_parameter::ParameterChoice};
 use open_inference::{
     CacheLookup, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, ModelState,
-    Provenance, Statistics, Tensor, TensorMetadata, Timing,
+    Provenance, Statistics, Tensor, TensorMetadata, Timing, grpc, rest,
 };
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
@@ -187,7 +187,9 @@ pub fn settings() -> ServerSettings {
 /// All routes, without a socket.
 pub fn router(fake: &Fake) -> Router {
     let http = HttpMetrics::register(&mut Registry::default());
-    wrap(open_inference::grpc::router(fake.clone(), BodyReader::new(&settings())), http)
+    let bodies = BodyReader::new(&settings());
+    // As the services have them: both on one port.
+    wrap(rest::router(fake.clone(), bodies.clone()).merge(grpc::router(fake.clone(), bodies)), http)
 }
 
 impl Served {
