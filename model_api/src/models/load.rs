@@ -28,8 +28,8 @@ struct Load {
 
 impl Models {
     /// Reads the model's folder again: new and changed versions are loaded beside what is served, warmed up, and take over;
-    /// versions that are gone go. Comes back when all of it is decided. What cannot be loaded leaves the last good one in
-    /// service and is the error. Any model of the repository may be loaded, whatever `MODEL_NAME` says: this is somebody's
+    /// versions that are gone go, but never the last one that can be served. Comes back when all of it is decided. What
+    /// cannot be loaded leaves the last good one in service and is the error. Any model of the repository may be loaded, whatever `MODEL_NAME` says: this is somebody's
     /// explicit wish.
     ///
     /// Of several loads of one model each waits for the one before.
@@ -94,7 +94,12 @@ impl Models {
         if let Some(reason) = self.look_up(name).await.and_then(|found| found.why_none) {
             return Err(Error::NotLoaded { model: name.to_owned(), reason });
         }
-        self.remove(name).await;
+        // Whether it was taken away or its disk has gone for a moment, who knows? It is the watch's to see, or an unload's.
+        if let Some(place) = self.places_mut().get_mut(name) {
+            for slot in place.slots.values_mut().filter(|slot| slot.served.is_some()) {
+                slot.next = Some(Next::Broken("it is gone from the repository".to_owned()));
+            }
+        }
         Err(Error::NotInRepository { there_are: self.there_are().await })
     }
 

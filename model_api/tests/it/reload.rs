@@ -197,7 +197,7 @@ async fn a_graph_that_does_not_run_is_tried_once_and_a_crash_three_times() {
 }
 
 #[tokio::test]
-async fn what_is_gone_goes_but_never_the_last_good_one_of_a_folder_that_is_still_there() {
+async fn what_is_gone_goes_but_never_the_last_that_can_be_served() {
     let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", graph(2)).with("n.onnx", "");
     let service = Service::new(folder, &Fake::default()).warm().await;
     let path = service.folder.path().to_owned();
@@ -211,6 +211,10 @@ async fn what_is_gone_goes_but_never_the_last_good_one_of_a_folder_that_is_still
     fs::remove_dir_all(path.join("m")).unwrap();
     let gone = (404, "there is no such model in the repository; there are: n".to_owned());
     assert_eq!(said(service.models.load("m").await), gone);
+    let (_, version, state, reason) = index(&service.models).await.remove(0);
+    assert_eq!((&*version, state), ("1", ModelState::Ready));
+    assert!(reason.contains("it is gone from the repository; the last good one"), "{reason}");
+    service.models.unload("m").await.unwrap();
     assert_eq!(service.models.get("m", None).err().unwrap().status().0, StatusCode::NOT_FOUND);
 }
 
