@@ -25,6 +25,9 @@ use crate::problem::problem;
 /// `Cache-Status` of RFC 9211, which is in the log line as well.
 static CACHE_STATUS: LazyLock<HeaderName> = LazyLock::new(|| HeaderName::from_static("cache-status"));
 
+/// Beginnings of the paths of health checks, by whichever protocol.
+const HEALTH_CHECKS: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
+
 tokio::task_local! {
     static REQUEST_ID: Option<HeaderValue>;
 }
@@ -105,7 +108,7 @@ async fn log(request: Request, next: Next) -> Response {
     let cache = response.headers().get(&*CACHE_STATUS).and_then(|value| value.to_str().ok());
     let ms = begun.elapsed().as_secs_f64() * 1e3;
     // Health checks come every few seconds for ever; at `info` they would be most of the log.
-    if path.starts_with("/health/") {
+    if HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
         tracing::debug!(%method, path, status, ms, "answered");
     } else {
         info!(%method, path, status, ms, cache, "answered");
