@@ -26,6 +26,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self.status.as_u16() {
             400 | 415 | 422 => Code::InvalidArgument,
+            403 => Code::PermissionDenied,
             404 => Code::NotFound,
             408 | 504 => Code::DeadlineExceeded,
             409 => Code::FailedPrecondition,
@@ -50,6 +51,7 @@ mod tests {
     fn every_status_has_its_code() {
         let named = [
             (400, Code::InvalidArgument),
+            (403, Code::PermissionDenied),
             (404, Code::NotFound),
             (408, Code::DeadlineExceeded),
             (409, Code::FailedPrecondition),

@@ -14,6 +14,9 @@ pub struct Statistics {
     models: Arc<Mutex<BTreeMap<(String, String), Counts>>>,
 }
 
+/// Batch sizes that are counted one by one; beyond, those up to a power of two are one.
+const MAX_SIZES: usize = 256;
+
 /// What a cache said before the model was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheLookup {
@@ -115,16 +118,19 @@ impl Statistics {
         let mut models = self.lock();
         let counts = models.entry((model.to_owned(), version.to_owned())).or_default();
         counts.last_inference = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
-        counts.inferences += rows;
         counts.inference.success.add(total);
         match cache {
+            // Triton counts as inferences what was computed.
             Some(CacheLookup::Hit) => return counts.inference.cache_hit.add(total),
             Some(CacheLookup::Miss) => counts.inference.cache_miss.add(Duration::ZERO),
             None => {}
         }
+        counts.inferences += rows;
         counts.executions += 1;
         let [decode, queue, infer] = [timing.decode, timing.queue, timing.infer].map(from_millis);
-        let batch = counts.batches.entry(rows).or_insert(BatchStatistics { batch_size: rows, ..Default::default() });
+        // The sizes are the clients' choice, and each takes memory.
+        let size = if counts.batches.len() < MAX_SIZES { rows } else { rows.next_power_of_two() };
+        let batch = counts.batches.entry(size).or_insert(BatchStatistics { batch_size: size, ..Default::default() });
         let all = &mut counts.inference;
         all.queue.add(queue);
         for (stage, took) in [
@@ -191,7 +197,7 @@ mod tests {
         statistics.succeeded("m", "2", 1, &timing, second, None);
 
         let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("one version was asked for") };
-        assert_eq!((one.inference_count, one.execution_count), (16, 1));
+        assert_eq!((one.inference_count, one.execution_count), (8, 1));
         let stats = one.inference_stats;
         let count = |count, ns| StatisticDuration { count, ns };
         assert_eq!(stats.success, count(2, 2_000_000_000));
