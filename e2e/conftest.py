@@ -12,15 +12,10 @@ import pytest
 
 pytest.register_assert_rewrite("asking", "services")
 
+from requirements import missing
 from services import BINARIES, MODELS, ROOT, Process, Redis, Service
 
 started: list[Process] = []
-
-
-def missing(what: str) -> None:
-    if os.environ.get("REQUIRE_ALL"):
-        pytest.fail(f"required but missing: {what}", pytrace=False)
-    pytest.skip(f"NOT TESTED, missing: {what}")
 
 
 @pytest.fixture(scope="session")

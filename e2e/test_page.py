@@ -15,8 +15,8 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
 from browser import Browser, drop
-from conftest import missing
 from pictures import encode, never_seen, samples, seven
+from requirements import missing
 from services import Service, wait_until
 
 

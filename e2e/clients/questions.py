@@ -11,6 +11,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from asking import INTERNAL
+from services import Service
 
 
 def inputs(client: ModuleType, binary: bool = True, **arrays: np.ndarray) -> list:
@@ -25,6 +26,13 @@ def inputs(client: ModuleType, binary: bool = True, **arrays: np.ndarray) -> lis
 def random(*shape: int) -> np.ndarray:
     """Numbers that no memory has met."""
     return np.random.default_rng().standard_normal(shape, np.float32)
+
+
+def no_version(server: Service) -> str:
+    """What is said of version 3 of the model `versioned`, which has 1, 2 and 10."""
+    if server.name == "web_api":
+        return 'versioned has no version "3"; there are 1, 2, 10.'
+    return "there is no such version of this model; there are: 1, 2, 10"
 
 
 def assert_refused(status: str, words: str, ask, *given, **named) -> None:

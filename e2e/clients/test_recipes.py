@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+import graphs
 from questions import inputs
 from services import ROOT, Service, wait_until
 
@@ -67,9 +68,10 @@ class Kitchen:
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> Kitchen:
     folder = tmp_path_factory.mktemp("kitchen")
-    (folder / "models").mkdir()
-    model_api = spawn_shared("model_api", wait=False, MODEL_NAME="all", MODELS_DIR=folder / "models", MODEL_WATCH="poll")
-    return Kitchen(folder, spawn_shared("web_api", wait=False, APP_TYPE="cli", MODEL_API_URL=model_api.url).url)
+    # A server that is to serve all there is wants to see one model when it starts.
+    graphs.write(graphs.scaled(1), folder / "models" / "first")
+    model_api = spawn_shared("model_api", MODEL_NAME="all", MODELS_DIR=folder / "models", MODEL_WATCH="poll", MODEL_WATCH_INTERVAL_MS=200)
+    return Kitchen(folder, spawn_shared("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url).url)
 
 
 @recipes
@@ -108,6 +110,7 @@ def test_a_classifier_that_kept_its_zipmap_is_served_without_it(kitchen: Kitchen
     client = triton.InferenceServerClient(kitchen.address())
     metadata = client.get_model_metadata("iris-zipmap")
     assert [output["name"] for output in metadata["outputs"]] == ["output_label"]
-    assert "output_probability" in json.dumps(metadata)
+    (reason,) = [each["reason"] for each in client.get_model_repository_index() if each["name"] == "iris-zipmap"]
+    assert "output_probability" in reason
     rows = np.float32([[5.1, 3.5, 1.4, 0.2]])
     assert client.infer("iris-zipmap", inputs(triton, X=rows)).as_numpy("output_label").tolist() == [0]

@@ -6,6 +6,7 @@ import gzip
 import json
 from typing import Callable
 
+import grpc
 import numpy as np
 import pytest
 import requests
@@ -122,6 +123,27 @@ def test_a_hundred_at_the_same_moment_are_one_run(web: Service, runs: Runs):
     pending = [client.async_infer("slow", inputs(triton, steps=steps)) for _ in range(32)]
     assert {int(answer.get_result().as_numpy("counted")) for answer in pending} == {int(steps)}
     assert runs.new() == 1
+
+
+def test_grpc_is_steered_and_told_in_its_metadata(web: Service, runs: Runs):
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}")
+    x = random(1, 3)
+    question = triton_grpc.service_pb2.ModelInferRequest(model_name="versioned", raw_input_contents=[x.tobytes()])
+    question.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+
+    def status(*metadata: tuple[str, str]) -> str:
+        _, call = client._client_stub.ModelInfer.with_call(question, metadata=metadata)
+        told = dict(call.initial_metadata()) | dict(call.trailing_metadata())
+        assert told["etag"]
+        return told["cache-status"]
+
+    with pytest.raises(grpc.RpcError) as unknown:
+        status(("cache-control", "only-if-cached"))
+    assert unknown.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert status() == "mlserve; fwd=miss; stored"
+    assert status() == "mlserve; hit"
+    assert status(("cache-control", "no-cache")) == "mlserve; fwd=request; stored"
+    assert runs.new() == 2
 
 
 # ---- Rows -----------------------------------------------------------------------------------------------------------
