@@ -128,14 +128,15 @@ impl Slot {
 
     /// Its line in the repository's index.
     pub fn index(&self, name: &str, version: &Version) -> ModelIndex {
-        let ModelDescription { state, reason, .. } = self.describe(name, version);
+        let ModelDescription { state, reason, left_out, .. } = self.describe(name, version);
         let reason = match (&self.served, &self.next) {
             (Some(Served { model, .. }), Some(Next::Broken(why))) => format!(
                 "version {} on disk cannot be served: {why}; the last good one ({}) is still served",
                 version.0, model.digest
             ),
             (Some(_), Some(_)) if reason.is_none() => "a changed one is being loaded".to_owned(),
-            _ => reason.unwrap_or_default(),
+            // A model that can be asked may still not give all that its graph does.
+            _ => reason.unwrap_or_else(|| left_out.join("; ")),
         };
         ModelIndex { name: name.to_owned(), version: version.0.clone(), state, reason }
     }
