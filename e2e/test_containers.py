@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import subprocess
@@ -134,11 +133,10 @@ class TestUiMnist:
             assert stack.inside("db_api", "ask", *command.split()).startswith("NOPERM"), command
         assert stack.inside("db_api", "ask", "SET", "other", "x").startswith("NOPERM")
 
-    def test_what_is_remembered_is_json_with_a_time_to_live(self, stack: Containers):
+    def test_what_is_remembered_has_a_time_to_live(self, stack: Containers):
         key = answer_of(ask(stack.url, never_seen()))["key"].removeprefix("sha256:")
         place = f"mlserve:answer:mnist:{key}"
-        entry = wait_until(lambda: stack.inside("db_api", "ask", "GET", place), "it is written")
-        assert json.loads(entry)["prediction"]["label"] == "7"
+        wait_until(lambda: stack.inside("db_api", "ask", "GETRANGE", place, "0", "3") == "MLSA", "it is written")
         for each in stack.inside("db_api", "ask", "--scan").split():
             assert 0 < int(stack.inside("db_api", "ask", "TTL", each)) <= 7 * 24 * 3600
 

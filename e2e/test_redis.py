@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
+import struct
 import threading
 import time
 from typing import Callable
@@ -73,16 +75,17 @@ def test_answers_survive_a_restart_of_web_api(start_web: Callable[..., Service])
     assert second.count("web_api_answers_total", outcome="redis") == 1
 
 
-def test_what_is_stored_is_json_that_redis_cli_shows_and_every_key_has_a_time_to_live(
+def test_what_is_stored_are_the_outputs_and_every_key_has_a_time_to_live(
     start_web: Callable[..., Service], redis: Redis
 ):
     web = start_web(CACHE_TTL_S=1000)
     answers = [answer_of(ask(web.url, never_seen())) for _ in range(5)]
     requests.post(f"{web.url}/predict/leukemia", files={"image": encode(seven())}, timeout=30)
-    entry = json.loads(redis.ask("GET", key_of(redis, answers[0])))
-    assert entry["key"] == answers[0]["key"]
-    assert entry["prediction"]["label"] == "7"
-    assert time.time() - entry["stored_at"] < 60
+    head, outputs = parts(redis.value(key_of(redis, answers[0])))
+    assert (head["key"], head["model"]) == (answers[0]["key"], "mnist")
+    assert time.time() - head["stored_at"] < 60
+    values = [score["value"] for score in answers[0]["probabilities"]]
+    assert struct.unpack("<10f", outputs) == tuple(struct.unpack("<10f", struct.pack("<10f", *values)))
     wait_until(lambda: len(redis.keys()) == 6, "all six are stored")
     for key in redis.keys():
         assert key.startswith(("mlserve:answer:mnist:", "mlserve:answer:leukemia:"))
@@ -116,22 +119,41 @@ def test_two_web_apis_share_what_they_know_and_forget_together(start_web: Callab
 
 
 @pytest.fixture
-def stored(start_web: Callable[..., Service], redis: Redis) -> tuple[bytes, str, dict]:
+def stored(start_web: Callable[..., Service], redis: Redis) -> tuple[bytes, str, bytes]:
     """A picture whose answer only Redis remembers, the answer's place there, and what stands there."""
     web = start_web()
     picture = never_seen()
     key = key_of(redis, answer_of(ask(web.url, picture)))
     web.terminate()
-    return picture, key, json.loads(redis.ask("GET", key))
+    return picture, key, redis.value(key)
 
 
-def other_schema(entry: dict) -> bytes:
-    return json.dumps({"key": entry["key"], "cls": 3, "value": 1.0}).encode()
+def parts(entry: bytes) -> tuple[dict, bytes]:
+    """The head and the outputs' bytes: magic, format, length of the head, head, bytes, checksum."""
+    length = int.from_bytes(entry[5:9], "little")
+    return json.loads(entry[9 : 9 + length]), entry[9 + length : -16]
 
 
-def another_answer(entry: dict) -> bytes:
-    prediction = entry["prediction"] | {"label": "3", "cls": 3}
-    return json.dumps(entry | {"key": "sha256:" + "0" * 64, "prediction": prediction}).encode()
+def sealed(head: dict, outputs: bytes) -> bytes:
+    text = json.dumps(head).encode()
+    body = b"MLSA\x01" + len(text).to_bytes(4, "little") + text + outputs
+    return body + hashlib.sha256(body).digest()[:16]
+
+
+def other_schema(entry: bytes) -> bytes:
+    head, _ = parts(entry)
+    return json.dumps({"key": head["key"], "cls": 3, "value": 1.0}).encode()
+
+
+def another_answer(entry: bytes) -> bytes:
+    head, outputs = parts(entry)
+    return sealed(head | {"key": "sha256:" + "0" * 64}, outputs)
+
+
+def longer_than_its_bytes(entry: bytes) -> bytes:
+    head, outputs = parts(entry)
+    head["outputs"][0] |= {"shape": [1, 1 << 40], "bytes": 1 << 42}
+    return sealed(head, outputs)
 
 
 @pytest.mark.parametrize(
@@ -140,29 +162,35 @@ def another_answer(entry: dict) -> bytes:
         lambda entry: b"garbage \x00\xff",
         lambda entry: b"",
         lambda entry: b"{}",
-        lambda entry: json.dumps(entry).encode()[:-20],
+        lambda entry: entry[:-20],
+        lambda entry: entry[:40] + bytes([entry[40] ^ 1]) + entry[41:],
         lambda entry: b"__import__('os').abort()",
         other_schema,
         another_answer,
+        longer_than_its_bytes,
     ],
-    ids=["bytes", "nothing", "an empty object", "a cut entry", "code", "another schema", "the answer to another question"],
+    ids=["bytes", "nothing", "an empty object", "a cut entry", "a flipped bit", "code", "another schema"]
+    + ["the answer to another question", "an answer of terabytes"],
 )
 def test_a_value_that_is_no_answer_to_its_key_is_computed_anew_and_put_right(
-    start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, dict], write: Callable[[dict], bytes]
+    start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, bytes], write: Callable[[bytes], bytes]
 ):
     picture, key, entry = stored
     redis.ask("SET", key, stdin=write(entry))
+    untrue = redis.value(key)
     web = start_web()
     answer = answer_of(ask(web.url, picture))
     assert (answer["label"], answer["cached"]) == ("7", False)
-    assert web.count("web_api_redis_errors_total", kind="corrupt") == 1
-    wait_until(lambda: redis.ask("GET", key).startswith('{"key":'), "it is put right")
-    assert json.loads(redis.ask("GET", key))["prediction"]["label"] == "7"
+    # An empty string is, for Redis, what nobody has written.
+    assert web.count("web_api_redis_errors_total", kind="corrupt") == (0 if untrue == b"" else 1)
+    wait_until(lambda: redis.value(key) != untrue, "it is put right")
+    (head, outputs), (true_head, true_outputs) = parts(redis.value(key)), parts(entry)
+    assert (head["key"], outputs) == (true_head["key"], true_outputs)
     assert degraded(web) == []
 
 
 def test_a_value_of_another_type_is_computed_anew(
-    start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, dict]
+    start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, bytes]
 ):
     picture, key, _ = stored
     redis.ask("DEL", key)
