@@ -197,7 +197,7 @@ def test_an_array_nested_a_thousand_deep(web: Service):
 
 
 def test_an_array_that_does_not_fit_the_model(web: Service):
-    wrong = "image_arr has the shape [2, 2], which does not fit the model's [-1, 28, 28, 1]"
+    wrong = "image_arr has the shape [2, 2], which does not fit the model's [-1, 28, 28, 1]."
     assert_problem(array(web, '{"image_arr": [[1, 2], [3, 4]]}'), 422, wrong)
 
 

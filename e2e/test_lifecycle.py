@@ -157,12 +157,17 @@ def head(length: int, path: str = "/predict/mnist") -> bytes:
     return lines.encode()
 
 
-@pytest.mark.parametrize("name", ["web_api", "model_api"])
-def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(spawn: Spawn, model_api: Service, name: str):
+@pytest.mark.parametrize(
+    ("name", "path", "answers"),
+    [("web_api", "/predict/mnist", b'"label":"7"'), ("model_api", "/v2/models/mnist/infer", b'"model_name":"mnist"')],
+)
+def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(
+    spawn: Spawn, model_api: Service, name: str, path: str, answers: bytes
+):
     service = spawn(name, MODEL_API_URL=model_api.url, LAME_DUCK_MS=2500)
     picture = never_seen()
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as upload:
-        upload.sendall(head(len(picture)) + picture[:100])
+        upload.sendall(head(len(picture), path) + picture[:100])
         wait_until(lambda: service.count(f"{name}_in_flight") == 1, "the upload has begun")
         service.signal(signal.SIGTERM)
         unready = wait_until(lambda: (health := service.health()).status_code == 503 and health.json(), "it is unready", 2)
@@ -173,7 +178,7 @@ def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(spawn: Spa
         upload.sendall(picture[100:])
         answer = b"".join(iter(lambda: upload.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b'"label":"7"' in answer
+    assert answers in answer
     assert service.running.wait(10) == 0
 
 
