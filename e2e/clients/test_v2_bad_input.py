@@ -316,3 +316,9 @@ def test_messages_that_are_no_question(refused_over_grpc: Grpc):
     refused_over_grpc('model "versioned" has no input "z"; it takes "x"', [bytes(12)], name="z")
     words = 'input "x": element 0 of BYTES is said to have 5 bytes, but only 1 are left'
     refused_over_grpc(words, [struct.pack("<I", 5) + b"a"], "identity_bytes", shape=[1], datatype="BYTES")
+
+
+def test_a_message_of_64_mebibytes_and_a_byte(refused_over_grpc: Grpc):
+    size = (64 << 20) + 1
+    words = "the body is larger than 67108864 bytes"
+    refused_over_grpc(words, [bytes(size)], "identity_uint8", "RESOURCE_EXHAUSTED", shape=[size], datatype="UINT8")
