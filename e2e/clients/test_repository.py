@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 import graphs
 from asking import INTERNAL
-from questions import inputs, random
+from questions import assert_refused, inputs, random
 from services import Service, children_of, wait_until
 
 
@@ -155,3 +155,12 @@ def test_the_memory_of_unloaded_models_comes_back(client: Client, model_api: Ser
     load_and_unload(20)
     wait_until(lambda: len(children_of(model_api.pid)) == processes, "their processes have ended")
     assert resident() - before < 8 << 10
+
+
+@pytest.mark.parametrize("module", [triton, triton_grpc], ids=["http", "grpc"])
+def test_a_repository_that_is_closed_is_listed_and_not_changed(spawn: Callable[..., Service], model_api: Service, module):
+    closed = Client(module, spawn("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url, REPOSITORY_API="off").port)
+    status = "403" if module is triton else "StatusCode.PERMISSION_DENIED"
+    for call in (closed.load, closed.unload):
+        assert_refused(status, "Models are not loaded or unloaded over this port: REPOSITORY_API is off.", call, "served")
+    assert closed.index()["served"] == ("READY", "") and closed.is_ready("served")

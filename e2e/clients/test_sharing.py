@@ -173,7 +173,9 @@ def test_a_batch_with_thirty_known_rows_of_thirty_two_runs_two(web: Service, row
         infer(web, "rows", in_json(part))
     assert rows_run() == 30
     mixed = np.random.default_rng(0).permutation(x)
-    answer = infer(web, "rows", in_json(mixed)).json()
+    partly = infer(web, "rows", in_json(mixed))
+    assert partly.headers["Cache-Status"].startswith("mlserve; fwd=partial")
+    answer = partly.json()
     assert np.array_equal(np.float32(answer["outputs"][0]["data"]).reshape(32, 3), mixed * 2)
     assert rows_run() == 2
     infer(web, "rows", in_json(mixed[5:6]))
