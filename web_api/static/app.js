@@ -47,8 +47,10 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) delete byId
 addEventListener("drop", (event) => { event.preventDefault(); delete byId("drop").dataset.over; received(event.dataTransfer.files); });
 
 function chooseModel(wanted) {
-  if (models.length > 1 && models.some(({ name, image }) => name === wanted && image)) chooser.value = wanted;
+  if (models.length > 1 && models.some(({ name }) => name === wanted)) chooser.value = wanted;
   for (const about of document.querySelectorAll("[data-about]")) about.hidden = about.dataset.about !== chooser.value;
+  // Nothing is known of a model that is still loading: the form then says so.
+  document.querySelector(".columns").hidden = chosenModel()?.state === "READY" && !chosenModel().image;
   byId("draw").hidden = chosenModel()?.image?.fit !== "digit";
   if (chosenModel()) document.title = `${chosenModel().title} · MLServe`;
 }

@@ -41,7 +41,12 @@ pub fn model(name: &str) -> ModelDescription {
         device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() }),
         inputs: vec![input],
         outputs: vec![output, TensorMetadata::new("echo", Datatype::Fp32, &[-1, 1])],
-        image: Some(ImageInput { width: 2, height: 2, color: "gray".to_owned(), fit: "digit".to_owned() }),
+        image: (name != "table").then(|| ImageInput {
+            width: 2,
+            height: 2,
+            color: "gray".to_owned(),
+            fit: "digit".to_owned(),
+        }),
         independent_rows: name != "whole",
         ..ModelDescription::unread(name, "1", ModelState::Ready, None)
     }

@@ -78,3 +78,13 @@ async fn shows_the_picture_as_the_model_sees_it() {
     assert_eq!((seen.status, seen.header("content-type")), (StatusCode::OK, "image/png"));
     assert_eq!(seen.body, b"\x89PNG seen");
 }
+
+#[tokio::test]
+async fn a_model_without_pictures_shows_what_it_takes_and_no_form() {
+    let stack = Stack::start(AppType::Ui, &["mnist", "table"]).await;
+    let html = stack.send(get_request("/?model=table")).await.text();
+    assert!(html.contains("<option value=\"table\" selected>"));
+    assert!(html.contains("<div class=\"columns\" hidden>"), "{html}");
+    assert!(html.contains("POST /v2/models/table/infer"));
+    assert!(!stack.send(get_request("/")).await.text().contains("<div class=\"columns\" hidden>"));
+}
