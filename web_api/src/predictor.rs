@@ -105,8 +105,10 @@ impl Predictor {
                     _ if provenance.cost_nothing() => Some(CacheLookup::Hit),
                     _ => Some(CacheLookup::Miss),
                 };
+                // Of a batch of which some rows were known, only the others have run.
+                let ran = if let Provenance::Rows(rows) = provenance { rows.miss } else { rows };
                 let timing = &inference.provenance.timing_ms;
-                self.statistics.succeeded(name, &inference.version, rows, timing, begun.elapsed(), cache);
+                self.statistics.succeeded(name, &inference.version, ran, timing, begun.elapsed(), cache);
                 self.model.metrics.answered(name, *provenance, rows);
             }
             Err(error) => {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use db_api::entry::Entry;
 use db_api::memory::{Failure, Memory, Outcome};
 use futures_util::future::join_all;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use open_inference::{Inference, Tensor};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
@@ -91,7 +91,9 @@ impl RowMemory {
                 match landed {
                     Ok(answer) => found[number] = Some(answer),
                     // The words are about rows of the cargo. The whole question is asked for words that fit it.
-                    Err(Failure { error, may_be_anothers: true }) if !is_all || matches!(error, Error::Internal) => {
+                    Err(Failure { error, may_be_anothers: true })
+                        if matches!(error, Error::Internal) || (!is_all && error.status().0.is_client_error()) =>
+                    {
                         return Ok(None);
                     }
                     Err(Failure { error, .. }) => return Err(error),
@@ -175,8 +177,10 @@ impl RowMemory {
             self.stack(rows).await?.ok_or(Error::Internal)?
         };
         let whole = self.model.infer_some(question, &inputs, rows.len() as u64).await.map_err(|error| {
-            // Alone, or with all that this question asked, the fault is its own. The others' it is not.
-            let may_be_anothers = rows.len() > 1 && error.status().0.is_client_error();
+            // What the model does not take, or crashes on, may be one of several rows, and is not the others' fault.
+            let status = error.status().0;
+            let is_the_rows = status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR;
+            let may_be_anothers = rows.len() > 1 && is_the_rows;
             Failure { error, may_be_anothers }
         })?;
         let answers = self.cut(whole.clone(), rows.len()).await?;
@@ -186,7 +190,8 @@ impl RowMemory {
         })
     }
 
-    /// The answers to all rows as one. `None` when they do not go together: of two versions, or of other shapes.
+    /// The answers to all rows as one. `None` when they do not go together: of two versions, or of other shapes; or when they
+    /// are of another version than was asked.
     async fn put_together(
         &self,
         question: &Question,
@@ -211,7 +216,9 @@ impl RowMemory {
                 && by.model_digest == provenance.model_digest
                 && outputs.iter().all(|output| output.rows() == Some(1))
         };
-        if !found.iter().all(alike) {
+        // A row may be that of somebody who left the choice of the version, which meanwhile was made anew.
+        let is_asked_for = question.version().is_none_or(|asked| asked == version);
+        if !is_asked_for || !found.iter().all(alike) {
             return Ok(None);
         }
         let rows = places.iter().map(|&place| found[place].0.inference.outputs.clone()).collect();
@@ -228,6 +235,9 @@ impl RowMemory {
         let bytes = rows.iter().flatten().map(|tensor| tensor.data.len()).sum();
         let stack = move || {
             let columns = rows.first().map_or(0, Vec::len);
+            if rows.iter().any(|row| row.len() != columns) {
+                return None;
+            }
             let column = |number| {
                 let parts: Option<Vec<_>> = rows.iter().map(|row| row.get(number)).collect();
                 Tensor::stack(&parts?)

@@ -142,7 +142,9 @@ impl Tensor {
     pub fn stack(parts: &[&Self]) -> Option<Self> {
         let (first, rest) = parts.split_first()?;
         let (_, tail) = first.shape.split_first()?;
-        let alike = |part: &&&Self| part.datatype == first.datatype && part.shape.get(1..) == Some(tail);
+        let alike = |part: &&&Self| {
+            part.name == first.name && part.datatype == first.datatype && part.shape.get(1..) == Some(tail)
+        };
         if !rest.iter().all(|part| alike(&part)) {
             return None;
         }
@@ -331,6 +333,13 @@ mod tests {
             assert_eq!(Tensor::stack(&rows.iter().collect::<Vec<_>>()), Some(tensor));
         }
         assert_eq!(Tensor::stack(&[]), None);
+        let x = new(Datatype::Int16, &[1, 2], &[0; 4]).unwrap();
+        let others = [
+            Tensor { name: "y".to_owned(), ..x.clone() },
+            Tensor { datatype: Datatype::Fp16, ..x.clone() },
+            Tensor { shape: vec![2, 1], ..x.clone() },
+        ];
+        assert!(others.iter().all(|other| Tensor::stack(&[&x, other]).is_none()), "they do not go together");
     }
 
     #[test]

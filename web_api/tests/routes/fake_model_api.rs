@@ -149,7 +149,7 @@ impl InferenceServer for FakeModelApi {
     }
 }
 
-/// `text` is the image that cannot be read, `slow` the one that takes long.
+/// `text` is the image that cannot be read, `killer` the one that the model crashes on, `slow` the one that takes long.
 async fn echo(input: &Tensor) -> Result<Vec<f32>, Error> {
     if input.datatype != Datatype::Bytes {
         return Ok(input.split_rows().iter().map(|row| row.to_f32()[0]).collect());
@@ -160,6 +160,10 @@ async fn echo(input: &Tensor) -> Result<Vec<f32>, Error> {
             b"text" => {
                 let words = format!("element {number} of image is not an image we read");
                 return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
+            }
+            b"killer" => {
+                let words = "the model crashed on this request";
+                return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, words));
             }
             b"slow" => sleep(Duration::from_millis(200)).await,
             b"stuck" => sleep(Duration::from_mins(1)).await,

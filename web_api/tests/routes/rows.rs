@@ -1,4 +1,5 @@
 use axum::body::Body;
+use contract::ModelDescription;
 use http::{HeaderValue, Request, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -7,7 +8,7 @@ use web_api::settings::AppType;
 
 use crate::fake_model_api::model;
 use crate::protocol::{post, question};
-use crate::stack::{Answer, Stack, image_request};
+use crate::stack::{Answer, Stack, get_request, image_request};
 
 fn infer(model: &str) -> String {
     format!("/v2/models/{model}/infer")
@@ -47,6 +48,8 @@ async fn of_a_batch_with_known_rows_only_the_others_run() {
     assert_eq!((stack.runs(), stack.rows()), (2, 32));
     assert_eq!(partial.json()["outputs"][0]["shape"], json!([32, 3]));
     assert_eq!(echo(&partial), json!(order.iter().map(|&number| f64::from(number)).collect::<Vec<_>>()));
+    let stats = stack.send(get_request("/v2/models/mnist/stats")).await.json();
+    assert_eq!(stats["model_stats"][0]["inference_count"], 32, "what was known has not run again");
     let all = ask(&stack, 0..32).await;
     assert_eq!((all.header("cache-status"), all.header("age")), ("mlserve; hit", "0"));
     assert_eq!((stack.runs(), stack.rows()), (2, 32));
@@ -157,6 +160,17 @@ async fn a_bad_row_spoils_no_other_question() {
 }
 
 #[tokio::test]
+async fn a_row_that_the_model_crashes_on_is_told_to_its_own_asker_alone() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    stack.send(image_request("/predict", "seven")).await;
+    let (batch, single) =
+        tokio::join!(stack.send(pictures(&["seven", "slow", "killer"])), stack.send(image_request("/predict", "slow")));
+    assert_eq!(batch.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(single.status, StatusCode::OK, "{}", single.text());
+    assert_eq!(stack.runs(), 3, "the killer is not tried again");
+}
+
+#[tokio::test]
 async fn a_model_whose_answers_are_not_by_rows_is_remembered_as_a_whole() {
     for model in ["liar", "whole"] {
         let stack = Stack::start(AppType::Cli, &[model]).await;
@@ -195,4 +209,23 @@ async fn rows_of_two_digests_are_never_in_one_answer() {
     let answer = ask(&stack, [1, 2]).await;
     assert_eq!(answer.json()["parameters"]["model_digest"], "sha256:new");
     assert_eq!(echo(&answer), json!([1.0, 2.0]));
+}
+
+#[tokio::test]
+async fn a_version_that_was_named_is_not_answered_with_rows_of_another() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    // model_api has another default version already, and web_api does not know it yet.
+    {
+        let mut models = stack.model_api.models.lock().unwrap();
+        models[0].is_default = false;
+        let (version, digest) = ("2".to_owned(), "sha256:two".to_owned());
+        let second = ModelDescription { version, digest, is_default: true, ..models[0].clone() };
+        models.push(second);
+    }
+    let (open, mut named) = (pictures(&["slow", "seven"]), pictures(&["slow", "seven"]));
+    *named.uri_mut() = "/v2/models/mnist/versions/1/infer".parse().unwrap();
+    let (open, named) = tokio::join!(stack.send(open), stack.send(named));
+    assert_eq!(open.json()["model_version"], "2");
+    assert_eq!(named.json()["model_version"], "1");
+    assert_eq!(named.json()["parameters"]["model_digest"], "sha256:mnist");
 }
