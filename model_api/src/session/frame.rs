@@ -76,7 +76,7 @@ struct Head<M> {
 struct TensorHead {
     name: String,
     datatype: Datatype,
-    shape: Vec<usize>,
+    shape: Vec<i64>,
     bytes: usize,
 }
 
@@ -98,7 +98,7 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> io::Result<(M, Vec<Ten
     let read = |tensor: TensorHead| {
         let mut data = BytesMut::zeroed(tensor.bytes);
         from.read_exact(&mut data)?;
-        Ok(tensor.with(data.freeze()))
+        tensor.with(data.freeze())
     };
     Ok((message, tensors.into_iter().map(read).collect::<io::Result<_>>()?))
 }
@@ -121,7 +121,7 @@ pub async fn read_async<M: DeserializeOwned>(from: &mut UnixStream) -> io::Resul
     let head: Head<M> = serde_json::from_slice(&head)?;
     let mut payload = BytesMut::zeroed(head.payload_length()?);
     from.read_exact(&mut payload).await?;
-    Ok(head.with(payload.freeze()))
+    head.with(payload.freeze())
 }
 
 fn pieces<M: Serialize>(message: &M, tensors: &[Tensor]) -> io::Result<Vec<Bytes>> {
@@ -130,7 +130,7 @@ fn pieces<M: Serialize>(message: &M, tensors: &[Tensor]) -> io::Result<Vec<Bytes
         .map(|tensor| TensorHead {
             name: tensor.name.clone(),
             datatype: tensor.datatype,
-            shape: tensor.shape.clone(),
+            shape: tensor.shape.iter().map(|&length| length.cast_signed() as i64).collect(),
             bytes: tensor.data.len(),
         })
         .collect();
@@ -166,18 +166,20 @@ impl<M> Head<M> {
             .ok_or_else(|| invalid("the frame's tensors are too large"))
     }
 
-    fn with(self, mut payload: Bytes) -> (M, Vec<Tensor>) {
+    /// `payload` is as long as the head says.
+    fn with(self, mut payload: Bytes) -> io::Result<(M, Vec<Tensor>)> {
         let cut = |tensor: TensorHead| {
             let data = payload.split_to(tensor.bytes);
             tensor.with(data)
         };
-        (self.message, self.tensors.into_iter().map(cut).collect())
+        Ok((self.message, self.tensors.into_iter().map(cut).collect::<io::Result<_>>()?))
     }
 }
 
 impl TensorHead {
-    fn with(self, data: Bytes) -> Tensor {
-        Tensor { name: self.name, datatype: self.datatype, shape: self.shape, data }
+    /// Checked: a model that has damaged its process is not to damage the parent's.
+    fn with(self, data: Bytes) -> io::Result<Tensor> {
+        Tensor::new(&self.name, self.datatype, &self.shape, data).map_err(|error| invalid(&error.to_string()))
     }
 }
 
@@ -223,5 +225,19 @@ mod tests {
         frame.extend_from_slice(head.as_bytes());
         let error = read::<Order>(&mut frame.as_slice()).unwrap_err();
         assert_eq!(error.to_string(), "the frame's tensors are too large");
+    }
+
+    #[tokio::test]
+    async fn a_tensor_whose_bytes_do_not_fit_its_shape_is_nonsense() {
+        for (datatype, shape) in [("FP32", "[2]"), ("FP32", "[-1]"), ("BYTES", "[1]")] {
+            let tensor = format!(r#"{{"name": "y", "datatype": "{datatype}", "shape": {shape}, "bytes": 4}}"#);
+            let head = format!(r#"{{"message": "Answer", "tensors": [{tensor}]}}"#);
+            let length = (head.len() as u32).to_le_bytes();
+            let (mut parent, mut child) = UnixStream::pair().unwrap();
+            // As a string's length these bytes lead far beyond what is there.
+            child.write_all(&[&length[..], head.as_bytes(), &[0xff; 4]].concat()).await.unwrap();
+            let error = read_async::<Reply>(&mut parent).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
     }
 }
