@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::fmt::{self, Display, Write};
 
 use crate::{Datatype, Error, ModelMetadata, Tensor, TensorMetadata};
 
@@ -40,6 +41,24 @@ pub(crate) fn duplicate(name: &str) -> Error {
 pub(crate) fn shown(name: &str) -> String {
     let cut: String = name.chars().take(64).collect();
     if cut.len() == name.len() { format!("{cut:?}") } else { format!("{cut:?}…") }
+}
+
+/// A parser's error in words, cut where it repeats a long piece of what was sent.
+pub(crate) fn cut(error: &impl Display) -> String {
+    const LONGEST: usize = 256;
+    struct Cut(String);
+    impl Write for Cut {
+        fn write_str(&mut self, words: &str) -> fmt::Result {
+            let fits = words.floor_char_boundary(LONGEST - self.0.len());
+            self.0.push_str(&words[..fits]);
+            if fits == words.len() { Ok(()) } else { Err(fmt::Error) }
+        }
+    }
+    let mut cut = Cut(String::new());
+    if write!(cut, "{error}").is_err() {
+        cut.0.push('…');
+    }
+    cut.0
 }
 
 pub(crate) fn names(tensors: &[TensorMetadata]) -> String {

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::check::{check, duplicate, find, shown};
@@ -33,12 +35,11 @@ pub(crate) fn read(
     room: &mut Room,
 ) -> Result<Vec<Tensor>, Error> {
     let side_by_side = one_matrix(model).filter(|matrix| inputs.iter().all(|input| input.name != matrix.name));
+    let mut seen = HashSet::new();
     let mut columns: Vec<Tensor> = Vec::with_capacity(inputs.len());
     for input in inputs {
         let wanted = match side_by_side {
-            Some(_) if columns.iter().any(|column| column.name == input.name) => {
-                return Err(duplicate(&input.name));
-            }
+            Some(_) if !seen.insert(input.name.clone()) => return Err(duplicate(&input.name)),
             Some(matrix) => matrix,
             None => find(&input.name, model)?,
         };

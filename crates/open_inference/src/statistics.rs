@@ -125,7 +125,7 @@ impl Statistics {
             Some(CacheLookup::Miss) => counts.inference.cache_miss.add(Duration::ZERO),
             None => {}
         }
-        counts.inferences += rows;
+        counts.inferences = counts.inferences.saturating_add(rows);
         counts.executions += 1;
         let [decode, queue, infer] = [timing.decode, timing.queue, timing.infer].map(from_millis);
         // The sizes are the clients' choice, and each takes memory.

@@ -9,6 +9,9 @@ use crate::{
     content,
 };
 
+/// The most bytes of an `id`: it comes back in every answer.
+pub(crate) const LONGEST_ID: usize = 1024;
+
 /// What a caller wishes to see of an answer, held against the model beforehand: a wish that cannot be granted is found
 /// before the model is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,13 +69,18 @@ impl Wishes {
             }
             outputs.iter().map(|output| Wish::read(output, binary, unsaid, model)).collect::<Result<_, _>>()?
         };
+        if id.as_ref().is_some_and(|id| id.len() > LONGEST_ID) {
+            return Err(Error::malformed(format!("the id has more than {LONGEST_ID} bytes")));
+        }
         let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| Uuid::new_v4().to_string());
         Ok(Self { id, timeout: timeout(parameters)?, outputs })
     }
 
     /// Asks for one output of all, as a picture.
-    pub(crate) fn only_picture(&mut self, name: &str) {
-        self.outputs = vec![Wish { name: name.to_owned(), form: Form::Picture, binary: true }];
+    pub(crate) fn only_picture(&mut self, output: &TensorMetadata) -> Result<(), Error> {
+        Form::Picture.must_suit(output)?;
+        self.outputs = vec![Wish { name: output.name.clone(), form: Form::Picture, binary: true }];
+        Ok(())
     }
 
     /// Asks for everything in the JSON, and nothing behind it.
@@ -99,6 +107,10 @@ impl Wish {
             Error::unfit(format!("model {:?} has no output {}; it gives {there}", model.name, shown(name)))
         };
         let metadata = model.outputs.iter().find(|output| output.name == *name).ok_or_else(unknown)?;
+        // The caller would look for it there, and find something else.
+        if parameters.contains_key("shared_memory_region") {
+            return Err(Error::malformed(format!("output {name:?} is wanted in shared memory, which is not served")));
+        }
         let form = match (classes(name, parameters)?, content::read_word(parameters)?) {
             (Some(_), Some(_)) => {
                 return Err(Error::malformed(format!("output {name:?} is asked for as classes and in a content type")));

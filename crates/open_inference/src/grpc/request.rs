@@ -69,7 +69,7 @@ fn typed_contents(input: &InferInputTensor) -> Result<WireData, Error> {
     let data = match (&input.contents, datatype) {
         (Some(contents), Some(datatype)) => to_raw(datatype, contents).map_err(|reason| wrong(&reason))?,
         (None, _) if input.parameters.contains_key("shared_memory_region") => {
-            return Err(wrong("shared memory is not offered; send the elements"));
+            return Err(wrong("it is in shared memory, which is not served"));
         }
         (None, _) if !input.shape.contains(&0) => {
             return Err(wrong("it has neither contents nor an entry in raw_input_contents"));

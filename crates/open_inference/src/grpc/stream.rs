@@ -10,6 +10,7 @@ use super::frames::UnderWay;
 use super::infer::infer;
 use super::proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 use super::response::write_parameters;
+use crate::wishes::LONGEST_ID;
 use crate::{Error, InferenceServer, Parameter};
 
 /// Questions of one stream that are worked on at the same time.
@@ -34,7 +35,7 @@ pub fn answers<S: InferenceServer>(
             let (server, headers) = (server.clone(), headers.clone());
             async move {
                 let message = message?;
-                let id = message.id.clone();
+                let id = Some(&message.id).filter(|id| id.len() <= LONGEST_ID).cloned().unwrap_or_default();
                 let answer = infer(&server, message, headers, max_bytes).await;
                 drop(held);
                 Ok(match answer {

@@ -4,6 +4,9 @@ mod scanner;
 /// `data` of an input → raw elements.
 pub(crate) mod elements;
 
+/// Lists that stay short.
+mod at_most;
+
 /// Requests.
 mod request;
 

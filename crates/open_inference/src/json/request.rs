@@ -1,13 +1,20 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::at_most::AtMost;
 use crate::binary::{self, Tail};
-use crate::check::shown;
+use crate::check::{cut, shown};
 use crate::parameters;
 use crate::{Error, Parameters, RequestedOutput, WireData, WireInput, WireRequest};
+
+/// More than any model or table has.
+const MOST_TENSORS: usize = 4096;
+
+/// More than are served, so that the error can say how many there are.
+const MOST_AXES: usize = 64;
 
 #[derive(Deserialize)]
 struct JsonRequest<'a> {
@@ -16,9 +23,9 @@ struct JsonRequest<'a> {
     #[serde(default, deserialize_with = "parameters::deserialize")]
     parameters: Parameters,
     #[serde(borrow)]
-    inputs: Vec<JsonInput<'a>>,
-    #[serde(default, deserialize_with = "or_null")]
-    outputs: Vec<JsonOutput>,
+    inputs: AtMost<JsonInput<'a>, MOST_TENSORS>,
+    #[serde(default)]
+    outputs: Option<AtMost<JsonOutput, MOST_TENSORS>>,
 }
 
 // `data` may stand before `datatype` and `shape`; so its text is kept, and read when both are known.
@@ -27,7 +34,7 @@ struct JsonInput<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     datatype: String,
-    shape: Vec<i64>,
+    shape: AtMost<i64, MOST_AXES>,
     #[serde(default, deserialize_with = "parameters::deserialize")]
     parameters: Parameters,
     #[serde(borrow, default)]
@@ -41,10 +48,6 @@ struct JsonOutput {
     parameters: Parameters,
 }
 
-fn or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JsonOutput>, D::Error> {
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
-}
-
 /// Reads a request: JSON, and behind it the raw elements of those inputs that name a `binary_data_size`. Elements are
 /// slices of `body`, not copies.
 ///
@@ -52,9 +55,9 @@ fn or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JsonOutput>
 pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequest, Error> {
     let (json, tail) = binary::split(body.clone(), json_length)?;
     let request: JsonRequest = serde_json::from_slice(&json)
-        .map_err(|error| Error::malformed(format!("the body is no JSON of an inference request: {error}")))?;
+        .map_err(|error| Error::malformed(format!("the body is no JSON of an inference request: {}", cut(&error))))?;
     let mut tail = Tail::new(tail);
-    let inputs = request.inputs.into_iter().map(|input| read_input(input, &json, &mut tail));
+    let inputs = request.inputs.0.into_iter().map(|input| read_input(input, &json, &mut tail));
     let inputs = inputs.collect::<Result<_, _>>()?;
     tail.must_be_used_up()?;
     let output = |output: JsonOutput| RequestedOutput { name: output.name, parameters: output.parameters };
@@ -62,7 +65,7 @@ pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequ
         id: request.id,
         parameters: request.parameters,
         inputs,
-        outputs: request.outputs.into_iter().map(output).collect(),
+        outputs: request.outputs.into_iter().flat_map(|outputs| outputs.0).map(output).collect(),
     })
 }
 
@@ -81,7 +84,7 @@ fn read_input(input: JsonInput, json: &Bytes, tail: &mut Tail) -> Result<WireInp
     Ok(WireInput {
         name: input.name.into_owned(),
         datatype: input.datatype,
-        shape: input.shape,
+        shape: input.shape.0,
         parameters: input.parameters,
         data,
     })

@@ -23,7 +23,7 @@ pub(super) async fn infer<S: InferenceServer>(
     let mut response = if reply::is_known(&headers, &answer_headers) {
         StatusCode::NOT_MODIFIED.into_response()
     } else if let Some(output) = wanted_picture(&headers, &wishes, &model)? {
-        wishes.only_picture(&output.name);
+        wishes.only_picture(output)?;
         reply::picture(large_off_thread(usize::MAX, move || one_picture(&inference, &wishes, &model)).await?)
     } else {
         write(inference, wishes, model, reply::inference).await?

@@ -1,4 +1,3 @@
-use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::Deserialize;
@@ -6,6 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::asked::Asked;
 use super::{Rest, reply, request};
+use crate::answer::large_off_thread;
+use crate::check::cut;
 use crate::server::check_load;
 use crate::{Error, InferenceServer, ModelState, Parameters, parameters};
 
@@ -57,12 +58,16 @@ pub(super) async fn unload<S: InferenceServer>(
 }
 
 /// A body that may be missing.
-async fn read<S: InferenceServer, T: DeserializeOwned + Default>(rest: &Rest<S>, request: Request) -> Result<T, Error> {
+async fn read<S, T>(rest: &Rest<S>, request: Request) -> Result<T, Error>
+where
+    S: InferenceServer,
+    T: DeserializeOwned + Default + Send + 'static,
+{
     let body = request::read_body(rest, request).await?.body;
-    let body: &Bytes = &body.bytes;
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {error}")))
+    let size = body.bytes.len();
+    let read = move || {
+        if body.bytes.is_empty() { Ok(T::default()) } else { serde_json::from_slice(&body.bytes) }
+    };
+    let read = large_off_thread(size, read).await;
+    read.map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {}", cut(&error))))
 }

@@ -46,6 +46,7 @@ fn model(name: &str, version: &str, inputs: Vec<TensorMetadata>, outputs: Vec<Te
 /// * `table`: one input FP32 `[-1, 3]`; `columns`: `age` FP32 `[-1, 1]`, `town` BYTES `[-1, 1]`.
 /// * `marked`: `b` BYTES `[-1]`, base64 by its settings, comes back as `d`, which is base64 as well.
 /// * `moments`: `t` INT64 `[-1]`.
+/// * `words`: BYTES that its settings wrongly call a picture.
 /// * `slow`: never answers. `loading`: cannot be asked yet.
 fn models() -> Vec<ModelMetadata> {
     use Datatype::{Bytes, Fp32, Int64, Uint8};
@@ -68,7 +69,7 @@ fn models() -> Vec<ModelMetadata> {
             "picture",
             "1",
             vec![content(ContentType::Image, tensor("p", Fp32, &[-1, 2, 2, 1]))],
-            vec![classes, mask],
+            vec![classes, mask.clone()],
         ),
         model("table", "1", vec![tensor("X", Fp32, &[-1, 3])], vec![tensor("y", Fp32, &[-1, 3])]),
         model(
@@ -84,6 +85,12 @@ fn models() -> Vec<ModelMetadata> {
             vec![content(ContentType::Base64, tensor("d", Bytes, &[-1]))],
         ),
         model("moments", "1", vec![tensor("t", Int64, &[-1])], vec![tensor("u", Int64, &[-1])]),
+        model(
+            "words",
+            "1",
+            vec![tensor("x", Bytes, &[-1, -1, -1])],
+            vec![TensorMetadata { parameters: mask.parameters.clone(), ..tensor("y", Bytes, &[-1, -1, -1]) }],
+        ),
         model("slow", "1", vec![tensor("x", Fp32, &[-1])], vec![tensor("y", Fp32, &[-1])]),
     ];
     for datatype in Datatype::ALL {

@@ -88,7 +88,7 @@ async fn raw_contents_are_there_for_all_inputs_or_for_none() {
         (too_few, "raw_input_contents has 1 entries for 2 inputs; each input needs one, or none has one"),
         (too_many, "raw_input_contents has 3 entries for 2 inputs; each input needs one, or none has one"),
         (missing, "input \"b\": it has neither contents nor an entry in raw_input_contents"),
-        (elsewhere, "input \"x\": shared memory is not offered; send the elements"),
+        (elsewhere, "input \"x\": it is in shared memory, which is not served"),
         (half, "input \"b\": FP16 has no typed contents; use raw_input_contents"),
     ] {
         let error = served.client().model_infer(request).await.unwrap_err();

@@ -66,10 +66,8 @@ async fn outputs_that_the_model_does_not_have() {
     };
     let unknown = body(json!([{"name": "z"}]));
     refused("echo", &unknown, 422, "model \"echo\" has no output \"z\"; it gives \"y\"").await;
-    let twice = body(json!(vec![json!({"name": "y"}); 100_000]));
-    let service = Service::new();
-    let (status, words) = service.infer("echo", &twice[..MAX_BODY_BYTES.min(twice.len())]).await.error();
-    assert!(status == 400 || status == 413, "{words}");
+    let shared = body(json!([{"name": "y", "parameters": {"shared_memory_region": "r"}}]));
+    refused("echo", &shared, 400, "output \"y\" is wanted in shared memory, which is not served").await;
     refused("echo", &body(json!([{"name": "y"}, {"name": "y"}])), 400, "output \"y\" is asked for twice").await;
     let classes = body(json!([{"name": "y", "parameters": {"classification": -1}}]));
     refused("echo", &classes, 400, "classification of output \"y\" is not a number of classes").await;
@@ -191,6 +189,28 @@ async fn more_than_a_request_may_have() {
 }
 
 #[tokio::test]
+async fn lists_and_parameters_that_would_take_far_more_memory_than_the_body() {
+    let service = Service::new();
+    let input = |shape: serde_json::Value| json!({"name": "x", "datatype": "FP32", "shape": shape, "data": [1, 2]});
+    let parameters: serde_json::Map<_, _> = (0..65).map(|n| (n.to_string(), n.into())).collect();
+    for (body, words) in [
+        (
+            json!({"inputs": vec![json!({"name": "", "datatype": "", "shape": []}); 4097]}),
+            "a list has more than 4096 members",
+        ),
+        (json!({"inputs": [], "outputs": vec![json!({"name": "y"}); 4097]}), "a list has more than 4096 members"),
+        (json!({"inputs": [input(json!(vec![1; 65]))]}), "a list has more than 64 members"),
+        (json!({"inputs": [], "parameters": parameters}), "there are more than 64 parameters"),
+    ] {
+        let (status, error) = service.infer("echo", body).await.error();
+        assert!(status == 400 && error.contains(words), "{error}");
+    }
+    let id = |length| json!({"id": "i".repeat(length), "inputs": [input(json!([1, 2]))]}).to_string();
+    refused("echo", &id(1025), 400, "the id has more than 1024 bytes").await;
+    assert_eq!(service.infer("echo", id(1024)).await.json()["id"].as_str().map(str::len), Some(1024));
+}
+
+#[tokio::test]
 async fn models_and_versions_that_do_not_exist() {
     refused("none", "{}", 404, "there is no model \"none\"").await;
     refused("echo/versions/9", "{}", 404, "there is no version \"9\" of model \"echo\"").await;
@@ -207,8 +227,16 @@ async fn an_error_repeats_no_more_than_a_piece_of_what_was_sent() {
         json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [long, 1]}]}),
         json!({"inputs": [], "outputs": [{"name": long}]}),
         json!({"inputs": [], "parameters": {"content_type": long}}),
+        json!({"inputs": long}),
+        json!({"inputs": [long]}),
+        json!({"inputs": [], "parameters": long}),
+        json!({"inputs": [], "outputs": long}),
+        json!(long),
     ] {
         let (status, words) = service.infer("echo", body).await.error();
         assert!((400..500).contains(&status) && words.len() < 400, "{status} {}", words.len());
     }
+    let load = json!({"parameters": "n".repeat(500_000)}).to_string();
+    let (status, words) = service.post("/v2/repository/models/echo/load", load).await.error();
+    assert!(status == 400 && words.len() < 400, "{status} {}", words.len());
 }

@@ -80,6 +80,11 @@ async fn an_output_comes_as_the_picture_it_is_where_that_is_accepted() {
     let none = wish("image/png").await.error();
     assert_eq!(none, (406, "no output of model \"picture\" that was asked for is a picture".to_owned()));
     assert_eq!(wish("image/png, */*;q=0.5").await.header("content-type"), Some("application/json"));
+
+    let words = json!({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 1, 1], "data": ["a"]}]});
+    let headers = [("accept", "image/png")];
+    let answer = service.send(Method::POST, "/v2/models/words/infer", &headers, words.to_string()).await;
+    assert_eq!(answer.error(), (422, "output \"y\" is BYTES; it cannot be asked for as a picture".to_owned()));
 }
 
 #[tokio::test]
