@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Throws broken input at what reads requests, answers and remembered values.
 #   fuzz.sh [SECONDS]      all targets, SECONDS in all (600), one after the other on one core; ends at the first finding
-#   fuzz.sh minimise       brings what was learnt since into the committed corpus, as few and small files as do
+#   fuzz.sh minimise       brings the most telling of what was learnt since into the committed corpus
 # Needs the nightly compiler (rustup toolchain install nightly); cargo-fuzz is installed where it is missing.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 crate=$root/crates/open_inference/fuzz
 # What is found on the way stays here; only what was minimised is committed.
 learnt=$root/.mlserve/fuzz
+# Files of each target that are committed, beside those written by hand.
+kept=24
 # Larger input is slower and finds no more: nothing that is read has a limit near this but the body's own.
 options=(-max_len=8192 -timeout=10 -rss_limit_mb=2048)
 
@@ -24,12 +26,16 @@ if [[ ${1:-} == minimise ]]; then
   for target in "${targets[@]}"; do
     mkdir -p "$learnt/$target"
     fewest=$(mktemp -d)
-    # Each branch once is enough: how often it is taken would keep hundreds of files.
+    # Written in the order in which each reaches most of what is left.
     cargo +nightly fuzz run "$target" "$fewest" "corpus/$target" "$learnt/$target" -- \
       -set_cover_merge=1 -use_counters=0 "${options[@]}"
-    rm -r "corpus/$target"
-    mv "$fewest" "corpus/$target"
-    chmod 755 "corpus/$target"
+    # Those with a name were written by hand and stay; the others are named by their hash.
+    find "corpus/$target" -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
+    find "$fewest" -type f -printf '%T@ %f\n' | sort -n | sed -n "1,${kept}p" | while read -r _ name; do
+      # Those that are the same as one with a name are there already.
+      grep -qxF -f <(sha1sum "corpus/$target"/* | cut -d ' ' -f 1) <<<"$name" || cp "$fewest/$name" "corpus/$target/"
+    done
+    rm -r "$fewest"
   done
   exit
 fi
