@@ -72,13 +72,14 @@ setup_clients() {
 
 # PyTorch brings 3 GB, which is asked of nobody who has not said that everything is to be tested.
 setup_torch() {
+  local pins=$root/e2e/requirements-torch.txt
   setup_clients || return
-  if [[ -z ${REQUIRE_ALL:-}${WITH_TORCH:-} ]]; then
+  if [[ -z ${REQUIRE_ALL:-}${WITH_TORCH:-} ]] && ! cmp -s "$pins" "$state/venv/requirements-torch.txt"; then
     warn "PyTorch is not installed, it takes 5 GB: WITH_TORCH=1 installs it"
     return 1
   fi
   # These wheels are too large to be kept a second time, in pip's cache.
-  install_pins "$root/e2e/requirements-torch.txt" --requirement "$root/e2e/requirements-clients.txt" --no-cache-dir
+  install_pins "$pins" --requirement "$root/e2e/requirements-clients.txt" --no-cache-dir
 }
 
 # install_pins FILE OPTION…: into the virtual environment, unless exactly this file was.

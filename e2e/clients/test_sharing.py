@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import queue
 from typing import Callable
 
 import grpc
@@ -16,7 +17,7 @@ import tritonclient.http as triton
 from asking import answer_of, ask
 from pictures import never_seen
 from questions import inputs, random
-from services import Service
+from services import Service, wait_until
 
 
 class Runs:
@@ -123,6 +124,30 @@ def test_a_hundred_at_the_same_moment_are_one_run(web: Service, runs: Runs):
     pending = [client.async_infer("slow", inputs(triton, steps=steps)) for _ in range(32)]
     assert {int(answer.get_result().as_numpy("counted")) for answer in pending} == {int(steps)}
     assert runs.new() == 1
+
+
+@pytest.mark.parametrize("name", ["web_api", "model_api"])
+def test_questions_that_are_given_up_while_they_wait_are_not_run(web: Service, model_server: Service, runs: Runs, name: str):
+    server = {"web_api": web, "model_api": model_server}[name]
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{server.port}")
+    steps = 2_000_000 + int(np.random.default_rng().integers(1_000_000))
+    answers: queue.Queue = queue.Queue()
+
+    def ask(number: int) -> triton_grpc.CallContext:
+        heard = lambda result, error: answers.put((result, error))  # noqa: E731
+        return client.async_infer("slow", inputs(triton_grpc, steps=np.array(number)), heard)
+
+    ask(steps)
+    wait_until(lambda: model_server.count("model_api_in_flight") == 1, "the first has come")
+    waiting = [ask(steps + more) for more in range(1, 9)]
+    wait_until(lambda: model_server.count("model_api_in_flight") == 9, "the others wait")
+    for call in waiting:
+        call.cancel()
+    wait_until(lambda: model_server.count("model_api_in_flight") == 1, "they have left")
+    heard = [answers.get(timeout=30) for _ in range(9)]
+    assert sorted(str(error) for result, error in heard if error) == ["[StatusCode.CANCELLED] Locally cancelled by application!"] * 8
+    (counted,) = [int(result.as_numpy("counted")) for result, error in heard if result]
+    assert (counted, runs.new()) == (steps, 1)
 
 
 def test_grpc_is_steered_and_told_in_its_metadata(web: Service, runs: Runs):
