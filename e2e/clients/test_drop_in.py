@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
+import onnx
 import onnxmltools
 import pytest
 import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from onnx import helper
 from onnxmltools.convert.common.data_types import FloatTensorType
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
@@ -92,6 +97,29 @@ def test_a_bare_file_with_two_inputs_is_served(shop: Shop):
     assert graphs.same_bits(shop.ask("two-inputs", "difference", a=a, b=b), a - b)
 
 
+def test_weights_that_come_after_their_graph_are_waited_for(shop: Shop, tmp_path: Path):
+    """Two files, as PyTorch writes them, and somebody who copies slowly."""
+    weights = np.arange(3 * 100_000, dtype=np.float32).reshape(3, -1)
+    model = graphs.graph(
+        [helper.make_node("MatMul", ["x", "weights"], ["y"])],
+        {"x": ("FP32", ["n", 3])},
+        {"y": ("FP32", ["n", weights.shape[1]])},
+        graphs.constant("weights", "FP32", weights),
+    )
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx.data")
+    folder = shop.folder / "two-files"
+    folder.mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        content = (tmp_path / name).read_bytes()
+        with (folder / name).open("wb", buffering=0) as file:
+            for begin in range(0, len(content), len(content) // 5 + 1):
+                file.write(content[begin : begin + len(content) // 5 + 1])
+                time.sleep(0.3)
+    shop.wait_for("two-files")
+    x = np.float32([[1, 2, 3], [0, 0, 1]])
+    np.testing.assert_allclose(shop.ask("two-files", "y", x=x), x @ weights, rtol=1e-6)
+
+
 def test_a_newer_version_takes_over_and_the_older_one_still_answers(shop: Shop):
     graphs.write(graphs.scaled(1), shop.folder / "growing" / "1")
     shop.wait_for("growing", "1")
@@ -114,6 +142,33 @@ def test_a_changed_file_is_another_model_and_a_broken_one_leaves_the_last_good_o
     graphs.write(b"This is no graph.", shop.folder / "changing")
     wait_until(lambda: shop.reason("changing"), "the index says what is wrong with the new file", 30)
     assert graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(8))
+
+
+def test_fifty_changes_under_load_cost_no_question_and_mix_nothing_up(shop: Shop):
+    """Each answer is one version's or another's, and the last one's in the end."""
+    graphs.write(graphs.scaled(100), shop.folder / "swapped")
+    shop.wait_for("swapped")
+    wrong, stop = [], threading.Event()
+
+    def ask() -> None:
+        client = triton.InferenceServerClient(f"127.0.0.1:{shop.web.port}")
+        while not stop.is_set():
+            x = random(2, 3)
+            factors = client.infer("swapped", inputs(triton, x=x)).as_numpy("y") / x
+            if not (np.ptp(factors) < 0.01 and 99.9 < factors.mean() < 150.1):
+                wrong.append(factors)
+
+    with ThreadPoolExecutor() as others:
+        asking = [others.submit(ask) for _ in range(4)]
+        for factor in range(101, 151):
+            graphs.write(graphs.scaled(factor), shop.folder / "swapped")
+            shop.http.load_model("swapped")
+        stop.set()
+    for each in asking:
+        each.result()
+    assert not wrong
+    x = random(1, 3)
+    assert graphs.same_bits(shop.ask("swapped", "y", x=x), x * np.float32(150))
 
 
 def test_what_cannot_be_served_is_listed_with_the_reason_and_harms_nobody(shop: Shop):
