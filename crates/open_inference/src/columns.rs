@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::check::{check, duplicate, find, shown};
 use crate::content::{self, Decoding};
+use crate::rounding::{to_bf16, to_f16};
 use crate::understand::{Room, read_tensor};
 use crate::{
     ContentType, Datatype, Element, Error, ModelMetadata, Parameters, Tensor, TensorMetadata, WireData, WireInput,
@@ -189,8 +190,8 @@ macro_rules! float {
 float! {
     f32, element => f64::from(element), value => value as Self;
     f64, element => element, value => value;
-    half::f16, element => f64::from(element), value => Self::from_f64(value);
-    half::bf16, element => f64::from(element), value => Self::from_f64(value);
+    half::f16, element => f64::from(element), value => to_f16(value);
+    half::bf16, element => f64::from(element), value => to_bf16(value);
 }
 
 impl Cell for bool {

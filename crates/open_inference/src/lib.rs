@@ -9,6 +9,9 @@
 /// What the elements of a tensor are.
 mod datatype;
 
+/// Halves out of wider floats.
+mod rounding;
+
 /// A named tensor: its elements as raw little-endian bytes.
 mod tensor;
 

@@ -2,6 +2,7 @@ use half::{bf16, f16};
 
 use super::scanner::Scanner;
 use crate::check::shown;
+use crate::rounding::{to_bf16, to_f16};
 use crate::{Datatype, Element, with_element};
 
 /// Why `data` of JSON does not become elements.
@@ -109,8 +110,8 @@ macro_rules! float {
 float! {
     f32, |digits| digits.parse().ok();
     f64, |digits| digits.parse().ok();
-    f16, |digits| digits.parse().ok().map(Self::from_f64);
-    bf16, |digits| digits.parse().ok().map(Self::from_f64);
+    f16, |digits| digits.parse().ok().map(to_f16);
+    bf16, |digits| digits.parse().ok().map(to_bf16);
 }
 
 impl Number for bool {
@@ -177,6 +178,7 @@ mod tests {
         // Read as an f64 first and then rounded again, it would be one bit more.
         let between = "[1.00000017881393432617187499]";
         assert_eq!(read(between, Datatype::Fp32), Ok(1.000_000_1_f32.to_le_bytes().into()));
+        assert_eq!(read("[1.00048828218]", Datatype::Fp16), Ok(f16::from_bits(0x3c01).to_le_bytes().into()));
         assert_eq!(read(r#"["NaN"]"#, Datatype::Fp16), Ok(f16::NAN.to_le_bytes().into()));
         assert_eq!(read(r#"["-Infinity"]"#, Datatype::Fp64), Ok(f64::NEG_INFINITY.to_le_bytes().into()));
         assert_eq!(read("[true]", Datatype::Bool), Ok(vec![1]));
