@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{Error, InferRequest, Inference, InferenceServer};
 
 /// Reading or writing more than this in JSON takes longer than others on the same thread should wait.
-const LARGE: usize = 256 << 10;
+pub(crate) const LARGE: usize = 256 << 10;
 
 /// As many large ones at the same time as there are cores: more would take memory and get nobody done sooner.
 static WORKBENCH: LazyLock<Arc<Semaphore>> =

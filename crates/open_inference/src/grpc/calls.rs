@@ -1,5 +1,6 @@
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -17,7 +18,8 @@ use super::proto::inference::{
 };
 use super::repository::Repository;
 use super::request::version;
-use super::{describe, stream};
+use super::{contents, describe, stream};
+use crate::answer::LARGE;
 use crate::names::check_names;
 use crate::{Error, InferenceServer, ModelMetadata, report_statistics};
 
@@ -75,7 +77,14 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let (metadata, _, message) = request.into_parts();
         let (message, headers) = infer(&self.server, message, metadata.into_headers(), self.max_bytes).await?;
+        let raw: usize = message.raw_output_contents.iter().map(Bytes::len).sum();
+        let typed: usize =
+            message.outputs.iter().filter_map(|output| output.contents.as_ref()).map(contents::size).sum();
         let mut response = Response::new(message);
+        // tonic compresses in one go, and nobody else on this thread would get on meanwhile.
+        if raw + typed > LARGE {
+            response.disable_compression();
+        }
         *response.metadata_mut() = MetadataMap::from_headers(headers);
         Ok(response)
     }
@@ -87,7 +96,11 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
         let (metadata, extensions, messages) = request.into_parts();
         let under_way = extensions.get::<UnderWay>().cloned().unwrap_or_default();
         let headers = metadata.into_headers();
-        Ok(Response::new(Box::pin(stream::answers(self.server.clone(), messages, headers, under_way, self.max_bytes))))
+        let answers = stream::answers(self.server.clone(), messages, headers, under_way, self.max_bytes);
+        let mut response: Response<Self::ModelStreamInferStream> = Response::new(Box::pin(answers));
+        // As above; and a stream has one word for all its messages.
+        response.disable_compression();
+        Ok(response)
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {

@@ -69,6 +69,16 @@ pub fn from_tensor(tensor: &Tensor) -> Option<InferTensorContents> {
 
 /// The fields that have elements.
 pub fn filled(contents: &InferTensorContents) -> Vec<&'static str> {
+    lengths(contents).into_iter().filter(|&(_, elements)| elements > 0).map(|(name, _)| name).collect()
+}
+
+/// What there is to go through, in bytes.
+pub fn size(contents: &InferTensorContents) -> usize {
+    let elements: usize = lengths(contents).iter().map(|(_, elements)| elements).sum();
+    4 * elements + contents.bytes_contents.iter().map(Bytes::len).sum::<usize>()
+}
+
+fn lengths(contents: &InferTensorContents) -> [(&'static str, usize); 8] {
     [
         ("bool_contents", contents.bool_contents.len()),
         ("int_contents", contents.int_contents.len()),
@@ -79,10 +89,6 @@ pub fn filled(contents: &InferTensorContents) -> Vec<&'static str> {
         ("fp64_contents", contents.fp64_contents.len()),
         ("bytes_contents", contents.bytes_contents.len()),
     ]
-    .into_iter()
-    .filter(|&(_, elements)| elements > 0)
-    .map(|(name, _)| name)
-    .collect()
 }
 
 fn all<T: Element>(elements: &[T]) -> Bytes {

@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 use crate::check::shown;
 use crate::{Datatype, Error, Parameter, Parameters, RequestedOutput, WireData, WireInput, WireRequest};
 
-/// A question, read out of its message.
+/// A question, read out of its message; whose model it is for stands beside it.
 pub struct Question {
-    pub model: String,
-    pub version: Option<String>,
     pub wire: WireRequest,
     /// Its elements came in typed contents, and so go those of the answer.
     pub typed: bool,
@@ -18,7 +16,7 @@ pub struct Question {
 
 /// Reads a message: raw contents as they are, typed ones made raw.
 pub fn read(message: ModelInferRequest) -> Result<Question, Error> {
-    let ModelInferRequest { model_name, model_version, id, parameters, inputs, outputs, raw_input_contents } = message;
+    let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = message;
     let typed = raw_input_contents.is_empty() && !inputs.is_empty();
     if !typed && raw_input_contents.len() != inputs.len() {
         let (raw, inputs) = (raw_input_contents.len(), inputs.len());
@@ -44,7 +42,7 @@ pub fn read(message: ModelInferRequest) -> Result<Question, Error> {
         .collect();
     let id = Some(id).filter(|id| !id.is_empty());
     let wire = WireRequest { id, parameters: read_parameters(parameters), inputs, outputs };
-    Ok(Question { model: model_name, version: version(model_version), wire, typed })
+    Ok(Question { wire, typed })
 }
 
 /// An empty version asks for the default one.
