@@ -37,6 +37,11 @@ impl Error {
         }
     }
 
+    /// Whether it may go well in a moment: its caller is told when to come back.
+    pub(crate) fn is_temporary(&self) -> bool {
+        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// 422: a well-formed request that does not fit the model.
     pub fn unfit(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)

@@ -135,6 +135,8 @@ impl BodyReader {
         while let Some(frame) =
             timeout_at(deadline, body.frame()).await.map_err(|_| BodyError::TooSlow(self.patience))?
         {
+            // What unpacks is always there: without this, a bomb would have the thread to itself.
+            tokio::task::coop::consume_budget().await;
             let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
             if bytes.len() + data.len() > self.max_bytes {
                 return Err(BodyError::TooLarge(self.max_bytes));
@@ -226,6 +228,14 @@ mod tests {
         assert_eq!(reader.read(&headers, Body::from("0123456789a")).await.unwrap_err(), BodyError::TooLarge(10));
         headers.insert(header::CONTENT_LENGTH, 11.into());
         assert_eq!(reader.read(&headers, Body::empty()).await.unwrap_err(), BodyError::TooLarge(10));
+    }
+
+    #[tokio::test]
+    async fn others_get_a_turn_while_a_body_is_read_that_is_there_already() {
+        let pieces = futures_util::stream::iter((0..1000).map(|_| Ok::<_, Infallible>(Bytes::from_static(b"x"))));
+        let other = tokio::spawn(async {});
+        reader(1000, 1).read(&HeaderMap::new(), Body::from_stream(pieces)).await.unwrap();
+        assert!(other.is_finished());
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
 use service::problem::RETRY_AFTER_SECONDS;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::Error;
 
@@ -8,11 +8,11 @@ const LONGEST_MESSAGE: usize = 2048;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let code = error.code();
+        let (code, is_temporary) = (error.code(), error.is_temporary());
         let mut message = error.message;
         message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
         let mut status = Self::new(code, message);
-        if code == Code::Unavailable {
+        if is_temporary {
             status.metadata_mut().insert("retry-after", RETRY_AFTER_SECONDS.into());
         }
         status
@@ -31,7 +31,10 @@ mod tests {
             status.metadata().get("retry-after").map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(retry_after(StatusCode::SERVICE_UNAVAILABLE).as_deref(), Some("1"));
-        assert_eq!(retry_after(StatusCode::NOT_FOUND), None);
+        assert_eq!(retry_after(StatusCode::TOO_MANY_REQUESTS).as_deref(), Some("1"));
+        for never in [StatusCode::NOT_FOUND, StatusCode::PAYLOAD_TOO_LARGE] {
+            assert_eq!(retry_after(never), None);
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod repository;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::map_response;
 use axum::routing::{any, get, post};
 use service::body::BodyReader;
 use tower_http::CompressionLevel;
@@ -72,6 +73,7 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
         .route("/v2/{*rest}", any(nothing_there))
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
+        .layer(map_response(reply::in_turns))
         .with_state(Rest { server, bodies })
 }
 

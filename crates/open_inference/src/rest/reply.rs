@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use service::body::BodyError;
@@ -27,7 +27,7 @@ impl IntoResponse for Error {
             error: &'a str,
         }
         let mut response = (self.status, json(&Body { error: &self.message })).into_response();
-        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if self.is_temporary() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
@@ -89,5 +89,42 @@ impl HttpBody for Chunks {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|chunk| chunk.len() as u64).sum())
+    }
+}
+
+/// Gives others a turn after each frame of a compressed answer: who compresses waits for nothing, and a large answer would
+/// have the thread to itself.
+pub(super) async fn in_turns(response: Response) -> Response {
+    if response.headers().contains_key(header::CONTENT_ENCODING) {
+        response.map(|body| Body::new(InTurns { body, pause: false }))
+    } else {
+        response
+    }
+}
+
+struct InTurns {
+    body: Body,
+    pause: bool,
+}
+
+impl HttpBody for InTurns {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if std::mem::take(&mut self.pause) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.pause = true;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

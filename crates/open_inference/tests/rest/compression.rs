@@ -1,10 +1,13 @@
 use std::io::{Read, Write};
 
+use axum::body::Body;
 use flate2::Compression;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
-use http::Method;
+use http::{Method, Request};
+use http_body_util::BodyExt;
 use serde_json::json;
+use tower::ServiceExt;
 
 use crate::support::{Answer, MAX_BODY_BYTES, Service};
 
@@ -56,6 +59,17 @@ async fn what_does_not_unpack_is_said() {
     assert_eq!(answer.error(), (400, "the body ended early".to_owned()));
     let answer = post(&service, &[("content-encoding", "br")], body(1)).await;
     assert_eq!(answer.error(), (415, "content encoding \"br\" is not known; there are: gzip, deflate".to_owned()));
+}
+
+#[tokio::test]
+async fn others_get_a_turn_while_an_answer_is_compressed() {
+    let service = Service::new();
+    let request = Request::post("/v2/models/echo/infer").header("accept-encoding", "gzip");
+    let request = request.body(Body::from(body(20_000)));
+    let answer = service.router.oneshot(request.unwrap()).await.unwrap();
+    let other = tokio::spawn(async {});
+    assert!(answer.into_body().collect().await.unwrap().to_bytes().len() < 10_000);
+    assert!(other.is_finished());
 }
 
 #[tokio::test]
