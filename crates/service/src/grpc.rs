@@ -44,6 +44,7 @@ pub(crate) fn http_status(answer: &HeaderMap) -> Option<StatusCode> {
         3 => StatusCode::BAD_REQUEST,
         4 => StatusCode::GATEWAY_TIMEOUT,
         5 => StatusCode::NOT_FOUND,
+        7 => StatusCode::FORBIDDEN,
         8 => StatusCode::TOO_MANY_REQUESTS,
         9 => StatusCode::CONFLICT,
         12 => StatusCode::NOT_IMPLEMENTED,
@@ -109,5 +110,7 @@ mod tests {
             http_status(ask("/busy", "application/grpc").await.headers()),
             Some(StatusCode::SERVICE_UNAVAILABLE)
         );
+        let forbidden = HeaderMap::from_iter([(STATUS, HeaderValue::from(7))]);
+        assert_eq!(http_status(&forbidden), Some(StatusCode::FORBIDDEN));
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// The most milliseconds a setting may say, a day: more is a slip of the finger, and far more overflows the clock.
 const MOST_MILLIS: u64 = 24 * 3600 * 1000;
 
+/// The most that `MAX_BODY_BYTES` may say: lengths in gRPC and in `BYTES` have 32 bits.
+const MOST_BODY_BYTES: usize = 2 << 30;
+
 /// A variable whose value cannot be used. Ends the process with [`SettingError::EXIT_CODE`].
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: {reason}")]
@@ -117,7 +120,7 @@ impl ServerSettings {
     /// Reads the variables named at the fields.
     pub fn from_env(port: u16, metrics_port: u16) -> Result<Self, SettingError> {
         let loopback = IpAddr::from([127, 0, 0, 1]);
-        let max_body_bytes = at_least("MAX_BODY_BYTES", 1024, 64 << 20)?;
+        let max_body_bytes = between("MAX_BODY_BYTES", 1024, MOST_BODY_BYTES, 64 << 20)?;
         let body_memory_bytes = at_least("BODY_MEMORY_BYTES", 1024, 256 << 20)?;
         if body_memory_bytes < max_body_bytes {
             let reason =
@@ -165,6 +168,12 @@ mod tests {
         assert_eq!(reason(0), "0 is less than 1");
         assert_eq!(reason(u64::MAX), "18446744073709551615 is more than 86400000");
         assert_eq!(millis("MLSERVE_TEST_UNSET", MOST_MILLIS).unwrap(), Duration::from_hours(24));
+    }
+
+    #[test]
+    fn a_body_is_no_longer_than_its_lengths_can_say() {
+        let error = between("MLSERVE_TEST_UNSET", 1024, MOST_BODY_BYTES, 4 << 30).unwrap_err();
+        assert_eq!(error.reason, "4294967296 is more than 2147483648");
     }
 
     #[test]
