@@ -33,8 +33,8 @@ fn read_graph(graph: &Path) -> io::Result<Vec<u8>> {
     fs::read(graph)
 }
 
-/// No link on the way: a graph, which comes from anywhere, is not to lead out of its folder.
-fn open_data(graph: &Path, location: &str) -> io::Result<File> {
+/// The file in which the graph keeps tensors. No link on the way: a graph, which comes from anywhere, is not to lead out of its folder.
+pub fn open_data(graph: &Path, location: &str) -> io::Result<File> {
     let mut path = graph.parent().unwrap_or(Path::new("")).to_owned();
     for part in Path::new(location).components() {
         path.push(part);

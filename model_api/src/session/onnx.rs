@@ -1,5 +1,7 @@
 //! ONNX Runtime itself, through `ort`. Only a child process gets here.
 
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
 use contract::Device;
@@ -16,6 +18,7 @@ use super::device::{self, Kind, Opened, without_paths};
 use super::frame::Load;
 use super::graph::Graph;
 use super::{Hello, SessionError, StartError, value, warm_up};
+use crate::{digest, external_data};
 
 /// A model, open and warm.
 pub struct Onnx {
@@ -44,7 +47,8 @@ impl Onnx {
 
     fn open_on(environment: &Environment, load: &Load, kind: Kind) -> Result<Self, String> {
         let builder = Session::builder(environment).map_err(said)?;
-        let mut builder = options(builder, load.threads, kind).map_err(said)?;
+        let builder = options(builder, load.threads, kind).map_err(said)?;
+        let mut builder = with_data_files(builder, &load.graph)?;
         let session = builder.commit_from_file(&load.graph).map_err(said)?;
         let graph = Graph::read(session.inputs(), session.outputs())?;
         let served = graph.outputs.iter().fold(OutputSelector::no_default(), |all, output| all.with(&output.name));
@@ -92,6 +96,19 @@ impl Onnx {
             .map(|(spec, output)| value::from_ort(spec, &output).map_err(SessionError::Refused))
             .collect()
     }
+}
+
+/// Reads the files in which the graph keeps tensors. ONNX Runtime by itself maps them into memory: who then overwrites one
+/// in place would change the model that is served, under its old digest, or end it by making the file shorter. Tensors of
+/// a graph within the graph, as of an `If`, are mapped even so.
+fn with_data_files(mut builder: SessionBuilder, graph: &Path) -> Result<SessionBuilder, String> {
+    let unreadable = |error: io::Error| format!("the graph or a data file of it cannot be read: {}", error.kind());
+    for location in external_data::locations(&fs::read(graph).map_err(unreadable)?)? {
+        let mut data = Vec::new();
+        digest::open_data(graph, &location).and_then(|mut file| file.read_to_end(&mut data)).map_err(unreadable)?;
+        builder = builder.with_external_initializer_file_in_memory(location, data.into()).map_err(said)?;
+    }
+    Ok(builder)
 }
 
 fn environment(library: &Path) -> Result<Environment, String> {

@@ -124,6 +124,20 @@ async fn every_request_is_answered_by_the_old_or_the_new_model_while_one_is_swap
 }
 
 #[tokio::test]
+async fn a_file_that_is_overwritten_in_place_does_not_change_the_model_that_was_loaded() {
+    let folder = weighing(1.0);
+    let Some(running) = Running::ready(folder.path(), &[("MODEL_WATCH", "off")]).await else { return };
+    let weights = folder.path().join("m/w.bin");
+    for content in [[2.0_f32, 0.0, 0.0].map(f32::to_le_bytes).as_flattened(), b""] {
+        fs::write(&weights, content).unwrap();
+        assert_eq!(running.ask("m", "[0, 0, 0]").await, (200, json!({"cls": 0, "value": 1.0})), "{}", running.log());
+    }
+    weigh(folder.path(), 2.0);
+    assert_eq!(ask_repository(&running, "m", "load").await.0, 200, "{}", running.log());
+    assert_eq!(running.ask("m", "[0, 0, 0]").await.1["value"], 2.0);
+}
+
+#[tokio::test]
 async fn a_model_is_served_when_it_is_dropped_in_changed_and_broken_and_gone_when_it_is_taken_away() {
     let folder = Folder::new().with("other.onnx", onnx::identity());
     let Some(running) = Running::ready(folder.path(), &[("MODEL_WATCH_INTERVAL_MS", "20")]).await else { return };
