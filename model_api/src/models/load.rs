@@ -58,8 +58,8 @@ impl Models {
 
     /// Takes a model out whose folder is gone.
     pub async fn remove(&self, name: &str) {
-        let place = self.places_mut().remove(name);
-        let models = place.map(|mut place| place.clear()).unwrap_or_default();
+        // In one step: what is being loaded for it must not find the place of whoever comes next.
+        let models = self.places_mut().remove(name).map(|mut place| place.clear()).unwrap_or_default();
         if !models.is_empty() {
             warn!(model = name, "a model is gone from the repository and is unloaded");
             self.wait_for_the_end(name, models).await;
@@ -227,7 +227,9 @@ impl Models {
         if timeout(patience, join_all(ends)).await.is_err() {
             warn!(model = name, ?patience, "an unloaded model is still answering requests");
         }
-        if self.versions(name).is_empty() {
+        let places = self.places();
+        // While nobody can take a place: what is being loaded anew counts already.
+        if places.get(name).is_none_or(|place| place.slots.is_empty()) {
             self.metrics.gone(name);
         }
     }

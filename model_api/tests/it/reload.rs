@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use model_api::error::Error;
+use model_api::metrics::DeviceLabels;
 use model_api::models::Models;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
 use open_inference::{ModelIndex, ModelState};
@@ -316,6 +317,24 @@ async fn an_unload_ends_a_load_that_is_under_way() {
     assert!(models.get("m", None).is_err());
     models.load("m").await.unwrap();
     assert_eq!(default_of(&models, "m"), "1");
+}
+
+#[tokio::test]
+async fn a_model_that_is_loaded_again_while_its_unload_waits_keeps_its_metrics() {
+    let gated = Gated::open_for(1);
+    let service = Service::new(Folder::new().with("m.onnx", ""), &gated).warm().await;
+    let begun = service.models.get("m", None).unwrap();
+    let (unloading, loading) = (Arc::clone(&service.models), Arc::clone(&service.models));
+    let unloading = tokio::spawn(async move { unloading.unload("m").await });
+    until(|| service.models.get("m", None).is_err()).await;
+    let loading = tokio::spawn(async move { loading.load("m").await });
+    sleep(Duration::from_millis(50)).await;
+    drop(begun);
+    unloading.await.unwrap().unwrap();
+    gated.gate.add_permits(1);
+    loading.await.unwrap().unwrap();
+    let labels = DeviceLabels { model: "m".to_owned(), device: "cpu".to_owned() };
+    assert_eq!(service.metrics.devices.get_or_create(&labels).get(), 1);
 }
 
 // ---- Readiness ----

@@ -113,7 +113,7 @@ async fn scalars_lengths_of_zero_and_eight_axes_are_shapes_like_others() {
         tensor("scalar", Datatype::Fp32, &[], bits(Datatype::Fp32, 1)),
         Tensor::from_strings("word", vec![], [&b"word"[..]]),
         tensor("none", Datatype::Int64, &[0, 3], vec![]),
-        Tensor::from_strings("silence", vec![2, 0], []),
+        Tensor::from_strings("silence", vec![2, 0], [&b""[..]; 0]),
         tensor("deep", Datatype::Fp16, &[1, 2, 1, 2, 1, 2, 1, 3], bits(Datatype::Fp16, 24)),
         tensor("fixed", Datatype::Uint8, &[1, 2, 1, 2, 1, 2, 1, 2], bits(Datatype::Uint8, 16)),
     ];

@@ -33,6 +33,7 @@ pub const MAX_BODY_BYTES: usize = 256 << 10;
 pub struct Service {
     pub models: Arc<Models>,
     pub readiness: Readiness,
+    pub metrics: Metrics,
     router: Router,
     pub folder: Folder,
 }
@@ -62,10 +63,10 @@ impl Service {
             image_limits: ImageLimits::default(),
             bodies: BodyReader::new(&server),
             readiness: readiness.clone(),
-            metrics,
+            metrics: metrics.clone(),
             statistics: Statistics::default(),
         };
-        Self { models, readiness, router: router(app, http), folder }
+        Self { models, readiness, metrics, router: router(app, http), folder }
     }
 
     /// Waits until every model is warm.
