@@ -13,22 +13,21 @@ pub(crate) fn best(tensor: &Tensor, count: usize, output: &TensorMetadata) -> Te
     let classes = tensor.len().checked_div(rows).unwrap_or(0);
     let count = count.min(classes);
     shape.push(count);
-    let mut texts: Vec<String> = Vec::with_capacity(rows * count);
     with_element!(tensor.datatype, T => {
         let values: Vec<T> = tensor.elements::<T>().collect();
         // Of `chunks`, none may be empty.
-        for row in values.chunks(classes.max(1)) {
+        let texts = values.chunks(classes.max(1)).flat_map(|row| {
             let mut order: Vec<usize> = (0..row.len()).collect();
             let better = |&a: &usize, &b: &usize| descending(&row[a], &row[b]).then(a.cmp(&b));
-            if count > 0 && count < order.len() {
+            if count < order.len() {
                 order.select_nth_unstable_by(count - 1, better);
                 order.truncate(count);
             }
             order.sort_unstable_by(better);
-            texts.extend(order.into_iter().map(|index| text(&row[index].to_string(), index, output)));
-        }
-    }, bytes => {});
-    Tensor::from_strings(&tensor.name, shape, texts.iter().map(String::as_bytes))
+            order.into_iter().map(|index| text(&row[index].to_string(), index, output))
+        });
+        Tensor::from_strings(&tensor.name, shape, texts)
+    }, bytes => tensor.clone())
 }
 
 fn text(value: &str, index: usize, output: &TensorMetadata) -> String {

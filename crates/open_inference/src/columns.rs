@@ -92,8 +92,7 @@ fn join(columns: &[Tensor], matrix: &TensorMetadata, model: &ModelMetadata) -> R
     } else {
         let mut strings: Vec<_> = columns.iter().map(Tensor::strings).collect();
         let row_by_row = (0..rows).flat_map(|_| strings.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>());
-        let all: Vec<Bytes> = row_by_row.collect();
-        Tensor::from_strings("", Vec::new(), all.iter().map(|string| &string[..])).data
+        Tensor::from_strings("", Vec::new(), row_by_row).data
     };
     let shape = vec![rows, columns.len()];
     let joined = Tensor { name: matrix.name.clone(), datatype: matrix.datatype, shape, data };

@@ -39,8 +39,7 @@ fn render_output(inference: &Inference, wish: &Wish, model: &ModelMetadata) -> R
 }
 
 fn base64(tensor: &Tensor) -> Tensor {
-    let texts: Vec<String> = tensor.strings().map(|string| STANDARD.encode(&string)).collect();
-    Tensor::from_strings(&tensor.name, tensor.shape.clone(), texts.iter().map(String::as_bytes))
+    Tensor::from_strings(&tensor.name, tensor.shape.clone(), tensor.strings().map(|string| STANDARD.encode(&string)))
 }
 
 /// Who answered and what it took, as parameters of every answer.

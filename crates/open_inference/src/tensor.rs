@@ -63,9 +63,13 @@ impl Tensor {
     }
 
     /// A tensor of `BYTES` with these elements, whose number must be the shape's product.
-    pub fn from_strings<'a>(name: &str, shape: Vec<usize>, strings: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub fn from_strings<S>(name: &str, shape: Vec<usize>, strings: impl IntoIterator<Item = S>) -> Self
+    where
+        S: AsRef<[u8]>,
+    {
         let mut data = BytesMut::new();
         for string in strings {
+            let string = string.as_ref();
             data.put_u32_le(string.len() as u32);
             data.put_slice(string);
         }

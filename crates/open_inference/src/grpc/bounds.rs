@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
 use service::body::BodyReader;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::deadline;
@@ -12,6 +14,12 @@ use super::weight;
 
 /// What a message without tensors may have. Load parameters are the longest.
 const SMALL_MESSAGE: usize = 64 << 10;
+
+/// A stream of questions about the services.
+const REFLECTION: &str = "ServerReflectionInfo";
+
+/// How long such a stream may stay open.
+const LONGEST_REFLECTION: Duration = Duration::from_secs(10);
 
 /// Reads a call's messages within the memory of all bodies and unpacks them, and gives the call up at its deadline.
 ///
@@ -23,6 +31,9 @@ pub async fn apply(State(bodies): State<BodyReader>, request: Request, next: Nex
         (Ok(deadline), Ok(packing)) => (deadline, packing),
         (Err(status), _) | (_, Err(status)) => return status.into_http(),
     };
+    // A server that is stopping waits for its streams; those of questions and of health end by themselves.
+    let asks_for_descriptions = parts.uri.path().ends_with(REFLECTION);
+    let deadline = deadline.or_else(|| asks_for_descriptions.then(|| Instant::now() + LONGEST_REFLECTION));
     parts.headers.remove("grpc-encoding");
     if packing == Packing::None {
         parts.headers.remove("grpc-accept-encoding");
@@ -49,7 +60,7 @@ fn kind(path: &str, bodies: &BodyReader) -> Kind {
     match path.rsplit('/').next().unwrap_or_default() {
         "ModelInfer" => Kind { limit: large, stream: false, weigh: weight::of_infer_request },
         "ModelStreamInfer" => Kind { limit: large, stream: true, weigh: weight::of_infer_request },
-        "ServerReflectionInfo" => Kind { limit: small, stream: true, weigh: weight::of_small_message },
+        REFLECTION => Kind { limit: small, stream: true, weigh: weight::of_small_message },
         _ => Kind { limit: small, stream: false, weigh: weight::of_small_message },
     }
 }

@@ -151,6 +151,8 @@ mod tests {
             assert_eq!(words(text, Datatype::Uint8, &[2, 2]), expected, "{text}");
         }
         assert_eq!(words("[[1,2],[3,4]]", Datatype::Uint8, &[1, 2, 2]), expected, "an axis may be left out");
+        let deepest = format!("{}1,2{},[3,4]{}", "[".repeat(8), "]", "]".repeat(7));
+        assert_eq!(words(&deepest, Datatype::Uint8, &[1, 1, 1, 1, 1, 1, 2, 2]), expected);
         for text in ["7", "[7]"] {
             assert_eq!(words(text, Datatype::Uint8, &[]), Ok(vec![7]), "{text}");
         }

@@ -39,10 +39,11 @@ pub(super) fn read_wire(headers: &HeaderMap, body: &Bytes, model: &ModelMetadata
 
 fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let only_pictures = || matches!(&model.inputs[..], [input] if input.takes_images());
     // Some clients send JSON under this name as well, and no picture begins with a brace.
     let is_json = || body.trim_ascii_start().starts_with(b"{");
-    let unnamed = media_type.split(';').next() == Some("application/octet-stream");
+    let unnamed = media_type == "application/octet-stream";
     media_type.starts_with("image/") || unnamed && only_pictures() && !is_json()
 }
 

@@ -40,7 +40,7 @@ fn model(name: &str, version: &str, inputs: Vec<TensorMetadata>, outputs: Vec<Te
 }
 
 /// * `echo` (1 and 2): `x` FP32 `[-1, 2]` comes back as `y`.
-/// * `any_<datatype>`: `x` of any lengths, three axes; `scalar_<datatype>`: `x` without axes.
+/// * `any_<datatype>`: `x` of any lengths, three axes; `eight_<datatype>`: eight; `scalar_<datatype>`: `x` without axes.
 /// * `two`: `a` INT64 `[-1]` and `b` BYTES `[-1]` come back as `c` and `d`.
 /// * `picture`: one input that takes pictures; `classes` with labels, and `mask`, a picture, come back.
 /// * `table`: one input FP32 `[-1, 3]`; `columns`: `age` FP32 `[-1, 1]`, `town` BYTES `[-1, 1]`.
@@ -95,13 +95,14 @@ fn models() -> Vec<ModelMetadata> {
     ];
     for datatype in Datatype::ALL {
         let lower = datatype.name().to_lowercase();
-        let lengths = &[-1, -1, -1];
-        models.push(model(
-            &format!("any_{lower}"),
-            "1",
-            vec![empty(tensor("x", datatype, lengths))],
-            vec![tensor("y", datatype, lengths)],
-        ));
+        for (kind, lengths) in [("any", &[-1; 3][..]), ("eight", &[-1; 8])] {
+            models.push(model(
+                &format!("{kind}_{lower}"),
+                "1",
+                vec![empty(tensor("x", datatype, lengths))],
+                vec![tensor("y", datatype, lengths)],
+            ));
+        }
         let scalar = |name| vec![tensor(name, datatype, &[])];
         models.push(model(&format!("scalar_{lower}"), "1", scalar("x"), scalar("y")));
     }

@@ -133,6 +133,14 @@ async fn a_message_that_does_not_come_is_given_up() {
     assert_eq!(code, Code::DeadlineExceeded);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_of_reflection_keeps_no_server_from_stopping() {
+    let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let silent = stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let (code, _) = ask(&Fake::default(), path, &[], Body::from_stream(silent)).await;
+    assert_eq!(code, Code::DeadlineExceeded);
+}
+
 #[tokio::test]
 async fn calls_that_are_not_there_are_unimplemented() {
     for path in ["/inference.GRPCInferenceService/CudaSharedMemoryStatus", "/other.Service/Call", "/nothing"] {

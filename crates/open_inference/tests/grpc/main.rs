@@ -14,6 +14,8 @@ mod infer;
 
 mod datatypes;
 
+mod pictures;
+
 mod stream;
 
 mod repository;

@@ -10,8 +10,8 @@ use open_inference::grpc::proto::inference::grpc_inference_service_client::GrpcI
 use open_inference::grpc::proto::inference::model_infer_request::InferInputTensor;
 use open_inference::grpc::proto::inference::{InferParameter, ModelInferRequest, infer_parameter::ParameterChoice};
 use open_inference::{
-    CacheLookup, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, ModelState,
-    Provenance, Statistics, Tensor, TensorMetadata, Timing, grpc, rest,
+    CacheLookup, ContentType, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata,
+    ModelState, Provenance, Statistics, Task, Tensor, TensorMetadata, Timing, grpc, rest,
 };
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
@@ -23,7 +23,8 @@ use tonic::transport::Channel;
 
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// A model for each datatype under its name, which gives back what it gets; `two` with two inputs; `slow`, which takes as
+/// A model for each datatype under its name, which gives back what it gets; `two` with two inputs; `picture`, which takes
+/// them, and `mask`, which gives them; `slow`, which takes as
 /// many seconds as its first element says; `busy` and `panics`.
 #[derive(Clone, Default)]
 pub struct Fake(Arc<State>);
@@ -87,7 +88,14 @@ impl InferenceServer for Fake {
         let echoes = Datatype::ALL.into_iter().map(|datatype| model(datatype.name(), &[("x", datatype)]));
         let others = ["slow", "busy", "panics"].map(|name| model(name, &[("x", Datatype::Fp32)]));
         let two = model("two", &[("a", Datatype::Int32), ("b", Datatype::Fp16)]);
-        echoes.chain(others).chain([two]).collect()
+        let mut picture = model("picture", &[("p", Datatype::Fp32)]);
+        picture.inputs[0].parameters.content_type = Some(ContentType::Image);
+        picture.inputs[0].shape = vec![-1, 2, 2, 1];
+        picture.outputs = vec![TensorMetadata::new("p_out", Datatype::Bytes, &[-1])];
+        let mut mask = model("mask", &[("x", Datatype::Uint8)]);
+        mask.inputs[0].shape = vec![-1, -1, -1];
+        mask.outputs[0].parameters.task = Some(Task::Image);
+        echoes.chain(others).chain([two, picture, mask]).collect()
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {

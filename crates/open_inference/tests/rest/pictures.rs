@@ -35,6 +35,7 @@ async fn a_picture_reaches_the_model_on_every_way() {
         (vec![octets, ("inference-header-content-length", &*length)], binary),
         (vec![octets], PNG.to_vec()),
         (vec![("content-type", "image/png")], PNG.to_vec()),
+        (vec![("content-type", "Image/PNG; name=seven")], PNG.to_vec()),
     ] {
         let answer = post(&service, &headers, &body).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());

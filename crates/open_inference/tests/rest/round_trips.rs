@@ -5,10 +5,10 @@ use serde_json::json;
 
 use crate::support::Service;
 
-/// A tensor of any datatype, with none or three axes, some of them empty, and any bits in its elements.
+/// A tensor of any datatype, with none, three or eight axes, some of them empty, and any bits in its elements.
 fn any_tensor() -> impl Strategy<Value = Tensor> {
     let datatype = (0..Datatype::ALL.len()).prop_map(|index| Datatype::ALL[index]);
-    let shape = prop_oneof![1 => Just(vec![]), 4 => prop::collection::vec(0_usize..4, 3)];
+    let shape = prop_oneof![1 => Just(vec![]), 4 => prop::collection::vec(0_usize..4, 3), 1 => prop::collection::vec(1_usize..3, 8)];
     (datatype, shape).prop_flat_map(|(datatype, shape)| {
         let elements: usize = shape.iter().product();
         let data = match datatype.size() {
@@ -76,7 +76,11 @@ fn interesting(datatype: Datatype) -> Vec<Vec<u8>> {
 }
 
 fn model_of(tensor: &Tensor) -> String {
-    let kind = if tensor.shape.is_empty() { "scalar" } else { "any" };
+    let kind = match tensor.shape.len() {
+        0 => "scalar",
+        8 => "eight",
+        _ => "any",
+    };
     format!("{kind}_{}", tensor.datatype.name().to_lowercase())
 }
 
