@@ -3,10 +3,11 @@
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
+use super::proto::inference::InferParameter;
 use super::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 
-/// A parameter, and its place in a map.
-const PARAMETER: usize = 160;
+/// A parameter, and the node with places for eleven that a map takes for its first.
+const PARAMETER: usize = 16 + 11 * size_of::<(String, InferParameter)>();
 
 /// Strings and raw contents, beside their bytes.
 const POINTER: usize = size_of::<bytes::Bytes>();
@@ -89,7 +90,7 @@ mod tests {
 
     use prost::Message;
 
-    use super::super::proto::inference::{InferParameter, InferTensorContents, ModelInferRequest};
+    use super::super::proto::inference::{InferTensorContents, ModelInferRequest};
     use super::*;
 
     fn weight(request: &ModelInferRequest) -> usize {

@@ -18,12 +18,11 @@ pub(super) async fn infer<S: InferenceServer>(
     asked: Asked,
     request: Request,
 ) -> Result<Response, Error> {
-    let Answered { headers, model, mut wishes, inference } = ask(&rest, asked, request).await?;
+    let Answered { headers, form, model, wishes, inference } = ask(&rest, asked, request, form).await?;
     let answer_headers = inference.headers.clone();
     let mut response = if reply::is_known(&headers, &answer_headers) {
         StatusCode::NOT_MODIFIED.into_response()
-    } else if let Some(output) = wanted_picture(&headers, &wishes, &model)? {
-        wishes.only_picture(output)?;
+    } else if form == Form::Picture {
         reply::picture(large_off_thread(usize::MAX, move || one_picture(&inference, &wishes, &model)).await?)
     } else {
         write(inference, wishes, model, reply::inference).await?
@@ -38,8 +37,11 @@ pub(super) async fn infer_stream<S: InferenceServer>(
     asked: Asked,
     request: Request,
 ) -> Result<Response, Error> {
-    let Answered { mut wishes, inference, model, .. } = ask(&rest, asked, request).await?;
-    wishes.all_in_json();
+    let in_json = |_: &HeaderMap, _: &ModelMetadata, wishes: &mut Wishes| {
+        wishes.all_in_json();
+        Ok(Form::Tensors)
+    };
+    let Answered { wishes, inference, model, .. } = ask(&rest, asked, request, in_json).await?;
     let headers = inference.headers.clone();
     let mut response = write(inference, wishes, model, |response| reply::event(&response.json)).await?;
     response.headers_mut().extend(headers);
@@ -49,12 +51,28 @@ pub(super) async fn infer_stream<S: InferenceServer>(
 /// A question, answered but not yet written.
 struct Answered {
     headers: HeaderMap,
+    form: Form,
     model: ModelMetadata,
     wishes: Wishes,
     inference: Inference,
 }
 
-async fn ask<S: InferenceServer>(rest: &Rest<S>, asked: Asked, request: Request) -> Result<Answered, Error> {
+/// What the answer's body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// All that was asked for.
+    Tensors,
+    /// The PNG of one output.
+    Picture,
+}
+
+/// `form` has the last word on the wishes, before the model is asked.
+async fn ask<S: InferenceServer>(
+    rest: &Rest<S>,
+    asked: Asked,
+    request: Request,
+    form: impl FnOnce(&HeaderMap, &ModelMetadata, &mut Wishes) -> Result<Form, Error>,
+) -> Result<Answered, Error> {
     let Asked { model: name, version } = asked;
     let model = rest.server.model(&name, version.as_deref())?;
     let ReadRequest { headers, body } = read_body(rest, request).await?;
@@ -64,7 +82,8 @@ async fn ask<S: InferenceServer>(rest: &Rest<S>, asked: Asked, request: Request)
         (headers, model, body, understood)
     })
     .await;
-    let (inputs, wishes) = understood?;
+    let (inputs, mut wishes) = understood?;
+    let form = form(&headers, &model, &mut wishes)?;
     // Tensors out of JSON are not in the body, and may be larger.
     let mut share = rest.bodies.share();
     share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
@@ -72,7 +91,7 @@ async fn ask<S: InferenceServer>(rest: &Rest<S>, asked: Asked, request: Request)
     let inference = answer(&rest.server, request, wishes.timeout).await?;
     // Until here the body and its tensors count against the memory of all bodies.
     drop((body, share));
-    Ok(Answered { headers, model, wishes, inference })
+    Ok(Answered { headers, form, model, wishes, inference })
 }
 
 async fn write(
@@ -86,24 +105,20 @@ async fn write(
     large_off_thread(size, written).await.map(reply)
 }
 
-/// The output to be sent as a picture itself, when that is what the caller accepts.
-fn wanted_picture<'a>(
-    headers: &HeaderMap,
-    wishes: &Wishes,
-    model: &'a ModelMetadata,
-) -> Result<Option<&'a TensorMetadata>, Error> {
+/// An output is sent as a picture itself, when that is what the caller accepts.
+fn form(headers: &HeaderMap, model: &ModelMetadata, wishes: &mut Wishes) -> Result<Form, Error> {
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
     let accepts = accepts.join(",");
     let accepts = |wanted: &[&str]| {
         accepts.split(',').filter_map(|range| range.split(';').next()).any(|range| wanted.contains(&range.trim()))
     };
     if !accepts(&["image/png"]) {
-        return Ok(None);
+        return Ok(Form::Tensors);
     }
     let is_picture = |output: &&TensorMetadata| output.parameters.task == Some(Task::Image) && wishes.has(output);
     match model.outputs.iter().find(is_picture) {
-        Some(output) => Ok(Some(output)),
-        None if accepts(&["application/json", "application/*", "*/*"]) => Ok(None),
+        Some(output) => wishes.only_picture(output).map(|()| Form::Picture),
+        None if accepts(&["application/json", "application/*", "*/*"]) => Ok(Form::Tensors),
         None => {
             let words = format!("no output of model {:?} that was asked for is a picture", model.name);
             Err(Error::new(StatusCode::NOT_ACCEPTABLE, words))

@@ -109,6 +109,11 @@ async fn what_does_not_fit_is_refused_with_its_reason() {
         (with(|request| request.inputs[0].shape = vec![3]), Code::InvalidArgument, "takes 12 bytes, but 8 were sent"),
         (with(|request| request.inputs[0].shape = vec![-1]), Code::InvalidArgument, "negative"),
         (with(|request| request.inputs[0].shape = vec![1 << 62, 4]), Code::InvalidArgument, "any memory"),
+        (
+            raw("BYTES", &[Tensor { datatype: open_inference::Datatype::Bytes, ..floats(&[1.0]) }]),
+            Code::InvalidArgument,
+            "is said to have 1065353216 bytes, but only 0 are left",
+        ),
         (with(|request| request.inputs[0].datatype = "FP33".to_owned()), Code::InvalidArgument, "is no datatype"),
         (with(|request| request.inputs[0].datatype = "INT32".to_owned()), Code::InvalidArgument, "INT32"),
         (with(|request| request.inputs[0].name = "y".to_owned()), Code::InvalidArgument, "\"y\""),

@@ -17,7 +17,7 @@ async fn pictures_reach_the_model_raw_and_typed_one_and_several() {
             typed.inputs[0].contents = Some(InferTensorContents { bytes_contents, ..Default::default() });
             let answer = served.client().model_infer(raw).await.unwrap().into_inner();
             assert_eq!(answer.raw_output_contents, [pictures.data]);
-            assert_eq!(answer.outputs[0].shape, [files.len() as i64]);
+            assert_eq!(answer.outputs[0].shape, [i64::try_from(files.len()).unwrap()]);
             let answer = served.client().model_infer(typed).await.unwrap().into_inner();
             assert_eq!(answer.outputs[0].contents.as_ref().unwrap().bytes_contents, files);
         }

@@ -78,8 +78,10 @@ async fn an_output_comes_as_the_picture_it_is_where_that_is_accepted() {
         let service = &service;
         async move { post(service, &[("accept", accept)], body.to_string().as_bytes()).await }
     };
+    *service.fake.asked.lock().unwrap() = None;
     let none = wish("image/png").await.error();
     assert_eq!(none, (406, "no output of model \"picture\" that was asked for is a picture".to_owned()));
+    assert!(service.fake.asked.lock().unwrap().is_none(), "the model must not be asked");
     assert_eq!(wish("image/png, */*;q=0.5").await.header("content-type"), Some("application/json"));
 
     let words = json!({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 1, 1], "data": ["a"]}]});
