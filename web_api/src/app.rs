@@ -61,10 +61,10 @@ impl App {
             .transpose()
             .map_err(|error| SettingError::new("REDIS_URL", error))?;
         let memory = Memory::new(settings.near_cache_bytes, settings.cache_ttl, redis);
-        let client = ModelClient::new(settings)?;
+        let workbench = Workbench::default();
+        let client = ModelClient::new(settings, workbench.clone())?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
-        let workbench = Workbench::default();
         let app = Self {
             app_type: settings.app_type,
             predictor: Predictor::new(

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::error::Error;
 use crate::settings::Settings;
+use crate::workbench::Workbench;
 
 /// A replica that is there accepts a connection long before this.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -42,6 +43,7 @@ pub struct ModelClient {
     next: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
     request_timeout: Duration,
+    workbench: Workbench,
 }
 
 /// A request's body, and the headers that say what it is.
@@ -53,7 +55,7 @@ struct Payload {
 
 impl ModelClient {
     /// Connects when it is first used.
-    pub fn new(settings: &Settings) -> reqwest::Result<Self> {
+    pub fn new(settings: &Settings, workbench: Workbench) -> reqwest::Result<Self> {
         let http = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             // Shorter than model_api keeps an idle connection, so that no request meets one being closed.
@@ -68,6 +70,7 @@ impl ModelClient {
             next: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests)),
             request_timeout: settings.request_timeout,
+            workbench,
         })
     }
 
@@ -78,9 +81,10 @@ impl ModelClient {
     }
 
     /// What `model` makes of `inputs`; its default version where none is named.
-    pub async fn infer(&self, model: &str, version: Option<&str>, inputs: &[Tensor]) -> Result<Inference, Error> {
+    pub async fn infer(&self, model: &str, version: Option<&str>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
         let _permit = self.permits.try_acquire().map_err(|_| Error::Busy)?;
-        let (headers, bytes) = client::encode_request(inputs);
+        let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
+        let (headers, bytes) = self.workbench.run(bytes, move || client::encode_request(&inputs)).await?;
         let path: Vec<&str> = match version {
             Some(version) => vec!["v2", "models", model, "versions", version, "infer"],
             None => vec!["v2", "models", model, "infer"],

@@ -163,14 +163,14 @@ impl Predictor {
 
 impl Model {
     async fn infer(&self, question: &Question) -> Result<Inference, Error> {
-        self.infer_some(question, question.inputs(), question.count()).await
+        self.infer_some(question, question.inputs().to_vec(), question.count()).await
     }
 
     /// Asks for `rows` of `question`, which are `inputs`.
     pub(crate) async fn infer_some(
         &self,
         question: &Question,
-        inputs: &[Tensor],
+        inputs: Vec<Tensor>,
         rows: u64,
     ) -> Result<Inference, Error> {
         let model = question.model();

@@ -176,7 +176,7 @@ impl RowMemory {
             // Rows of one question go together.
             self.stack(rows).await?.ok_or(Error::Internal)?
         };
-        let whole = self.model.infer_some(question, &inputs, rows.len() as u64).await.map_err(|error| {
+        let whole = self.model.infer_some(question, inputs, rows.len() as u64).await.map_err(|error| {
             // What the model does not take, or crashes on, may be one of several rows, and is not the others' fault.
             let status = error.status().0;
             let is_the_rows = status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR;

@@ -12,7 +12,7 @@ const SMALL: usize = 128 << 10;
 /// Reading a large body takes a core for a moment and several times the body's memory, so only so many are read at once.
 const PLACES: usize = 2;
 
-/// Where large bodies are taken apart: off the threads that others wait for, and a few at a time.
+/// Where large bodies are taken apart and put together: off the threads that others wait for, and a few at a time.
 #[derive(Clone, Debug)]
 pub struct Workbench(Arc<Semaphore>);
 
@@ -39,7 +39,7 @@ impl Workbench {
             done
         });
         work.await.map_err(|error| {
-            error!(%error, "reading a body panicked");
+            error!(%error, "work on a large body panicked");
             Error::Internal
         })
     }
