@@ -82,13 +82,14 @@ setup_torch() {
   install_pins "$pins" --requirement "$root/e2e/requirements-clients.txt" --no-cache-dir
 }
 
-# install_pins FILE OPTION…: into the virtual environment, unless exactly this file was.
+# install_pins FILE OPTION…: into the virtual environment, unless exactly this file was. Not compiled beforehand: the tests
+# import a small part of it, and that would take as long as the rest.
 install_pins() {
   local pins=$1 installed
   installed=$state/venv/$(basename "$pins")
   cmp -s "$pins" "$installed" && return
   say "preparing Python for e2e/: $(basename "$pins")"
-  "$state/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$@" && cp "$pins" "$installed"
+  "$state/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check --requirement "$@" && cp "$pins" "$installed"
 }
 
 setup_docker() {
