@@ -72,6 +72,10 @@ impl Connections {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
+            // A connection with much unread in small pieces is ended, with all that is on it; how much that may be goes by
+            // its window. A stream that is full of the smallest questions stays below.
+            .initial_stream_window_size(192 << 10)
+            .initial_connection_window_size(2 << 20)
             .max_header_list_size(16 << 10)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10));
@@ -257,6 +261,42 @@ mod tests {
         let mut frame = [0; 9];
         stream.read_exact(&mut frame).await.unwrap();
         assert_eq!(frame[3], 4, "the first frame is the server's settings");
+    }
+
+    #[tokio::test]
+    async fn as_many_small_messages_as_a_stream_has_room_for_end_no_connection() {
+        const MESSAGE: usize = 50;
+        const SLOW: &[u8] = b"\x82\x86\x04\x05/slow";
+        let server = start(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&[&HTTP2_PREFACE[..], &frame(4, 0, 0, b"")].concat()).await.unwrap();
+        let (_, settings) = read_frame(&mut stream).await;
+        let window = settings.chunks(6).find(|setting| setting[..2] == [0, 4]).unwrap();
+        let window = u32::from_be_bytes(window[2..].try_into().unwrap()) as usize;
+        let messages = frame(0, 0, 1, &[b'x'; MESSAGE]).repeat(window / MESSAGE);
+        stream.write_all(&[frame(4, 1, 0, b""), frame(1, 4, 1, SLOW), messages].concat()).await.unwrap();
+        loop {
+            match read_frame(&mut stream).await {
+                (7, reason) => panic!("{}", reason.escape_ascii()),
+                (0, answer) => return assert_eq!(answer, b"done"),
+                _ => {}
+            }
+        }
+    }
+
+    /// A frame of HTTP/2 (RFC 9113 §4.1).
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// The next frame's kind and payload.
+    async fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+        stream.read_exact(&mut payload).await.unwrap();
+        (head[3], payload)
     }
 
     #[tokio::test]
