@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::settings::ServerSettings;
 
@@ -129,22 +129,22 @@ impl BodyReader {
         if declared_length(headers).is_some_and(|length| length > self.max_bytes as u64) {
             return Err(BodyError::TooLarge(self.max_bytes));
         }
-        let deadline = Instant::now() + self.patience;
-        let mut bytes = BytesMut::new();
-        let mut share = self.share();
-        while let Some(frame) =
-            timeout_at(deadline, body.frame()).await.map_err(|_| BodyError::TooSlow(self.patience))?
-        {
-            // What unpacks is always there: without this, a bomb would have the thread to itself.
-            tokio::task::coop::consume_budget().await;
-            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-            if bytes.len() + data.len() > self.max_bytes {
-                return Err(BodyError::TooLarge(self.max_bytes));
+        let read = async {
+            let mut bytes = BytesMut::new();
+            let mut share = self.share();
+            while let Some(frame) = body.frame().await {
+                // What unpacks is always there: without this, a bomb would have the thread to itself.
+                tokio::task::coop::consume_budget().await;
+                let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+                if bytes.len() + data.len() > self.max_bytes {
+                    return Err(BodyError::TooLarge(self.max_bytes));
+                }
+                share.grow(bytes.len() + data.len())?;
+                bytes.extend_from_slice(&data);
             }
-            share.grow(bytes.len() + data.len())?;
-            bytes.extend_from_slice(&data);
-        }
-        Ok(ReadBody { bytes: bytes.freeze(), _share: share })
+            Ok(ReadBody { bytes: bytes.freeze(), _share: share })
+        };
+        timeout(self.patience, read).await.map_err(|_| BodyError::TooSlow(self.patience))?
     }
 }
 
@@ -168,8 +168,12 @@ pub async fn read_the_rest(request: Request, next: Next) -> Response {
         && status != StatusCode::REQUEST_TIMEOUT
         && let Ok(mut body) = given_back.try_recv()
     {
-        let deadline = Instant::now() + LINGER;
-        while let Ok(Some(Ok(_))) = timeout_at(deadline, body.frame()).await {}
+        let rest = async {
+            while let Some(Ok(_)) = body.frame().await {
+                tokio::task::coop::consume_budget().await;
+            }
+        };
+        let _ = timeout(LINGER, rest).await;
     }
     response
 }
@@ -255,6 +259,14 @@ mod tests {
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
         let error = reader(10, 1).read(&HeaderMap::new(), never).await.unwrap_err();
         assert_eq!(error, BodyError::TooSlow(Duration::from_secs(5)));
+    }
+
+    #[tokio::test]
+    async fn pieces_of_nothing_are_no_body_that_comes() {
+        let empty = Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::new())));
+        let patience = Duration::from_millis(50);
+        let error = BodyReader { patience, ..reader(10, 1) }.read(&HeaderMap::new(), empty).await.unwrap_err();
+        assert_eq!(error, BodyError::TooSlow(patience));
     }
 
     #[tokio::test]

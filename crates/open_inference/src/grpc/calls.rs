@@ -112,6 +112,9 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
         let request = request.into_inner();
         let (model, version) = (version(request.name), version(request.version));
+        if let Some(model) = &model {
+            check_names(model, version.as_deref())?;
+        }
         let statistics = report_statistics(&self.server, model.as_deref(), version.as_deref())?;
         Ok(Response::new(ModelStatisticsResponse {
             model_stats: statistics.into_iter().map(describe::statistics).collect(),

@@ -89,6 +89,9 @@ async fn statistics_grow_with_every_answer() {
 
     let all = client.model_statistics(ModelStatisticsRequest::default()).await.unwrap().into_inner().model_stats;
     assert!(all.len() > 14);
-    let request = ModelStatisticsRequest { name: "none".to_owned(), version: String::new() };
-    assert_eq!(client.model_statistics(request).await.unwrap_err().code(), Code::NotFound);
+    for name in ["none", "../FP32", &"n".repeat(10_000)] {
+        let request = ModelStatisticsRequest { name: name.to_owned(), version: String::new() };
+        let error = client.model_statistics(request).await.unwrap_err();
+        assert!(error.code() == Code::NotFound && error.message().len() < 200, "{error}");
+    }
 }
