@@ -85,9 +85,12 @@ pub(crate) async fn ask(app: &App, model: Option<String>, image: Bytes) -> Resul
     app.workbench.run(image.len(), move || predictor.ask_image(model.as_deref(), &image)).await?
 }
 
-/// An answer as a choice between the classes of `model`.
+/// An answer as a choice between the classes of `model`: by their numbers when it has changed since it was looked up, as
+/// they may have other names now.
 pub(crate) fn read_out(answer: &Answer, model: &ModelDescription) -> Result<Prediction, Error> {
-    Ok(Prediction::read_out(&answer.entry.inference, model.labels())?)
+    let inference = &answer.entry.inference;
+    let labels = if inference.provenance.model_digest == model.digest { model.labels() } else { &[] };
+    Ok(Prediction::read_out(inference, labels)?)
 }
 
 /// The answer to `question` in the shape that `render` gives it, with the headers that say how it came about; or 304

@@ -32,6 +32,15 @@ async fn a_picture_is_answered_and_the_same_picture_is_remembered() {
 }
 
 #[tokio::test]
+async fn a_class_never_has_the_name_that_it_had_in_another_model() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    // model_api has another file already, and web_api does not know it yet.
+    "sha256:new".clone_into(&mut stack.model_api.models.lock().unwrap()[0].digest);
+    let body = stack.send(image_request("/predict", "seven")).await.json();
+    assert_eq!((&body["model_digest"], &body["label"]), (&json!("sha256:new"), &json!("1")));
+}
+
+#[tokio::test]
 async fn a_hundred_identical_requests_at_once_cost_one_inference() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let mut clients = JoinSet::new();
