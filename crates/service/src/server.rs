@@ -76,6 +76,8 @@ impl Connections {
             // its window. A stream that is full of the smallest questions stays below.
             .initial_stream_window_size(192 << 10)
             .initial_connection_window_size(2 << 20)
+            // Calls that are cancelled before they are looked at; one more ends the connection, with the calls that are not.
+            .max_pending_accept_reset_streams(256)
             .max_header_list_size(16 << 10)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10));
@@ -173,6 +175,8 @@ mod tests {
     const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
     const WRITE_TIMEOUT: Duration = Duration::from_millis(300);
     const LARGE: usize = 64 << 20;
+    /// `GET /slow`, as HTTP/2 has it.
+    const SLOW: &[u8] = b"\x82\x86\x04\x05/slow";
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
     struct Server {
@@ -266,7 +270,6 @@ mod tests {
     #[tokio::test]
     async fn as_many_small_messages_as_a_stream_has_room_for_end_no_connection() {
         const MESSAGE: usize = 50;
-        const SLOW: &[u8] = b"\x82\x86\x04\x05/slow";
         let server = start(HEADER_TIMEOUT).await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(&[&HTTP2_PREFACE[..], &frame(4, 0, 0, b"")].concat()).await.unwrap();
@@ -275,19 +278,36 @@ mod tests {
         let window = u32::from_be_bytes(window[2..].try_into().unwrap()) as usize;
         let messages = frame(0, 0, 1, &[b'x'; MESSAGE]).repeat(window / MESSAGE);
         stream.write_all(&[frame(4, 1, 0, b""), frame(1, 4, 1, SLOW), messages].concat()).await.unwrap();
-        loop {
-            match read_frame(&mut stream).await {
-                (7, reason) => panic!("{}", reason.escape_ascii()),
-                (0, answer) => return assert_eq!(answer, b"done"),
-                _ => {}
-            }
-        }
+        assert_eq!(answer(&mut stream).await, b"done");
+    }
+
+    #[tokio::test]
+    async fn a_hundred_calls_that_are_cancelled_at_once_end_no_other() {
+        let server = start(HEADER_TIMEOUT).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let slow = |stream| frame(1, 5, stream, SLOW);
+        let cancelled =
+            (3..=203).step_by(2).flat_map(|stream| [slow(stream), frame(3, 0, stream, &[0, 0, 0, 8])].concat());
+        let said = [HTTP2_PREFACE.to_vec(), frame(4, 0, 0, b""), slow(1), cancelled.collect()];
+        stream.write_all(&said.concat()).await.unwrap();
+        assert_eq!(answer(&mut stream).await, b"done");
     }
 
     /// A frame of HTTP/2 (RFC 9113 §4.1).
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).unwrap();
         [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// The first piece of an answer.
+    async fn answer(stream: &mut TcpStream) -> Vec<u8> {
+        loop {
+            match read_frame(stream).await {
+                (7, reason) => panic!("{}", reason.escape_ascii()),
+                (0, answer) => return answer,
+                _ => {}
+            }
+        }
     }
 
     /// The next frame's kind and payload.
