@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -13,6 +14,9 @@ import graphs
 from services import Service
 
 pytest.register_assert_rewrite("questions")
+
+# XGBoost and LightGBM spin for each other's threads; on a machine that is busy that takes longer than all of the training.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
