@@ -9,6 +9,7 @@ use futures_util::stream::try_unfold;
 use http_body_util::BodyExt;
 use service::body::{BodyError, BodyReader, Share};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -150,11 +151,13 @@ impl Messages {
     async fn fill(&mut self, length: usize, share: &mut Share) -> Result<bool, Status> {
         let patience = self.bodies.patience();
         while self.buffer.len() < length {
+            // Pieces without a byte may always be there, and then no timer is looked at.
+            consume_budget().await;
+            let too_slow = || refused(BodyError::TooSlow(patience));
             let frame = match self.deadline {
                 None => self.body.frame().await,
-                Some(deadline) => {
-                    timeout_at(deadline, self.body.frame()).await.map_err(|_| refused(BodyError::TooSlow(patience)))?
-                }
+                Some(deadline) if deadline <= Instant::now() => return Err(too_slow()),
+                Some(deadline) => timeout_at(deadline, self.body.frame()).await.map_err(|_| too_slow())?,
             };
             let Some(frame) = frame else {
                 return if self.buffer.is_empty() { Ok(false) } else { Err(refused(BodyError::Broken)) };

@@ -133,6 +133,15 @@ async fn a_message_that_does_not_come_is_given_up() {
     assert_eq!(code, Code::DeadlineExceeded);
 }
 
+#[tokio::test]
+async fn pieces_of_nothing_are_no_message_that_comes() {
+    let nothing = || stream::repeat_with(|| Ok::<_, std::io::Error>(Vec::new()));
+    let begun = stream::iter([Ok(frame(0, &question("FP32", 0.0))[..9].to_vec())]).chain(nothing());
+    for body in [Body::from_stream(nothing()), Body::from_stream(begun)] {
+        assert_eq!(code(&[], body).await, Code::DeadlineExceeded);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_of_reflection_keeps_no_server_from_stopping() {
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
