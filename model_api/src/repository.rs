@@ -7,8 +7,8 @@
 //! mnist/1/model-settings.json    of this version alone, in place of mnist/model-settings.json
 //! ```
 //!
-//! A graph that lies in the model's folder is the version `1`, unless there is a folder of that name. Whatever begins with a dot is left alone, so that a folder can be
-//! filled under such a name and then be renamed.
+//! A graph that lies in the model's folder is the version `1`, unless there is a folder of that name. Whatever begins with a
+//! dot is left alone, so that a folder can be filled under such a name and then be renamed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

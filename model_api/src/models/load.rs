@@ -29,8 +29,8 @@ struct Load {
 impl Models {
     /// Reads the model's folder again: new and changed versions are loaded beside what is served, warmed up, and take over;
     /// versions that are gone go, but never the last one that can be served. Comes back when all of it is decided. What
-    /// cannot be loaded leaves the last good one in service and is the error. Any model of the repository may be loaded, whatever `MODEL_NAME` says: this is somebody's
-    /// explicit wish.
+    /// cannot be loaded leaves the last good one in service and is the error. Any model of the repository may be loaded,
+    /// whatever `MODEL_NAME` says: this is somebody's explicit wish.
     ///
     /// Of several loads of one model each waits for the one before.
     pub async fn load(self: &Arc<Self>, name: &str) -> Result<(), Error> {
