@@ -60,20 +60,6 @@ fn with_remedy(reason: &str) -> String {
     if reason.contains(STUCK_DRIVER) { format!("{reason}; {REMEDY}") } else { reason }
 }
 
-/// ONNX Runtime's messages name files of this machine; callers are told the files' names only.
-pub fn without_paths(message: &str) -> String {
-    let ends_token = |c: char| c.is_whitespace() || "\"'`()[]<>,;=:".contains(c);
-    let tell = |mut told: String, piece: &str| {
-        let token = piece.trim_end_matches(ends_token);
-        let is_path = ["/", "./", "../"].iter().any(|start| token.starts_with(start));
-        let name = if is_path { token.rsplit('/').next().unwrap_or_default() } else { token };
-        told.push_str(name);
-        told.push_str(&piece[token.len()..]);
-        told
-    };
-    message.split_inclusive(ends_token).fold(String::new(), tell)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,15 +101,5 @@ mod tests {
         assert_eq!(open(DeviceWish::Cpu, true, works).unwrap().stepped_down, None);
         let broken = open(DeviceWish::Cuda, true, |_| Err::<(), _>("no such operator".to_owned()));
         assert_eq!(broken.unwrap_err(), StartError::Model("no such operator".to_owned()));
-    }
-
-    #[test]
-    fn of_a_path_only_the_file_name_is_told() {
-        assert_eq!(
-            without_paths(
-                "Load model from /srv/models/x/model.onnx failed:/src/core/graph.cc:12 Bad (and/or odd) './a/b'"
-            ),
-            "Load model from model.onnx failed:graph.cc:12 Bad (and/or odd) 'b'"
-        );
     }
 }

@@ -16,6 +16,7 @@ mod restarts;
 mod strings;
 mod value;
 mod warm_up;
+mod words;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -14,9 +14,10 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
 use tracing::warn;
 
-use super::device::{self, Kind, Opened, without_paths};
+use super::device::{self, Kind, Opened};
 use super::frame::Load;
 use super::graph::Graph;
+use super::words::for_callers;
 use super::{Hello, SessionError, StartError, value, warm_up};
 use crate::{digest, external_data};
 
@@ -112,7 +113,7 @@ fn with_data_files(mut builder: SessionBuilder, graph: &Path) -> Result<SessionB
 }
 
 fn environment(library: &Path) -> Result<Environment, String> {
-    let builder = ort::init_from(library).map_err(|error| without_paths(&error.to_string()))?;
+    let builder = ort::init_from(library).map_err(|error| for_callers(&error.to_string()))?;
     builder.with_name("mlserve").with_telemetry(false).build().map_err(said)
 }
 
@@ -157,5 +158,5 @@ fn failure(kind: Kind, reason: String) -> SessionError {
 /// What ONNX Runtime says, without paths.
 #[allow(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 pub fn said<R>(error: ort::Error<R>) -> String {
-    without_paths(error.message().trim_end())
+    for_callers(error.message().trim_end())
 }
