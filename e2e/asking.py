@@ -14,7 +14,7 @@ from services import ROOT
 INTERNAL = re.compile(
     "|".join(
         [*map(re.escape, {str(ROOT), str(Path.home()), tempfile.gettempdir()}), r"\.rs\b", r"\b127\.0\.0\.1\b"]
-        + [r"\bredis://", r"\bhttp://", r"\bmodel_api\b", r"\bpanicked\b", r"\bstack backtrace\b", r"\.onnx\b"]
+        + [r"\bredis://", r"\bhttp://", r"\bmodel_api\b", r"\bonnxruntime::", r"\bpanicked\b", r"\bstack backtrace\b", r"\.onnx\b"]
     )
 )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -53,6 +54,25 @@ class Shop:
         return "; ".join(each["reason"] for each in self.http.get_model_repository_index() if each["name"] == model)
 
 
+@contextmanager
+def always_ready(*services: Service) -> Iterator[None]:
+    """Whatever is loaded meanwhile, or cannot be, is no reason to send traffic elsewhere."""
+    over, unready = threading.Event(), []
+
+    def look(service: Service) -> None:
+        while not over.wait(0.02):
+            if (answer := service.health()).status_code != 200:
+                unready.append((service.name, answer.text))
+
+    with ThreadPoolExecutor() as lookouts:
+        lookouts.map(look, services)
+        try:
+            yield
+        finally:
+            over.set()
+    assert unready == []
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
@@ -63,7 +83,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., S
 
 @pytest.fixture(autouse=True)
 def nothing_was_restarted(shop: Shop):
-    yield
+    with always_ready(shop.model_api, shop.web):
+        yield
     assert (shop.model_api.running.poll(), shop.web.running.poll()) == (None, None)
     assert (shop.model_api.pid, shop.web.pid) == shop.pids
     x = random(1, 3)
