@@ -1,7 +1,7 @@
 use contract::ModelDescription;
 use http::HeaderMap;
 use open_inference::{Error as ProtocolError, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata};
-use open_inference::{Statistics, Tensor};
+use open_inference::{ModelState, Statistics, Tensor};
 
 use crate::app::App;
 use crate::catalog::Known;
@@ -47,7 +47,16 @@ impl InferenceServer for App {
     }
 
     async fn index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
-        Ok(self.client.index().await?)
+        let index = self.client.index().await?;
+        // Who waits here until a model is ready, and then asks it, is served.
+        let is_known = |line: &ModelIndex| {
+            let known = self.catalog.find_version(&line.name, Some(&line.version));
+            (line.state == ModelState::Ready) == known.is_ok_and(|model| model.is_ready())
+        };
+        if !index.iter().all(is_known) {
+            self.catalog.refresh(&self.client).await;
+        }
+        Ok(index)
     }
 
     async fn load(&self, model: &str) -> Result<(), ProtocolError> {

@@ -206,6 +206,16 @@ async fn a_model_that_was_loaded_can_be_asked_at_once() {
 }
 
 #[tokio::test]
+async fn a_model_that_the_index_calls_ready_can_be_asked_at_once() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    stack.model_api.models.lock().unwrap().push(model("fresh"));
+    let index = stack.send(post("/v2/repository/index", &json!({}))).await.json();
+    assert_eq!((&index[0]["name"], &index[0]["state"]), (&json!("fresh"), &json!("READY")));
+    let answer = stack.send(post("/v2/models/fresh/infer", &question(&[[0.; 4]]))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn every_replica_is_told_to_load_and_one_that_is_gone_is_named() {
     let gone = "http://127.0.0.1:9/".parse().unwrap();
     let stack = Stack::serving(vec![model("mnist")], |settings| settings.model_api.push(gone)).await;
