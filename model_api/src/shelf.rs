@@ -130,6 +130,10 @@ impl Slot {
     pub fn index(&self, name: &str, version: &Version) -> ModelIndex {
         let ModelDescription { state, reason, left_out, .. } = self.describe(name, version);
         let reason = match (&self.served, &self.next) {
+            // Its session died after its files were changed, and cannot be started from them.
+            (Some(_), Some(Next::Broken(why))) if state != ModelState::Ready => {
+                format!("version {} on disk cannot be served: {why}; the last good one is not ready either", version.0)
+            }
             (Some(Served { model, .. }), Some(Next::Broken(why))) => format!(
                 "version {} on disk cannot be served: {why}; the last good one ({}) is still served",
                 version.0, model.digest

@@ -4,6 +4,9 @@ mod scanner;
 /// `data` of an input → raw elements.
 pub(crate) mod elements;
 
+/// Objects, and not lists in their place.
+pub(crate) mod object;
+
 /// Lists that stay short.
 mod at_most;
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::at_most::AtMost;
+use super::object::Object;
 use crate::binary::{self, Tail};
 use crate::check::{cut, shown};
 use crate::parameters;
@@ -23,9 +24,9 @@ struct JsonRequest<'a> {
     #[serde(default, deserialize_with = "parameters::deserialize")]
     parameters: Parameters,
     #[serde(borrow)]
-    inputs: AtMost<JsonInput<'a>, MOST_TENSORS>,
+    inputs: AtMost<Object<JsonInput<'a>>, MOST_TENSORS>,
     #[serde(default)]
-    outputs: Option<AtMost<JsonOutput, MOST_TENSORS>>,
+    outputs: Option<AtMost<Object<JsonOutput>, MOST_TENSORS>>,
 }
 
 // `data` may stand before `datatype` and `shape`; so its text is kept, and read when both are known.
@@ -54,13 +55,14 @@ struct JsonOutput {
 /// `json_length` is what `Inference-Header-Content-Length` said; without one, all of the body is JSON.
 pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequest, Error> {
     let (json, tail) = binary::split(body.clone(), json_length)?;
-    let request: JsonRequest = serde_json::from_slice(&json)
+    let Object(request): Object<JsonRequest> = serde_json::from_slice(&json)
         .map_err(|error| Error::malformed(format!("the body is no JSON of an inference request: {}", cut(&error))))?;
     let mut tail = Tail::new(tail);
-    let inputs = request.inputs.0.into_iter().map(|input| read_input(input, &json, &mut tail));
+    let inputs = request.inputs.0.into_iter().map(|Object(input)| read_input(input, &json, &mut tail));
     let inputs = inputs.collect::<Result<_, _>>()?;
     tail.must_be_used_up()?;
-    let output = |output: JsonOutput| RequestedOutput { name: output.name, parameters: output.parameters };
+    let output =
+        |Object(output): Object<JsonOutput>| RequestedOutput { name: output.name, parameters: output.parameters };
     Ok(WireRequest {
         id: request.id,
         parameters: request.parameters,

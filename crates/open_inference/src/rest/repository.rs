@@ -7,6 +7,7 @@ use super::asked::Asked;
 use super::{Rest, reply, request};
 use crate::answer::large_off_thread;
 use crate::check::cut;
+use crate::json::object::Object;
 use crate::server::check_load;
 use crate::{Error, InferenceServer, ModelState, Parameters, parameters};
 
@@ -66,7 +67,10 @@ where
     let body = request::read_body(rest, request).await?.body;
     let size = body.bytes.len();
     let read = move || {
-        if body.bytes.is_empty() { Ok(T::default()) } else { serde_json::from_slice(&body.bytes) }
+        if body.bytes.is_empty() {
+            return Ok(T::default());
+        }
+        serde_json::from_slice(&body.bytes).map(|Object(asked)| asked)
     };
     let read = large_off_thread(size, read).await;
     read.map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {}", cut(&error))))

@@ -83,6 +83,8 @@ async fn what_is_no_json_of_a_request() {
         ("{}", "missing field `inputs` at line 1 column 2"),
         (r#"{"inputs": 1}"#, "invalid type: integer `1`, expected a sequence at line 1 column 12"),
         (r#"{"inputs": [], "inputs": []}"#, "duplicate field `inputs` at line 1 column 23"),
+        ("[]", "invalid type: sequence, expected an object at line 1 column 0"),
+        (r#"{"inputs": [["x"]]}"#, "invalid type: sequence, expected an object at line 1 column 12"),
         (r#"{"inputs": []} x"#, "trailing characters at line 1 column 16"),
         (r#"{"inputs": [{"name": "x", "data": [NaN]}]}"#, "expected value at line 1 column 36"),
         (

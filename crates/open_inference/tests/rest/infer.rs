@@ -96,7 +96,7 @@ async fn the_servers_headers_are_sent_and_a_known_answer_is_not_sent_again() {
     let answer = service.infer("echo", two_rows()).await;
     assert_eq!(answer.header("cache-status"), Some("mlserve; hit"));
     assert_eq!(answer.header("etag"), Some("\"key\""));
-    for (tag, status) in [("\"key\"", 304), ("W/\"key\"", 304), ("\"a\", \"key\"", 304), ("*", 304), ("\"a\"", 200)] {
+    for (tag, status) in [("\"key\"", 304), ("W/\"key\"", 304), ("\"a\", \"key\"", 304), ("*", 200), ("\"a\"", 200)] {
         let headers = [("if-none-match", tag), ("cache-control", "no-cache")];
         let answer = service.send(Method::POST, "/v2/models/echo/infer", &headers, two_rows().to_string()).await;
         assert_eq!((answer.status.as_u16(), answer.body.is_empty()), (status, status == 304), "{tag}");
