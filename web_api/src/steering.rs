@@ -131,12 +131,6 @@ impl Provenance {
     }
 }
 
-/// Whether `If-None-Match` names `etag`. An answer's tag is its question's key, so a match needs no look-up.
-pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
-    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|tag| tag.trim().trim_start_matches("W/") == etag)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,13 +144,6 @@ mod tests {
         let steering = Steering::from_headers(&headers(&header::CACHE_CONTROL, &["No-Cache, foo=1", "no-store"]));
         assert_eq!(steering, Steering { no_cache: true, no_store: true, only_if_cached: false });
         assert_eq!(Steering::from_headers(&HeaderMap::new()), Steering::default());
-    }
-
-    #[test]
-    fn a_tag_matches_weakly_and_in_a_list() {
-        let request = headers(&header::IF_NONE_MATCH, &["\"a\", W/\"b\""]);
-        assert!(none_match(&request, "\"b\""));
-        assert!(!none_match(&request, "\"c\""));
     }
 
     #[test]

@@ -23,6 +23,9 @@ mod grpc;
 /// A request's body, bounded in bytes, in time and in the memory of all bodies together.
 pub mod body;
 
+/// Answers that a client has already.
+pub mod conditional;
+
 /// Errors as RFC 9457 documents.
 pub mod problem;
 

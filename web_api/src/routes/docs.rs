@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::io::Read;
 use std::sync::LazyLock;
 
@@ -13,13 +12,13 @@ use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
+use service::conditional::none_match;
 use sha2::{Digest, Sha256};
 use tracing::error;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::openapi;
-use crate::steering::none_match;
 
 macro_rules! file {
     ($name:literal, $media_type:literal) => {
@@ -136,13 +135,13 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 impl File {
-    fn inflated(&self) -> Result<Cow<'static, [u8]>, Error> {
+    fn inflated(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         GzDecoder::new(self.gzip).read_to_end(&mut bytes).map_err(|error| {
             error!(%error, name = self.name, "a file of ours cannot be inflated");
             Error::Internal
         })?;
-        Ok(bytes.into())
+        Ok(bytes)
     }
 }
 

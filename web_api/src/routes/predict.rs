@@ -7,6 +7,7 @@ use bytes::Bytes;
 use contract::{ClassScore, ModelDescription, Prediction};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use service::conditional::none_match;
 
 use crate::app::App;
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::model_name::ModelName;
 use crate::predictor::Answer;
 use crate::question::Question;
 use crate::routes::page;
-use crate::steering::{Steering, none_match};
+use crate::steering::Steering;
 use crate::upload::{ImageUpload, Rejected};
 
 /// The body of an answer to a picture.

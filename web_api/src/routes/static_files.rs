@@ -5,11 +5,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
+use service::conditional::none_match;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::steering::none_match;
 
 macro_rules! asset {
     ($name:literal, $media_type:literal) => {

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use service::body::BodyError;
+use service::conditional::none_match;
 use service::problem::RETRY_AFTER_SECONDS;
 
 use crate::json::JsonResponse;
@@ -60,13 +61,10 @@ pub(super) fn event(json: &[u8]) -> Response {
     ([content_type("text/event-stream")], event).into_response()
 }
 
-/// Whether `If-None-Match` names the answer's `ETag`: the caller has it already. `*` names none: whoever sends it wants to
-/// know that there is an answer, and has none.
+/// Whether the caller has the answer already.
 pub(super) fn is_known(request: &HeaderMap, answer: &HeaderMap) -> bool {
-    let Some(etag) = answer.get(header::ETAG).and_then(|etag| etag.to_str().ok()) else { return false };
-    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let lists = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|tag| strong(tag) == strong(etag))
+    let etag = answer.get(header::ETAG).and_then(|etag| etag.to_str().ok());
+    etag.is_some_and(|etag| none_match(request, etag))
 }
 
 fn content_type(media_type: &'static str) -> (HeaderName, HeaderValue) {
