@@ -7,22 +7,31 @@ use sha2::{Digest as _, Sha256};
 
 use crate::external_data;
 
-/// What a model's answers depend on, as `sha256:<hex>`: the graph, the tensors that it keeps in other files, and the
-/// settings. Every part goes in with its name and both with their lengths, so that no two models can collide by moving
+/// What a model's answers depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// As `sha256:<hex>`.
+    pub digest: String,
+    /// Of the graph and its data files.
+    pub bytes: u64,
+}
+
+/// What a model's answers depend on: the graph, the tensors that it keeps in other files, and the settings. Every part goes in with its name and both with their lengths, so that no two models can collide by moving
 /// bytes from one part to the next.
-pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<String, String> {
+pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<Measured, String> {
     // As a whole: its data files are named all over it. They, which can be many times larger, go through in pieces.
     let onnx = read_graph(graph).map_err(|error| format!("the graph cannot be read: {error}"))?;
-    let mut parts = Parts(Sha256::new());
+    let mut parts = Parts::default();
     parts.add("graph", &onnx);
     for location in external_data::locations(&onnx)? {
         let added = open_data(graph, &location).and_then(|file| parts.add_file(&location, file));
         added.map_err(|error| format!("a data file of the graph cannot be read: {error}"))?;
     }
+    let bytes = parts.bytes;
     if let Some(settings) = settings {
         parts.add("settings", settings);
     }
-    Ok(parts.digest())
+    Ok(Measured { digest: parts.digest(), bytes })
 }
 
 /// It may be a link: whoever filled the folder chose where that leads.
@@ -48,12 +57,16 @@ pub fn open_data(graph: &Path, location: &str) -> io::Result<File> {
     File::open(path)
 }
 
-struct Parts(Sha256);
+#[derive(Default)]
+struct Parts {
+    hash: Sha256,
+    bytes: u64,
+}
 
 impl Parts {
     fn add(&mut self, name: &str, bytes: &[u8]) {
         self.begin(name, bytes.len() as u64);
-        self.0.update(bytes);
+        self.hash.update(bytes);
     }
 
     fn add_file(&mut self, name: &str, mut file: File) -> io::Result<()> {
@@ -63,14 +76,15 @@ impl Parts {
     }
 
     fn begin(&mut self, name: &str, length: u64) {
-        self.0.update((name.len() as u64).to_le_bytes());
-        self.0.update(name);
-        self.0.update(length.to_le_bytes());
+        self.bytes += length;
+        self.hash.update((name.len() as u64).to_le_bytes());
+        self.hash.update(name);
+        self.hash.update(length.to_le_bytes());
     }
 
     fn digest(self) -> String {
         let mut digest = "sha256:".to_owned();
-        for byte in self.0.finalize() {
+        for byte in self.hash.finalize() {
             write!(digest, "{byte:02x}").expect("a string takes everything");
         }
         digest
@@ -79,7 +93,7 @@ impl Parts {
 
 impl io::Write for Parts {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
+        self.hash.update(bytes);
         Ok(bytes.len())
     }
 
@@ -106,7 +120,7 @@ mod tests {
         }
 
         fn digest(&self, graph: &str) -> Result<String, String> {
-            of(&self.0.join(graph), Some(b"{}"))
+            of(&self.0.join(graph), Some(b"{}")).map(|measured| measured.digest)
         }
     }
 
@@ -136,7 +150,7 @@ mod tests {
                 all.extend_from_slice(part);
             }
         }
-        assert_eq!(folder.digest("model.onnx"), Ok(Parts(Sha256::new_with_prefix(all)).digest()));
+        assert_eq!(folder.digest("model.onnx"), Ok(Parts { hash: Sha256::new_with_prefix(all), bytes: 0 }.digest()));
     }
 
     #[test]

@@ -2,11 +2,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use contract::NoPrediction;
 use service::body::BodyError;
-use service::problem::problem;
+use service::problem::{RETRY_AFTER_SECONDS, problem_for};
 use tracing::error;
 
 use crate::image_input::ImageError;
-use crate::session::RunError;
+use crate::pool::RunError;
 
 /// Why a request got no answer. The texts are for whoever asked: what was wrong with this request, and no path.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ impl Error {
             Self::Internal | Self::Picture(ImageError::Unprocessable { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")
             }
-            Self::DecodersBusy | Self::Run(RunError::Full) => (StatusCode::SERVICE_UNAVAILABLE, "full"),
+            Self::DecodersBusy | Self::Run(RunError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "full"),
             Self::Unavailable { .. } | Self::Run(RunError::Unavailable(_) | RunError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
@@ -126,6 +126,14 @@ impl Error {
         Self::OneOfPictures { place, error: Box::new(self) }
     }
 
+    /// How long its caller is asked to stay away, where the status says that he may come back.
+    fn retry_after_s(&self) -> u32 {
+        match self {
+            Self::Run(RunError::Full { retry_after }) => retry_after.as_secs().try_into().unwrap_or(u32::MAX),
+            _ => RETRY_AFTER_SECONDS,
+        }
+    }
+
     /// What a transport says of it. Ours to mend are logged here, once.
     fn told(&self) -> (StatusCode, String) {
         let (status, label) = self.status();
@@ -138,15 +146,17 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
+        let retry_after_s = self.retry_after_s();
         let (status, words) = self.told();
-        problem(status, &words)
+        problem_for(status, &words, retry_after_s)
     }
 }
 
 impl From<Error> for open_inference::Error {
     fn from(error: Error) -> Self {
+        let retry_after_s = error.retry_after_s();
         let (status, words) = error.told();
-        Self::new(status, words)
+        Self { retry_after_s, ..Self::new(status, words) }
     }
 }
 
@@ -183,7 +193,7 @@ mod tests {
             (Error::NoPrediction(NoPrediction::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodersBusy, 503, "full"),
-            (Error::Run(RunError::Full), 503, "full"),
+            (Error::Run(RunError::Full { retry_after: Duration::ZERO }), 503, "full"),
             (Error::Run(RunError::Unavailable(text())), 503, "unavailable"),
             (Error::Run(RunError::Refused(text())), 422, "refused"),
             (Error::Run(RunError::Crashed), 500, "crashed"),

@@ -8,13 +8,14 @@ use crate::app::App;
 use crate::error::Error;
 use crate::model::Model;
 use crate::pictures;
+use crate::pool::Urgency;
 
-/// The one verb: held against the signature → pictures decoded → a session awaited → run.
+/// The one verb: held against the signature → pictures decoded → its batch awaited → run.
 ///
 /// Dropping the future gives the request up: what waits is left out, and a batch of pictures is decoded no further.
-pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
+pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Inference, Error> {
     let (begun, rows) = (Instant::now(), model.signature.rows(&inputs));
-    let answer = answer(app, model, inputs).await;
+    let answer = answer(app, model, inputs, urgency).await;
     let (name, version, took) = (&model.name, &model.version, begun.elapsed());
     match &answer {
         Ok(answer) => {
@@ -29,13 +30,13 @@ pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result
     answer
 }
 
-async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
+async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Inference, Error> {
     // Also where a transport has done so: the model may have been changed since then.
     check(&inputs, &model.metadata)?;
     let begun = Instant::now();
     let decoded = pictures::decode(app, model, inputs).await?;
     let decoding = begun.elapsed();
-    let ran = model.run(decoded.inputs).await?;
+    let ran = model.run(decoded.inputs, urgency).await?;
     Ok(Inference {
         model: model.name.clone(),
         version: model.version.clone(),

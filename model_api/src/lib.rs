@@ -23,6 +23,9 @@ mod digest;
 /// The seam below which ONNX Runtime begins.
 pub mod session;
 
+/// A model's sessions, and the requests that wait for them.
+pub mod pool;
+
 /// Settings held against the graph.
 mod signature;
 

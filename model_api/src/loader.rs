@@ -5,20 +5,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::digest;
+use crate::digest::{self, Measured};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::model_settings::ModelSettings;
+use crate::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Rows};
 use crate::repository::ModelFiles;
-use crate::session::{Blueprint, Launcher, Pool, PoolSettings, StartError};
+use crate::session::{Blueprint, Launcher, StartError};
 
 /// How models are loaded and run.
 #[derive(Clone, Debug)]
 pub struct LoadSettings {
     /// Threads of all sessions of a model together.
     pub threads: usize,
-    /// Requests that may wait for a model.
-    pub queue_length: usize,
+    /// What may wait for a model.
+    pub queue: QueueLimits,
     /// After which a run's session is killed.
     pub run_timeout: Duration,
 }
@@ -41,6 +42,8 @@ pub struct Contents {
     pub settings: ModelSettings,
     /// Of everything that the answers depend on.
     pub digest: String,
+    /// Of the graph and its data files.
+    pub bytes: u64,
 }
 
 /// A model version whose sessions are being started.
@@ -86,19 +89,29 @@ impl Loader {
         Blueprint {
             model: files.name.clone(),
             graph: files.graph.clone(),
-            threads: (self.settings.threads / settings.sessions()).max(1),
+            threads: (self.settings.threads / self.sessions(contents)).max(1),
             shapes: shapes.collect(),
             unchanged: Arc::new(move || read(&unchanged).is_ok_and(|now| now.digest == digest)),
         }
     }
 
     fn pool_settings(&self, files: &ModelFiles, contents: &Contents) -> PoolSettings {
+        let settings = &contents.settings;
         PoolSettings {
-            sessions: contents.settings.sessions(),
-            queue_length: self.settings.queue_length,
-            run_timeout: self.settings.run_timeout,
+            sessions: self.sessions(contents),
+            queue: self.settings.queue,
+            batch: BatchSettings::new(
+                settings.max_batch_size as usize,
+                Duration::from_secs_f64(settings.max_batch_time),
+                settings.parameters.independent_rows,
+                self.settings.run_timeout,
+            ),
             meters: self.metrics.session(&files.name),
         }
+    }
+
+    fn sessions(&self, contents: &Contents) -> usize {
+        contents.settings.sessions(contents.bytes, self.settings.threads)
     }
 }
 
@@ -128,7 +141,10 @@ impl Attempt {
         let Some(hello) = self.pool.ready(failed).await else {
             return Err(Failure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
         };
-        let Contents { settings, digest } = &self.contents;
+        let Contents { settings, digest, .. } = &self.contents;
+        if let (Some(true), Some(Rows::Dependent(reason))) = (settings.parameters.independent_rows, self.pool.rows()) {
+            return Err(Failure::Unfit(format!("model-settings.json: parameters.independent_rows: {reason}")));
+        }
         let model = Model::new(&self.files, settings, digest.clone(), &hello, Arc::clone(&self.pool));
         let model = model.map_err(Failure::Unfit)?;
         info!(model = model.name, version = model.version, digest = model.digest, "a model is served");
@@ -153,5 +169,6 @@ pub fn read(files: &ModelFiles) -> Result<Contents, String> {
         Some(json) => ModelSettings::from_json(json, &files.name)?,
         None => ModelSettings::default(),
     };
-    Ok(Contents { settings, digest: digest::of(&files.graph, json.as_deref())? })
+    let Measured { digest, bytes } = digest::of(&files.graph, json.as_deref())?;
+    Ok(Contents { settings, digest, bytes })
 }

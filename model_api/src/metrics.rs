@@ -6,7 +6,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use service::middleware::seconds_histogram;
 
-use crate::session::Meters;
+use crate::pool::Meters;
 
 /// What `model_api` counts beside its requests.
 #[derive(Clone, Debug)]
@@ -17,6 +17,14 @@ pub struct Metrics {
     pub runs: Family<ModelLabel, Counter>,
     /// Time of a run, the way to the session's process included.
     pub run_seconds: Family<ModelLabel, Histogram>,
+    /// Rows that were run together.
+    pub batch_rows: Family<ModelLabel, Histogram>,
+    /// Rows that wait for a session.
+    pub queue_rows: Family<ModelLabel, Gauge>,
+    /// Time that requests waited before their run.
+    pub queue_seconds: Family<ModelLabel, Histogram>,
+    /// Requests that found no room in the queue.
+    pub queue_refusals: Family<ModelLabel, Counter>,
     /// Sessions that died or did not start.
     pub session_restarts: Family<ModelLabel, Counter>,
     /// Versions loaded, or not, by outcome: `ok` or `failed`. Those whose files had not changed do not count.
@@ -58,13 +66,17 @@ pub struct DeviceLabels {
 }
 
 impl Metrics {
-    /// Registers `predictions_total`, `runs_total`, `run_seconds`, `session_restarts_total`, `model_loads_total` and
-    /// `device_info`.
+    /// Registers `predictions_total`, `runs_total`, `run_seconds`, `batch_rows`, `queue_rows`, `queue_seconds`,
+    /// `queue_refusals_total`, `session_restarts_total`, `model_loads_total` and `device_info`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             predictions: Family::default(),
             runs: Family::default(),
             run_seconds: Family::new_with_constructor(seconds_histogram),
+            batch_rows: Family::new_with_constructor(rows_histogram),
+            queue_rows: Family::default(),
+            queue_seconds: Family::new_with_constructor(seconds_histogram),
+            queue_refusals: Family::default(),
             session_restarts: Family::default(),
             model_loads: Family::default(),
             devices: Family::default(),
@@ -72,6 +84,10 @@ impl Metrics {
         registry.register("predictions", "Questions answered, or not, by outcome", metrics.predictions.clone());
         registry.register("runs", "Runs of sessions: how often a model really thought", metrics.runs.clone());
         registry.register("run_seconds", "Time of a run, the way to its process included", metrics.run_seconds.clone());
+        registry.register("batch_rows", "Rows that were run together", metrics.batch_rows.clone());
+        registry.register("queue_rows", "Rows that wait for a session", metrics.queue_rows.clone());
+        registry.register("queue_seconds", "Time that requests waited before their run", metrics.queue_seconds.clone());
+        registry.register("queue_refusals", "Requests that found no room in the queue", metrics.queue_refusals.clone());
         registry.register("session_restarts", "Sessions that died or did not start", metrics.session_restarts.clone());
         registry.register("model_loads", "Versions loaded, or not, by outcome", metrics.model_loads.clone());
         registry.register("device_info", "What a model runs on", metrics.devices.clone());
@@ -88,6 +104,10 @@ impl Metrics {
         Meters {
             runs: self.runs.get_or_create(&label).clone(),
             run_seconds: self.run_seconds.get_or_create(&label).clone(),
+            batch_rows: self.batch_rows.get_or_create(&label).clone(),
+            queue_rows: self.queue_rows.get_or_create(&label).clone(),
+            queue_seconds: self.queue_seconds.get_or_create(&label).clone(),
+            refused: self.queue_refusals.get_or_create(&label).clone(),
             restarts: self.session_restarts.get_or_create(&label).clone(),
             on_cpu: on("cpu"),
             on_cuda: on("cuda"),
@@ -111,4 +131,9 @@ impl Metrics {
         let labels = PredictionLabels { model: model.to_owned(), version: version.to_owned(), outcome };
         self.predictions.get_or_create(&labels).inc();
     }
+}
+
+/// Powers of two up to what one batch of small rows may hold.
+fn rows_histogram() -> Histogram {
+    Histogram::new((0..11).map(|power| f64::from(1_u32 << power)))
 }

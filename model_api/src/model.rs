@@ -6,8 +6,9 @@ use open_inference::{ModelMetadata, ModelState, Tensor, TensorMetadata};
 use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
+use crate::pool::{Pool, Ran, State, Urgency};
 use crate::repository::ModelFiles;
-use crate::session::{Hello, Pool, Ran, State};
+use crate::session::Hello;
 use crate::signature::Signature;
 
 /// A model whose files have been read, and the sessions that run it.
@@ -83,9 +84,14 @@ impl Model {
         self.signature.outputs.first().map_or(&[], |output| &output.parameters.labels)
     }
 
-    /// Waits for an idle session and runs the model once.
-    pub async fn run(&self, inputs: Vec<Tensor>) -> Result<Ran, Error> {
-        Ok(self.pool.run(inputs).await?)
+    /// Runs the model on these inputs, as soon as a session is idle.
+    pub async fn run(&self, mut inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, Error> {
+        if inputs.len() > 1 {
+            // Requests go together when their inputs stand in the same order, and callers have an order each.
+            let place = |tensor: &Tensor| self.signature.inputs.iter().position(|input| input.name == tensor.name);
+            inputs.sort_by_key(place);
+        }
+        Ok(self.pool.run(inputs, urgency).await?)
     }
 
     /// Ends its sessions.

@@ -13,10 +13,13 @@ use crate::image_input::ImageSettings;
 pub struct ModelSettings {
     /// Must be the folder's name when it is given.
     pub name: Option<String>,
-    /// Rows that a batch should have at most. 0, also where it is left out, is no opinion. It means nothing for a model whose
-    /// graph fixes its batch axis or has none.
+    /// Rows of different requests that are run together at most, and that clients are told to send at most. 0, also where it
+    /// is left out, is no opinion; 1 runs every request alone. It means nothing for a model whose graph fixes its batch axis
+    /// or has none.
     pub max_batch_size: u32,
-    /// How many sessions run the model at the same time; 0, as MLServer has it for none of its own, is one.
+    /// Seconds that a request waits, while a session is idle, for others to go with. By default it does not wait.
+    pub max_batch_time: f64,
+    /// How many sessions run the model at the same time; 0, also where it is left out, is no opinion.
     pub parallel_workers: usize,
     /// What there is to say about inputs beyond the graph.
     pub inputs: Vec<TensorSettings>,
@@ -63,8 +66,9 @@ pub struct TensorParameters {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Parameters {
-    /// Whether each row's answer depends on that row alone, so that rows may be remembered one by one.
-    pub independent_rows: bool,
+    /// Whether each row's answer depends on that row alone. `true`: rows may be remembered one by one, and rows of different
+    /// requests run together. `false`: neither. Where nothing is said they are run together if a trial allows it.
+    pub independent_rows: Option<bool>,
     /// What is ours alone.
     pub extra: Extra,
 }
@@ -84,6 +88,16 @@ pub struct Extra {
 /// Beyond this, sessions of one model only take each other's cores and memory.
 const MAX_WORKERS: usize = 64;
 
+/// s; a request that waits longer for company is a request that hangs.
+const MAX_BATCH_TIME: f64 = 10.0;
+
+/// A model of up to so many bytes has a session for each core, up to [`MOST_SESSIONS`]: its operators are too small to be worth
+/// dividing among threads, and it takes little memory to have it several times.
+const SMALL_MODEL: u64 = 16 << 20;
+
+/// Of a model whose settings have no opinion.
+const MOST_SESSIONS: usize = 4;
+
 impl ModelSettings {
     /// Reads a settings file for the model `name`. The error names the field that is wrong.
     pub fn from_json(json: &[u8], name: &str) -> Result<Self, String> {
@@ -95,12 +109,19 @@ impl ModelSettings {
             let workers = settings.parallel_workers;
             return Err(format!("model-settings.json: parallel_workers: {workers} is more than {MAX_WORKERS}"));
         }
+        if !(0.0..=MAX_BATCH_TIME).contains(&settings.max_batch_time) {
+            let time = settings.max_batch_time;
+            return Err(format!("model-settings.json: max_batch_time: {time} is not within 0 and {MAX_BATCH_TIME} s"));
+        }
         Ok(settings)
     }
 
-    /// How many sessions run the model.
-    pub fn sessions(&self) -> usize {
-        self.parallel_workers.max(1)
+    /// How many sessions run a model of so many bytes on so many cores.
+    pub fn sessions(&self, bytes: u64, cores: usize) -> usize {
+        match self.parallel_workers {
+            0 if bytes <= SMALL_MODEL => cores.clamp(1, MOST_SESSIONS),
+            workers => workers.max(1),
+        }
     }
 }
 
@@ -118,7 +139,7 @@ mod tests {
             "parameters": {"version": "1", "uri": "./1/model.onnx", "extra": {"title": "Digits", "colour": "blue"}}
         }"#;
         let settings = ModelSettings::from_json(json, "mnist").unwrap();
-        assert_eq!((settings.sessions(), settings.max_batch_size), (2, 64));
+        assert_eq!((settings.sessions(1, 8), settings.max_batch_size), (2, 64));
         assert_eq!(settings.inputs[0].datatype, Some(Datatype::Fp32));
         assert!(settings.inputs[0].parameters.image.is_some());
         assert_eq!(settings.outputs[0].parameters.labels, ["0", "1"]);
@@ -130,6 +151,7 @@ mod tests {
     fn a_mistake_is_told_with_its_field() {
         for (json, words) in [
             (r#"{"name": "other"}"#, "name: \"other\" is not the folder's"),
+            (r#"{"max_batch_time": -0.1}"#, "max_batch_time: -0.1 is not within 0 and 10 s"),
             (r#"{"parallel_workers": 65}"#, "parallel_workers: 65 is more than 64"),
             (r#"{"inputs": [{"shape": [1]}]}"#, "missing field `name`"),
             (r#"{"inputs": [{"name": "x", "datatype": "FP33"}]}"#, "unknown variant `FP33`"),
@@ -142,5 +164,13 @@ mod tests {
             let error = ModelSettings::from_json(json.as_bytes(), "mnist").unwrap_err();
             assert!(error.starts_with("model-settings.json: ") && error.contains(words), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn a_small_model_has_a_session_for_each_core_and_a_large_one_has_one() {
+        let settings = ModelSettings::default();
+        let sessions =
+            [(1, 1), (1, 2), (1, 64), (SMALL_MODEL + 1, 64)].map(|(bytes, cores)| settings.sessions(bytes, cores));
+        assert_eq!(sessions, [1, 2, 4, 1]);
     }
 }

@@ -22,6 +22,7 @@ use crate::decoder::Decoder;
 use crate::loader::LoadSettings;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::pool::QueueLimits;
 use crate::repository::{Found, Repository};
 use crate::session::ChildLauncher;
 use crate::settings::Settings;
@@ -97,7 +98,7 @@ fn launcher(settings: &Settings) -> ChildLauncher {
 fn load_settings(settings: &Settings) -> LoadSettings {
     LoadSettings {
         threads: settings.session_threads,
-        queue_length: settings.queue_length,
+        queue: QueueLimits { rows: settings.queue_length, bytes: settings.queue_bytes },
         run_timeout: settings.run_timeout,
     }
 }

@@ -24,9 +24,11 @@ pub struct Settings {
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
     pub session_threads: usize,
-    /// `QUEUE_LENGTH` (256, as many as a `web_api` has under way at once): requests that may wait for a model, and as many,
+    /// `QUEUE_LENGTH` (256, as many as a `web_api` has under way at once): rows that may wait for a model, and as many pictures,
     /// but never fewer than 256, to be decoded for any; one more is answered 503.
     pub queue_length: usize,
+    /// `QUEUE_BYTES` (268435456): of the inputs that wait for a model, decoded; one more is answered 503.
+    pub queue_bytes: usize,
     /// `RUN_TIMEOUT_MS` (30000): a run that takes longer is answered 504, and its session is replaced.
     pub run_timeout: Duration,
     /// `START_TIMEOUT_MS` (120000): a session must have loaded its model and run it once by then.
@@ -71,6 +73,7 @@ impl Settings {
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
             queue_length: at_least("QUEUE_LENGTH", 1, 256)?,
+            queue_bytes: at_least("QUEUE_BYTES", 1, 256 << 20)?,
             run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
             start_timeout: millis("START_TIMEOUT_MS", 120_000)?,
             image: ImageLimits {

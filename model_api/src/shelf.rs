@@ -8,8 +8,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::Error;
 use crate::model::{Model, describe_state};
+use crate::pool::State;
 use crate::repository::ModelFiles;
-use crate::session::{StartError, State};
+use crate::session::StartError;
 use crate::version::Version;
 
 /// What is served, or is to be, by name.

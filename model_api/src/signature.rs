@@ -29,14 +29,14 @@ impl Signature {
         let inputs = merge("inputs", &settings.inputs, &graph.inputs, &[])?;
         let outputs = merge("outputs", &settings.outputs, &graph.outputs, &graph.left_out)?;
         let closed = closed(&inputs, &outputs);
-        if let Some(reason) = closed.as_ref().filter(|_| settings.parameters.independent_rows) {
+        if let Some(reason) = closed.as_ref().filter(|_| settings.parameters.independent_rows == Some(true)) {
             return Err(format!("model-settings.json: parameters.independent_rows: {reason}"));
         }
         Ok(Self {
             images: images(&settings.inputs, &inputs)?,
             left_out: graph.left_out.clone(),
             max_batch_size: if closed.is_none() { settings.max_batch_size } else { 0 },
-            independent_rows: settings.parameters.independent_rows,
+            independent_rows: settings.parameters.independent_rows == Some(true),
             inputs,
             outputs,
         })
@@ -51,7 +51,7 @@ impl Signature {
             images: images(&settings.inputs, &inputs).unwrap_or_default(),
             left_out: Vec::new(),
             max_batch_size: if open { settings.max_batch_size } else { 0 },
-            independent_rows: open && settings.parameters.independent_rows,
+            independent_rows: open && settings.parameters.independent_rows == Some(true),
             inputs,
             outputs,
         }

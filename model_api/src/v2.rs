@@ -4,7 +4,7 @@ use open_inference::{Error, InferRequest, Inference, InferenceServer, ModelIndex
 
 use crate::app::App;
 use crate::infer::infer;
-use crate::session::State;
+use crate::pool::{State, Urgency};
 
 /// The engine, as the protocol's transports ask it.
 #[derive(Clone)]
@@ -35,7 +35,8 @@ impl InferenceServer for V2 {
 
     async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {
         let model = self.0.models.get(&request.model, request.version.as_deref())?;
-        Ok(infer(&self.0, &model, request.inputs).await?)
+        let urgency = Urgency::from_headers(&request.headers);
+        Ok(infer(&self.0, &model, request.inputs, urgency).await?)
     }
 
     fn statistics(&self) -> &Statistics {

@@ -1,4 +1,5 @@
 use http::StatusCode;
+use service::problem::RETRY_AFTER_SECONDS;
 use tonic::Code;
 
 /// Why there is no answer. The message is for whoever asked: it says what was wrong with this request.
@@ -9,12 +10,14 @@ pub struct Error {
     pub status: StatusCode,
     /// Words for the caller.
     pub message: String,
+    /// How long the caller is asked to stay away, s, where the status says that he may come back.
+    pub retry_after_s: u32,
 }
 
 impl Error {
     /// An error with this status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), retry_after_s: RETRY_AFTER_SECONDS }
     }
 
     /// 400: the request is not what the protocol says.

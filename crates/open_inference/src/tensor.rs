@@ -128,18 +128,23 @@ impl Tensor {
         self.shape.first().copied()
     }
 
-    /// One tensor for each step along the first axis, which stays, with length 1. Numbers are not copied.
+    /// One tensor for each step along the first axis, which stays, with length 1. Nothing is copied.
     pub fn split_rows(&self) -> Vec<Self> {
-        let Some(rows) = self.rows().filter(|&rows| rows > 0) else { return Vec::new() };
-        let mut shape = self.shape.clone();
-        shape[0] = 1;
-        let in_row: usize = shape.iter().product();
+        self.split(&vec![1; self.rows().unwrap_or_default()])
+    }
+
+    /// Cuts it along the first axis into tensors of so many rows each, of which it must have as many together. Nothing is
+    /// copied.
+    pub fn split(&self, rows: &[usize]) -> Vec<Self> {
+        let in_row: usize = self.shape.iter().skip(1).product();
         let mut rest = self.data.clone();
-        let mut cut = || {
-            let end = self.datatype.size().map_or_else(|| end_of_strings(&rest, in_row), |size| in_row * size);
-            rest.split_to(end)
+        let mut cut = |rows: usize| {
+            let count = rows * in_row;
+            let end = self.datatype.size().map_or_else(|| end_of_strings(&rest, count), |size| count * size);
+            let shape = std::iter::once(rows).chain(self.shape.iter().skip(1).copied()).collect();
+            Self { name: self.name.clone(), datatype: self.datatype, shape, data: rest.split_to(end) }
         };
-        (0..rows).map(|_| Self { shape: shape.clone(), data: cut(), ..self.clone() }).collect()
+        rows.iter().map(|&rows| cut(rows)).collect()
     }
 
     /// Tensors one after the other along the first axis. `None` when they do not go together, or when there is none.
@@ -330,12 +335,15 @@ mod tests {
     fn rows_are_cut_and_put_together_again() {
         let numbers = new(Datatype::Int16, &[3, 2], &[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]).unwrap();
         let strings = Tensor::from_strings("x", vec![2, 2], [&b"a"[..], b"", b"ccc", b"\0"]);
-        for tensor in [numbers, strings] {
+        for tensor in [numbers.clone(), strings] {
             let rows = tensor.split_rows();
             assert_eq!(rows.len(), tensor.shape[0]);
             assert!(rows.iter().all(|row| row.shape == [1, 2]));
             assert_eq!(Tensor::stack(&rows.iter().collect::<Vec<_>>()), Some(tensor));
         }
+        let [two, one] = numbers.split(&[2, 1]).try_into().unwrap();
+        assert_eq!((two.shape.as_slice(), &two.data[..]), (&[2, 2][..], &[1, 0, 2, 0, 3, 0, 4, 0][..]));
+        assert_eq!(Tensor::stack(&[&two, &one]), Some(numbers));
         assert_eq!(Tensor::stack(&[]), None);
         let x = new(Datatype::Int16, &[1, 2], &[0; 4]).unwrap();
         let others = [

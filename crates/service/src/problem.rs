@@ -20,11 +20,16 @@ impl Problem {
     pub const MEDIA_TYPE: &str = "application/problem+json";
 }
 
-/// How long a client is asked to stay away after a 503.
+/// How long a client is asked to stay away after a 503 of which nothing better is known.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// `status` with a [`Problem`] as its body; a 503 carries `Retry-After`.
 pub fn problem(status: StatusCode, detail: &str) -> Response {
+    problem_for(status, detail, RETRY_AFTER_SECONDS)
+}
+
+/// The same, for who knows better how long a client should stay away.
+pub fn problem_for(status: StatusCode, detail: &str, retry_after_s: u32) -> Response {
     let problem = Problem {
         title: status.canonical_reason().unwrap_or("Error").to_owned(),
         status: status.as_u16(),
@@ -33,7 +38,7 @@ pub fn problem(status: StatusCode, detail: &str) -> Response {
     let body = serde_json::to_vec(&problem).expect("two strings and a number always become JSON");
     let mut response = (status, [content_type()], Body::from(body)).into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
     }
     response
 }

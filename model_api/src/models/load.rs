@@ -12,8 +12,9 @@ use super::Models;
 use crate::error::Error;
 use crate::loader::{Attempt, Failure, read};
 use crate::model::Model;
+use crate::pool::{RunError, State};
 use crate::repository::{Found, ModelFiles};
-use crate::session::{RunError, StartError, State};
+use crate::session::StartError;
 use crate::shelf::{Next, Place, Served, Slot};
 use crate::version::Version;
 

@@ -3,6 +3,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use open_inference::Tensor;
@@ -10,7 +11,7 @@ use tracing::error;
 
 use super::SessionError;
 use super::frame::{self, Order, Reply};
-use super::onnx::Onnx;
+use super::onnx::{Interrupt, Onnx};
 
 /// The child process `model_api session`: opens the model it is told to, then runs it until the parent goes away.
 pub fn main() -> ExitCode {
@@ -35,7 +36,8 @@ fn parent() -> io::Result<UnixStream> {
 }
 
 fn serve(socket: &mut UnixStream) -> io::Result<()> {
-    let orders = read_orders(socket.try_clone()?);
+    let interrupt = Arc::new(OnceLock::new());
+    let orders = read_orders(socket.try_clone()?, Arc::clone(&interrupt));
     let Ok((Order::Load(load), _)) = orders.recv() else {
         return Err(io::Error::other("the first order was not to load a model"));
     };
@@ -43,11 +45,13 @@ fn serve(socket: &mut UnixStream) -> io::Result<()> {
         Ok(opened) => opened,
         Err(failure) => return frame::write(socket, &Reply::Failed(failure), &[]),
     };
+    let _ = interrupt.set(model.interrupt());
     frame::write(socket, &Reply::Hello(hello), &[])?;
     while let Ok((_, inputs)) = orders.recv() {
         match model.run(&inputs) {
             Ok(outputs) => answer(socket, &outputs)?,
             Err(SessionError::Refused(reason)) => frame::write(socket, &Reply::Refused(reason), &[])?,
+            Err(SessionError::GivenUp) => frame::write(socket, &Reply::Terminated, &[])?,
             Err(SessionError::Died(reason)) => return Err(io::Error::other(reason)),
         }
     }
@@ -64,13 +68,23 @@ fn answer(socket: &mut UnixStream, outputs: &[Tensor]) -> io::Result<()> {
     }
 }
 
-/// Reads on a thread of its own, so that the parent's end is noticed also while a run hangs, and ends the process then.
-fn read_orders(socket: UnixStream) -> Receiver<(Order, Vec<Tensor>)> {
+/// Reads on a thread of its own, so that the parent's end is noticed also while a run hangs, and ends the process then; and so
+/// that a run can be told to end.
+fn read_orders(socket: UnixStream, interrupt: Arc<OnceLock<Interrupt>>) -> Receiver<(Order, Vec<Tensor>)> {
     let (sender, orders) = mpsc::channel();
     thread::spawn(move || {
         let mut socket = io::BufReader::new(socket);
-        while let Ok(order) = frame::read(&mut socket) {
-            if sender.send(order).is_err() {
+        while let Ok((order, tensors)) = frame::read(&mut socket) {
+            // Before the run's order goes on: a run that is ended before it has begun is ended as well.
+            match (&order, interrupt.get()) {
+                (Order::Terminate, interrupt) => {
+                    interrupt.inspect(|interrupt| interrupt.set());
+                    continue;
+                }
+                (Order::Run, Some(interrupt)) => interrupt.clear(),
+                _ => {}
+            }
+            if sender.send((order, tensors)).is_err() {
                 break;
             }
         }

@@ -5,8 +5,10 @@
 //! ```
 //!
 //! The parent begins with `Load` and waits for `Hello` or `Failed`; then each `Run` is answered by `Answer` or
-//! `Refused`. One run at a time: a second thread in ONNX Runtime would only compete for the same cores.
+//! `Refused`, also after a `Terminate`. One run at a time: a second thread in ONNX Runtime would only compete for the same
+//! cores.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -15,8 +17,7 @@ use bytes::{Bytes, BytesMut};
 use open_inference::{Datatype, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{DeviceWish, Hello, StartError};
 
@@ -26,8 +27,8 @@ const MAX_HEAD: usize = 1 << 20;
 /// Of all tensors of a frame together; a length out of a damaged head must not take the memory.
 const MAX_PAYLOAD: usize = 1 << 30;
 
-/// Up to here head and tensors go out in one piece: a copy is cheaper than waking the other side twice.
-const ONE_PIECE: usize = 64 << 10;
+/// Up to here bytes are copied behind what goes out before them: a copy is cheaper than waking the other side once more.
+const SMALL: usize = 64 << 10;
 
 /// Parent to child.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub enum Order {
     Load(Load),
     /// Run the model on the frame's tensors.
     Run,
+    /// End the run that is under way: its caller has gone, or his time is over.
+    Terminate,
 }
 
 /// What a child needs to know to open a model.
@@ -64,17 +67,19 @@ pub enum Reply {
     Answer,
     /// ONNX Runtime refused this run and is ready for the next.
     Refused(String),
+    /// The run was ended since it was to end.
+    Terminated,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head<M> {
+struct Head<'a, M> {
     message: M,
-    tensors: Vec<TensorHead>,
+    tensors: Vec<TensorHead<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct TensorHead {
-    name: String,
+struct TensorHead<'a> {
+    name: Cow<'a, str>,
     datatype: Datatype,
     shape: Vec<i64>,
     bytes: usize,
@@ -82,7 +87,7 @@ struct TensorHead {
 
 /// The child's way to write a frame.
 pub fn write<M: Serialize>(to: &mut impl Write, message: &M, tensors: &[Tensor]) -> io::Result<()> {
-    pieces(message, tensors)?.iter().try_for_each(|piece| to.write_all(piece))
+    pieces(message, &[tensors])?.iter().try_for_each(|piece| to.write_all(piece))
 }
 
 /// The child's way to read a frame. Each tensor has memory of its own, where ONNX Runtime can read it without a copy: in
@@ -95,7 +100,7 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> io::Result<(M, Vec<Ten
     let head: Head<M> = serde_json::from_slice(&head)?;
     head.payload_length()?;
     let Head { message, tensors } = head;
-    let read = |tensor: TensorHead| {
+    let read = |tensor: TensorHead<'_>| {
         let mut data = BytesMut::zeroed(tensor.bytes);
         from.read_exact(&mut data)?;
         tensor.with(data.freeze())
@@ -103,17 +108,22 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> io::Result<(M, Vec<Ten
     Ok((message, tensors.into_iter().map(read).collect::<io::Result<_>>()?))
 }
 
-/// The parent's way to write a frame. `InvalidData` when it is too large: then nothing has been sent. Not cancel-safe: a
-/// session whose write was given up must be dropped.
-pub async fn write_async<M: Serialize>(to: &mut UnixStream, message: &M, tensors: &[Tensor]) -> io::Result<()> {
-    for piece in pieces(message, tensors)? {
+/// The parent's way to write a frame, whose tensors have the rows of all `requests`: none are copied to bring them together.
+/// `InvalidData` when it is too large: then nothing has been sent. Not cancel-safe: a session whose write was given up
+/// must be dropped.
+pub async fn write_async<M: Serialize>(
+    to: &mut (impl AsyncWrite + Unpin),
+    message: &M,
+    requests: &[&[Tensor]],
+) -> io::Result<()> {
+    for piece in pieces(message, requests)? {
         to.write_all(&piece).await?;
     }
     Ok(())
 }
 
 /// The parent's way to read a frame. Not cancel-safe either.
-pub async fn read_async<M: DeserializeOwned>(from: &mut UnixStream) -> io::Result<(M, Vec<Tensor>)> {
+pub async fn read_async<M: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(M, Vec<Tensor>)> {
     let mut length = [0; 4];
     from.read_exact(&mut length).await?;
     let mut head = vec![0; head_length(length)?];
@@ -124,32 +134,38 @@ pub async fn read_async<M: DeserializeOwned>(from: &mut UnixStream) -> io::Resul
     head.with(payload.freeze())
 }
 
-fn pieces<M: Serialize>(message: &M, tensors: &[Tensor]) -> io::Result<Vec<Bytes>> {
-    let heads = tensors
-        .iter()
-        .map(|tensor| TensorHead {
-            name: tensor.name.clone(),
-            datatype: tensor.datatype,
-            shape: tensor.shape.iter().map(|&length| length.cast_signed() as i64).collect(),
-            bytes: tensor.data.len(),
-        })
-        .collect();
-    let mut first = vec![0; 4];
-    serde_json::to_writer(&mut first, &Head { message, tensors: heads })?;
-    let length = first.len() - 4;
-    let payload: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
+/// The frame, cut where tensors are too large to be copied.
+fn pieces<M: Serialize>(message: &M, requests: &[&[Tensor]]) -> io::Result<Vec<Bytes>> {
+    let tensors = requests.first().copied().unwrap_or_default();
+    let parts = |place: usize| requests.iter().filter_map(move |request| request.get(place));
+    let heads = tensors.iter().enumerate().map(|(place, tensor)| {
+        let mut shape: Vec<i64> = tensor.shape.iter().map(|&length| length.cast_signed() as i64).collect();
+        if let (Some(rows), [_, _, ..]) = (shape.first_mut(), requests) {
+            *rows = parts(place).filter_map(Tensor::rows).sum::<usize>().cast_signed() as i64;
+        }
+        let bytes = parts(place).map(|part| part.data.len()).sum();
+        TensorHead { name: Cow::Borrowed(&tensor.name), datatype: tensor.datatype, shape, bytes }
+    });
+    let heads: Vec<_> = heads.collect();
+    let payload: usize = heads.iter().map(|head| head.bytes).sum();
+    let mut piece = vec![0; 4];
+    serde_json::to_writer(&mut piece, &Head { message, tensors: heads })?;
+    let length = piece.len() - 4;
     if length > MAX_HEAD || payload > MAX_PAYLOAD {
         return Err(invalid("the inputs are too large for a session"));
     }
-    first[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    if payload <= ONE_PIECE {
-        for tensor in tensors {
-            first.extend_from_slice(&tensor.data);
+    piece[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    let mut pieces = Vec::new();
+    for data in (0..tensors.len()).flat_map(parts).map(|part| &part.data) {
+        if data.len() <= SMALL {
+            piece.extend_from_slice(data);
+        } else {
+            pieces.extend([std::mem::take(&mut piece).into(), data.clone()]);
         }
-        return Ok(vec![first.into()]);
     }
-    let tensors = tensors.iter().map(|tensor| tensor.data.clone());
-    Ok(std::iter::once(first.into()).chain(tensors).collect())
+    pieces.push(piece.into());
+    pieces.retain(|piece| !piece.is_empty());
+    Ok(pieces)
 }
 
 fn head_length(bytes: [u8; 4]) -> io::Result<usize> {
@@ -157,7 +173,7 @@ fn head_length(bytes: [u8; 4]) -> io::Result<usize> {
     if length > MAX_HEAD { Err(invalid("the frame's head is too large")) } else { Ok(length) }
 }
 
-impl<M> Head<M> {
+impl<M> Head<'_, M> {
     fn payload_length(&self) -> io::Result<usize> {
         self.tensors
             .iter()
@@ -168,7 +184,7 @@ impl<M> Head<M> {
 
     /// `payload` is as long as the head says.
     fn with(self, mut payload: Bytes) -> io::Result<(M, Vec<Tensor>)> {
-        let cut = |tensor: TensorHead| {
+        let cut = |tensor: TensorHead<'_>| {
             let data = payload.split_to(tensor.bytes);
             tensor.with(data)
         };
@@ -176,7 +192,7 @@ impl<M> Head<M> {
     }
 }
 
-impl TensorHead {
+impl TensorHead<'_> {
     /// Checked: a model that has damaged its process is not to damage the parent's.
     fn with(self, data: Bytes) -> io::Result<Tensor> {
         Tensor::new(&self.name, self.datatype, &self.shape, data).map_err(|error| invalid(&error.to_string()))
@@ -189,6 +205,8 @@ fn invalid(reason: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
 
     fn tensor(length: usize) -> Tensor {
@@ -197,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_arrives_as_it_was_sent_in_one_piece_or_in_several() {
-        for length in [1, ONE_PIECE] {
+        for length in [1, SMALL] {
             let (mut parent, child) = UnixStream::pair().unwrap();
             let child = child.into_std().unwrap();
             child.set_nonblocking(false).unwrap();
@@ -207,12 +225,28 @@ mod tests {
                 assert!(matches!(order, Order::Run));
                 write(&mut &child, &Reply::Answer, &tensors).unwrap();
             });
-            write_async(&mut parent, &Order::Run, &sent).await.unwrap();
+            write_async(&mut parent, &Order::Run, &[&sent]).await.unwrap();
             let (reply, received) = read_async::<Reply>(&mut parent).await.unwrap();
             assert!(matches!(reply, Reply::Answer));
             assert_eq!(received, sent);
             echo.join().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn the_rows_of_several_requests_arrive_as_one_batch() {
+        let (mut parent, child) = UnixStream::pair().unwrap();
+        let child = child.into_std().unwrap();
+        child.set_nonblocking(false).unwrap();
+        let request = |rows: usize, value: f32| {
+            let numbers = Tensor::from_f32("x", Datatype::Fp32, vec![rows, 2], &vec![value; rows * 2]).unwrap();
+            [numbers, Tensor::from_strings("s", vec![rows], vec![value.to_string(); rows])]
+        };
+        let (one, two) = (request(1, 0.5), request(2, 0.25));
+        write_async(&mut parent, &Order::Run, &[&one, &two]).await.unwrap();
+        let (_, received) = read::<Order>(&mut &child).unwrap();
+        let stacked = [0, 1].map(|place| Tensor::stack(&[&one[place], &two[place]]).unwrap());
+        assert_eq!(received, stacked);
     }
 
     #[test]

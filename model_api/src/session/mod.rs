@@ -2,7 +2,7 @@
 //!
 //! ONNX Runtime can be killed by a request, keeps memory that it no longer needs, and holds on to CUDA errors until its
 //! process ends. So it runs in child processes: `model_api session`, started by the parent with one end of a socket pair
-//! as its standard input. A [`Pool`] keeps a model's children alive and hands them requests; everything above it sees
+//! as its standard input. [`crate::pool`] keeps a model's children alive and hands them batches; everything above it sees
 //! tensors going in and out. Tests put a [`Launcher`] of their own in the children's place.
 
 mod child;
@@ -10,14 +10,11 @@ mod device;
 mod frame;
 mod graph;
 mod onnx;
-mod pool;
 mod process;
-mod restarts;
 mod strings;
 mod value;
 mod warm_up;
 mod words;
-mod worker;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,9 +26,8 @@ use open_inference::{Tensor, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 pub use child::main as child_main;
-pub use pool::{Meters, Pool, PoolSettings, Ran, RunError, State};
 pub use process::ChildLauncher;
-pub use warm_up::narrows;
+pub use warm_up::{narrows, trial_row};
 
 /// `DEVICE`: where a model may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +88,8 @@ pub enum StartError {
 pub enum SessionError {
     /// The model refused these inputs; the session is as good as before.
     Refused(String),
+    /// The run was ended before it had an answer; the session is as good as before.
+    GivenUp,
     /// The session is of no use any more.
     Died(String),
 }
@@ -107,8 +105,15 @@ pub trait Launcher: Clone + Send + Sync + 'static {
 
 /// A model that can be run. Dropping it ends it, whatever it is doing.
 pub trait Session: Send + 'static {
-    /// Runs the model once. When the future is dropped early, the session must be dropped as well.
-    fn run(&mut self, inputs: &[Tensor]) -> impl Future<Output = Result<Vec<Tensor>, SessionError>> + Send;
+    /// Runs the model once on the rows of all `requests`, one after the other along the first axis; they must have the
+    /// same inputs in the same order, alike in all but the number of their rows. When `give_up` resolves first, the run is
+    /// ended, and the session dies if it does not obey. When the future is dropped early, the session must be dropped as
+    /// well.
+    fn run(
+        &mut self,
+        requests: &[&[Tensor]],
+        give_up: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = Result<Vec<Tensor>, SessionError>> + Send;
 
     /// Resolves, with the reason, when the session has died by itself. Cancel-safe.
     fn died(&mut self) -> impl Future<Output = String> + Send;

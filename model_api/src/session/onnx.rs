@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use contract::Device;
 use open_inference::Tensor;
@@ -26,8 +28,38 @@ pub struct Onnx {
     session: Session,
     kind: Kind,
     graph: Graph,
-    /// The outputs that are served, and no others: what is made for the rest alone is not computed.
-    options: RunOptions<HasSelectedOutputs>,
+    options: Arc<Options>,
+}
+
+/// The outputs that are served, and no others: what is made for the rest alone is not computed. And the flag that ends a run.
+struct Options {
+    run: RunOptions<HasSelectedOutputs>,
+    is_set: AtomicBool,
+}
+
+// SAFETY: `ort` has options with selected outputs in one thread only, since outputs that were allocated beforehand would be
+// written to by several. There are none here, and ONNX Runtime has the flag set from any thread (`RunOptionsSetTerminate`).
+#[allow(unsafe_code, reason = "the type system cannot know that no output is allocated beforehand")]
+unsafe impl Sync for Options {}
+
+/// Ends the run that is under way, from another thread.
+#[derive(Clone)]
+pub struct Interrupt(Arc<Options>);
+
+impl Interrupt {
+    /// Ends the run that is under way, or the next one, before its next operator.
+    pub fn set(&self) {
+        self.0.is_set.store(true, Ordering::SeqCst);
+        // A flag that cannot be set is a run that does not listen, and its process is killed.
+        let _ = self.0.run.terminate();
+    }
+
+    /// Lets runs run again.
+    pub fn clear(&self) {
+        if self.0.is_set.swap(false, Ordering::SeqCst) {
+            let _ = self.0.run.unterminate();
+        }
+    }
 }
 
 impl Onnx {
@@ -53,7 +85,8 @@ impl Onnx {
         let session = builder.commit_from_file(&load.graph).map_err(said)?;
         let graph = Graph::read(session.inputs(), session.outputs())?;
         let served = graph.outputs.iter().fold(OutputSelector::no_default(), |all, output| all.with(&output.name));
-        let options = RunOptions::new().map_err(said)?.with_outputs(served);
+        let run = RunOptions::new().map_err(said)?.with_outputs(served);
+        let options = Arc::new(Options { run, is_set: AtomicBool::new(false) });
         Ok(Self { session, kind, graph, options })
     }
 
@@ -64,6 +97,7 @@ impl Onnx {
         let reason = match self.run(&inputs) {
             Ok(_) => return Ok(()),
             Err(SessionError::Died(reason)) => return failed(reason),
+            Err(SessionError::GivenUp) => return failed("it was ended".to_owned()),
             Err(SessionError::Refused(reason)) => reason,
         };
         // Inputs that were guessed may be ones that this model refuses with good reason, and it may answer every real one.
@@ -80,6 +114,11 @@ impl Onnx {
         failed(reason)
     }
 
+    /// What ends its runs from another thread.
+    pub fn interrupt(&self) -> Interrupt {
+        Interrupt(Arc::clone(&self.options))
+    }
+
     /// Runs the model once.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
         let inputs: Vec<(&str, SessionInputValue)> = inputs
@@ -87,9 +126,13 @@ impl Onnx {
             .map(|tensor| Ok((tensor.name.as_str(), value::to_ort(tensor)?)))
             .collect::<Result<_, String>>()
             .map_err(SessionError::Refused)?;
-        let kind = self.kind;
-        let outputs =
-            self.session.run_with_options(inputs, &self.options).map_err(|error| failure(kind, said(error)))?;
+        let (kind, options) = (self.kind, &self.options);
+        let failed = |error| match failure(kind, said(error)) {
+            // Whatever it says of it: it would not have failed by itself.
+            SessionError::Refused(_) if options.is_set.load(Ordering::SeqCst) => SessionError::GivenUp,
+            failure => failure,
+        };
+        let outputs = self.session.run_with_options(inputs, &options.run).map_err(failed)?;
         self.graph
             .outputs
             .iter()

@@ -1,13 +1,19 @@
+use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use open_inference::Tensor;
+use tokio::io::BufReader;
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -15,6 +21,10 @@ use super::frame::{self, Load, Order, Reply};
 use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
 
 const NONSENSE: &str = "the session process talks nonsense";
+const DEAF: &str = "the session process did not end a run that it was told to end";
+
+/// A whole answer of most models is read at once.
+const REPLY_BUFFER: usize = 16 << 10;
 
 /// Starts `model_api session` processes.
 #[derive(Clone, Debug)]
@@ -29,11 +39,15 @@ pub struct ChildLauncher {
     pub start_timeout: Duration,
 }
 
+/// So long a run that is to end may take to do so. Operators are not interrupted: the flag is looked at between them.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// A child process that has said hello. Dropping it kills it.
 #[derive(Debug)]
 pub struct ChildSession {
     process: Child,
-    socket: UnixStream,
+    replies: BufReader<OwnedReadHalf>,
+    orders: OwnedWriteHalf,
 }
 
 impl Launcher for ChildLauncher {
@@ -49,10 +63,10 @@ impl Launcher for ChildLauncher {
         };
         let mut child =
             ChildSession::spawn(self).map_err(|error| StartError::Died(format!("no new process: {error}")))?;
-        let hello = match timeout(self.start_timeout, child.ask(&Order::Load(load), &[])).await {
+        let hello = match timeout(self.start_timeout, child.ask(&Order::Load(load), &[], pending())).await {
             Ok(Ok((Reply::Hello(hello), _))) => hello,
             Ok(Ok((Reply::Failed(error), _))) => return Err(error),
-            Ok(Ok(_)) => return Err(StartError::Died(NONSENSE.to_owned())),
+            Ok(Ok(_) | Err(SessionError::GivenUp)) => return Err(StartError::Died(NONSENSE.to_owned())),
             Ok(Err(SessionError::Refused(reason) | SessionError::Died(reason))) => {
                 return Err(StartError::Died(format!("while it loaded the model, {reason}")));
             }
@@ -79,33 +93,81 @@ impl ChildSession {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        Ok(Self { process, socket: UnixStream::from_std(ours)? })
+        let (replies, orders) = UnixStream::from_std(ours)?.into_split();
+        Ok(Self { process, replies: BufReader::with_capacity(REPLY_BUFFER, replies), orders })
     }
 
-    async fn ask(&mut self, order: &Order, inputs: &[Tensor]) -> Result<(Reply, Vec<Tensor>), SessionError> {
-        let answer = match frame::write_async(&mut self.socket, order, inputs).await {
+    async fn ask(
+        &mut self,
+        order: &Order,
+        requests: &[&[Tensor]],
+        give_up: impl Future<Output = ()> + Send,
+    ) -> Result<(Reply, Vec<Tensor>), SessionError> {
+        match self.exchange(order, requests, give_up).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(SessionError::Died(DEAF.to_owned())),
             // Nothing was sent, so nothing is broken.
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                return Err(SessionError::Refused(error.to_string()));
+            Err(Broken::Order(error)) if error.kind() == ErrorKind::InvalidData => {
+                Err(SessionError::Refused(error.to_string()))
             }
-            Err(error) => Err(error),
-            Ok(()) => frame::read_async(&mut self.socket).await,
-        };
-        match answer {
-            Ok(answer) => Ok(answer),
             // It may well live on, and its death could be waited for in vain.
-            Err(error) if error.kind() == ErrorKind::InvalidData => Err(nonsense()),
+            Err(Broken::Reply(error)) if error.kind() == ErrorKind::InvalidData => Err(nonsense()),
             // The socket only says that the other end is gone; the exit status says why.
             Err(_) => Err(SessionError::Died(self.died().await)),
         }
     }
+
+    /// Sends an order and reads its reply; `None` when the child was told to end the run and does not.
+    async fn exchange(
+        &mut self,
+        order: &Order,
+        requests: &[&[Tensor]],
+        give_up: impl Future<Output = ()> + Send,
+    ) -> Result<Option<(Reply, Vec<Tensor>)>, Broken> {
+        let mut give_up = pin!(give_up.fuse());
+        {
+            let mut sent = pin!(frame::write_async(&mut self.orders, order, requests));
+            tokio::select! {
+                biased;
+                sent = &mut sent => sent.map_err(Broken::Order)?,
+                () = &mut give_up => match timeout(GRACE, sent).await {
+                    Ok(sent) => sent.map_err(Broken::Order)?,
+                    Err(_) => return Ok(None),
+                },
+            }
+        }
+        let mut reply = pin!(frame::read_async(&mut self.replies));
+        if !give_up.is_terminated() {
+            tokio::select! {
+                biased;
+                reply = &mut reply => return reply.map(Some).map_err(Broken::Reply),
+                () = &mut give_up => {}
+            }
+        }
+        let end = async {
+            frame::write_async(&mut self.orders, &Order::Terminate, &[]).await.map_err(Broken::Order)?;
+            reply.await.map_err(Broken::Reply)
+        };
+        timeout(GRACE, end).await.ok().transpose()
+    }
+}
+
+/// Which way a frame did not go.
+enum Broken {
+    Order(io::Error),
+    Reply(io::Error),
 }
 
 impl Session for ChildSession {
-    async fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
-        match self.ask(&Order::Run, inputs).await {
+    async fn run(
+        &mut self,
+        requests: &[&[Tensor]],
+        give_up: impl Future<Output = ()> + Send,
+    ) -> Result<Vec<Tensor>, SessionError> {
+        match self.ask(&Order::Run, requests, give_up).await {
             Ok((Reply::Answer, outputs)) => Ok(outputs),
             Ok((Reply::Refused(reason), _)) => Err(SessionError::Refused(reason)),
+            Ok((Reply::Terminated, _)) => Err(SessionError::GivenUp),
             Ok(_) => Err(nonsense()),
             Err(error) => Err(error),
         }
@@ -141,9 +203,10 @@ mod tests {
     async fn inputs_that_are_too_large_to_be_sent_are_refused_at_once_and_cost_no_session() {
         let process = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
         let (socket, _theirs) = UnixStream::pair().unwrap();
-        let mut session = ChildSession { process, socket };
+        let (replies, orders) = socket.into_split();
+        let mut session = ChildSession { process, replies: BufReader::new(replies), orders };
         let input = Tensor::from_f32(&"x".repeat(2 << 20), Datatype::Fp32, vec![1], &[0.5]).unwrap();
-        let run = timeout(Duration::from_secs(5), session.run(&[input])).await.unwrap();
+        let run = timeout(Duration::from_secs(5), session.run(&[&[input]], pending())).await.unwrap();
         assert_eq!(run, Err(SessionError::Refused("the inputs are too large for a session".to_owned())));
         assert!(session.process.try_wait().unwrap().is_none());
     }

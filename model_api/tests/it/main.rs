@@ -26,6 +26,8 @@ mod protocol;
 
 mod survival;
 
+mod killers;
+
 mod samples;
 
 mod support;

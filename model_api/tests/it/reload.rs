@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use model_api::error::Error;
 use model_api::metrics::DeviceLabels;
 use model_api::models::Models;
+use model_api::pool::Urgency;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
 use open_inference::{ModelIndex, ModelState};
 use tokio::sync::Semaphore;
@@ -134,11 +135,14 @@ async fn a_changed_version_takes_over_and_what_has_begun_finishes_on_the_old_one
     service.models.load("m").await.unwrap();
     let new = service.models.get("m", None).unwrap();
     assert_ne!(old.digest, new.digest);
-    assert!(old.run(input(0.5)).await.is_ok() && new.run(input(0.5)).await.is_ok());
+    assert!(
+        old.run(input(0.5), Urgency::Interactive).await.is_ok()
+            && new.run(input(0.5), Urgency::Interactive).await.is_ok()
+    );
     let ended = old.ended();
     drop(old);
     timeout(Duration::from_secs(5), ended).await.expect("its sessions end with the last request");
-    assert!(new.run(input(0.5)).await.is_ok());
+    assert!(new.run(input(0.5), Urgency::Interactive).await.is_ok());
 }
 
 #[tokio::test]
@@ -173,7 +177,7 @@ async fn a_broken_change_leaves_the_last_good_one_in_service_and_says_why() {
         let told = format!("m cannot be loaded: version 3: {reason}");
         assert_eq!(said(service.models.load("m").await), (422, told));
         let served = service.models.get("m", None).unwrap();
-        assert!(served.digest == digest && served.run(input(0.5)).await.is_ok());
+        assert!(served.digest == digest && served.run(input(0.5), Urgency::Interactive).await.is_ok());
         let reason =
             format!("version 3 on disk cannot be served: {reason}; the last good one ({digest}) is still served");
         let line = ("m".to_owned(), "3".to_owned(), ModelState::Ready, reason);
@@ -277,14 +281,14 @@ async fn an_unloaded_model_is_gone_at_once_and_what_has_begun_is_answered() {
     let line = |state, reason: &str| ("m".to_owned(), "1".to_owned(), state, reason.to_owned());
     let leaving = line(ModelState::Unloading, "requests that have begun are still being answered");
     assert_eq!(index(&models).await[0], leaving);
-    assert!(begun.run(input(0.5)).await.is_ok() && !unloading.is_finished());
+    assert!(begun.run(input(0.5), Urgency::Interactive).await.is_ok() && !unloading.is_finished());
     drop(begun);
     unloading.await.unwrap().unwrap();
     assert_eq!(index(&models).await[0], line(ModelState::Unavailable, "it was unloaded"));
     assert_eq!(said(models.unload("m").await), (404, "there is no such model; there are: n".to_owned()));
     assert!(models.are_ready(), "it counts no longer");
     models.load("m").await.unwrap();
-    assert!(models.get("m", None).unwrap().run(input(0.5)).await.is_ok());
+    assert!(models.get("m", None).unwrap().run(input(0.5), Urgency::Interactive).await.is_ok());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What goes into a session process comes out as ONNX Runtime has it, bit for bit.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ async fn refusal(graph: Vec<u8>) -> Option<String> {
 impl Opened {
     /// Runs an identity: the outputs are called like the inputs again, and must be the inputs.
     async fn gives_back(&mut self, inputs: &[Tensor]) {
-        let outputs = self.session.run(inputs).await.unwrap();
+        let outputs = self.session.run(&[inputs], pending()).await.unwrap();
         for (output, input) in outputs.iter().zip(inputs) {
             assert_eq!(output.name, format!("{}_out", input.name));
             assert!(output.shape == input.shape && output.datatype == input.datatype, "{}", input.name);
@@ -124,10 +125,10 @@ async fn scalars_lengths_of_zero_and_eight_axes_are_shapes_like_others() {
 async fn inputs_are_told_apart_by_name_and_truth_is_one_or_zero() {
     let Some(mut opened) = open(onnx::of_two("Sub", Datatype::Fp64)).await else { return };
     let number = |name: &str, value: f64| tensor(name, Datatype::Fp64, &[1], value.to_le_bytes().to_vec());
-    let outputs = opened.session.run(&[number("b", 0.25), number("a", 1.0)]).await.unwrap();
+    let outputs = opened.session.run(&[&[number("b", 0.25), number("a", 1.0)]], pending()).await.unwrap();
     assert_eq!(outputs[0].data, 0.75_f64.to_le_bytes().to_vec());
     let Some(mut opened) = open(onnx::identities(&[("x", Datatype::Bool, &[-1])])).await else { return };
-    let outputs = opened.session.run(&[tensor("x", Datatype::Bool, &[3], vec![0, 1, 7])]).await.unwrap();
+    let outputs = opened.session.run(&[&[tensor("x", Datatype::Bool, &[3], vec![0, 1, 7])]], pending()).await.unwrap();
     assert_eq!(outputs[0].data, Bytes::from_static(&[0, 1, 1]));
 }
 
@@ -137,7 +138,7 @@ async fn outputs_that_are_no_tensors_are_left_out_and_named() {
     let left_out = "output \"probabilities\" is a sequence (a map from i64 to f32), and only tensors are served";
     assert_eq!(opened.hello.left_out, [left_out]);
     let input = Tensor::from_f32("x", Datatype::Fp32, vec![2, 2], &[0.1, 0.9, 0.8, 0.2]).unwrap();
-    let outputs = opened.session.run(&[input]).await.unwrap();
+    let outputs = opened.session.run(&[&[input]], pending()).await.unwrap();
     assert_eq!(outputs, [Tensor::from_f32("label", Datatype::Int64, vec![2, 1], &[1.0, 0.0]).unwrap()]);
     let Some(opened) = open(onnx::four_bits(false)).await else { return };
     assert_eq!(opened.hello.left_out, ["output \"y\" has the element type i4, which is not served"]);
@@ -161,10 +162,10 @@ async fn a_graph_that_cannot_be_asked_or_cannot_answer_is_refused_with_the_reaso
 async fn a_first_run_that_is_refused_counts_only_where_nothing_was_guessed() {
     let Some(mut opened) = open(onnx::two_by_three(-1)).await else { return };
     let six = Tensor::from_f32("x", Datatype::Fp32, vec![6], &[1., 2., 3., 4., 5., 6.]).unwrap();
-    let outputs = opened.session.run(&[six]).await.unwrap();
+    let outputs = opened.session.run(&[&[six]], pending()).await.unwrap();
     assert_eq!(outputs[0].shape, [2, 3]);
     let five = Tensor::from_f32("x", Datatype::Fp32, vec![5], &[0.0; 5]).unwrap();
-    assert!(matches!(opened.session.run(&[five]).await, Err(SessionError::Refused(_))));
+    assert!(matches!(opened.session.run(&[&[five]], pending()).await, Err(SessionError::Refused(_))));
     let Some(told) = open_with(onnx::two_by_three(-1), &[("x", &[5])]).await else { return };
     let reason = told.err().unwrap().to_string();
     assert!(reason.starts_with("the first run failed: "), "{reason}");
@@ -174,7 +175,7 @@ async fn a_first_run_that_is_refused_counts_only_where_nothing_was_guessed() {
 async fn a_division_by_an_input_survives_its_first_run() {
     let Some(mut opened) = open(onnx::of_two("Div", Datatype::Int64)).await else { return };
     let number = |name: &str, value: f32| Tensor::from_f32(name, Datatype::Int64, vec![1], &[value]).unwrap();
-    let outputs = opened.session.run(&[number("a", 7.0), number("b", 2.0)]).await.unwrap();
+    let outputs = opened.session.run(&[&[number("a", 7.0), number("b", 2.0)]], pending()).await.unwrap();
     assert_eq!(outputs[0].to_f32(), [3.0]);
 }
 
@@ -184,5 +185,5 @@ async fn a_graph_without_a_rank_takes_what_the_settings_say() {
     let mut opened = opened.unwrap();
     assert_eq!(opened.hello.inputs[0].shape, [0_i64; 0], "as ONNX Runtime shows it");
     let input = Tensor::from_f32("x", Datatype::Fp32, vec![2, 4], &[0.5; 8]).unwrap();
-    assert_eq!(opened.session.run(&[input]).await.unwrap()[0].shape, [2, 4]);
+    assert_eq!(opened.session.run(&[&[input]], pending()).await.unwrap()[0].shape, [2, 4]);
 }

@@ -1,4 +1,3 @@
-use service::problem::RETRY_AFTER_SECONDS;
 use tonic::Status;
 
 use crate::Error;
@@ -13,7 +12,7 @@ impl From<Error> for Status {
         message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
         let mut status = Self::new(code, message);
         if is_temporary {
-            status.metadata_mut().insert("retry-after", RETRY_AFTER_SECONDS.into());
+            status.metadata_mut().insert("retry-after", error.retry_after_s.into());
         }
         status
     }

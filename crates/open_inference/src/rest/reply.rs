@@ -10,7 +10,6 @@ use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use service::body::BodyError;
 use service::conditional::none_match;
-use service::problem::RETRY_AFTER_SECONDS;
 
 use crate::json::JsonResponse;
 use crate::{Error, binary};
@@ -29,7 +28,7 @@ impl IntoResponse for Error {
         }
         let mut response = (self.status, json(&Body { error: &self.message })).into_response();
         if self.is_temporary() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
         }
         response
     }

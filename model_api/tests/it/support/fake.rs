@@ -1,12 +1,13 @@
-use std::collections::VecDeque;
-use std::future::pending;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use contract::Device;
-use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
+use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError, trial_row};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// The first number of an input that makes a fake session do something else than answer with its input.
 pub const DIE: f32 = 1000.0;
@@ -14,6 +15,8 @@ pub const DIE_ONCE: f32 = 1001.0;
 pub const HANG: f32 = 1002.0;
 pub const REFUSE: f32 = 1003.0;
 pub const ANSWER_NAN: f32 = 1004.0;
+/// Hangs, and goes on when it is told to end.
+pub const HANG_DEAF: f32 = 1005.0;
 
 /// Starts sessions that answer a 2×2×1 picture with its four numbers.
 #[derive(Clone, Default)]
@@ -29,6 +32,12 @@ pub struct Fake {
     /// What it says instead of [`hello`].
     hello: Option<Arc<Hello>>,
     died_once: Arc<AtomicUsize>,
+    /// How many requests each run had.
+    pub batches: Arc<Mutex<Vec<usize>>>,
+    /// What a run takes.
+    pause: Duration,
+    /// Answers one row, however many there are.
+    answers_one_row: bool,
 }
 
 impl Fake {
@@ -39,6 +48,16 @@ impl Fake {
     /// Says this of itself.
     pub fn saying(hello: Hello) -> Self {
         Self { hello: Some(Arc::new(hello)), ..Self::default() }
+    }
+
+    /// Whose runs take so long.
+    pub fn taking(pause: Duration) -> Self {
+        Self { pause, ..Self::default() }
+    }
+
+    /// Whose answers have one row, whatever was asked.
+    pub fn answering_one_row() -> Self {
+        Self { answers_one_row: true, ..Self::default() }
     }
 
     pub fn launches(&self) -> usize {
@@ -63,27 +82,56 @@ impl Launcher for Fake {
 }
 
 impl Session for Fake {
-    async fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
-        self.runs.fetch_add(1, Ordering::SeqCst);
-        let values = inputs[0].to_f32();
-        let rows = inputs[0].shape[0];
-        let answer = |values: &[f32]| Ok(vec![Tensor::from_f32("y", Datatype::Fp32, vec![rows, 4], values).unwrap()]);
-        match values[0] {
-            DIE => Err(SessionError::Died("killed".to_owned())),
-            DIE_ONCE if self.died_once.fetch_add(1, Ordering::SeqCst) == 0 => {
-                Err(SessionError::Died("killed".to_owned()))
-            }
-            HANG => pending().await,
-            REFUSE => Err(SessionError::Refused("no such input".to_owned())),
-            ANSWER_NAN => answer(&vec![f32::NAN; values.len()]),
-            _ => answer(&values),
+    async fn run(
+        &mut self,
+        requests: &[&[Tensor]],
+        give_up: impl Future<Output = ()> + Send,
+    ) -> Result<Vec<Tensor>, SessionError> {
+        let input = Tensor::stack(&requests.iter().map(|request| &request[0]).collect::<Vec<_>>()).unwrap();
+        let values = input.to_f32();
+        if !is_trial(&input) {
+            self.runs.fetch_add(1, Ordering::SeqCst);
+            self.batches.lock().unwrap().push(requests.len());
         }
+        if !self.pause.is_zero() {
+            sleep(self.pause).await;
+        }
+        let answer = |values: &[f32]| {
+            let rows = if self.answers_one_row { 1 } else { values.len() / 4 };
+            Ok(vec![Tensor::from_f32("y", Datatype::Fp32, vec![rows, 4], &values[..rows * 4]).unwrap()])
+        };
+        let firsts: Vec<f32> = values.chunks(4).map(|row| row[0]).collect();
+        let has = |what: f32| firsts.contains(&what);
+        if has(DIE) || (has(DIE_ONCE) && self.died_once.fetch_add(1, Ordering::SeqCst) == 0) {
+            return Err(SessionError::Died("killed".to_owned()));
+        }
+        if has(HANG) {
+            give_up.await;
+            return Err(SessionError::GivenUp);
+        }
+        if has(HANG_DEAF) {
+            give_up.await;
+            return Err(SessionError::Died("deaf".to_owned()));
+        }
+        if has(REFUSE) {
+            return Err(SessionError::Refused("no such input".to_owned()));
+        }
+        if has(ANSWER_NAN) {
+            return answer(&vec![f32::NAN; values.len()]);
+        }
+        answer(&values)
     }
 
     async fn died(&mut self) -> String {
         self.kill.notified().await;
         "killed while idle".to_owned()
     }
+}
+
+/// Whether it is a run that finds out whether rows go together.
+fn is_trial(input: &Tensor) -> bool {
+    let trial = |number| trial_row(&hello().inputs[0], &BTreeMap::new(), number);
+    [trial(0), trial(1)].iter().flatten().any(|trial| input.data.starts_with(&trial.data))
 }
 
 pub fn hello() -> Hello {

@@ -318,6 +318,64 @@ pub fn hangs() -> Vec<u8> {
     })
 }
 
+/// `y = x`, of any length, but never when one of `x` is more than two.
+pub fn hangs_in_batches() -> Vec<u8> {
+    let body = Graph {
+        name: "body".to_owned(),
+        node: vec![node("Identity", &["more"], &["still"]), node("Identity", &["value"], &["same"])],
+        input: vec![value("turn", INT64, &[]), value("more", BOOL, &[]), value("value", FLOAT, &[-1])],
+        output: vec![value("still", BOOL, &[]), value("same", FLOAT, &[-1])],
+        ..Graph::default()
+    };
+    let mut forever = node("Loop", &["", "large", "x"], &["y"]);
+    forever.attribute.push(Attribute { name: "body".to_owned(), graph: Some(body), kind: 5, ..Attribute::default() });
+    model(Graph {
+        node: vec![largest("x", "largest"), node("Greater", &["largest", "two"], &["large"]), forever],
+        initializer: vec![constant("two", FLOAT, &[], &2_f32.to_le_bytes())],
+        input: vec![value("x", FLOAT, &[-1])],
+        output: vec![value("y", FLOAT, &[-1])],
+        ..Graph::default()
+    })
+}
+
+/// `y = x`, of any length, after taking memory for as many numbers as the largest of `x` says.
+pub fn allocates() -> Vec<u8> {
+    let mut count = node("Cast", &["largest"], &["count"]);
+    count.attribute.push(Attribute { name: "to".to_owned(), int: Some(INT64.into()), kind: 2, ..Attribute::default() });
+    let mut sum = node("ReduceSum", &["zeros"], &["zero"]);
+    sum.attribute.push(Attribute { name: "keepdims".to_owned(), int: Some(0), kind: 2, ..Attribute::default() });
+    model(Graph {
+        node: vec![
+            largest("x", "largest"),
+            count,
+            node("Unsqueeze", &["count", "first"], &["shape"]),
+            node("ConstantOfShape", &["shape"], &["zeros"]),
+            sum,
+            node("Add", &["x", "zero"], &["y"]),
+        ],
+        initializer: vec![constant("first", INT64, &[1], &[0; 8])],
+        input: vec![value("x", FLOAT, &[-1])],
+        output: vec![value("y", FLOAT, &[-1])],
+        ..Graph::default()
+    })
+}
+
+/// `y` is each of `x` less the mean of all, which has a batch answered otherwise than its rows.
+pub fn centres_its_batch() -> Vec<u8> {
+    model(Graph {
+        node: vec![node("ReduceMean", &["x"], &["mean"]), node("Sub", &["x", "mean"], &["y"])],
+        input: vec![value("x", FLOAT, &[-1, 3])],
+        output: vec![value("y", FLOAT, &[-1, 3])],
+        ..Graph::default()
+    })
+}
+
+fn largest(of: &str, to: &str) -> Node {
+    let mut largest = node("ReduceMax", &[of], &[to]);
+    largest.attribute.push(Attribute { name: "keepdims".to_owned(), int: Some(0), kind: 2, ..Attribute::default() });
+    largest
+}
+
 /// The number at place `x` of three; ONNX Runtime refuses any other place.
 pub fn picks() -> Vec<u8> {
     let mut cast = node("Cast", &["x"], &["place"]);

@@ -60,6 +60,8 @@ impl Running {
             .env("PORT", port)
             .env("METRICS_ADDR", &metrics)
             .env("LAME_DUCK_MS", "1")
+            // One session, so that a test knows which one it is that it kills.
+            .env("SESSION_THREADS", "1")
             .envs(variables.iter().copied())
             .stderr(Stdio::from(File::create(log.path().join("log")).unwrap()));
         let process = command.spawn().unwrap();

@@ -12,6 +12,7 @@ use model_api::image_input::ImageLimits;
 use model_api::loader::LoadSettings;
 use model_api::metrics::Metrics;
 use model_api::models::Models;
+use model_api::pool::QueueLimits;
 use model_api::repository::Repository;
 use model_api::session::Launcher;
 use model_api::settings::Selection;
@@ -51,7 +52,11 @@ impl Service {
     pub fn new<L: Launcher>(folder: Folder, launcher: &L) -> Self {
         let mut registry = Registry::default();
         let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
-        let settings = LoadSettings { threads: 1, queue_length: 4, run_timeout: Duration::from_secs(5) };
+        let settings = LoadSettings {
+            threads: 1,
+            queue: QueueLimits { rows: 4, bytes: 1 << 20 },
+            run_timeout: Duration::from_secs(5),
+        };
         let repository = Repository::new(folder.path());
         let models = repository.select(&Selection::All).unwrap_or_default();
         let models = Models::start(repository, models, launcher, settings, &metrics);

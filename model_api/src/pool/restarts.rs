@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// So many failures in a row are no accident: requests are turned away until a session works again.
@@ -13,6 +12,9 @@ pub struct Restarts {
 }
 
 impl Restarts {
+    /// The first pause, and the one after a death that was a request's fault.
+    pub const SHORTEST: Duration = Duration::from_millis(100);
+
     /// A request was answered.
     pub fn succeeded(&mut self) {
         self.failures = 0;
@@ -20,7 +22,7 @@ impl Restarts {
 
     /// A session died or did not start. Gives the pause before the next.
     pub fn failed(&mut self) -> Duration {
-        let pause = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let pause = Self::SHORTEST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures += 1;
         pause
     }

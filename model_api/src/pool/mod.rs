@@ -1,44 +1,60 @@
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+//! A model's sessions, and the requests that wait for them.
+//!
+//! Requests wait in one bounded [`Queue`], from which each session's worker takes batches. A session that dies is replaced. What
+//! was in its batch is run again, each request alone: one that kills again gets its error and is not run a third time, and
+//! the others get their answers. A batch that is refused is run again by halves, and one that takes too long one by one, for
+//! the same reason: only the request that is to blame gets the error.
 
-use async_channel::{Receiver, Sender, TrySendError};
+mod batch;
+mod entry;
+mod pace;
+mod quarantine;
+mod queue;
+mod restarts;
+mod rows;
+mod settings;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use open_inference::Tensor;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::Span;
 
-use super::restarts::Restarts;
-use super::worker::{Entry, Worker};
-use super::{Blueprint, Hello, Launcher, StartError};
+use crate::session::{Blueprint, Hello, Launcher, StartError};
+pub use entry::{Entry, Urgency};
+pub use pace::Pace;
+use quarantine::Quarantine;
+pub use queue::{Queue, QueueLimits, Refused};
+use restarts::Restarts;
+pub use rows::Rows;
+pub use settings::{BatchSettings, PoolSettings};
+use worker::Worker;
 
-/// The sessions of one model: requests wait in one bounded queue for whichever is idle. A session that dies is replaced;
-/// the request that it died on gets a second chance on the new one, and no third.
-///
-/// Dropping the pool ends its sessions.
+/// The sessions of one model. Dropping the pool ends them.
 pub struct Pool {
-    queue: Sender<Entry>,
-    waiting: Receiver<Entry>,
+    shared: Arc<Shared>,
     states: watch::Receiver<Vec<State>>,
     workers: TaskTracker,
     stop: CancellationToken,
     _stops_when_dropped: DropGuard,
 }
 
-/// Bounds and counters of a pool.
-#[derive(Clone, Debug)]
-pub struct PoolSettings {
-    /// How many sessions.
-    pub sessions: usize,
-    /// How many requests may wait.
-    pub queue_length: usize,
-    /// After which a run's session is killed.
-    pub run_timeout: Duration,
-    /// What it counts.
-    pub meters: Meters,
+/// What a pool's workers have in common.
+struct Shared {
+    queue: Queue,
+    quarantine: Quarantine,
+    batch: BatchSettings,
+    /// Whether requests of different callers may be run together; decided on the first session.
+    rows: OnceCell<Rows>,
+    /// What the running model has shown to the contrary.
+    went_apart: AtomicBool,
 }
 
 /// A model's counters.
@@ -48,6 +64,14 @@ pub struct Meters {
     pub runs: Counter,
     /// Their seconds.
     pub run_seconds: Histogram,
+    /// Rows that were run together.
+    pub batch_rows: Histogram,
+    /// Rows that wait.
+    pub queue_rows: Gauge,
+    /// Seconds that requests waited before their run.
+    pub queue_seconds: Histogram,
+    /// Requests that found no room in the queue.
+    pub refused: Counter,
     /// Sessions that died or did not start.
     pub restarts: Counter,
     /// 1 when the session started last runs on the CPU.
@@ -81,21 +105,24 @@ pub struct Ran {
 }
 
 /// Why there is no answer.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     /// As many requests wait as may.
     #[error("too many requests are waiting for this model")]
-    Full,
+    Full {
+        /// When there is room again, in whole seconds.
+        retry_after: Duration,
+    },
     /// No session can be started.
     #[error("{0}")]
     Unavailable(String),
     /// The model refused these inputs.
     #[error("{0}")]
     Refused(String),
-    /// Two sessions in a row died on it.
+    /// Two sessions in a row died on it, now or a short time ago.
     #[error("the model crashed on this request")]
     Crashed,
-    /// The run took too long; its session has been killed.
+    /// The run took too long and was ended.
     #[error("the model did not answer within {0:?}")]
     TimedOut(Duration),
     /// The pool has been stopped.
@@ -106,37 +133,47 @@ pub enum RunError {
 impl Pool {
     /// Starts the sessions and comes back at once.
     pub fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint, settings: &PoolSettings) -> Self {
-        let (queue, waiting) = async_channel::bounded(settings.queue_length);
         let (publish, states) = watch::channel(vec![State::Starting; settings.sessions]);
         let (workers, stop) = (TaskTracker::new(), CancellationToken::new());
         let publish = Arc::new(publish);
+        let shared = Arc::new(Shared {
+            queue: Queue::new(settings.queue, settings.sessions, settings.meters.clone()),
+            quarantine: Quarantine::default(),
+            batch: settings.batch,
+            rows: OnceCell::new(),
+            went_apart: AtomicBool::new(false),
+        });
         for number in 0..settings.sessions {
             let worker = Worker {
                 number,
                 launcher: launcher.clone(),
                 blueprint: blueprint.clone(),
-                settings: settings.clone(),
-                queue: waiting.clone(),
+                meters: settings.meters.clone(),
+                shared: Arc::clone(&shared),
                 states: Arc::clone(&publish),
                 restarts: Restarts::default(),
+                again: Vec::new(),
             };
             let stop = stop.clone();
             workers.spawn(async move { stop.run_until_cancelled(worker.work()).await });
         }
         workers.close();
-        Self { queue, waiting, states, workers, _stops_when_dropped: stop.clone().drop_guard(), stop }
+        Self { shared, states, workers, _stops_when_dropped: stop.clone().drop_guard(), stop }
     }
 
-    /// Runs the model once on whichever session is idle first.
-    pub async fn run(&self, inputs: Vec<Tensor>) -> Result<Ran, RunError> {
+    /// Runs the model on these inputs, which must fit its signature, on whichever session is idle first, and together with
+    /// whatever else waits for it. Dropping the future leaves the request out, or ends its run when nobody else waits for it.
+    pub async fn run(&self, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, RunError> {
         if let State::Unavailable(reason) = self.state() {
             return Err(RunError::Unavailable(reason.to_string()));
         }
-        let (answer, answered) = oneshot::channel();
-        let entry = Entry { inputs, since: Instant::now(), span: Span::current(), answer, suspect: false };
-        self.queue.try_send(entry).map_err(|error| match error {
-            TrySendError::Full(_) => RunError::Full,
-            TrySendError::Closed(_) => RunError::Stopped,
+        if self.shared.quarantine.holds(&inputs) {
+            return Err(RunError::Crashed);
+        }
+        let (entry, answered) = Entry::new(inputs, urgency);
+        self.shared.queue.push(entry).map_err(|refused| match refused {
+            Refused::Full(retry_after) => RunError::Full { retry_after },
+            Refused::Closed => RunError::Stopped,
         })?;
         answered.await.unwrap_or(Err(RunError::Stopped))
     }
@@ -144,6 +181,11 @@ impl Pool {
     /// What it can do now.
     pub fn state(&self) -> State {
         best(&self.states.borrow())
+    }
+
+    /// Whether the rows of different callers go together, as its first session has shown. `None` when that was not asked.
+    pub fn rows(&self) -> Option<&Rows> {
+        self.shared.rows.get()
     }
 
     /// Waits for a session, telling every reason why there is none yet. `None` when the pool is stopped first.
@@ -171,14 +213,25 @@ impl Pool {
     pub async fn stop(&self) {
         self.stop.cancel();
         self.workers.wait().await;
-        self.queue.close();
         // An entry that is dropped tells its asker that there will be no answer.
-        while self.waiting.try_recv().is_ok() {}
+        drop(self.shared.queue.close());
+    }
+}
+
+impl Shared {
+    /// How batches are made, after what is known of the model by now.
+    fn batch(&self) -> BatchSettings {
+        let together = match self.rows.get() {
+            Some(Rows::Independent) => true,
+            Some(Rows::Untried) => self.batch.claimed,
+            _ => false,
+        };
+        if together && !self.went_apart.load(Ordering::Relaxed) { self.batch } else { self.batch.alone() }
     }
 }
 
 /// The state of several sessions together: as good as the best of them.
-pub(super) fn best(states: &[State]) -> State {
+fn best(states: &[State]) -> State {
     let rank = |state: &&State| match state {
         State::Unavailable(_) => 0,
         State::Starting => 1,

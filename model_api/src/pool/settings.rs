@@ -1,0 +1,86 @@
+use std::time::Duration;
+
+use super::pace::Pace;
+use super::{Meters, QueueLimits};
+
+/// Bounds and counters of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// How many sessions.
+    pub sessions: usize,
+    /// How much may wait.
+    pub queue: QueueLimits,
+    /// How requests are put together.
+    pub batch: BatchSettings,
+    /// What it counts.
+    pub meters: Meters,
+}
+
+/// How requests are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// Rows of a batch at the most; 1 runs every request alone. A single request may have more.
+    pub max_rows: usize,
+    /// So long a request waits, while a session is idle, for others to go with.
+    pub max_wait: Duration,
+    /// A batch is made no larger than what is expected to be done within this time.
+    pub longest: Duration,
+    /// Whether the model's settings say that its rows are independent: it is then believed where a trial shows nothing.
+    pub claimed: bool,
+    /// So long one request may run. A batch may run for half of it, so that there is time for its requests alone.
+    pub run_timeout: Duration,
+}
+
+/// Past this nothing is won on a CPU, and little is lost on a GPU.
+const DEFAULT_ROWS: usize = 32;
+
+/// Unless the settings name a size: a larger batch makes everybody in it wait for longer than it saves anybody.
+const DEFAULT_LONGEST: Duration = Duration::from_millis(10);
+
+impl BatchSettings {
+    /// For a model whose settings name this `max_batch_size` (0: no opinion), this `max_batch_time`, and whether its rows are
+    /// independent.
+    pub fn new(max_rows: usize, max_wait: Duration, independent: Option<bool>, run_timeout: Duration) -> Self {
+        let (rows, longest) = match max_rows {
+            0 => (DEFAULT_ROWS, DEFAULT_LONGEST),
+            // Far below what a batch may take before it is ended: the estimate may be wrong.
+            rows => (rows, run_timeout / 16),
+        };
+        let rows = if independent == Some(false) { 1 } else { rows };
+        Self { max_rows: rows, max_wait, longest, claimed: independent == Some(true), run_timeout }
+    }
+
+    /// The same, with every request alone.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        Self { max_rows: 1, ..self }
+    }
+
+    /// Rows of the next batch at the most.
+    pub fn rows(&self, pace: &Pace) -> usize {
+        self.max_rows.min(pace.rows_within(self.longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN_TIMEOUT: Duration = Duration::from_secs(32);
+
+    fn rows(max_rows: usize, independent: Option<bool>, row: Duration) -> usize {
+        let pace = Pace::default();
+        pace.observe(1, row);
+        BatchSettings::new(max_rows, Duration::ZERO, independent, RUN_TIMEOUT).rows(&pace)
+    }
+
+    #[test]
+    fn a_batch_is_as_large_as_the_settings_say_and_no_larger_than_what_is_done_in_time() {
+        assert_eq!(rows(0, None, Duration::from_micros(40)), DEFAULT_ROWS);
+        assert_eq!(rows(0, None, Duration::from_millis(3)), 3);
+        assert_eq!(rows(64, Some(true), Duration::from_millis(3)), 64);
+        assert_eq!(rows(64, Some(true), Duration::from_millis(500)), 4);
+        assert_eq!(rows(64, Some(false), Duration::from_micros(1)), 1);
+        assert_eq!(rows(1, None, Duration::from_micros(1)), 1);
+    }
+}
