@@ -1,25 +1,26 @@
 use std::io;
-use std::os::fd::AsFd;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{self, ExitCode};
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, OnceLock};
+use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use open_inference::Tensor;
 use tracing::error;
 
 use super::SessionError;
+use super::ending::Ending;
 use super::frame::{self, Order, Reply};
-use super::onnx::{Interrupt, Onnx};
+use super::onnx::Onnx;
 
 /// The child process `model_api session`: opens the model it is told to, then runs it until the parent goes away.
 pub fn main() -> ExitCode {
-    let Ok(mut socket) = parent() else {
+    let (Ok(mut orders), Ok(endings)) = (parent(io::stdin().as_fd()), parent(io::stdout().as_fd())) else {
         eprintln!("model_api session is started by model_api, never by hand");
         return ExitCode::from(64);
     };
-    match serve(&mut socket) {
+    match serve(&mut orders, endings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "the session ends");
@@ -28,30 +29,38 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Standard input is one end of a socket pair; a descriptor of any other kind has no local address.
-fn parent() -> io::Result<UnixStream> {
-    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+/// One end of a socket pair; a descriptor of any other kind has no local address.
+fn parent(descriptor: BorrowedFd) -> io::Result<UnixStream> {
+    let socket = UnixStream::from(descriptor.try_clone_to_owned()?);
     socket.local_addr()?;
     Ok(socket)
 }
 
-fn serve(socket: &mut UnixStream) -> io::Result<()> {
-    let interrupt = Arc::new(OnceLock::new());
-    let orders = read_orders(socket.try_clone()?, Arc::clone(&interrupt));
-    let Ok((Order::Load(load), _)) = orders.recv() else {
+fn serve(orders: &mut UnixStream, endings: UnixStream) -> io::Result<()> {
+    let ending = Arc::new(Ending::default());
+    // Standard output leads there, and the parent never reads it: whatever some library prints is not to pile up.
+    endings.shutdown(Shutdown::Write)?;
+    thread::spawn({
+        let ending = Arc::clone(&ending);
+        move || ending.listen(endings)
+    });
+    let mut socket = io::BufReader::new(orders.try_clone()?);
+    let (Order::Load(load), _) = frame::read(&mut socket)? else {
         return Err(io::Error::other("the first order was not to load a model"));
     };
     let (mut model, hello) = match Onnx::open(&load) {
         Ok(opened) => opened,
-        Err(failure) => return frame::write(socket, &Reply::Failed(failure), &[]),
+        Err(failure) => return frame::write(orders, &Reply::Failed(failure), &[]),
     };
-    let _ = interrupt.set(model.interrupt());
-    frame::write(socket, &Reply::Hello(hello), &[])?;
-    while let Ok((_, inputs)) = orders.recv() {
-        match model.run(&inputs) {
-            Ok(outputs) => answer(socket, &outputs)?,
-            Err(SessionError::Refused(reason)) => frame::write(socket, &Reply::Refused(reason), &[])?,
-            Err(SessionError::GivenUp) => frame::write(socket, &Reply::Terminated, &[])?,
+    ending.arm(model.interrupt());
+    frame::write(orders, &Reply::Hello(hello), &[])?;
+    while let Ok((order, inputs)) = frame::read(&mut socket) {
+        let Order::Run(number) = order else { return Err(io::Error::other("a second model cannot be loaded")) };
+        let ran = if ending.begin(number) { model.run(&inputs) } else { Err(SessionError::GivenUp) };
+        match ran {
+            Ok(outputs) => answer(orders, &outputs)?,
+            Err(SessionError::Refused(reason)) => frame::write(orders, &Reply::Refused(reason), &[])?,
+            Err(SessionError::GivenUp) => frame::write(orders, &Reply::Terminated, &[])?,
             Err(SessionError::Died(reason)) => return Err(io::Error::other(reason)),
         }
     }
@@ -66,29 +75,4 @@ fn answer(socket: &mut UnixStream, outputs: &[Tensor]) -> io::Result<()> {
         }
         written => written,
     }
-}
-
-/// Reads on a thread of its own, so that the parent's end is noticed also while a run hangs, and ends the process then; and so
-/// that a run can be told to end.
-fn read_orders(socket: UnixStream, interrupt: Arc<OnceLock<Interrupt>>) -> Receiver<(Order, Vec<Tensor>)> {
-    let (sender, orders) = mpsc::channel();
-    thread::spawn(move || {
-        let mut socket = io::BufReader::new(socket);
-        while let Ok((order, tensors)) = frame::read(&mut socket) {
-            // Before the run's order goes on: a run that is ended before it has begun is ended as well.
-            match (&order, interrupt.get()) {
-                (Order::Terminate, interrupt) => {
-                    interrupt.inspect(|interrupt| interrupt.set());
-                    continue;
-                }
-                (Order::Run, Some(interrupt)) => interrupt.clear(),
-                _ => {}
-            }
-            if sender.send((order, tensors)).is_err() {
-                break;
-            }
-        }
-        process::exit(0);
-    });
-    orders
 }

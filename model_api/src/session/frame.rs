@@ -4,9 +4,9 @@
 //! u32 little-endian: length of the head │ head: JSON, a message and its tensors' names, datatypes and shapes │ their bytes
 //! ```
 //!
-//! The parent begins with `Load` and waits for `Hello` or `Failed`; then each `Run` is answered by `Answer` or
-//! `Refused`, also after a `Terminate`. One run at a time: a second thread in ONNX Runtime would only compete for the same
-//! cores.
+//! The parent begins with `Load` and waits for `Hello` or `Failed`; then each `Run` is answered by `Answer`, `Refused` or
+//! `Terminated`. One run at a time: a second thread in ONNX Runtime would only compete for the same cores. The number of a
+//! run that is to end goes to the child by another way ([`super::ending`]), since nobody reads here while one is under way.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,10 +35,8 @@ const SMALL: usize = 64 << 10;
 pub enum Order {
     /// Open this model. The first frame, and only the first.
     Load(Load),
-    /// Run the model on the frame's tensors.
-    Run,
-    /// End the run that is under way: its caller has gone, or his time is over.
-    Terminate,
+    /// Run the model on the frame's tensors. Runs are numbered from 1.
+    Run(u64),
 }
 
 /// What a child needs to know to open a model.
@@ -222,10 +220,10 @@ mod tests {
             let sent = [tensor(length), tensor(3)];
             let echo = std::thread::spawn(move || {
                 let (order, tensors) = read::<Order>(&mut &child).unwrap();
-                assert!(matches!(order, Order::Run));
+                assert!(matches!(order, Order::Run(7)));
                 write(&mut &child, &Reply::Answer, &tensors).unwrap();
             });
-            write_async(&mut parent, &Order::Run, &[&sent]).await.unwrap();
+            write_async(&mut parent, &Order::Run(7), &[&sent]).await.unwrap();
             let (reply, received) = read_async::<Reply>(&mut parent).await.unwrap();
             assert!(matches!(reply, Reply::Answer));
             assert_eq!(received, sent);
@@ -243,7 +241,7 @@ mod tests {
             [numbers, Tensor::from_strings("s", vec![rows], vec![value.to_string(); rows])]
         };
         let (one, two) = (request(1, 0.5), request(2, 0.25));
-        write_async(&mut parent, &Order::Run, &[&one, &two]).await.unwrap();
+        write_async(&mut parent, &Order::Run(1), &[&one, &two]).await.unwrap();
         let (_, received) = read::<Order>(&mut &child).unwrap();
         let stacked = [0, 1].map(|place| Tensor::stack(&[&one[place], &two[place]]).unwrap());
         assert_eq!(received, stacked);
@@ -253,8 +251,7 @@ mod tests {
     fn lengths_out_of_a_damaged_frame_take_no_memory() {
         let error = read::<Order>(&mut [0xff; 64].as_slice()).unwrap_err();
         assert_eq!(error.to_string(), "the frame's head is too large");
-        let head =
-            r#"{"message": "Run", "tensors": [{"name": "x", "datatype": "FP32", "shape": [1], "bytes": 4294967296}]}"#;
+        let head = r#"{"message": {"Run": 1}, "tensors": [{"name": "x", "datatype": "FP32", "shape": [1], "bytes": 4294967296}]}"#;
         let mut frame = (head.len() as u32).to_le_bytes().to_vec();
         frame.extend_from_slice(head.as_bytes());
         let error = read::<Order>(&mut frame.as_slice()).unwrap_err();

@@ -7,6 +7,7 @@
 
 mod child;
 mod device;
+mod ending;
 mod frame;
 mod graph;
 mod onnx;

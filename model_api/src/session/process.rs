@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
 use open_inference::Tensor;
-use tokio::io::BufReader;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
@@ -48,6 +48,10 @@ pub struct ChildSession {
     process: Child,
     replies: BufReader<OwnedReadHalf>,
     orders: OwnedWriteHalf,
+    /// Takes numbers of runs that are to end ([`super::ending`]).
+    endings: UnixStream,
+    /// Of runs so far.
+    runs: u64,
 }
 
 impl Launcher for ChildLauncher {
@@ -78,23 +82,26 @@ impl Launcher for ChildLauncher {
 
 impl ChildSession {
     fn spawn(launcher: &ChildLauncher) -> io::Result<Self> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        ours.set_nonblocking(true)?;
+        let (orders, orders_theirs) = StdUnixStream::pair()?;
+        let (endings, endings_theirs) = StdUnixStream::pair()?;
+        orders.set_nonblocking(true)?;
+        endings.set_nonblocking(true)?;
         let process = Command::new(&launcher.program)
             .arg0("model_api")
             .arg("session")
             // Read by the library when it is loaded: official builds report to their maker unless it is set by then.
             .env("ORT_DISABLE_TELEMETRY", "1")
-            // The socket: inherited without a number to agree on, and closed in every other child.
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            // The sockets: inherited without numbers to agree on, and closed in every other child.
+            .stdin(Stdio::from(OwnedFd::from(orders_theirs)))
+            .stdout(Stdio::from(OwnedFd::from(endings_theirs)))
             .stderr(Stdio::inherit())
             // Control-C goes to a terminal's whole process group, and the parent still has requests to finish.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let (replies, orders) = UnixStream::from_std(ours)?.into_split();
-        Ok(Self { process, replies: BufReader::with_capacity(REPLY_BUFFER, replies), orders })
+        let (replies, orders) = UnixStream::from_std(orders)?.into_split();
+        let replies = BufReader::with_capacity(REPLY_BUFFER, replies);
+        Ok(Self { process, replies, orders, endings: UnixStream::from_std(endings)?, runs: 0 })
     }
 
     async fn ask(
@@ -145,7 +152,7 @@ impl ChildSession {
             }
         }
         let end = async {
-            frame::write_async(&mut self.orders, &Order::Terminate, &[]).await.map_err(Broken::Order)?;
+            self.endings.write_all(&self.runs.to_le_bytes()).await.map_err(Broken::Order)?;
             reply.await.map_err(Broken::Reply)
         };
         timeout(GRACE, end).await.ok().transpose()
@@ -164,7 +171,8 @@ impl Session for ChildSession {
         requests: &[&[Tensor]],
         give_up: impl Future<Output = ()> + Send,
     ) -> Result<Vec<Tensor>, SessionError> {
-        match self.ask(&Order::Run, requests, give_up).await {
+        self.runs += 1;
+        match self.ask(&Order::Run(self.runs), requests, give_up).await {
             Ok((Reply::Answer, outputs)) => Ok(outputs),
             Ok((Reply::Refused(reason), _)) => Err(SessionError::Refused(reason)),
             Ok((Reply::Terminated, _)) => Err(SessionError::GivenUp),
@@ -204,7 +212,8 @@ mod tests {
         let process = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
         let (socket, _theirs) = UnixStream::pair().unwrap();
         let (replies, orders) = socket.into_split();
-        let mut session = ChildSession { process, replies: BufReader::new(replies), orders };
+        let (endings, _theirs) = UnixStream::pair().unwrap();
+        let mut session = ChildSession { process, replies: BufReader::new(replies), orders, endings, runs: 0 };
         let input = Tensor::from_f32(&"x".repeat(2 << 20), Datatype::Fp32, vec![1], &[0.5]).unwrap();
         let run = timeout(Duration::from_secs(5), session.run(&[&[input]], pending())).await.unwrap();
         assert_eq!(run, Err(SessionError::Refused("the inputs are too large for a session".to_owned())));

@@ -227,5 +227,8 @@ async fn files_with_flipped_bits_disturb_nobody() {
         }
         assert_eq!(answer(&ask(&running, &division(60, 10)).await), Some(6.0), "after number {number}");
     }
-    assert_eq!(running.sessions(), [session]);
+    // The last one's has been killed; on a busy machine the system takes a moment to do so.
+    while running.sessions() != [session] {
+        sleep(Duration::from_millis(5)).await;
+    }
 }
