@@ -2,7 +2,7 @@ use axum::response::{IntoResponse, Response};
 use contract::{Misfit, NoPrediction};
 use http::StatusCode;
 use service::body::BodyError;
-use service::problem::problem;
+use service::problem::{RETRY_AFTER_SECONDS, problem_for};
 
 /// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
 ///
@@ -147,16 +147,27 @@ impl Error {
     }
 }
 
+impl Error {
+    /// How long the caller is asked to stay away, where he may come back: as long as `model_api` says, where it does.
+    pub(crate) fn retry_after_s(&self) -> u32 {
+        match self {
+            Self::Model(error) => error.retry_after_s,
+            _ => RETRY_AFTER_SECONDS,
+        }
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        problem(self.status().0, &self.to_string())
+        problem_for(self.status().0, &self.to_string(), self.retry_after_s())
     }
 }
 
 /// In the protocol's shape.
 impl From<Error> for open_inference::Error {
     fn from(error: Error) -> Self {
-        Self::new(error.status().0, error.to_string())
+        let retry_after_s = error.retry_after_s();
+        Self { retry_after_s, ..Self::new(error.status().0, error.to_string()) }
     }
 }
 

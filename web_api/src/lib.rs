@@ -41,6 +41,9 @@ mod row_memory;
 /// Which models there are, as `model_api` last said.
 pub mod catalog;
 
+/// Questions of different callers, on their way together.
+pub mod gatherer;
+
 /// How `model_api` is called: a deadline, and another replica when one is gone.
 pub mod model_client;
 

@@ -11,7 +11,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use service::middleware::request_id;
 use service::problem::Problem;
 use tokio::net::lookup_host;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -46,6 +46,19 @@ pub struct ModelClient {
     workbench: Workbench,
 }
 
+/// A question's way to its model.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// `None` for its default version.
+    pub version: Option<&'a str>,
+    /// What it is called in the logs of both services.
+    pub request_id: Option<HeaderValue>,
+    /// How long the answer may take.
+    pub patience: Duration,
+}
+
 /// A request's body, and the headers that say what it is.
 #[derive(Clone, Debug)]
 struct Payload {
@@ -76,32 +89,44 @@ impl ModelClient {
 
     /// Which models there are.
     pub async fn models(&self) -> Result<ModelList, Error> {
-        let response = self.ask(Method::GET, &["models"], None, LIST_TIMEOUT).await?;
+        let response = self.ask(Method::GET, &["models"], None, request_id(), LIST_TIMEOUT).await?;
         decode(&body(response).await?)
     }
 
-    /// What `model` makes of `inputs`; its default version where none is named.
-    pub async fn infer(&self, model: &str, version: Option<&str>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
-        let _permit = self.permits.try_acquire().map_err(|_| Error::Busy)?;
+    /// One of the questions that may be under way at the same time.
+    pub fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::Busy)
+    }
+
+    /// How long an answer may take.
+    pub fn patience(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// What the model makes of `inputs`, for whoever holds a permit.
+    pub async fn infer(&self, call: Call<'_>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
+        let Call { model, version, request_id, patience } = call;
         let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
         let (headers, bytes) = self.workbench.run(bytes, move || client::encode_request(&inputs)).await?;
         let path: Vec<&str> = match version {
             Some(version) => vec!["v2", "models", model, "versions", version, "infer"],
             None => vec!["v2", "models", model, "infer"],
         };
-        let mut response =
-            self.ask(Method::POST, &path, Some(Payload { headers, bytes }), self.request_timeout).await?;
+        let payload = Payload { headers, bytes };
+        let mut response = self.ask(Method::POST, &path, Some(payload), request_id, patience).await?;
         let headers = std::mem::take(response.headers_mut());
         client::decode_response(&headers, body(response).await?).map_err(|error| not_the_contract(&error))
     }
 
     /// The picture as `model` sees it, as a PNG.
     pub async fn input(&self, model: &str, image: Bytes) -> Result<Bytes, Error> {
-        let _permit = self.permits.try_acquire().map_err(|_| Error::Busy)?;
+        let _permit = self.permit()?;
         // model_api tells formats by their first bytes.
         let octets = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let payload = Payload { headers: [octets].into_iter().collect(), bytes: image };
-        body(self.ask(Method::POST, &["input", model], Some(payload), self.request_timeout).await?).await
+        let response =
+            self.ask(Method::POST, &["input", model], Some(payload), request_id(), self.request_timeout).await?;
+        body(response).await
     }
 
     /// Every version in the repository. Where replicas differ, the one that does worst is told of.
@@ -135,7 +160,11 @@ impl ModelClient {
     /// Posts to every replica at the same time.
     async fn tell_all(&self, path: &[&str], patience: Duration) -> Vec<Result<Bytes, Error>> {
         let replicas = join_all(self.replicas.iter().cloned().map(addresses)).await;
-        let tell = async |replica: Url| match self.request(Method::POST, replica, path, None, patience).send().await {
+        let tell = async |replica: Url| match self
+            .request(Method::POST, replica, path, None, request_id(), patience)
+            .send()
+            .await
+        {
             Ok(response) if response.status().is_success() => body(response).await,
             Ok(response) => Err(refusal(response).await),
             Err(error) if error.is_timeout() && !error.is_connect() => Err(Error::Deadline),
@@ -154,6 +183,7 @@ impl ModelClient {
         method: Method,
         path: &[&str],
         payload: Option<Payload>,
+        request_id: Option<HeaderValue>,
         patience: Duration,
     ) -> Result<Response, Error> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
@@ -162,7 +192,7 @@ impl ModelClient {
                 sleep(PAUSE).await;
             }
             let replica = self.replicas[(first + attempt) % self.replicas.len()].clone();
-            let request = self.request(method.clone(), replica, path, payload.clone(), patience);
+            let request = self.request(method.clone(), replica, path, payload.clone(), request_id.clone(), patience);
             match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => return Err(refusal(response).await),
@@ -179,6 +209,7 @@ impl ModelClient {
         mut url: Url,
         path: &[&str],
         payload: Option<Payload>,
+        request_id: Option<HeaderValue>,
         patience: Duration,
     ) -> RequestBuilder {
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -188,7 +219,7 @@ impl ModelClient {
         if let Some(Payload { headers, bytes }) = payload {
             request = request.headers(headers).body(bytes);
         }
-        match request_id() {
+        match request_id {
             Some(id) => request.header("x-request-id", id),
             None => request,
         }
@@ -253,10 +284,13 @@ async fn refusal(response: Response) -> Error {
         Problem(Problem),
     }
     let status = response.status();
+    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let words = body(response).await.and_then(|body| decode::<Words>(&body));
     match words {
         Ok(Words::Protocol { error: words } | Words::Problem(Problem { detail: words, .. })) => {
-            Error::Model(open_inference::Error::new(status, words))
+            let error = open_inference::Error::new(status, words);
+            let retry_after_s = retry_after.unwrap_or(error.retry_after_s);
+            Error::Model(open_inference::Error { retry_after_s, ..error })
         }
         Err(_) if status == StatusCode::SERVICE_UNAVAILABLE => Error::Busy,
         Err(error) => error,

@@ -9,6 +9,7 @@ use open_inference::{CacheLookup, Inference, Statistics, Tensor};
 
 use crate::catalog::{Catalog, Listed};
 use crate::error::Error;
+use crate::gatherer::Gatherer;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::question::Question;
@@ -32,6 +33,7 @@ pub struct Predictor {
 #[derive(Clone)]
 pub(crate) struct Model {
     client: ModelClient,
+    gatherer: Gatherer,
     catalog: Catalog,
     metrics: Metrics,
 }
@@ -54,7 +56,8 @@ impl Predictor {
         metrics: Metrics,
         workbench: Workbench,
     ) -> Self {
-        let model = Model { client, catalog: catalog.clone(), metrics };
+        let gatherer = Gatherer::new(client.clone());
+        let model = Model { client, gatherer, catalog: catalog.clone(), metrics };
         let rows = RowMemory::new(memory.clone(), model.clone(), workbench);
         Self { app_type, catalog, memory, rows, model, statistics: Statistics::default() }
     }
@@ -174,7 +177,7 @@ impl Model {
         rows: u64,
     ) -> Result<Inference, Error> {
         let model = question.model();
-        let inference = self.client.infer(&model.name, question.version(), inputs).await;
+        let inference = self.gatherer.infer(model, question.version(), inputs).await;
         // A question that was turned away here has not been asked.
         if !matches!(inference, Err(Error::Busy)) {
             self.metrics.inferred(&model.name, rows);

@@ -157,6 +157,7 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     // Inside a script element only "<" could end the element.
     let models_json = serde_json::to_string(&models).unwrap_or_default().replace('<', "\\u003c");
     let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
+    let retry_after_s = error.as_ref().map_or(RETRY_AFTER_SECONDS, Error::retry_after_s);
     let page = Page {
         models: &models,
         selected: selected.map_or("", |model| model.name.as_str()),
@@ -167,7 +168,7 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     };
     match page.render() {
         Ok(html) if status == StatusCode::SERVICE_UNAVAILABLE => {
-            (status, [(header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string())], Html(html)).into_response()
+            (status, [(header::RETRY_AFTER, retry_after_s.to_string())], Html(html)).into_response()
         }
         Ok(html) => (status, Html(html)).into_response(),
         Err(error) => {

@@ -5,6 +5,7 @@
 mod cache;
 mod docs;
 mod fake_model_api;
+mod gatherer;
 mod health;
 mod page;
 mod predict;

@@ -1,0 +1,298 @@
+//! Questions of different callers, on their way to `model_api` together.
+//!
+//! A call costs both services more than a small model's answer does. So while [`LANES`] calls to a model are under way, further
+//! questions wait, and go together in one call as soon as one of the others is back: the more there are, the more go
+//! together, and a question that comes alone leaves at once and alone.
+//!
+//! Only rows that are independent of each other go together, and nobody is to notice: a call that is refused or fails is made
+//! again for each of its questions, so that everybody gets his own answer, or the words that fit his own question. A call for
+//! several has half of the time, so that the other half is there for each alone.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use contract::ModelDescription;
+use futures_util::future::{Either, join_all, select};
+use http::{HeaderValue, StatusCode};
+use open_inference::{Inference, Tensor};
+use service::middleware::request_id;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot::{self, Sender};
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
+
+use crate::error::Error;
+use crate::model_client::{Call, ModelClient};
+
+/// Calls for one model version under way at the same time: enough that its sessions have their next batch while the last
+/// answers are on their way back, and few enough that questions meet.
+const LANES: usize = 4;
+
+/// Rows of a call where the model names no size.
+const DEFAULT_ROWS: usize = 32;
+
+/// Bytes of a call.
+const MOST_BYTES: usize = 4 << 20;
+
+/// Questions with more rows or bytes than this are calls of their own: what they cost is not the call.
+const SMALL_ROWS: usize = 16;
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Puts questions together. Clones share what is under way.
+#[derive(Clone)]
+pub struct Gatherer {
+    client: ModelClient,
+    roads: Arc<Mutex<HashMap<Destination, Road>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Destination {
+    model: String,
+    /// `None` for whichever is the default one.
+    version: Option<String>,
+}
+
+/// What is under way to a destination, and what waits. There is none where nothing is.
+#[derive(Default)]
+struct Road {
+    under_way: usize,
+    waiting: Vec<Waiting>,
+}
+
+/// A question that waits for its call.
+struct Waiting {
+    inputs: Vec<Tensor>,
+    /// Of each input.
+    rows: usize,
+    /// When its caller is told that there is no answer.
+    deadline: Instant,
+    request_id: Option<HeaderValue>,
+    span: Span,
+    asker: Sender<Result<Inference, Error>>,
+    /// Whoever waits counts among the questions that may be under way.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// One of the calls that may be under way to a destination.
+struct Lane {
+    gatherer: Gatherer,
+    to: Destination,
+    most_rows: usize,
+    is_given_back: bool,
+}
+
+impl Gatherer {
+    /// Gathers for this client.
+    pub fn new(client: ModelClient) -> Self {
+        Self { client, roads: Arc::default() }
+    }
+
+    /// What `model` makes of `inputs`; its default version where none is named. Dropping the future gives the question up.
+    pub async fn infer(
+        &self,
+        model: &ModelDescription,
+        version: Option<&str>,
+        inputs: Vec<Tensor>,
+    ) -> Result<Inference, Error> {
+        let permit = self.client.permit()?;
+        let patience = self.client.patience();
+        let Some(rows) = small_rows(&inputs).filter(|_| model.independent_rows) else {
+            return self
+                .client
+                .infer(Call { model: &model.name, version, request_id: request_id(), patience }, inputs)
+                .await;
+        };
+        let (asker, answered) = oneshot::channel();
+        let (request_id, span) = (request_id(), Span::current());
+        let deadline = Instant::now() + patience;
+        let waiting = Waiting { inputs, rows, deadline, request_id, span, asker, _permit: permit };
+        let to = Destination { model: model.name.clone(), version: version.map(str::to_owned) };
+        let most_rows = if model.max_batch_size > 0 { model.max_batch_size as usize } else { DEFAULT_ROWS };
+        if self.enqueue(&to, waiting) {
+            let lane = Lane { gatherer: self.clone(), to, most_rows, is_given_back: false };
+            // A task of its own: it goes on for others when its first caller has his answer.
+            tokio::spawn(lane.run());
+        }
+        answered.await.unwrap_or(Err(Error::Internal))
+    }
+
+    /// Whether a lane is free for it, which is then taken.
+    fn enqueue(&self, to: &Destination, waiting: Waiting) -> bool {
+        let mut roads = self.roads();
+        if !roads.contains_key(to) {
+            roads.insert(to.clone(), Road::default());
+        }
+        let Some(road) = roads.get_mut(to) else { return false };
+        road.waiting.push(waiting);
+        let is_free = road.under_way < LANES;
+        road.under_way += usize::from(is_free);
+        is_free
+    }
+
+    fn roads(&self) -> MutexGuard<'_, HashMap<Destination, Road>> {
+        // No code panics between two changes that belong together.
+        self.roads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    /// Makes calls until nothing waits.
+    async fn run(mut self) {
+        while let Some(group) = self.next() {
+            self.carry(group).await;
+        }
+        self.is_given_back = true;
+    }
+
+    /// What goes next: the question that has waited longest, and those that go with it. When there is none, the lane is
+    /// given back, in the same breath: whoever comes next must find it free.
+    fn next(&self) -> Option<Vec<Waiting>> {
+        let mut roads = self.gatherer.roads();
+        let road = roads.get_mut(&self.to)?;
+        let mut waiting = std::mem::take(&mut road.waiting).into_iter().filter(|waiting| !waiting.asker.is_closed());
+        let Some(first) = waiting.next() else {
+            drop(waiting);
+            give_back(&mut roads, &self.to);
+            return None;
+        };
+        let (mut rows, mut bytes) = (first.rows, first.bytes());
+        let mut group = vec![first];
+        for other in waiting {
+            let fits = rows + other.rows <= self.most_rows && bytes + other.bytes() <= MOST_BYTES;
+            if fits && goes_with(&group[0].inputs, &other.inputs) {
+                rows += other.rows;
+                bytes += other.bytes();
+                group.push(other);
+            } else {
+                road.waiting.push(other);
+            }
+        }
+        Some(group)
+    }
+
+    /// One call for all of the group, and one for each where that does not do.
+    async fn carry(&self, mut group: Vec<Waiting>) {
+        let Some(outcome) = self.call(&mut group).await else { return };
+        match outcome {
+            Ok(inference) => match cut(inference, &group) {
+                Some(answers) => tell(group, answers.into_iter().map(Ok)),
+                None => self.carry_apart(group).await,
+            },
+            Err(error) if group.len() > 1 && may_be_anothers(&error) => self.carry_apart(group).await,
+            Err(error) => {
+                let errors = vec![error; group.len()];
+                tell(group, errors.into_iter().map(Err));
+            }
+        }
+    }
+
+    async fn carry_apart(&self, group: Vec<Waiting>) {
+        let carry = async |waiting: Waiting| {
+            let mut alone = vec![waiting];
+            if let Some(outcome) = self.call(&mut alone).await {
+                tell(alone, [outcome]);
+            }
+        };
+        join_all(group.into_iter().map(carry)).await;
+    }
+
+    /// One call for all of the group; `None` when everybody who asked has gone before there was an answer, and with them
+    /// the call.
+    async fn call(&self, group: &mut [Waiting]) -> Option<Result<Inference, Error>> {
+        let first = group.first()?;
+        let (request_id, span) = (first.request_id.clone(), first.span.clone());
+        let left = first.deadline.saturating_duration_since(Instant::now());
+        let patience = if group.len() > 1 { left.min(self.gatherer.client.patience() / 2) } else { left };
+        let call = Call { model: &self.to.model, version: self.to.version.as_deref(), request_id, patience };
+        let inputs = stack(group);
+        let answer = pin!(self.gatherer.client.infer(call, inputs).instrument(span));
+        let nobody_waits = join_all(group.iter_mut().map(|waiting| waiting.asker.closed()));
+        match select(answer, nobody_waits).await {
+            Either::Left((answer, _)) => Some(answer),
+            Either::Right(_) => None,
+        }
+    }
+}
+
+impl Drop for Lane {
+    /// Also when a mistake of ours made it panic.
+    fn drop(&mut self) {
+        if !self.is_given_back {
+            give_back(&mut self.gatherer.roads(), &self.to);
+        }
+    }
+}
+
+fn give_back(roads: &mut HashMap<Destination, Road>, to: &Destination) {
+    if let Some(road) = roads.get_mut(to) {
+        road.under_way -= 1;
+        if road.under_way == 0 && road.waiting.is_empty() {
+            roads.remove(to);
+        }
+    }
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        bytes(&self.inputs)
+    }
+}
+
+fn bytes(inputs: &[Tensor]) -> usize {
+    inputs.iter().map(|tensor| tensor.data.len()).sum()
+}
+
+/// How many rows a question has that is small enough to go with others.
+fn small_rows(inputs: &[Tensor]) -> Option<usize> {
+    let rows = inputs.first()?.rows().filter(|rows| (1..=SMALL_ROWS).contains(rows))?;
+    (bytes(inputs) <= SMALL_BYTES && inputs.iter().all(|input| input.rows() == Some(rows))).then_some(rows)
+}
+
+/// The same inputs in the same order, of the same datatypes and row shapes.
+fn goes_with(one: &[Tensor], other: &[Tensor]) -> bool {
+    let alike =
+        |(a, b): (&Tensor, &Tensor)| a.name == b.name && a.datatype == b.datatype && a.shape[1..] == b.shape[1..];
+    one.len() == other.len() && one.iter().zip(other).all(alike)
+}
+
+/// The rows of all, one after the other.
+fn stack(group: &[Waiting]) -> Vec<Tensor> {
+    let [first, _, ..] = group else { return group.iter().flat_map(|waiting| waiting.inputs.clone()).collect() };
+    let column = |place: usize| Tensor::stack(&group.iter().map(|waiting| &waiting.inputs[place]).collect::<Vec<_>>());
+    // Those of a group go together, so there is one for each place.
+    (0..first.inputs.len()).filter_map(column).collect()
+}
+
+/// To each question its rows; `None` when the answer has other rows than were asked for.
+fn cut(inference: Inference, group: &[Waiting]) -> Option<Vec<Inference>> {
+    if group.len() == 1 {
+        return Some(vec![inference]);
+    }
+    let rows: Vec<usize> = group.iter().map(|waiting| waiting.rows).collect();
+    let sum = rows.iter().sum();
+    if !inference.outputs.iter().all(|output| output.rows() == Some(sum)) {
+        return None;
+    }
+    let mut columns: Vec<_> = inference.outputs.iter().map(|output| output.split(&rows).into_iter()).collect();
+    let whole = Inference { outputs: Vec::new(), ..inference };
+    // A copy: an answer that is remembered must not keep those of its neighbours in memory.
+    let own = |rows: Tensor| Tensor { data: Bytes::copy_from_slice(&rows.data), ..rows };
+    let part =
+        |_| Inference { outputs: columns.iter_mut().filter_map(Iterator::next).map(own).collect(), ..whole.clone() };
+    Some(rows.iter().map(part).collect())
+}
+
+fn tell(group: Vec<Waiting>, answers: impl IntoIterator<Item = Result<Inference, Error>>) {
+    for (waiting, answer) in group.into_iter().zip(answers) {
+        // Who has gone meanwhile needs none.
+        let _ = waiting.asker.send(answer);
+    }
+}
+
+/// Whether one of several questions may be to blame, and the others would be answered without it.
+fn may_be_anothers(error: &Error) -> bool {
+    let status = error.status().0;
+    status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::Deadline)
+}
