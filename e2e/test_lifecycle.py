@@ -201,9 +201,9 @@ def test_an_upload_that_never_ends_is_cut_when_the_drain_has_lasted_long_enough(
 
 def test_model_api_takes_its_children_with_it(spawn: Spawn):
     for end in (Service.kill, Service.terminate):
-        model = spawn("model_api", MODEL_NAME="all")
+        model = spawn("model_api", MODEL_NAME="all", SESSION_THREADS="2")
         children = children_of(model.pid)
-        assert len(children) == 2
+        assert len(children) == 4, "two models, each with a session for each of two cores"
         end(model)
         wait_until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), "the sessions have ended")
 
@@ -212,7 +212,7 @@ def test_model_api_takes_its_children_with_it(spawn: Spawn):
 
 
 def test_a_session_killed_is_replaced_and_the_next_request_is_answered(spawn: Spawn):
-    model = spawn("model_api")
+    model = spawn("model_api", SESSION_THREADS="1")
     web = spawn("web_api", MODEL_API_URL=model.url)
     (child,) = children_of(model.pid)
     os.kill(child, signal.SIGKILL)
