@@ -1,27 +1,25 @@
-//! A remembered answer, and its form in Redis: magic, format version, length of the head (u32), head (JSON), the outputs'
-//! raw bytes one after the other, checksum. Numbers are little-endian.
+//! A remembered answer, and its form in Redis: magic, format version, key, the answer as `form.rs` writes it, checksum.
 //!
-//! A fixed form, not a serialised Rust type: nothing in it chooses what is built from it, and what comes back is held
-//! against every length before it is believed. The checksum finds damage; it is no proof of who wrote the value.
+//! The checksum finds damage; it is no proof of who wrote the value.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use open_inference::{Datatype, Inference, Provenance, Tensor};
-use serde::{Deserialize, Serialize};
+use open_inference::Inference;
 use sha2::{Digest, Sha256};
 
+use crate::form;
 use crate::keys::AnswerKey;
 
 /// An answer whose form is longer is not written to Redis. Sixteen are asked for at a time (`memory.rs`), which then stay
 /// within what Redis keeps for one client (`client-output-buffer-limit`), and one does not push out thousands of others.
 pub const MAX_STORED: usize = 4 << 20;
 
-const MAGIC: [u8; 4] = *b"MLSA";
-const FORMAT: u8 = 1;
-const HEAD_LENGTH_AT: usize = MAGIC.len() + 1;
-const HEAD_AT: usize = HEAD_LENGTH_AT + size_of::<u32>();
+/// Magic and format version. Format 1 had its head in JSON.
+const MAGIC: [u8; 5] = *b"MLSA\x02";
+
 /// Half a SHA-256.
 const CHECKSUM: usize = 16;
 
@@ -36,34 +34,11 @@ pub struct Entry {
     pub inference: Inference,
 }
 
-/// Everything but the outputs' bytes.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Head {
-    key: String,
-    stored_at: u64,
-    model: String,
-    version: String,
-    provenance: Provenance,
-    outputs: Vec<OutputHead>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OutputHead {
-    name: String,
-    datatype: Datatype,
-    shape: Vec<i64>,
-    bytes: usize,
-}
-
 impl Entry {
     /// `inference` as the answer to `key`, remembered now.
     pub fn new(key: AnswerKey, inference: Inference) -> Self {
-        let outputs = inference.outputs.into_iter().map(own).collect();
         // Headers belong to one request.
-        let inference = Inference { outputs, headers: HeaderMap::new(), ..inference };
-        Self { key, stored_at: unix_seconds(), inference }
+        Self { key, stored_at: unix_seconds(), inference: Inference { headers: HeaderMap::new(), ..inference } }
     }
 
     /// Seconds since it was remembered; 0 if the clock has gone backwards since.
@@ -71,26 +46,21 @@ impl Entry {
         unix_seconds().saturating_sub(self.stored_at)
     }
 
+    /// Its form near, all in memory of its own: outputs may be slices of something far larger, such as the buffer of a
+    /// connection. `None` for what has none.
+    pub(crate) fn to_form(&self) -> Option<Arc<[u8]>> {
+        form::write(self.stored_at, &self.inference).map(Into::into)
+    }
+
+    /// The answer to `key` that has this form.
+    pub(crate) fn from_form(form: Arc<[u8]>, key: AnswerKey) -> Option<Self> {
+        let (stored_at, inference) = form::read(&Bytes::from_owner(form))?;
+        Some(Self { key, stored_at, inference })
+    }
+
     /// Its form in Redis; `None` when that is longer than [`MAX_STORED`].
     pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        let data: usize = self.inference.outputs.iter().map(|output| output.data.len()).sum();
-        if data > MAX_STORED {
-            return None;
-        }
-        let head = serde_json::to_vec(&self.head()).ok()?;
-        let length = HEAD_AT + head.len() + data + CHECKSUM;
-        if length > MAX_STORED {
-            return None;
-        }
-        let mut bytes = Vec::with_capacity(length);
-        bytes.extend(MAGIC);
-        bytes.push(FORMAT);
-        bytes.extend((head.len() as u32).to_le_bytes());
-        bytes.extend(head);
-        for output in &self.inference.outputs {
-            bytes.extend_from_slice(&output.data);
-        }
-        Some(seal(bytes))
+        to_redis(&self.to_form()?, self.key)
     }
 
     /// `None` for anything that is not an answer to `key`: garbage, another format, another question's answer.
@@ -100,68 +70,26 @@ impl Entry {
             return None;
         }
         let sum = bytes.split_off(bytes.len().checked_sub(CHECKSUM)?);
+        let form = bytes.strip_prefix(&MAGIC)?.strip_prefix(key.as_bytes())?;
         if sum != checksum(&bytes)[..] {
             return None;
         }
-        let (magic, rest) = bytes.split_first_chunk()?;
-        let (&format, rest) = rest.split_first()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        if *magic != MAGIC || format != FORMAT {
-            return None;
-        }
-        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-        let head: Head = serde_json::from_slice(rest.get(..length)?).ok()?;
-        if head.key != key.to_string() {
-            return None;
-        }
-        let mut data = bytes.split_off(HEAD_AT + length);
-        let mut outputs = Vec::new();
-        for OutputHead { name, datatype, shape, bytes } in head.outputs {
-            let cut = (bytes <= data.len()).then(|| data.split_to(bytes))?;
-            outputs.push(own(Tensor::new(&name, datatype, &shape, cut).ok()?));
-        }
-        let Head { stored_at, model, version, provenance, .. } = head;
-        let inference = Inference { model, version, outputs, provenance, headers: HeaderMap::new() };
-        data.is_empty().then_some(Self { key, stored_at, inference })
-    }
-
-    fn head(&self) -> Head {
-        let Inference { model, version, outputs, provenance, .. } = &self.inference;
-        let output = |output: &Tensor| OutputHead {
-            name: output.name.clone(),
-            datatype: output.datatype,
-            shape: output.shape.iter().map(|&length| length.cast_signed() as i64).collect(),
-            bytes: output.data.len(),
-        };
-        Head {
-            key: self.key.to_string(),
-            stored_at: self.stored_at,
-            model: model.clone(),
-            version: version.clone(),
-            provenance: provenance.clone(),
-            outputs: outputs.iter().map(output).collect(),
-        }
-    }
-
-    /// Bytes it occupies in the near cache, roughly: what is on the heap counts, allocator overhead does not.
-    pub(crate) fn weight(&self) -> u32 {
-        let Inference { model, version, outputs, provenance, .. } = &self.inference;
-        let strings = model.len() + version.len() + provenance.model_digest.len() + provenance.device.len();
-        let heap = |output: &Tensor| {
-            size_of_val(output) + output.name.len() + size_of_val(output.shape.as_slice()) + output.data.len()
-        };
-        let outputs: usize = outputs.iter().map(heap).sum();
-        u32::try_from(size_of::<Self>() + strings + outputs).unwrap_or(u32::MAX)
+        let (stored_at, inference) = form::read(&bytes.slice_ref(form))?;
+        Some(Self { key, stored_at, inference })
     }
 }
 
-/// The tensor with its elements in memory of their own. As they come they are a slice of something that may be far larger,
-/// such as the buffer of a connection, and would keep all of it. Large ones are most of what they are a slice of.
-fn own(output: Tensor) -> Tensor {
-    if output.data.len() > MAX_STORED {
-        return output;
+/// The form in Redis of what has this one near, as the answer to `key`; `None` when it is longer than [`MAX_STORED`].
+pub(crate) fn to_redis(form: &[u8], key: AnswerKey) -> Option<Vec<u8>> {
+    let length = MAGIC.len() + key.as_bytes().len() + form.len() + CHECKSUM;
+    if length > MAX_STORED {
+        return None;
     }
-    Tensor { data: Bytes::copy_from_slice(&output.data), ..output }
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend(MAGIC);
+    bytes.extend(key.as_bytes());
+    bytes.extend_from_slice(form);
+    Some(seal(bytes))
 }
 
 /// `bytes` with their checksum.
@@ -182,7 +110,7 @@ fn unix_seconds() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use open_inference::Timing;
+    use open_inference::{Datatype, Provenance, Tensor, Timing};
     use proptest::prelude::*;
 
     use super::*;
@@ -204,55 +132,67 @@ mod tests {
         vec![numbers, Tensor::from_strings("words", vec![2], [&b"\xff"[..], b""])]
     }
 
-    type Change = fn(&mut serde_json::Value);
+    /// The answer without outputs, which are said to be `count`, and what stands for them.
+    fn with_outputs(count: u16, outputs: &[u8]) -> Option<Entry> {
+        let none = entry(Vec::new()).to_form().unwrap();
+        let form = [&none[..none.len() - 2], &count.to_le_bytes(), outputs].concat();
+        Entry::from_bytes(to_redis(&form, key(b"a")).unwrap(), key(b"a"))
+    }
 
-    /// `head` as JSON with what was changed in it, and `data`, sealed.
-    fn form(change: impl FnOnce(&mut serde_json::Value), data: &[u8]) -> Vec<u8> {
-        let mut head = serde_json::to_value(entry(two_outputs()).head()).unwrap();
-        change(&mut head);
-        let head = serde_json::to_vec(&head).unwrap();
-        let length = (head.len() as u32).to_le_bytes();
-        seal([&MAGIC[..], &[FORMAT], &length, &head, data].concat())
+    /// One output, as a form has it.
+    fn output(name: &[u8], datatype: u8, shape: &[u64], length: u64, data: &[u8]) -> Vec<u8> {
+        let shape: Vec<u8> = [shape, &[length]].concat().iter().flat_map(|number| number.to_le_bytes()).collect();
+        let rank = (shape.len() / 8 - 1) as u8;
+        [&(name.len() as u16).to_le_bytes()[..], name, &[datatype, rank], &shape, data].concat()
     }
 
     #[test]
-    fn an_answer_comes_back_bit_for_bit() {
+    fn an_answer_comes_back_bit_for_bit_from_near_and_from_redis() {
         let before = entry(two_outputs());
-        let after = Entry::from_bytes(before.to_bytes().unwrap(), before.key).unwrap();
-        assert_eq!((after.key, after.stored_at), (before.key, before.stored_at));
-        assert_eq!(after.inference.outputs, before.inference.outputs);
-        assert_eq!(after.inference.provenance, before.inference.provenance);
-        assert_eq!((after.inference.model.as_str(), after.inference.version.as_str()), ("m", "1"));
+        for after in [
+            Entry::from_bytes(before.to_bytes().unwrap(), before.key).unwrap(),
+            Entry::from_form(before.to_form().unwrap(), before.key).unwrap(),
+        ] {
+            assert_eq!((after.key, after.stored_at), (before.key, before.stored_at));
+            assert_eq!(after.inference.outputs, before.inference.outputs);
+            assert_eq!(after.inference.provenance, before.inference.provenance);
+            assert_eq!((after.inference.model.as_str(), after.inference.version.as_str()), ("m", "1"));
+        }
+        assert_eq!(form::model(&before.to_form().unwrap()), Some("m"));
     }
 
     #[test]
     fn what_does_not_fit_is_no_answer() {
-        let data = two_outputs().iter().flat_map(|output| output.data.to_vec()).collect::<Vec<_>>();
-        assert!(Entry::from_bytes(form(|_| {}, &data), key(b"a")).is_some());
-        assert!(Entry::from_bytes(form(|_| {}, &data), key(b"b")).is_none(), "another question's");
-        let changes: [Change; 9] = [
-            |head| head["key"] = "sha256:00".into(),
-            |head| head["outputs"][0]["bytes"] = u64::MAX.into(),
-            |head| head["outputs"][0]["bytes"] = 4.into(),
-            |head| head["outputs"][0]["shape"] = serde_json::json!([1, 3]),
-            |head| head["outputs"][0]["shape"] = serde_json::json!([-1, 2]),
-            |head| head["outputs"][0]["shape"] = serde_json::json!([1_i64 << 62, 1_i64 << 62]),
-            |head| head["outputs"][0]["datatype"] = "FP33".into(),
-            |head| head["more"] = 1.into(),
-            |head| *head = serde_json::Value::Null,
-        ];
-        for (number, change) in changes.into_iter().enumerate() {
-            assert!(Entry::from_bytes(form(change, &data), key(b"a")).is_none(), "change {number}");
+        let numbers = Datatype::ALL.iter().position(|datatype| *datatype == Datatype::Fp32).unwrap() as u8;
+        assert!(with_outputs(1, &output(b"y", numbers, &[1, 2], 8, &[0; 8])).is_some());
+        for (number, bad) in [
+            output(b"y", numbers, &[1, 2], u64::MAX, &[0; 8]),
+            output(b"y", numbers, &[1, 2], 4, &[0; 8]),
+            output(b"y", numbers, &[1, 3], 8, &[0; 8]),
+            output(b"y", numbers, &[u64::MAX, 2], 8, &[0; 8]),
+            output(b"y", numbers, &[1 << 62, 1 << 62], 8, &[0; 8]),
+            output(b"y", numbers, &[1; 9], 4, &[0; 4]),
+            output(b"y", 14, &[1, 2], 8, &[0; 8]),
+            output(b"\xff", numbers, &[1, 2], 8, &[0; 8]),
+            output(b"y", numbers, &[1, 2], 8, &[0; 7]),
+            output(b"y", numbers, &[1, 2], 8, &[0; 9]),
+            Vec::new(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert!(with_outputs(1, &bad).is_none(), "output {number}");
         }
-        assert!(Entry::from_bytes(form(|_| {}, &data[1..]), key(b"a")).is_none(), "a byte less");
-        assert!(Entry::from_bytes(form(|_| {}, &[&data[..], b"x"].concat()), key(b"a")).is_none(), "a byte more");
+        assert!(with_outputs(2, &output(b"y", numbers, &[1, 2], 8, &[0; 8])).is_none(), "one is missing");
+        let bytes = entry(two_outputs()).to_bytes().unwrap();
+        assert!(Entry::from_bytes(bytes, key(b"b")).is_none(), "another question's");
         for garbage in [&b""[..], b"__import__('os')", &[0; 1 << 12], &seal(Vec::new()), &seal(MAGIC.to_vec())] {
             assert!(Entry::from_bytes(garbage.to_vec(), key(b"a")).is_none());
         }
     }
 
     #[test]
-    fn an_answer_too_large_for_redis_has_no_form() {
+    fn an_answer_too_large_for_redis_has_no_form_there() {
         let large = Tensor::new("y", Datatype::Uint8, &[4 << 20], vec![0; MAX_STORED].into()).unwrap();
         assert!(entry(vec![large]).to_bytes().is_none());
         assert!(Entry::from_bytes(vec![0; MAX_STORED + 1], key(b"a")).is_none());
@@ -277,10 +217,18 @@ mod tests {
         }
 
         #[test]
-        fn sealed_garbage_is_no_answer_and_no_panic(head in prop::collection::vec(any::<u8>(), 0..200), length in any::<u32>()) {
-            let bytes = [&MAGIC[..], &[FORMAT], &length.to_le_bytes(), &head].concat();
-            prop_assert!(Entry::from_bytes(seal(bytes), key(b"a")).is_none());
-            prop_assert!(Entry::from_bytes(seal(head), key(b"a")).is_none());
+        fn sealed_garbage_is_no_panic(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Entry::from_bytes(seal(garbage.clone()), key(b"a")).is_none());
+            if let Some(entry) = Entry::from_bytes(to_redis(&garbage, key(b"a")).unwrap(), key(b"a")) {
+                prop_assert_eq!(entry.to_form().unwrap().to_vec(), garbage);
+            }
+        }
+
+        #[test]
+        fn a_form_that_is_cut_is_none(length in any::<prop::sample::Index>()) {
+            let form = entry(two_outputs()).to_form().unwrap();
+            let cut = &form[..length.index(form.len())];
+            prop_assert!(Entry::from_form(cut.into(), key(b"a")).is_none());
         }
     }
 }

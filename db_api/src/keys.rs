@@ -45,17 +45,36 @@ impl AnswerKey {
         Self(hash.0.finalize().into())
     }
 
-    /// Where the answer of `model` stands in Redis.
-    pub(crate) fn redis_key(self, model: &str) -> String {
-        format!("{ANSWER}{model}:{}", self.hex())
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
-    fn hex(self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    /// Where the answer of `model` stands in Redis.
+    pub(crate) fn redis_key(self, model: &str) -> String {
+        [ANSWER, model, ":", Hex::of(&self.0).as_str()].concat()
+    }
+
+    /// The entity tag of its answer, quotes included: the key, since the same question always has the same answer.
+    pub fn etag(self) -> String {
+        ["\"sha256:", Hex::of(&self.0).as_str(), "\""].concat()
+    }
+}
+
+/// Two digits for each byte. Written for every answer, where a format for each byte would take longer than the SHA-256.
+struct Hex([u8; 64]);
+
+impl Hex {
+    fn of(bytes: &[u8; 32]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = [0; 64];
+        for (digits, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+            digits.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        Self(hex)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
@@ -72,10 +91,9 @@ impl From<Input<'_>> for InputDigest {
                 let mut sorted: Vec<_> = tensors.iter().collect();
                 sorted.sort_by_key(|tensor| &tensor.name);
                 for tensor in sorted {
-                    let lengths = tensor.shape.iter().flat_map(|&length| (length as u64).to_le_bytes());
                     hash.field(tensor.name.as_bytes());
                     hash.field(tensor.datatype.name().as_bytes());
-                    hash.field(&lengths.collect::<Vec<_>>());
+                    hash.lengths(&tensor.shape);
                     hash.field(&tensor.data);
                 }
             }
@@ -87,7 +105,8 @@ impl From<Input<'_>> for InputDigest {
 /// `sha256:<hex>`, as clients see it.
 impl fmt::Display for AnswerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str("sha256:")?;
+        f.write_str(Hex::of(&self.0).as_str())
     }
 }
 
@@ -104,6 +123,14 @@ impl FieldHasher {
     fn field(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
+    }
+
+    /// A field of numbers, u64 each.
+    fn lengths(&mut self, lengths: &[usize]) {
+        self.0.update((8 * lengths.len() as u64).to_le_bytes());
+        for &length in lengths {
+            self.0.update((length as u64).to_le_bytes());
+        }
     }
 }
 
@@ -154,5 +181,6 @@ mod tests {
         let key = AnswerKey([0xab; 32]);
         assert_eq!(key.redis_key("mnist"), format!("mlserve:answer:mnist:{}", "ab".repeat(32)));
         assert_eq!(key.to_string(), format!("sha256:{}", "ab".repeat(32)));
+        assert_eq!(key.etag(), format!("\"{key}\""));
     }
 }

@@ -6,6 +6,15 @@ pub mod keys;
 /// What is remembered, and how it looks in Redis.
 pub mod entry;
 
+/// An answer in few bytes.
+mod form;
+
+/// Answers in this process.
+mod near;
+
+/// One flight per question.
+mod flights;
+
 /// Near and Redis behind one type: hit, miss, or one flight for all who ask at the same moment.
 pub mod memory;
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use moka::future::Cache;
 use open_inference::Inference;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, MAX_STORED};
+use crate::flights::Flights;
 use crate::keys::AnswerKey;
+use crate::near::Near;
 use crate::store::{Lookup, RedisStore, Unavailable};
 
 /// KiB of answers on their way to Redis at the same time. What would be more is not written: it is only a memory.
@@ -20,17 +21,13 @@ const MAX_WRITING: u32 = 64 << 10;
 /// not count, and few enough for the room that Redis has for one client ([`MAX_STORED`](crate::entry::MAX_STORED)).
 const AT_A_TIME: usize = 16;
 
-/// No answer takes more than this part of what is held near, so that a few large ones do not push out all the others.
-const NEAR_SHARE: u64 = 8;
-
 /// So often a question waits for others' flights that end with errors which are not its own; then it is asked alone.
 const MAX_WAITS: usize = 3;
 
-/// Everything that is remembered: near in this process, and in Redis where there is one.
-#[derive(Clone)]
-pub struct Memory {
-    near: Cache<AnswerKey, Arc<Entry>>,
-    near_bytes: u64,
+/// Everything that is remembered: near in this process, and in Redis where there is one. `E` is why there may be no answer.
+pub struct Memory<E> {
+    near: Arc<Near>,
+    flights: Flights<Result<Arc<Entry>, Failure<E>>>,
     redis: Option<RedisStore>,
     writes: TaskTracker,
     write_room: Arc<Semaphore>,
@@ -60,32 +57,23 @@ pub struct Failure<E> {
     pub may_be_anothers: bool,
 }
 
-/// Why nothing is held near under a flight's key: the flight's own end, shared by all who waited for it.
-#[derive(Debug)]
-enum Landing<E> {
-    /// There is an answer, but it is too large to be held near, or it belongs under another key, since the model changed
-    /// in mid-flight.
-    Elsewhere(Arc<Entry>),
-    Failed(Failure<E>),
-}
-
 impl<E> From<E> for Failure<E> {
     fn from(error: E) -> Self {
         Self { error, may_be_anothers: false }
     }
 }
 
-impl Memory {
+impl<E> Memory<E> {
     /// `near_bytes` bounds what is held in this process; `ttl` is how long an answer stays, near and in Redis.
     pub fn new(near_bytes: u64, ttl: Duration, redis: Option<RedisStore>) -> Self {
-        let near = Cache::builder()
-            .max_capacity(near_bytes)
-            .weigher(|_, entry: &Arc<Entry>| entry.weight())
-            .time_to_live(ttl)
-            .build();
-        let write_room = Arc::new(Semaphore::new(MAX_WRITING as usize));
-        let write_lanes = Arc::new(Semaphore::new(AT_A_TIME));
-        Self { near, near_bytes, redis, writes: TaskTracker::new(), write_room, write_lanes }
+        Self {
+            near: Arc::new(Near::new(near_bytes, ttl)),
+            flights: Flights::default(),
+            redis,
+            writes: TaskTracker::new(),
+            write_room: Arc::new(Semaphore::new(MAX_WRITING as usize)),
+            write_lanes: Arc::new(Semaphore::new(AT_A_TIME)),
+        }
     }
 
     /// Redis, where there is one.
@@ -93,96 +81,55 @@ impl Memory {
         self.redis.as_ref()
     }
 
+    /// The answer to `key` if this process remembers it.
+    pub fn recall_near(&self, key: AnswerKey) -> Option<Arc<Entry>> {
+        self.near.get(key).map(Arc::new)
+    }
+
     /// The answer to `key` if it is remembered.
     pub async fn recall(&self, key: AnswerKey, model: &str) -> Option<(Arc<Entry>, Outcome)> {
-        if let Some(entry) = self.near.get(&key).await {
+        if let Some(entry) = self.recall_near(key) {
             return Some((entry, Outcome::Near));
         }
-        let Lookup::Hit(entry) = self.redis.as_ref()?.get(key, model).await else { return None };
-        self.hold_near(&entry).await;
-        Some((entry, Outcome::Redis))
+        self.recall_from(self.redis.as_ref()?, key, model).await.map(|entry| (entry, Outcome::Redis))
+    }
+
+    async fn recall_from(&self, redis: &RedisStore, key: AnswerKey, model: &str) -> Option<Arc<Entry>> {
+        let Lookup::Hit(entry) = redis.get(key, model).await else { return None };
+        if let Some(form) = self.form_of(&entry) {
+            self.near.insert(key, &form);
+        }
+        Some(entry)
     }
 
     /// [`Self::recall`] for each of `keys`, in their order.
     pub async fn recall_all(&self, keys: &[AnswerKey], model: &str) -> Vec<Option<(Arc<Entry>, Outcome)>> {
-        stream::iter(keys.to_vec()).map(|key| self.recall(key, model)).buffered(AT_A_TIME).collect().await
-    }
-
-    /// The remembered answer to `key`, or the one that `infer` gives. Whoever asks the same while `infer` runs waits
-    /// for that run; if its asker goes away, the next one's `infer` takes over. An error is never remembered.
-    ///
-    /// `key_of` names the key an answer belongs under, given the model that really answered.
-    pub async fn recall_or_infer<E: Clone + Send + Sync + 'static>(
-        &self,
-        key: AnswerKey,
-        model: &str,
-        key_of: impl Fn(&Inference) -> AnswerKey,
-        infer: impl Future<Output = Result<Inference, Failure<E>>>,
-    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
-        self.fly(key, self.redis.as_ref().map(|redis| (redis, model)), key_of, infer).await
-    }
-
-    /// [`Self::recall_or_infer`] for who has just asked Redis in vain. Unless another's flight is under way, `infer` is
-    /// polled before this waits for anything.
-    pub async fn join_or_infer<E: Clone + Send + Sync + 'static>(
-        &self,
-        key: AnswerKey,
-        key_of: impl Fn(&Inference) -> AnswerKey,
-        infer: impl Future<Output = Result<Inference, Failure<E>>>,
-    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
-        self.fly(key, None, key_of, infer).await
-    }
-
-    async fn fly<E: Clone + Send + Sync + 'static>(
-        &self,
-        key: AnswerKey,
-        redis: Option<(&RedisStore, &str)>,
-        key_of: impl Fn(&Inference) -> AnswerKey,
-        infer: impl Future<Output = Result<Inference, Failure<E>>>,
-    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
-        if let Some(entry) = self.near.get(&key).await {
-            return Ok((entry, Outcome::Near));
+        let near = |&key: &AnswerKey| self.recall_near(key).map(|entry| (entry, Outcome::Near));
+        let mut found: Vec<_> = keys.iter().map(near).collect();
+        let Some(redis) = &self.redis else { return found };
+        let unknown: Vec<usize> = (0..keys.len()).filter(|&at| found[at].is_none()).collect();
+        let ask = |at: usize| async move { (at, self.recall_from(redis, keys[at], model).await) };
+        let mut asked = stream::iter(unknown).map(ask).buffer_unordered(AT_A_TIME);
+        while let Some((at, entry)) = asked.next().await {
+            found[at] = entry.map(|entry| (entry, Outcome::Redis));
         }
-        let mut infer = pin!(infer);
-        for _ in 0..MAX_WAITS {
-            // Stays `Collapsed` unless it is our own future that runs.
-            let mut outcome = Outcome::Collapsed;
-            let flight = async {
-                if let Some((redis, model)) = redis
-                    && let Lookup::Hit(entry) = redis.get(key, model).await
-                {
-                    outcome = Outcome::Redis;
-                    return if self.is_held_near(&entry) { Ok(entry) } else { Err(Landing::Elsewhere(entry)) };
-                }
-                outcome = Outcome::Miss;
-                let inference = infer.as_mut().await.map_err(Landing::Failed)?;
-                let entry = Arc::new(Entry::new(key_of(&inference), inference));
-                self.write_behind(&entry);
-                if entry.key == key && self.is_held_near(&entry) {
-                    return Ok(entry);
-                }
-                self.hold_near(&entry).await;
-                Err(Landing::Elsewhere(entry))
-            };
-            match self.near.try_get_with(key, flight).await {
-                Ok(entry) => return Ok((entry, outcome)),
-                Err(landing) => match &*landing {
-                    Landing::Elsewhere(entry) => return Ok((Arc::clone(entry), outcome)),
-                    Landing::Failed(failure) if failure.may_be_anothers && outcome == Outcome::Collapsed => {}
-                    Landing::Failed(failure) => return Err(failure.clone()),
-                },
-            }
-        }
-        let inference = infer.await?;
-        Ok((self.remember(key_of(&inference), inference).await, Outcome::Miss))
+        found
     }
 
     /// Remembers an answer that was computed without looking here first.
-    pub async fn remember(&self, key: AnswerKey, inference: Inference) -> Arc<Entry> {
+    pub fn remember(&self, key: AnswerKey, inference: Inference) -> Arc<Entry> {
         let entry = Arc::new(Entry::new(key, inference));
-        self.hold_near(&entry).await;
-        self.write_behind(&entry);
+        if let Some(form) = self.form_of(&entry) {
+            self.near.insert(key, &form);
+            self.write_behind(key, &entry.inference.model, form);
+        }
         entry
+    }
+
+    /// The form of an answer that is not too large for both memories; a large one is not copied to find that out.
+    fn form_of(&self, entry: &Entry) -> Option<Arc<[u8]>> {
+        let bytes: usize = entry.inference.outputs.iter().map(|output| output.data.len()).sum();
+        (bytes as u64 <= self.near.largest().max(MAX_STORED as u64)).then(|| entry.to_form())?
     }
 
     /// Forgets every answer of `model` and says how many there were, counting each once. Answers on their way to Redis
@@ -191,7 +138,7 @@ impl Memory {
     pub async fn forget(&self, model: &str) -> Result<u64, Unavailable> {
         // All room is free only when nobody is writing. It fails only when closed, which it never is.
         drop(self.write_room.acquire_many(MAX_WRITING).await);
-        let near = self.forget_near(Some(model)).await;
+        let near = self.near.forget(Some(model));
         match &self.redis {
             // Redis holds what near holds, and more.
             Some(redis) => redis.forget(model).await,
@@ -203,11 +150,8 @@ impl Memory {
     /// Without Redis there is none, and it never ends.
     pub async fn run(self) {
         let Some(redis) = self.redis.clone() else { return std::future::pending().await };
-        let forget = move |model: Option<String>| {
-            let memory = self.clone();
-            async move {
-                memory.forget_near(model.as_deref()).await;
-            }
+        let forget = |model: Option<String>| {
+            self.near.forget(model.as_deref());
         };
         tokio::join!(redis.clone().probe(), redis.listen(forget));
     }
@@ -218,39 +162,94 @@ impl Memory {
         self.writes.wait().await;
     }
 
-    /// Forgets near what belongs to `model`, or everything.
-    async fn forget_near(&self, model: Option<&str>) -> u64 {
-        let mut forgotten = 0;
-        for (key, entry) in &self.near {
-            if model.is_none_or(|model| entry.inference.model == model) {
-                self.near.invalidate(&*key).await;
-                forgotten += 1;
-            }
-        }
-        forgotten
-    }
-
-    fn is_held_near(&self, entry: &Entry) -> bool {
-        u64::from(entry.weight()) <= self.near_bytes / NEAR_SHARE
-    }
-
-    async fn hold_near(&self, entry: &Arc<Entry>) {
-        if self.is_held_near(entry) {
-            self.near.insert(entry.key, Arc::clone(entry)).await;
-        }
-    }
-
     /// Writes to Redis without making the caller wait for it.
-    fn write_behind(&self, entry: &Arc<Entry>) {
+    fn write_behind(&self, key: AnswerKey, model: &str, form: Arc<[u8]>) {
         let Some(redis) = self.redis.clone() else { return };
-        let room = entry.weight().div_ceil(1 << 10);
+        let room = u32::try_from(form.len().div_ceil(1 << 10)).unwrap_or(u32::MAX);
         let Ok(room) = Arc::clone(&self.write_room).try_acquire_many_owned(room) else { return };
-        let (lanes, entry) = (Arc::clone(&self.write_lanes), Arc::clone(entry));
+        let (lanes, model) = (Arc::clone(&self.write_lanes), model.to_owned());
         self.writes.spawn(async move {
             let lane = lanes.acquire().await;
-            redis.set(&entry).await;
+            redis.set(key, &model, &form).await;
             drop((lane, room));
         });
+    }
+}
+
+impl<E: Clone> Memory<E> {
+    /// The remembered answer to `key`, or the one that `infer` gives. Whoever asks the same while `infer` runs waits
+    /// for that run; if its asker goes away, the next one's `infer` takes over. An error is never remembered.
+    ///
+    /// `key_of` names the key an answer belongs under, given the model that really answered.
+    pub async fn recall_or_infer(
+        &self,
+        key: AnswerKey,
+        model: &str,
+        key_of: impl Fn(&Inference) -> AnswerKey,
+        infer: impl Future<Output = Result<Inference, Failure<E>>>,
+    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
+        self.fly(key, self.redis.as_ref().map(|redis| (redis, model)), key_of, infer).await
+    }
+
+    /// [`Self::recall_or_infer`] for who has just asked Redis in vain. Unless another's flight is under way, `infer` is
+    /// polled before this waits for anything.
+    pub async fn join_or_infer(
+        &self,
+        key: AnswerKey,
+        key_of: impl Fn(&Inference) -> AnswerKey,
+        infer: impl Future<Output = Result<Inference, Failure<E>>>,
+    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
+        self.fly(key, None, key_of, infer).await
+    }
+
+    async fn fly(
+        &self,
+        key: AnswerKey,
+        redis: Option<(&RedisStore, &str)>,
+        key_of: impl Fn(&Inference) -> AnswerKey,
+        infer: impl Future<Output = Result<Inference, Failure<E>>>,
+    ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
+        let mut infer = pin!(infer);
+        for _ in 0..MAX_WAITS {
+            // Stays `Collapsed` unless it is our own future that runs.
+            let mut outcome = Outcome::Collapsed;
+            let flight = async {
+                // Looked for again by who took over: the flight before may have landed in the meantime.
+                if let Some(entry) = self.recall_near(key) {
+                    outcome = Outcome::Near;
+                    return Ok(entry);
+                }
+                if let Some((redis, model)) = redis
+                    && let Some(entry) = self.recall_from(redis, key, model).await
+                {
+                    outcome = Outcome::Redis;
+                    return Ok(entry);
+                }
+                outcome = Outcome::Miss;
+                // It may belong under another key, since the model may have changed in mid-flight.
+                infer.as_mut().await.map(|inference| self.remember(key_of(&inference), inference))
+            };
+            match self.flights.join(key, flight).await {
+                Ok(entry) => return Ok((entry, outcome)),
+                Err(failure) if failure.may_be_anothers && outcome == Outcome::Collapsed => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let inference = infer.await?;
+        Ok((self.remember(key_of(&inference), inference), Outcome::Miss))
+    }
+}
+
+impl<E> Clone for Memory<E> {
+    fn clone(&self) -> Self {
+        Self {
+            near: Arc::clone(&self.near),
+            flights: self.flights.clone(),
+            redis: self.redis.clone(),
+            writes: self.writes.clone(),
+            write_room: Arc::clone(&self.write_room),
+            write_lanes: Arc::clone(&self.write_lanes),
+        }
     }
 }
 

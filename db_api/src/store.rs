@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::entry::{Entry, MAX_STORED};
+use crate::entry::{Entry, MAX_STORED, to_redis};
 use crate::keys::{AnswerKey, FORGET, PROBE, answers_of};
 use crate::metrics::MemoryMetrics;
 
@@ -95,10 +94,10 @@ impl RedisStore {
     }
 
     /// Best effort: an answer that was not remembered is computed again.
-    pub(crate) async fn set(&self, entry: &Entry) {
-        let Some(bytes) = entry.to_bytes() else { return };
+    pub(crate) async fn set(&self, key: AnswerKey, model: &str, form: &[u8]) {
+        let Some(bytes) = to_redis(form, key) else { return };
         let mut set = cmd("SET");
-        set.arg(entry.key.redis_key(&entry.inference.model)).arg(bytes).arg("EX").arg(self.ttl.as_secs().max(1));
+        set.arg(key.redis_key(model)).arg(bytes).arg("EX").arg(self.ttl.as_secs().max(1));
         let _ = self.ask::<()>(&set).await;
     }
 
@@ -154,11 +153,11 @@ impl RedisStore {
 
     /// Calls `forget` for ever with what other replicas forget: a model's name, or `None` when messages may have been
     /// missed and everything held near must go.
-    pub async fn listen<F: Future<Output = ()>>(self, forget: impl Fn(Option<String>) -> F) {
+    pub async fn listen(self, forget: impl Fn(Option<String>)) {
         loop {
             if let Ok(Ok(subscription)) = timeout(PROBE_EVERY, self.subscribe()).await {
                 let mut replaced = pin!(self.replaced.notified());
-                forget(None).await;
+                forget(None);
                 let mut messages = subscription.into_on_message();
                 loop {
                     let message = tokio::select! {
@@ -166,7 +165,7 @@ impl RedisStore {
                         () = &mut replaced => None,
                     };
                     let Some(message) = message else { break };
-                    forget(message.get_payload().ok()).await;
+                    forget(message.get_payload().ok());
                 }
             }
             sleep(PROBE_EVERY).await;

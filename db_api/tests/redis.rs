@@ -102,11 +102,11 @@ impl Redis {
     }
 
     /// A replica's memory with its work in the background, once it has seen Redis.
-    async fn memory(&self) -> Memory {
+    async fn memory(&self) -> Memory<String> {
         Self::memory_over(&self.url()).await
     }
 
-    async fn memory_over(url: &str) -> Memory {
+    async fn memory_over(url: &str) -> Memory<String> {
         let ttl = Duration::from_hours(1);
         let store = RedisStore::new(url, DEADLINE, ttl, MemoryMetrics::default()).unwrap();
         let memory = Memory::new(1 << 20, ttl, Some(store));
@@ -124,7 +124,7 @@ impl Drop for Redis {
     }
 }
 
-fn is_available(memory: &Memory) -> bool {
+fn is_available(memory: &Memory<String>) -> bool {
     memory.redis().unwrap().is_available()
 }
 
@@ -150,7 +150,7 @@ fn inference() -> Inference {
     }
 }
 
-async fn ask(memory: &Memory, image: &str) -> Outcome {
+async fn ask(memory: &Memory<String>, image: &str) -> Outcome {
     let infer = async { Ok::<_, Failure<String>>(inference()) };
     let (entry, outcome) = memory.recall_or_infer(key(image), "mnist", |_| key(image), infer).await.unwrap();
     assert_eq!(entry.inference.outputs, inference().outputs);
@@ -183,7 +183,7 @@ async fn every_key_names_its_model_and_may_be_evicted() {
     for key in keys {
         assert!(key.starts_with("mlserve:answer:mnist:"), "{key}");
         assert!((1..=3600).contains(&client.ttl::<_, i64>(&key).unwrap()), "{key} has no time-to-live");
-        assert!(client.get::<_, Vec<u8>>(&key).unwrap().starts_with(b"MLSA\x01"));
+        assert!(client.get::<_, Vec<u8>>(&key).unwrap().starts_with(b"MLSA\x02"));
     }
 }
 
@@ -214,7 +214,7 @@ async fn an_answer_too_large_for_redis_is_given_and_not_written() {
     let Some(redis) = Redis::start("large") else { return };
     let memory = redis.memory().await;
     let large = Tensor::new("y", Datatype::Uint8, &[5 << 20], vec![0; 5 << 20].into()).unwrap();
-    memory.remember(key("large"), Inference { outputs: vec![large], ..inference() }).await;
+    memory.remember(key("large"), Inference { outputs: vec![large], ..inference() });
     memory.flush().await;
     assert!(redis.client().keys::<_, Vec<String>>("*").unwrap().is_empty());
     assert!(is_available(&memory));
@@ -226,7 +226,7 @@ async fn many_are_found_at_once_and_in_their_order() {
     let first = redis.memory().await;
     let keys: Vec<_> = (0..300).map(|number| key(&number.to_string())).collect();
     for key in keys.iter().step_by(3) {
-        first.remember(*key, inference()).await;
+        first.remember(*key, inference());
     }
     first.flush().await;
     let found = redis.memory().await.recall_all(&keys, "mnist").await;

@@ -23,8 +23,8 @@ pub struct Model {
     pub extra: Extra,
     /// What goes in and what comes out.
     pub signature: Signature,
-    /// The same in the protocol's words, with no other version.
-    pub metadata: ModelMetadata,
+    /// The same in the protocol's words.
+    pub metadata: Arc<ModelMetadata>,
     pool: Arc<Pool>,
 }
 
@@ -58,11 +58,11 @@ impl Model {
         let metadata = ModelMetadata {
             name: name.clone(),
             version: version.clone(),
-            versions: vec![version.clone()],
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
             max_batch_size: signature.max_batch_size,
         };
+        let metadata = Arc::new(metadata);
         Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), pool }
     }
 

@@ -15,14 +15,17 @@ impl InferenceServer for V2 {
         self.0.readiness.reason().is_none() && self.0.models.are_ready()
     }
 
-    fn models(&self) -> Vec<ModelMetadata> {
+    fn models(&self) -> Vec<Arc<ModelMetadata>> {
         let models = self.0.models.list();
         models.iter().filter_map(|model| self.model(&model.name, Some(&model.version)).ok()).collect()
     }
 
-    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {
-        let model = self.0.models.get(name, version)?;
-        Ok(ModelMetadata { versions: self.0.models.versions(name), ..model.metadata.clone() })
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, Error> {
+        Ok(Arc::clone(&self.0.models.get(name, version)?.metadata))
+    }
+
+    fn versions(&self, name: &str) -> Vec<String> {
+        self.0.models.versions(name)
     }
 
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error> {

@@ -1,17 +1,6 @@
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
-
-use axum::Router;
-use axum::middleware::from_fn;
-use axum::routing::{delete, get, post};
-use db_api::memory::Memory;
-use db_api::metrics::MemoryMetrics;
-use db_api::store::RedisStore;
-use open_inference::{grpc, rest};
-use prometheus_client::registry::Registry;
-use service::body::BodyReader;
-use service::readiness::Readiness;
-use service::settings::SettingError;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
@@ -21,10 +10,24 @@ use crate::predictor::Predictor;
 use crate::routes::{cache, docs, health, input, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, Settings};
 use crate::workbench::Workbench;
+use axum::Router;
+use axum::routing::{delete, get, post};
+use db_api::memory::Memory;
+use db_api::metrics::MemoryMetrics;
+use db_api::store::RedisStore;
+use open_inference::{grpc, rest};
+use prometheus_client::registry::Registry;
+use service::body::BodyReader;
+use service::middleware::{HttpMetrics, wrap_with};
+use service::readiness::Readiness;
+use service::settings::SettingError;
 
-/// What every handler may use. Cheap to clone.
+/// What every handler may use. Cheap to clone, which happens several times for each request.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+/// The parts of an [`App`].
+pub struct Parts {
     /// A page, or JSON everywhere.
     pub app_type: AppType,
     /// Answers questions.
@@ -32,7 +35,7 @@ pub struct App {
     /// Which models there are.
     pub catalog: Catalog,
     /// What is remembered.
-    pub memory: Memory,
+    pub memory: Memory<Error>,
     /// Bounds for request bodies.
     pub bodies: BodyReader,
     /// Where large bodies are taken apart.
@@ -43,8 +46,18 @@ pub struct App {
     pub(crate) client: ModelClient,
     /// Whether who reaches the port may load and unload models.
     pub(crate) repository_api: bool,
+    /// What is counted of requests.
+    http: HttpMetrics,
     /// The page's styles and scripts.
     pub assets: Arc<static_files::Assets>,
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl App {
@@ -65,7 +78,7 @@ impl App {
         let client = ModelClient::new(settings, workbench.clone())?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
-        let app = Self {
+        let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
                 settings.app_type,
@@ -82,18 +95,19 @@ impl App {
             readiness: Readiness::default(),
             client: client.clone(),
             repository_api: settings.repository_api,
+            http: HttpMetrics::register(registry),
             assets: Arc::default(),
         };
         let background = async move {
             tokio::join!(memory.run(), catalog.follow(client));
         };
-        Ok((app, background))
+        Ok((Self(Arc::new(parts)), background))
     }
 }
 
 /// All routes, without a socket.
-pub fn router(app: App) -> Router {
-    Router::new()
+pub fn router(app: &App) -> Router {
+    let routes = Router::new()
         .route("/", get(page::show))
         .route("/predict", post(predict::predict))
         .route("/predict/{model}", post(predict::predict))
@@ -115,6 +129,6 @@ pub fn router(app: App) -> Router {
         .with_state(app.clone())
         // After the fallbacks: what the protocol has no route for, it says in its own way.
         .merge(rest::router(app.clone(), app.bodies.clone()))
-        .merge(grpc::router(app.clone(), app.bodies))
-        .layer(from_fn(security::headers))
+        .merge(grpc::router(app.clone(), app.bodies.clone()));
+    wrap_with(routes, app.http.clone(), security::headers)
 }

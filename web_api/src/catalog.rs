@@ -3,6 +3,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use contract::{ModelDescription, ModelList};
+use open_inference::ModelMetadata;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -28,6 +29,8 @@ pub struct Catalog {
 pub struct Known {
     /// Every version of every model; the names in alphabetical order.
     pub models: Arc<Vec<ModelDescription>>,
+    /// The same in the protocol's words, each at the same place.
+    metadata: Arc<[Arc<ModelMetadata>]>,
     /// Whether `model_api` gave the last list it was asked for.
     pub reachable: bool,
     /// Whether it said in that list that it is ready.
@@ -38,7 +41,15 @@ pub struct Known {
 #[derive(Clone, Debug)]
 pub struct Listed {
     list: Arc<Vec<ModelDescription>>,
+    metadata: Arc<[Arc<ModelMetadata>]>,
     at: usize,
+}
+
+impl Listed {
+    /// In the protocol's words.
+    pub fn metadata(&self) -> Arc<ModelMetadata> {
+        Arc::clone(&self.metadata[self.at])
+    }
 }
 
 impl Deref for Listed {
@@ -51,7 +62,7 @@ impl Deref for Listed {
 
 impl From<ModelDescription> for Listed {
     fn from(model: ModelDescription) -> Self {
-        Self { list: Arc::new(vec![model]), at: 0 }
+        Self { metadata: [Arc::new(model.metadata())].into(), list: Arc::new(vec![model]), at: 0 }
     }
 }
 
@@ -59,6 +70,12 @@ impl Known {
     /// Of each model the version that answers where none is named.
     pub fn defaults(&self) -> impl Iterator<Item = &ModelDescription> {
         self.models.iter().filter(|model| model.is_default)
+    }
+
+    /// Of every version whose files have been read, what the protocol says of it.
+    pub fn metadata(&self) -> Vec<Arc<ModelMetadata>> {
+        let read = self.metadata.iter().filter(|model| !model.inputs.is_empty() || !model.outputs.is_empty());
+        read.cloned().collect()
     }
 
     /// The versions of `name` that have been warm, as `model_api` orders them.
@@ -69,15 +86,15 @@ impl Known {
 
     /// Where the default version of the model `name` stands, or of the only one when there is no name.
     fn default_of(&self, name: Option<&str>) -> Result<usize, Error> {
-        let defaults: Vec<_> = self.models.iter().enumerate().filter(|(_, model)| model.is_default).collect();
-        let names = || defaults.iter().map(|(_, model)| model.name.clone()).collect::<Vec<_>>();
+        let names = || self.defaults().map(|model| model.name.clone()).collect::<Vec<_>>();
         if let Some(name) = name {
-            return match defaults.iter().find(|(_, model)| model.name == name) {
-                Some((at, _)) => Ok(*at),
-                None if defaults.is_empty() && !self.reachable => Err(Error::ModelUnreachable),
+            return match self.models.iter().position(|model| model.is_default && model.name == name) {
+                Some(at) => Ok(at),
+                None if self.defaults().next().is_none() && !self.reachable => Err(Error::ModelUnreachable),
                 None => Err(Error::UnknownModel { asked: shortened(name), known: names() }),
             };
         }
+        let defaults: Vec<_> = self.models.iter().enumerate().filter(|(_, model)| model.is_default).collect();
         // A broken model that is put beside another must not make the other's requests ambiguous.
         let warm: Vec<_> = defaults.iter().filter(|(_, model)| has_been_warm(model)).collect();
         match (warm.as_slice(), defaults.as_slice()) {
@@ -97,6 +114,10 @@ impl Known {
             asked: shortened(version),
             known: of_this_name().map(|model| model.version.clone()).collect(),
         })
+    }
+
+    fn listed(self, at: usize) -> Listed {
+        Listed { list: self.models, metadata: self.metadata, at }
     }
 
     /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
@@ -139,7 +160,7 @@ impl Catalog {
     pub fn find(&self, name: Option<&str>) -> Result<Listed, Error> {
         let known = self.known();
         let at = known.default_of(name)?;
-        Ok(Listed { list: known.models, at })
+        Ok(known.listed(at))
     }
 
     /// This version of the model `name`; the default one where none is named.
@@ -150,7 +171,7 @@ impl Catalog {
             Some(version) => known.version_of(name, version)?,
             None => default,
         };
-        Ok(Listed { list: known.models, at })
+        Ok(known.listed(at))
     }
 
     /// Says that an answer came from a model that is not in the list.
@@ -181,8 +202,11 @@ impl Catalog {
         known.reachable = list.is_ok();
         if let Ok(list) = list {
             known.ready = list.ready;
-            let models = list.models.into_iter().map(|model| known.remembering(model)).collect();
-            known.models = Arc::new(models);
+            let models: Vec<_> = list.models.into_iter().map(|model| known.remembering(model)).collect();
+            if *known.models != models {
+                known.metadata = models.iter().map(|model| Arc::new(model.metadata())).collect();
+                known.models = Arc::new(models);
+            }
         }
         match (was_reachable, known.reachable) {
             (false, true) => info!("model_api answers"),

@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use service::readiness::Readiness;
 use service::settings::SettingError;
 use service::telemetry::LogSettings;
-use service::{health, metrics, middleware, server, shutdown};
+use service::{health, metrics, server, shutdown};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info};
@@ -40,7 +40,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::signalled()?;
     let mut registry = Registry::with_prefix("web_api");
     let (app, background) = App::new(&settings, &mut registry)?;
-    let routes = middleware::wrap(router(app.clone()), middleware::HttpMetrics::register(&mut registry));
+    let routes = router(&app);
 
     let server = &settings.server;
     let listener = TcpListener::bind(server.address).await.with_context(|| format!("PORT {}", server.address))?;

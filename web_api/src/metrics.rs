@@ -44,9 +44,11 @@ impl Metrics {
     }
 
     pub(crate) fn answered(&self, model: &str, provenance: Provenance, rows: u64) {
-        for (outcome, rows) in provenance.labels(rows).into_iter().filter(|(_, rows)| *rows > 0) {
-            self.answers.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc_by(rows);
-        }
+        provenance.each_label(rows, |outcome, rows| {
+            if rows > 0 {
+                self.answers.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc_by(rows);
+            }
+        });
     }
 
     pub(crate) fn inferred(&self, model: &str, rows: u64) {

@@ -4,7 +4,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use contract::ImageArray;
 use db_api::entry::Entry;
-use db_api::memory::{Failure, Memory};
+use db_api::memory::{Failure, Memory, Outcome};
 use open_inference::{CacheLookup, Inference, Statistics, Tensor};
 
 use crate::catalog::{Catalog, Listed};
@@ -23,7 +23,7 @@ use crate::workbench::Workbench;
 pub struct Predictor {
     app_type: AppType,
     catalog: Catalog,
-    memory: Memory,
+    memory: Memory<Error>,
     rows: RowMemory,
     model: Model,
     statistics: Statistics,
@@ -51,7 +51,7 @@ impl Predictor {
     pub fn new(
         app_type: AppType,
         catalog: Catalog,
-        memory: Memory,
+        memory: Memory<Error>,
         client: ModelClient,
         metrics: Metrics,
         workbench: Workbench,
@@ -69,10 +69,8 @@ impl Predictor {
     }
 
     /// `model` (or the only one) asked with an encoded picture. Reads all of it.
-    pub fn ask_image(&self, model: Option<&str>, image: &Bytes) -> Result<Question, Error> {
-        let model = self.catalog.find(model).and_then(known)?;
-        let inputs = Question::picture(&model, image)?;
-        Ok(Question::new(self.app_type, model, false, inputs))
+    pub fn ask_image(&self, model: Option<&str>, image: Bytes) -> Result<Question, Error> {
+        Question::of_picture(self.app_type, self.catalog.find(model).and_then(known)?, image)
     }
 
     /// `model` (or the only one) asked with the JSON body of an old client. Reads all of it.
@@ -123,7 +121,18 @@ impl Predictor {
     }
 
     async fn find_or_infer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
-        if steering.no_cache || steering.no_store {
+        if steering.reads_memory()
+            && question.rows().is_empty()
+            && let Some(entry) = self.memory.recall_near(question.key())
+        {
+            return Ok(Answer { entry, provenance: Provenance::Memory(Outcome::Near) });
+        }
+        // What a hit does not need stays out of its future, which is moved several times on the way.
+        Box::pin(self.look_further(question, steering)).await
+    }
+
+    async fn look_further(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
+        if !steering.reads_memory() {
             return self.bypass(question, steering).await;
         }
         if !question.rows().is_empty()
@@ -156,7 +165,7 @@ impl Predictor {
         let stored = !steering.no_store;
         let by_rows = stored && self.rows.remember(question, &inference).await?;
         let entry = if stored && !by_rows {
-            self.memory.remember(key, inference).await
+            self.memory.remember(key, inference)
         } else {
             Arc::new(Entry::new(key, inference))
         };
@@ -166,7 +175,7 @@ impl Predictor {
 
 impl Model {
     async fn infer(&self, question: &Question) -> Result<Inference, Error> {
-        self.infer_some(question, question.inputs().to_vec(), question.count()).await
+        self.infer_some(question, question.inputs(), question.count()).await
     }
 
     /// Asks for `rows` of `question`, which are `inputs`.

@@ -19,11 +19,17 @@ pub struct Question {
     model: Listed,
     /// Whether the version was asked for by name. If it was not, another one may answer.
     version_is_named: bool,
-    inputs: Vec<Tensor>,
+    asked: Asked,
     input: InputDigest,
     key: AnswerKey,
     rows: Vec<Row>,
     count: u64,
+}
+
+/// What is asked, as it came: a picture that is known is never made a tensor.
+enum Asked {
+    Tensors(Vec<Tensor>),
+    Picture(Bytes),
 }
 
 /// One row of a batch: a question of its own, with the key that it has when it is asked alone.
@@ -53,15 +59,18 @@ impl Question {
             (0..rows).map(next).collect()
         });
         let (key, count) = (key_of(input), rows.unwrap_or(1).max(1) as u64);
-        Self { app_type, version_is_named, inputs, input, key, rows: rows_of_it, count, model }
+        Self { app_type, version_is_named, asked: Asked::Tensors(inputs), input, key, rows: rows_of_it, count, model }
     }
 
-    /// `image` as the only input of `model`, which must take pictures.
-    pub fn picture(model: &ModelDescription, image: &Bytes) -> Result<Vec<Tensor>, Error> {
-        match picture_input(model) {
-            Some(input) => Ok(vec![Tensor::from_strings(&input.name, vec![1], [&image[..]])]),
-            None => Err(Error::NoPictures(model.name.clone())),
+    /// `image` for the default version of `model`, whose only input must take pictures. Reads all of it.
+    pub fn of_picture(app_type: AppType, model: Listed, image: Bytes) -> Result<Self, Error> {
+        if picture_input(&model).is_none() {
+            return Err(Error::NoPictures(model.name.clone()));
         }
+        let input = Input::Image(&image).into();
+        let key = AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
+        let asked = Asked::Picture(image);
+        Ok(Self { app_type, model, version_is_named: false, asked, input, key, rows: Vec::new(), count: 1 })
     }
 
     /// The model it is asked of.
@@ -74,9 +83,15 @@ impl Question {
         self.version_is_named.then_some(&self.model.version)
     }
 
-    /// What is asked.
-    pub fn inputs(&self) -> &[Tensor] {
-        &self.inputs
+    /// What the model is to be asked.
+    pub fn inputs(&self) -> Vec<Tensor> {
+        match &self.asked {
+            Asked::Tensors(tensors) => tensors.clone(),
+            Asked::Picture(image) => {
+                let name = picture_input(&self.model).map_or("", |input| &input.name);
+                vec![Tensor::from_strings(name, vec![1], [&image[..]])]
+            }
+        }
     }
 
     /// Its key with the digest that the model has now.
@@ -106,7 +121,7 @@ impl Question {
 
     /// The entity tag of its answer: the key, since the same question always has the same answer.
     pub fn etag(&self) -> String {
-        format!("\"{}\"", self.key)
+        self.key.etag()
     }
 
     fn key_with(&self, input: InputDigest, inference: &Inference) -> AnswerKey {
@@ -175,8 +190,10 @@ mod tests {
         assert_eq!(batch.rows()[1].key, alone.key());
         assert!(alone.rows().is_empty());
         let pictures = Tensor::from_strings("x", vec![2], [&b"cat"[..], b"dog"]);
-        let picture = Question::picture(&model, &Bytes::from_static(b"dog")).unwrap();
-        assert_eq!(ask(&model, vec![pictures]).rows()[1].key, ask(&model, picture).key());
+        let batch = ask(&model, vec![pictures]);
+        let picture = Question::of_picture(AppType::Cli, model.into(), Bytes::from_static(b"dog")).unwrap();
+        assert_eq!(batch.rows()[1].key, picture.key());
+        assert_eq!(batch.rows()[1].inputs, picture.inputs());
     }
 
     #[test]
@@ -193,7 +210,8 @@ mod tests {
     #[test]
     fn a_model_of_strings_takes_no_pictures() {
         let model = model(Datatype::Bytes, &[-1]);
-        assert!(Question::picture(&model, &Bytes::from_static(b"cat")).is_err());
+        let picture = Bytes::from_static(b"cat");
+        assert!(Question::of_picture(AppType::Cli, model.clone().into(), picture).is_err());
         let strings = vec![Tensor::from_strings("x", vec![1], [&b"cat"[..]])];
         let tensors = AnswerKey::new("cli", "m", "1", "", Input::Tensors(&strings));
         assert_eq!(ask(&model, strings).key(), tensors);

@@ -35,7 +35,7 @@ use crate::workbench::Workbench;
 /// Remembers the rows of batches one by one.
 #[derive(Clone)]
 pub(crate) struct RowMemory {
-    memory: Memory,
+    memory: Memory<Error>,
     model: Model,
     workbench: Workbench,
     /// Digests of models that were said to have independent rows, and answer with another number of them.
@@ -58,7 +58,7 @@ struct Loaded {
 type Found = (Arc<Entry>, Outcome);
 
 impl RowMemory {
-    pub(crate) fn new(memory: Memory, model: Model, workbench: Workbench) -> Self {
+    pub(crate) fn new(memory: Memory<Error>, model: Model, workbench: Workbench) -> Self {
         Self { memory, model, workbench, not_by_rows: Arc::default() }
     }
 
@@ -114,7 +114,7 @@ impl RowMemory {
             return Ok(false);
         };
         for (row, answer) in question.rows().iter().zip(answers) {
-            self.memory.remember(question.key_of_row(row, &answer), answer).await;
+            self.memory.remember(question.key_of_row(row, &answer), answer);
         }
         Ok(true)
     }
@@ -170,7 +170,7 @@ impl RowMemory {
     async fn infer(&self, question: &Question, rows: &[usize]) -> Result<Vec<Inference>, Failure<Error>> {
         let is_all = rows.len() == question.rows().len();
         let inputs = if is_all {
-            question.inputs().to_vec()
+            question.inputs()
         } else {
             let rows = rows.iter().map(|&row| question.rows()[row].inputs.clone()).collect();
             // Rows of one question go together.

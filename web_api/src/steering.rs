@@ -68,15 +68,18 @@ impl Steering {
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut steering = Self::default();
         let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
-        for directive in values.flat_map(|value| value.split(',')) {
-            match directive.trim().to_ascii_lowercase().as_str() {
-                "no-cache" | "max-age=0" => steering.no_cache = true,
-                "no-store" => steering.no_store = true,
-                "only-if-cached" => steering.only_if_cached = true,
-                _ => {}
-            }
+        for directive in values.flat_map(|value| value.split(',')).map(str::trim) {
+            let is = |word: &str| directive.eq_ignore_ascii_case(word);
+            steering.no_cache |= is("no-cache") || is("max-age=0");
+            steering.no_store |= is("no-store");
+            steering.only_if_cached |= is("only-if-cached");
         }
         steering
+    }
+
+    /// Whether an answer may come from memory.
+    pub fn reads_memory(self) -> bool {
+        !self.no_cache && !self.no_store
     }
 }
 
@@ -116,17 +119,19 @@ impl Provenance {
         status.into()
     }
 
-    /// The labels in metrics, each with its number of rows out of `rows`.
-    pub fn labels(self, rows: u64) -> Vec<(&'static str, u64)> {
+    /// Calls `count` with the labels in metrics, each with its number of rows out of `rows`.
+    pub fn each_label(self, rows: u64, mut count: impl FnMut(&'static str, u64)) {
         match self {
-            Self::Memory(Outcome::Near) => vec![("near", rows)],
-            Self::Memory(Outcome::Redis) => vec![("redis", rows)],
-            Self::Memory(Outcome::Miss) => vec![("miss", rows)],
-            Self::Memory(Outcome::Collapsed) => vec![("collapsed", rows)],
+            Self::Memory(Outcome::Near) => count("near", rows),
+            Self::Memory(Outcome::Redis) => count("redis", rows),
+            Self::Memory(Outcome::Miss) => count("miss", rows),
+            Self::Memory(Outcome::Collapsed) => count("collapsed", rows),
             Self::Rows(RowCounts { near, redis, miss, collapsed }) => {
-                vec![("near", near), ("redis", redis), ("miss", miss), ("collapsed", collapsed)]
+                for (label, rows) in [("near", near), ("redis", redis), ("miss", miss), ("collapsed", collapsed)] {
+                    count(label, rows);
+                }
             }
-            Self::Bypass { .. } => vec![("bypass", rows)],
+            Self::Bypass { .. } => count("bypass", rows),
         }
     }
 }

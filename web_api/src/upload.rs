@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::mem;
 
@@ -16,6 +17,10 @@ use crate::error::Error;
 /// Names of form fields that hold the picture.
 const FILE_FIELDS: [&str; 2] = ["image", "file"];
 
+/// What bodies that are a picture mostly say of themselves; the first, also where they say nothing. They are known as they
+/// stand.
+const USUAL_TYPES: [&str; 4] = ["application/octet-stream", "image/png", "image/jpeg", "image/webp"];
+
 /// A form of ours has two fields; one with very many is no form of ours.
 const MAX_FIELDS: usize = 16;
 
@@ -25,7 +30,7 @@ pub struct ImageUpload {
     /// As sent, never empty.
     pub image: Bytes,
     /// The media type that the client named, for showing the picture again.
-    pub media_type: String,
+    pub media_type: Cow<'static, str>,
     /// The file's name as the client gave it.
     pub file_name: Option<String>,
     /// The form's field `model`.
@@ -49,11 +54,14 @@ impl FromRequest<App> for ImageUpload {
     async fn from_request(request: Request, app: &App) -> Result<Self, Rejected> {
         let (parts, body) = request.into_parts();
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type = content_type.unwrap_or("application/octet-stream").to_owned();
-        let kind = Kind::of(&media_type)?;
+        let media_type = content_type.unwrap_or(USUAL_TYPES[0]);
+        let (kind, media_type) = match USUAL_TYPES.into_iter().find(|usual| *usual == media_type) {
+            Some(usual) => (Kind::Image, usual.into()),
+            None => (Kind::of(media_type)?, media_type.to_owned().into()),
+        };
         let body = app.bodies.read(&parts.headers, body).await?;
         match kind {
-            Kind::Form { boundary } => from_form(app, body, boundary).await,
+            Kind::Form { boundary } => Box::pin(from_form(app, body, boundary)).await,
             Kind::Image if body.bytes.is_empty() => Err(Error::NoImage.into()),
             Kind::Image => {
                 Ok(Self { image: body.bytes.clone(), media_type, file_name: None, model: None, _body: body })
@@ -127,7 +135,7 @@ struct Form {
 
 struct FilePart {
     image: Bytes,
-    media_type: String,
+    media_type: Cow<'static, str>,
     file_name: Option<String>,
 }
 
@@ -141,7 +149,7 @@ impl Form {
             }
             let name = field.name().unwrap_or_default().to_owned();
             if FILE_FIELDS.contains(&name.as_str()) {
-                let (media_type, file_name) = (media_type_of(&field), field.file_name().map(ToOwned::to_owned));
+                let (media_type, file_name) = (media_type_of(&field).into(), field.file_name().map(ToOwned::to_owned));
                 let image = field.bytes().await.map_err(form_error)?;
                 if self.file.replace(FilePart { image, media_type, file_name }).is_some() {
                     return Err(Error::SeveralImages);

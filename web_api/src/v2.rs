@@ -1,10 +1,10 @@
-use contract::ModelDescription;
+use std::sync::Arc;
+
 use http::HeaderMap;
 use open_inference::{Error as ProtocolError, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata};
 use open_inference::{ModelState, Statistics, Tensor};
 
 use crate::app::App;
-use crate::catalog::Known;
 use crate::error::Error;
 use crate::predictor::known;
 use crate::question::Question;
@@ -17,15 +17,16 @@ impl InferenceServer for App {
         self.readiness.reason().or_else(|| self.catalog.known().reason()).is_none()
     }
 
-    fn models(&self) -> Vec<ModelMetadata> {
-        let catalog = self.catalog.known();
-        let models = catalog.models.iter().filter(|model| !model.inputs.is_empty() || !model.outputs.is_empty());
-        models.map(|model| metadata(&catalog, model)).collect()
+    fn models(&self) -> Vec<Arc<ModelMetadata>> {
+        self.catalog.known().metadata()
     }
 
-    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, ProtocolError> {
-        let model = known(self.catalog.find_version(name, version)?)?;
-        Ok(metadata(&self.catalog.known(), &model))
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, ProtocolError> {
+        Ok(known(self.catalog.find_version(name, version)?)?.metadata())
+    }
+
+    fn versions(&self, name: &str) -> Vec<String> {
+        self.catalog.known().versions(name)
     }
 
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, ProtocolError> {
@@ -88,12 +89,8 @@ async fn ask(
     version: Option<String>,
     inputs: Vec<Tensor>,
 ) -> Result<Question, ProtocolError> {
-    let predictor = app.predictor.clone();
+    let asked = app.clone();
     let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
-    let ask = move || predictor.ask_tensors(&model, version.as_deref(), inputs);
+    let ask = move || asked.predictor.ask_tensors(&model, version.as_deref(), inputs);
     Ok(app.workbench.run(bytes, ask).await??)
-}
-
-fn metadata(known: &Known, model: &ModelDescription) -> ModelMetadata {
-    model.metadata(known.versions(&model.name))
 }

@@ -106,12 +106,11 @@ impl ModelDescription {
         self.outputs.first().map_or(&[], |output| &output.parameters.labels)
     }
 
-    /// In the protocol's words. `versions` are all that are served of this model.
-    pub fn metadata(&self, versions: Vec<String>) -> ModelMetadata {
+    /// In the protocol's words.
+    pub fn metadata(&self) -> ModelMetadata {
         ModelMetadata {
             name: self.name.clone(),
             version: self.version.clone(),
-            versions,
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             max_batch_size: self.max_batch_size,

@@ -1,34 +1,35 @@
+use std::borrow::Cow;
+
 use open_inference::{Inference, Provenance, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// A first output with more values is no list of classes, and would be megabytes of JSON.
 const MAX_CLASSES: usize = 100_000;
 
 /// An answer read as a choice between classes: row 0 of the first output, with labels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Prediction {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction<'a> {
     /// The model that answered.
-    pub model: String,
+    pub model: &'a str,
     /// The version that answered.
-    pub version: String,
+    pub version: &'a str,
     /// Index of the largest value in row 0 of the first output.
     pub cls: usize,
     /// The label at `cls`; its number where the model has no labels.
-    pub label: String,
+    pub label: Cow<'a, str>,
     /// The value at `cls`.
     pub value: f32,
     /// Row 0 of the first output in the output's order.
-    pub probabilities: Vec<ClassScore>,
+    pub probabilities: Vec<ClassScore<'a>>,
     /// Who answered, and what it took.
-    #[serde(flatten)]
-    pub provenance: Provenance,
+    pub provenance: &'a Provenance,
 }
 
 /// One class and its value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ClassScore {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassScore<'a> {
     /// The class's label.
-    pub label: String,
+    pub label: Cow<'a, str>,
     /// The model's value for it, unscaled.
     pub value: f32,
 }
@@ -47,9 +48,9 @@ pub enum NoPrediction {
     NotFinite,
 }
 
-impl Prediction {
+impl<'a> Prediction<'a> {
     /// Reads `inference`, an answer of a model whose classes are called `labels`.
-    pub fn read_out(inference: &Inference, labels: &[String]) -> Result<Self, NoPrediction> {
+    pub fn read_out(inference: &'a Inference, labels: &'a [String]) -> Result<Self, NoPrediction> {
         let row = inference.outputs.first().map(row_zero).unwrap_or_default();
         if !(1..=MAX_CLASSES).contains(&row.len()) {
             return Err(NoPrediction::NoClasses { model: inference.model.clone() });
@@ -58,16 +59,18 @@ impl Prediction {
             return Err(NoPrediction::NotFinite);
         }
         let cls = index_of_largest(&row);
-        let label = |class: usize| labels.get(class).cloned().unwrap_or_else(|| class.to_string());
+        let label = |class: usize| {
+            labels.get(class).map_or_else(|| Cow::Owned(class.to_string()), |label| Cow::Borrowed(label.as_str()))
+        };
         let score = |(class, &value)| ClassScore { label: label(class), value };
         Ok(Self {
-            model: inference.model.clone(),
-            version: inference.version.clone(),
+            model: &inference.model,
+            version: &inference.version,
             cls,
             label: label(cls),
             value: row[cls],
             probabilities: row.iter().enumerate().map(score).collect(),
-            provenance: inference.provenance.clone(),
+            provenance: &inference.provenance,
         })
     }
 }
@@ -121,7 +124,7 @@ mod tests {
                 provenance: Provenance::default(),
                 headers: HeaderMap::new(),
             };
-            Prediction::read_out(&inference, &["cat".to_owned()]).map(|prediction| prediction.label)
+            Prediction::read_out(&inference, &["cat".to_owned()]).map(|prediction| prediction.label.into_owned())
         };
         let floats = |values: &[f32]| Tensor::from_f32("y", Datatype::Fp32, vec![1, values.len()], values).unwrap();
         assert_eq!(read(floats(&[0.9, 0.1])).unwrap(), "cat");

@@ -101,7 +101,6 @@ mod tests {
         ModelMetadata {
             name: "m".to_owned(),
             version: "1".to_owned(),
-            versions: vec!["1".to_owned()],
             inputs: vec![TensorMetadata::new("x", Datatype::Int8, &[-1, 2]), picture],
             outputs: Vec::new(),
             max_batch_size: 8,

@@ -70,7 +70,6 @@ mod tests {
         let mut model = ModelMetadata {
             name: "m".to_owned(),
             version: "1".to_owned(),
-            versions: vec!["1".to_owned()],
             inputs: vec![TensorMetadata::new("x", Datatype::Bytes, &[-1, 2])],
             outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1])],
             max_batch_size: 8,

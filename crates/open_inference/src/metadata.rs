@@ -9,8 +9,6 @@ pub struct ModelMetadata {
     pub name: String,
     /// The version that is described.
     pub version: String,
-    /// Every version of this model that is served.
-    pub versions: Vec<String>,
     /// In the graph's order.
     pub inputs: Vec<TensorMetadata>,
     /// In the graph's order.

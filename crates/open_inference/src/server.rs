@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -25,11 +26,14 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
     fn is_ready(&self) -> bool;
 
     /// Every model version that can be asked, or could be a moment ago.
-    fn models(&self) -> Vec<ModelMetadata>;
+    fn models(&self) -> Vec<Arc<ModelMetadata>>;
 
     /// A model's version; the default one where none is named. An error when there is none, or when nothing is known of it
-    /// yet.
-    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error>;
+    /// yet. It is asked for every request, so it should be at hand and not be made.
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, Error>;
+
+    /// Every version of this model that is served.
+    fn versions(&self, name: &str) -> Vec<String>;
 
     /// Whether it can be asked now; an error when there is none.
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error>;
@@ -64,10 +68,11 @@ pub fn report_statistics<S: InferenceServer>(
         name.is_none_or(|name| model.name == name) && version.is_none_or(|version| model.version == version)
     });
     let mut counted = server.statistics().report(name, version);
-    let of = |model: ModelMetadata| {
+    let of = |model: Arc<ModelMetadata>| {
         let found = counted.iter().position(|one| one.name == model.name && one.version == model.version);
-        let none = || ModelStatistics { name: model.name, version: model.version, ..ModelStatistics::default() };
-        found.map_or_else(none, |index| counted.swap_remove(index))
+        let (name, version) = (model.name.clone(), model.version.clone());
+        let none = ModelStatistics { name, version, ..ModelStatistics::default() };
+        found.map_or(none, |index| counted.swap_remove(index))
     };
     Ok(models.into_iter().map(of).collect())
 }

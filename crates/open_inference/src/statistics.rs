@@ -11,8 +11,11 @@ use crate::Timing;
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
     // Held for a few additions, never across an await.
-    models: Arc<Mutex<BTreeMap<(String, String), Counts>>>,
+    models: Arc<Mutex<Models>>,
 }
+
+/// By name and version.
+type Models = BTreeMap<String, BTreeMap<String, Counts>>;
 
 /// Batch sizes that are counted one by one; beyond, those up to a power of two are one.
 const MAX_SIZES: usize = 256;
@@ -116,7 +119,7 @@ impl Statistics {
         cache: Option<CacheLookup>,
     ) {
         let mut models = self.lock();
-        let counts = models.entry((model.to_owned(), version.to_owned())).or_default();
+        let counts = counts_of(&mut models, model, version);
         counts.last_inference = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
         counts.inference.success.add(total);
         match cache {
@@ -147,28 +150,38 @@ impl Statistics {
 
     /// A request to a model that there is got an error.
     pub fn failed(&self, model: &str, version: &str, total: Duration) {
-        self.lock().entry((model.to_owned(), version.to_owned())).or_default().inference.fail.add(total);
+        counts_of(&mut self.lock(), model, version).inference.fail.add(total);
     }
 
     /// What was counted, of one model, of one version, or of all. A model that was never asked is not among them.
     pub fn report(&self, model: Option<&str>, version: Option<&str>) -> Vec<ModelStatistics> {
-        let wanted = |key: &(String, String)| {
-            model.is_none_or(|model| key.0 == model) && version.is_none_or(|version| key.1 == version)
-        };
-        self.lock().iter().filter(|(key, _)| wanted(key)).map(|(key, counts)| counts.report(key)).collect()
+        let models = self.lock();
+        let of_name = models.iter().filter(|(name, _)| model.is_none_or(|model| *name == model));
+        let all =
+            of_name.flat_map(|(name, versions)| versions.iter().map(move |(version, counts)| (name, version, counts)));
+        let wanted = all.filter(|(_, of, _)| version.is_none_or(|version| *of == version));
+        wanted.map(|(name, version, counts)| counts.report(name, version)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Counts>> {
+    fn lock(&self) -> MutexGuard<'_, Models> {
         // Numbers cannot be left half changed in a way that matters.
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Names are copied for the first of each alone.
+fn counts_of<'a>(models: &'a mut Models, model: &str, version: &str) -> &'a mut Counts {
+    if !models.get(model).is_some_and(|versions| versions.contains_key(version)) {
+        models.entry(model.to_owned()).or_default().insert(version.to_owned(), Counts::default());
+    }
+    models.get_mut(model).and_then(|versions| versions.get_mut(version)).expect("it is there now")
+}
+
 impl Counts {
-    fn report(&self, (name, version): &(String, String)) -> ModelStatistics {
+    fn report(&self, name: &str, version: &str) -> ModelStatistics {
         ModelStatistics {
-            name: name.clone(),
-            version: version.clone(),
+            name: name.to_owned(),
+            version: version.to_owned(),
             last_inference: self.last_inference,
             inference_count: self.inferences,
             execution_count: self.executions,

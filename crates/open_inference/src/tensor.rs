@@ -70,6 +70,7 @@ impl Tensor {
         let mut data = BytesMut::new();
         for string in strings {
             let string = string.as_ref();
+            data.reserve(4 + string.len());
             data.put_u32_le(string.len() as u32);
             data.put_slice(string);
         }

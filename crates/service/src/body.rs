@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
@@ -23,8 +21,7 @@ const PIECE: usize = 64 << 10;
 /// connection cap bounds the sum.
 const FREE: usize = 128 << 10;
 
-/// After a refusal the rest of the body is read and thrown away for so long: a client that is still sending would
-/// otherwise see its connection reset instead of the answer.
+/// After a refusal the rest of the body is read and thrown away for so long.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The bounds within which bodies are read. One for the whole process: clones share the memory.
@@ -130,19 +127,28 @@ impl BodyReader {
             return Err(BodyError::TooLarge(self.max_bytes));
         }
         let read = async {
+            let mut first = Bytes::new();
             let mut bytes = BytesMut::new();
             let mut share = self.share();
             while let Some(frame) = body.frame().await {
                 // What unpacks is always there: without this, a bomb would have the thread to itself.
                 tokio::task::coop::consume_budget().await;
                 let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-                if bytes.len() + data.len() > self.max_bytes {
+                let length = first.len() + bytes.len() + data.len();
+                if length > self.max_bytes {
                     return Err(BodyError::TooLarge(self.max_bytes));
                 }
-                share.grow(bytes.len() + data.len())?;
-                bytes.extend_from_slice(&data);
+                share.grow(length)?;
+                if first.is_empty() && bytes.is_empty() {
+                    // Most bodies come in one piece, which is not copied.
+                    first = data;
+                } else {
+                    bytes.extend_from_slice(&std::mem::take(&mut first));
+                    bytes.extend_from_slice(&data);
+                }
             }
-            Ok(ReadBody { bytes: bytes.freeze(), _share: share })
+            let bytes = if bytes.is_empty() { first } else { bytes.freeze() };
+            Ok(ReadBody { bytes, _share: share })
         };
         timeout(self.patience, read).await.map_err(|_| BodyError::TooSlow(self.patience))?
     }
@@ -152,30 +158,37 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A middleware that reads what is left of a request's body when the answer is an error.
-pub async fn read_the_rest(request: Request, next: Next) -> Response {
+/// A request's body, lent to whoever answers: what an error leaves unread of it can be read afterwards.
+pub(crate) struct Lent(oneshot::Receiver<Body>);
+
+/// `None` where there is nothing to read.
+pub(crate) fn lend(request: Request) -> (Request, Option<Lent>) {
     if request.body().is_end_stream() {
-        return next.run(request).await;
+        return (request, None);
     }
-    let (parts, body) = request.into_parts();
-    let (back, mut given_back) = oneshot::channel();
-    let waits = parts.headers.contains_key(header::EXPECT);
-    let body = Body::new(LentBody { body, waits, back: Some(back) });
-    let response = next.run(Request::from_parts(parts, body)).await;
-    let status = response.status();
-    // After a 408 there is nothing to read: that client does not send.
-    if (status.is_client_error() || status.is_server_error())
-        && status != StatusCode::REQUEST_TIMEOUT
-        && let Ok(mut body) = given_back.try_recv()
-    {
-        let rest = async {
-            while let Some(Ok(_)) = body.frame().await {
-                tokio::task::coop::consume_budget().await;
-            }
-        };
-        let _ = timeout(LINGER, rest).await;
+    let (back, given_back) = oneshot::channel();
+    let waits = request.headers().contains_key(header::EXPECT);
+    let request = request.map(|body| Body::new(LentBody { body, waits, back: Some(back) }));
+    (request, Some(Lent(given_back)))
+}
+
+impl Lent {
+    /// Reads what is left of it when the answer is an error, for a while: a client that is still sending would otherwise
+    /// see its connection reset instead of the answer.
+    pub async fn read_the_rest(mut self, status: StatusCode) {
+        // After a 408 there is nothing to read: that client does not send.
+        if (status.is_client_error() || status.is_server_error())
+            && status != StatusCode::REQUEST_TIMEOUT
+            && let Ok(mut body) = self.0.try_recv()
+        {
+            let rest = async {
+                while let Some(Ok(_)) = body.frame().await {
+                    tokio::task::coop::consume_budget().await;
+                }
+            };
+            let _ = timeout(LINGER, rest).await;
+        }
     }
-    response
 }
 
 /// A request's body that comes back when its reader drops it.
@@ -206,7 +219,11 @@ impl HttpBody for LentBody {
 
 impl Drop for LentBody {
     fn drop(&mut self) {
-        if let Some(back) = self.back.take().filter(|_| !self.waits) {
+        // What has been read to its end need not come back.
+        if !self.waits
+            && !self.body.is_end_stream()
+            && let Some(back) = self.back.take()
+        {
             let _ = back.send(std::mem::take(&mut self.body));
         }
     }
@@ -274,14 +291,11 @@ mod tests {
         use std::sync::atomic::{AtomicUsize, Ordering};
 
         use axum::Router;
-        use axum::middleware::from_fn;
         use axum::routing::post;
         use tower::ServiceExt;
 
-        let app = Router::new()
-            .route("/refused", post(|| async { StatusCode::FORBIDDEN }))
-            .route("/fine", post(|| async {}))
-            .layer(from_fn(read_the_rest));
+        let app =
+            Router::new().route("/refused", post(|| async { StatusCode::FORBIDDEN })).route("/fine", post(|| async {}));
         for (path, expect, read) in [("/refused", None, 3), ("/refused", Some("100-continue"), 0), ("/fine", None, 0)] {
             let pieces = Arc::new(AtomicUsize::new(0));
             let count = Arc::clone(&pieces);
@@ -291,7 +305,9 @@ mod tests {
             });
             let mut request = Request::post(path).body(Body::from_stream(body)).unwrap();
             request.headers_mut().extend(expect.map(|value| (header::EXPECT, value.parse().unwrap())));
-            app.clone().oneshot(request).await.unwrap();
+            let (request, lent) = lend(request);
+            let status = app.clone().oneshot(request).await.unwrap().status();
+            lent.unwrap().read_the_rest(status).await;
             assert_eq!(pieces.load(Ordering::Relaxed), read, "{path} {expect:?}");
         }
     }

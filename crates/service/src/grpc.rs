@@ -1,6 +1,4 @@
 use axum::body::Body;
-use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
@@ -10,12 +8,10 @@ const MEDIA_TYPE: &str = "application/grpc";
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Clients of gRPC understand nothing else: what no gRPC service answered, since there is none or since it failed, becomes a
-/// status of gRPC.
-pub(crate) async fn answer_in_kind(request: Request, next: Next) -> Response {
-    let is_call = is_grpc(request.headers());
-    let response = next.run(request).await;
-    if !is_call || is_grpc(response.headers()) {
+/// The answer to a call. Clients of gRPC understand nothing else: what no gRPC service answered, since there is none or
+/// since it failed, becomes a status of gRPC.
+pub(crate) fn answer_in_kind(response: Response) -> Response {
+    if is_grpc(response.headers()) {
         return response;
     }
     // The codes by which gRPC's own documents say what an HTTP status means, but for 404: no such call.
@@ -53,7 +49,8 @@ pub(crate) fn http_status(answer: &HeaderMap) -> Option<StatusCode> {
     })
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether these are the headers of a call, or of the answer to one.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     // gRPC-Web is another protocol.
     value.strip_prefix(MEDIA_TYPE.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
@@ -61,56 +58,45 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::Router;
-    use axum::middleware::from_fn;
-    use axum::routing::{get, post};
-    use tower::ServiceExt;
-
     use super::*;
 
-    async fn ask(path: &str, media_type: &str) -> Response {
-        let app = Router::new()
-            .route("/busy", post(|| async { StatusCode::SERVICE_UNAVAILABLE }))
-            .route("/broken", post(|| async { StatusCode::INTERNAL_SERVER_ERROR }))
-            .route("/get", get(|| async {}))
-            .route("/grpc", post(|| async { ([("content-type", "application/grpc"), ("grpc-status", "5")], "") }))
-            .layer(from_fn(answer_in_kind));
-        let request = Request::post(path).header(header::CONTENT_TYPE, media_type).body(Body::empty()).unwrap();
-        app.oneshot(request).await.unwrap()
+    fn answer(status: StatusCode) -> HeaderMap {
+        let answer = answer_in_kind(status.into_response());
+        assert_eq!(answer.status(), StatusCode::OK, "{status}");
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/grpc");
+        answer.headers().clone()
     }
 
-    #[tokio::test]
-    async fn whoever_speaks_grpc_is_answered_in_grpc() {
-        for (path, code) in
-            [("/package.Service/Call", "12"), ("/get", "12"), ("/busy", "14"), ("/broken", "13"), ("/grpc", "5")]
-        {
-            for media_type in ["application/grpc", "application/grpc+proto"] {
-                let answer = ask(path, media_type).await;
-                assert_eq!(answer.status(), StatusCode::OK, "{path}");
-                assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/grpc");
-                assert_eq!(answer.headers()[STATUS], code, "{path}");
-                assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), code == "14");
-            }
+    #[test]
+    fn whoever_speaks_grpc_is_answered_in_grpc() {
+        for (status, code) in [(404, "12"), (405, "12"), (503, "14"), (500, "13")] {
+            let headers = answer(StatusCode::from_u16(status).unwrap());
+            assert_eq!(headers[STATUS], code, "{status}");
+            assert_eq!(headers.contains_key(header::RETRY_AFTER), code == "14");
         }
+        let answered =
+            answer_in_kind(([("content-type", "application/grpc+proto"), ("grpc-status", "5")], "").into_response());
+        assert_eq!(answered.headers()[STATUS], "5");
     }
 
-    #[tokio::test]
-    async fn everybody_else_is_answered_as_ever() {
-        for media_type in ["application/json", "application/grpc-web", ""] {
-            let answer = ask("/nothing", media_type).await;
-            assert_eq!(answer.status(), StatusCode::NOT_FOUND);
-            assert_eq!(http_status(answer.headers()), None);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_status_of_grpc_has_its_like_in_http() {
-        assert_eq!(http_status(ask("/grpc", "application/grpc").await.headers()), Some(StatusCode::NOT_FOUND));
-        assert_eq!(
-            http_status(ask("/busy", "application/grpc").await.headers()),
-            Some(StatusCode::SERVICE_UNAVAILABLE)
+    #[test]
+    fn a_call_is_known_by_its_media_type() {
+        let of = |value: &'static str| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]);
+        assert!(
+            ["application/grpc", "application/grpc+proto", "application/grpc;a=b"]
+                .iter()
+                .all(|value| is_grpc(&of(value)))
         );
+        assert!(["application/json", "application/grpc-web", ""].iter().all(|value| !is_grpc(&of(value))));
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_status_of_grpc_has_its_like_in_http() {
+        assert_eq!(http_status(&answer(StatusCode::NOT_FOUND)), Some(StatusCode::NOT_IMPLEMENTED));
+        assert_eq!(http_status(&answer(StatusCode::SERVICE_UNAVAILABLE)), Some(StatusCode::SERVICE_UNAVAILABLE));
         let forbidden = HeaderMap::from_iter([(STATUS, HeaderValue::from(7))]);
         assert_eq!(http_status(&forbidden), Some(StatusCode::FORBIDDEN));
+        assert_eq!(http_status(&HeaderMap::new()), None);
     }
 }

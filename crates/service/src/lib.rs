@@ -8,11 +8,23 @@ pub mod settings;
 /// Log lines for people or for machines.
 pub mod telemetry;
 
+/// What a line looks like.
+mod log_lines;
+
+/// Lines about requests, written together.
+mod request_log;
+
 /// Who still needs time before traffic may come.
 pub mod readiness;
 
 /// The accept loop: time-outs, a connection cap, a graceful end.
 pub mod server;
+
+/// Names for requests and answers.
+pub mod ids;
+
+/// Counts and times of requests, by route.
+mod http_metrics;
 
 /// What every route gets: a request id, a log line, a metric, an answer even after a panic.
 pub mod middleware;

@@ -1,173 +1,254 @@
 use std::any::Any;
-use std::sync::LazyLock;
-use std::time::Instant;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
-use tracing::{Instrument, error, info, info_span};
+use futures_util::FutureExt;
+use http::header::Entry;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use tower::{Layer, Service};
+use tracing::{Instrument, debug, error, info, info_span};
 
-use crate::body::read_the_rest;
+use crate::body::lend;
 use crate::grpc;
+use crate::http_metrics::RouteMetrics;
+pub use crate::http_metrics::{HttpMetrics, seconds_histogram};
+use crate::ids::fresh_id;
 use crate::problem::problem;
 
 /// `Cache-Status` of RFC 9211, which is in the log line as well.
-static CACHE_STATUS: LazyLock<HeaderName> = LazyLock::new(|| HeaderName::from_static("cache-status"));
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// A request's name in the log. A client's own is kept, and it is in every answer.
+const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Beginnings of the paths of health checks, by whichever protocol.
 const HEALTH_CHECKS: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
 
 tokio::task_local! {
-    static REQUEST_ID: Option<HeaderValue>;
+    static REQUEST_ID: HeaderValue;
 }
 
 /// The id of the request that is being answered, to be passed on to whom it is answered with.
 pub fn request_id() -> Option<HeaderValue> {
-    REQUEST_ID.try_with(Clone::clone).ok().flatten()
-}
-
-/// Seconds; from a near hit to the longest patience anybody has.
-const SECONDS: [f64; 14] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-
-/// Counts and times of all requests of a service.
-#[derive(Clone, Debug)]
-pub struct HttpMetrics {
-    requests: Family<RequestLabels, Counter>,
-    seconds: Family<RouteLabel, Histogram>,
-    in_flight: Gauge,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    route: String,
-    method: &'static str,
-    status: u16,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RouteLabel {
-    route: String,
-}
-
-impl HttpMetrics {
-    /// Registers `requests_total`, `request_seconds` and `in_flight`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            requests: Family::default(),
-            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
-            in_flight: Gauge::default(),
-        };
-        registry.register("requests", "Requests answered", metrics.requests.clone());
-        registry.register("request_seconds", "Time from a request's head to its answer's", metrics.seconds.clone());
-        registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
-        metrics
-    }
-}
-
-/// A histogram over the seconds that requests take, for a service's own metrics.
-pub fn seconds_histogram() -> Histogram {
-    Histogram::new(SECONDS)
+    REQUEST_ID.try_with(Clone::clone).ok()
 }
 
 /// Wraps all routes: a request id in and out, one log line a request, metrics, a 500 instead of a broken connection
 /// when a handler panics, an error that is seen also by a client that is still sending, and to a client of gRPC an
 /// answer of gRPC.
 pub fn wrap(app: Router, metrics: HttpMetrics) -> Router {
-    app.layer(
-        ServiceBuilder::new()
-            .layer(from_fn(read_the_rest))
-            .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-            .layer(from_fn_with_state(metrics, measure))
-            .layer(from_fn(log))
-            .layer(PropagateRequestIdLayer::x_request_id())
-            .layer(from_fn(grpc::answer_in_kind))
-            .layer(CatchPanicLayer::custom(answer_panic)),
-    )
+    wrap_with(app, metrics, |_| {})
 }
 
-async fn log(request: Request, next: Next) -> Response {
+/// [`wrap`], and `finish` has the last word on the headers of every answer that is none of gRPC.
+pub fn wrap_with(app: Router, metrics: HttpMetrics, finish: fn(&mut HeaderMap)) -> Router {
+    app.layer(Wrap { metrics, finish })
+}
+
+/// One layer for all of it: axum copies and boxes a route once for each layer around it, for every request.
+#[derive(Clone)]
+struct Wrap {
+    metrics: HttpMetrics,
+    finish: fn(&mut HeaderMap),
+}
+
+impl<S> Layer<S> for Wrap {
+    type Service = Wrapped<S>;
+
+    fn layer(&self, route: S) -> Wrapped<S> {
+        let Self { metrics, finish } = self.clone();
+        Wrapped { route, around: Arc::new(Around { metrics, of_route: OnceLock::new(), finish }) }
+    }
+}
+
+/// A route, wrapped.
+#[derive(Clone)]
+struct Wrapped<S> {
+    route: S,
+    around: Arc<Around>,
+}
+
+/// What all requests to a route share.
+struct Around {
+    metrics: HttpMetrics,
+    /// Found when the route is first asked.
+    of_route: OnceLock<RouteMetrics>,
+    finish: fn(&mut HeaderMap),
+}
+
+impl<S> Service<Request> for Wrapped<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.route.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // axum makes a copy of a route for each request, so this one is ours.
+        let (mut route, around) = (self.route.clone(), Arc::clone(&self.around));
+        Box::pin(async move { Ok(answer(&mut route, request, &around).await) })
+    }
+}
+
+async fn answer<S>(route: &mut S, request: Request, around: &Around) -> Response
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    let Around { metrics, of_route, finish } = around;
+    let of_route = of_route.get_or_init(|| metrics.of_route(request.extensions().get::<MatchedPath>()));
+    let _in_flight = metrics.begin();
     let begun = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let id = request.extensions().get::<RequestId>().map(|id| id.header_value().clone());
-    let span = info_span!("request", id = id.as_ref().and_then(|id| id.to_str().ok()));
-    let response = REQUEST_ID.scope(id, next.run(request)).instrument(span.clone()).await;
-    let _entered = span.enter();
-    let status = grpc::http_status(response.headers()).unwrap_or(response.status()).as_u16();
-    let cache = response.headers().get(&*CACHE_STATUS).and_then(|value| value.to_str().ok());
-    let ms = begun.elapsed().as_secs_f64() * 1e3;
-    // Health checks come every few seconds for ever; at `info` they would be most of the log.
-    if HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
-        tracing::debug!(%method, path, status, ms, "answered");
+    let asked = Asked::of(&request);
+    let span = info_span!("request", id = asked.id.to_str().ok());
+    let (request, lent) = lend(request);
+    let answering = async {
+        let Ok(response) = route.call(request).await;
+        response
+    };
+    let answering = REQUEST_ID.scope(asked.id.clone(), AssertUnwindSafe(answering).catch_unwind());
+    let answered = answering.instrument(span.clone()).await;
+    let mut response = answered.unwrap_or_else(|panic| span.in_scope(|| answer_panic(&*panic)));
+    if asked.is_call {
+        response = grpc::answer_in_kind(response);
     } else {
-        info!(%method, path, status, ms, cache, "answered");
+        finish(response.headers_mut());
+    }
+    let status = grpc::http_status(response.headers()).unwrap_or(response.status());
+    let took = begun.elapsed();
+    span.in_scope(|| log(&asked, &response, status, took));
+    of_route.answered(&asked.method, status, took);
+    if let Entry::Vacant(place) = response.headers_mut().entry(REQUEST_ID_HEADER) {
+        place.insert(asked.id);
+    }
+    if let Some(lent) = lent {
+        lent.read_the_rest(response.status()).await;
     }
     response
 }
 
-async fn measure(
-    axum::extract::State(metrics): axum::extract::State<HttpMetrics>,
-    request: Request,
-    next: Next,
-) -> Response {
-    /// Counts down also when the client goes away and the future is dropped.
-    struct InFlight(Gauge);
-    impl Drop for InFlight {
-        fn drop(&mut self) {
-            self.0.dec();
+/// What is still to be known of a request when it has been answered.
+struct Asked {
+    method: Method,
+    path: Option<PathAndQuery>,
+    id: HeaderValue,
+    /// Whether it is a call of gRPC.
+    is_call: bool,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let fresh = || {
+            let mut text = [0; 36];
+            HeaderValue::from_str(fresh_id().hyphenated().encode_lower(&mut text)).expect("digits and dashes")
+        };
+        Self {
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            id: request.headers().get(REQUEST_ID_HEADER).cloned().unwrap_or_else(fresh),
+            is_call: grpc::is_grpc(request.headers()),
         }
     }
-
-    metrics.in_flight.inc();
-    let _in_flight = InFlight(metrics.in_flight.clone());
-    let begun = Instant::now();
-    let method = method_label(request.method());
-    let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    // Unmatched paths share one label: a scanner must not fill the memory with labels.
-    let route = matched.unwrap_or_else(|| "unmatched".to_owned());
-    let response = next.run(request).await;
-    let status = grpc::http_status(response.headers()).unwrap_or(response.status()).as_u16();
-    metrics.requests.get_or_create(&RequestLabels { route: route.clone(), method, status }).inc();
-    metrics.seconds.get_or_create(&RouteLabel { route }).observe(begun.elapsed().as_secs_f64());
-    response
 }
 
-/// A method is any word the client likes: those that no route has share one label.
-fn method_label(method: &Method) -> &'static str {
-    const KNOWN: [&str; 9] = ["GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH", "CONNECT", "TRACE"];
-    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
+fn log(asked: &Asked, response: &Response, status: StatusCode, took: Duration) {
+    let Asked { method, path, .. } = asked;
+    let (path, status, ms) = (path.as_ref().map_or("/", PathAndQuery::path), status.as_u16(), took.as_secs_f64() * 1e3);
+    // Health checks come every few seconds for ever; at `info` they would be most of the log.
+    if HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
+        debug!(%method, path, status, ms, "answered");
+    } else {
+        let cache = response.headers().get(CACHE_STATUS).and_then(|value| value.to_str().ok());
+        info!(%method, path, status, ms, cache, "answered");
+    }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature that CatchPanicLayer calls")]
-fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let words = panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    error!(panic = words, "a handler panicked");
+fn answer_panic(panic: &(dyn Any + Send)) -> Response {
+    let words = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    error!(panic = words.unwrap_or_default(), "a handler panicked");
     problem(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours; it is in the log under this request's id")
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::routing::post;
+    use http::header;
+    use prometheus_client::registry::Registry;
+    use tower::ServiceExt;
+
     use super::*;
 
-    #[test]
-    fn methods_that_clients_invent_share_one_label() {
-        assert_eq!(method_label(&Method::POST), "POST");
-        assert_eq!(method_label(&Method::from_bytes(b"BREW").unwrap()), "other");
-        assert_eq!(method_label(&Method::from_bytes(b"get").unwrap()), "other");
+    async fn panics() {
+        panic!("{} of a sort", "something")
+    }
+
+    fn app(registry: &mut Registry) -> Router {
+        let routes = Router::new()
+            .route("/panics", post(panics))
+            .route("/fine/{name}", post(|| async { request_id().map(|id| id.to_str().unwrap().to_owned()).unwrap() }));
+        wrap(routes, HttpMetrics::register(registry))
+    }
+
+    fn request(path: &str, name: header::HeaderName, value: &str) -> Request {
+        Request::post(path).header(name, value).body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_answer_carries_an_id_which_the_handler_knows() {
+        let app = app(&mut Registry::default());
+        for (name, given) in [(REQUEST_ID_HEADER, Some("of-the-client")), (header::ACCEPT, None)] {
+            let request = request("/fine/1", name, given.unwrap_or("*/*"));
+            let answer = app.clone().oneshot(request).await.unwrap();
+            let id = answer.headers()[REQUEST_ID_HEADER].clone();
+            assert!(given.map_or(id.len() == 36, |given| id == given), "{id:?}");
+            assert_eq!(axum::body::to_bytes(answer.into_body(), 100).await.unwrap(), id.as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_and_to_a_client_of_grpc_one_of_its_kind() {
+        let app = app(&mut Registry::default());
+        let answer = app.clone().oneshot(request("/panics", header::ACCEPT, "*/*")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let answer = app.oneshot(request("/panics", header::CONTENT_TYPE, "application/grpc")).await.unwrap();
+        assert_eq!((answer.status(), &answer.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(13)));
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_by_route_method_and_status() {
+        let mut registry = Registry::default();
+        let app = app(&mut registry);
+        for path in ["/fine/1", "/fine/2", "/panics", "/nowhere", "/elsewhere"] {
+            app.clone().oneshot(request(path, header::ACCEPT, "*/*")).await.unwrap();
+        }
+        let get = Request::get("/fine/3").body(Body::empty()).unwrap();
+        app.oneshot(get).await.unwrap();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "requests_total{route=\"/fine/{name}\",method=\"POST\",status=\"200\"} 2\n",
+            "requests_total{route=\"/fine/{name}\",method=\"GET\",status=\"405\"} 1\n",
+            "requests_total{route=\"/panics\",method=\"POST\",status=\"500\"} 1\n",
+            "requests_total{route=\"unmatched\",method=\"POST\",status=\"404\"} 2\n",
+            "request_seconds_count{route=\"/fine/{name}\"} 3\n",
+            "in_flight 0\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
     }
 }

@@ -1,5 +1,9 @@
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
+use crate::log_lines::LogLines;
+use crate::request_log::RequestLog;
 use crate::settings::{SettingError, parse};
 
 /// `LOG_FORMAT`: `human` or `json`; `LOG_LEVEL`: a level, or a filter such as `info,web_api=debug`.
@@ -24,12 +28,14 @@ impl LogSettings {
 
     /// Logs to stderr from here on: stdout belongs to subcommands whose output somebody reads.
     pub fn init(self) {
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(std::io::stderr).with_target(false);
+        let log = RequestLog::start();
+        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(log).with_target(false);
         if self.json {
             builder.json().flatten_event(true).init();
+        } else if std::io::stderr().is_terminal() {
+            builder.init();
         } else {
-            builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+            builder.with_ansi(false).fmt_fields(LogLines).event_format(LogLines).init();
         }
     }
 }

@@ -28,11 +28,11 @@ fn value(entry: &Entry) -> f32 {
     entry.inference.outputs[0].to_f32()[0]
 }
 
-fn memory() -> Memory {
+fn memory() -> Memory<String> {
     Memory::new(1 << 20, Duration::from_mins(1), None)
 }
 
-async fn ask(memory: &Memory, image: &str, runs: &AtomicUsize) -> Result<(f32, Outcome), Failure<String>> {
+async fn ask(memory: &Memory<String>, image: &str, runs: &AtomicUsize) -> Result<(f32, Outcome), Failure<String>> {
     let infer = async {
         runs.fetch_add(1, Ordering::SeqCst);
         sleep(Duration::from_millis(50)).await;
@@ -123,9 +123,9 @@ async fn an_answer_of_a_model_changed_in_mid_flight_is_not_filed_under_the_old_o
 #[tokio::test]
 async fn forgetting_a_model_leaves_the_others() {
     let memory = memory();
-    memory.remember(key("d1", "a"), inference("d1", 1.0)).await;
+    memory.remember(key("d1", "a"), inference("d1", 1.0));
     let other = Inference { model: "leukemia".to_owned(), ..inference("d1", 2.0) };
-    memory.remember(key("d1", "b"), other).await;
+    memory.remember(key("d1", "b"), other);
     assert_eq!(memory.forget(MODEL).await.unwrap(), 1);
     assert!(memory.recall(key("d1", "a"), MODEL).await.is_none());
     assert!(memory.recall(key("d1", "b"), "leukemia").await.is_some());

@@ -132,11 +132,11 @@ async fn answer(
     let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
     let prediction = read_out(&answer, model)?;
     let view = ResultView {
-        label: prediction.label.clone(),
+        label: prediction.label.to_string(),
         percent: percent(prediction.value),
         remembered: answer.provenance.is_remembered(),
-        model: prediction.model.clone(),
-        version: prediction.version.clone(),
+        model: prediction.model.to_owned(),
+        version: prediction.version.to_owned(),
         device: prediction.provenance.device.clone(),
         total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
         notice: model.notice.clone(),
@@ -178,13 +178,13 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     }
 }
 
-fn bars(probabilities: &[ClassScore]) -> Vec<Bar> {
+fn bars(probabilities: &[ClassScore<'_>]) -> Vec<Bar> {
     let mut scores: Vec<_> = probabilities.iter().collect();
     scores.sort_by(|a, b| b.value.total_cmp(&a.value));
     // Probabilities fill their share of the bar; scores of another kind are shown against the largest.
     let whole = scores.first().map_or(1.0, |largest| largest.value.max(1.0));
     let bar = |score: &&ClassScore| Bar {
-        label: score.label.clone(),
+        label: score.label.to_string(),
         text: percent(score.value),
         value: (score.value / whole).clamp(0.0, 1.0),
     };
@@ -202,7 +202,7 @@ fn percent(value: f32) -> String {
 }
 
 fn shown_again(upload: &ImageUpload) -> Option<String> {
-    let is_shown = INLINE_MEDIA_TYPES.contains(&upload.media_type.as_str()) && upload.image.len() <= MAX_INLINE_BYTES;
+    let is_shown = INLINE_MEDIA_TYPES.contains(&&*upload.media_type) && upload.image.len() <= MAX_INLINE_BYTES;
     is_shown.then(|| data_uri(&upload.media_type, &upload.image))
 }
 
@@ -210,7 +210,7 @@ fn data_uri(media_type: &str, bytes: &[u8]) -> String {
     format!("data:{media_type};base64,{}", STANDARD.encode(bytes))
 }
 
-fn pretty(answer: &Answer, prediction: &Prediction, model: &ModelDescription, begun: Instant) -> String {
+fn pretty(answer: &Answer, prediction: &Prediction<'_>, model: &ModelDescription, begun: Instant) -> String {
     serde_json::to_string_pretty(&AnswerBody::new(answer, prediction, model, begun)).unwrap_or_default()
 }
 

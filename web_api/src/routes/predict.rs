@@ -1,6 +1,6 @@
+use std::borrow::Cow;
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub struct AnswerBody<'a> {
     cls: usize,
     label: &'a str,
     value: f32,
-    probabilities: &'a [ClassScore],
+    probabilities: &'a [ClassScore<'a>],
     cached: bool,
     key: String,
     model_digest: &'a str,
@@ -57,7 +57,7 @@ pub async fn predict(
         Err(error) => return error.into_response(),
     };
     if page::is_wanted(&app, &headers) {
-        return page::answer_form(&app, &headers, model, upload).await;
+        return Box::pin(page::answer_form(&app, &headers, model, upload)).await;
     }
     match upload {
         Ok(upload) => answer_json(&app, model, &headers, upload).await.into_response(),
@@ -75,20 +75,24 @@ async fn answer_json(
     let question = ask(app, model.or(upload.model), upload.image).await?;
     respond(app, headers, &question, Steering::from_headers(headers), |answer| {
         let prediction = read_out(answer, question.model())?;
-        Ok(Json(AnswerBody::new(answer, &prediction, question.model(), begun)).into_response())
+        let body = AnswerBody::new(answer, &prediction, question.model(), begun);
+        // Into a `Vec`, which takes a quarter of the time that axum's own `Json` does.
+        let mut json = Vec::with_capacity(1 << 10);
+        serde_json::to_writer(&mut json, &body).map_err(|_| Error::Internal)?;
+        Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
     })
     .await
 }
 
 /// Hashing a large picture is work for the bench.
 pub(crate) async fn ask(app: &App, model: Option<String>, image: Bytes) -> Result<Question, Error> {
-    let predictor = app.predictor.clone();
-    app.workbench.run(image.len(), move || predictor.ask_image(model.as_deref(), &image)).await?
+    let asked = app.clone();
+    app.workbench.run(image.len(), move || asked.predictor.ask_image(model.as_deref(), image)).await?
 }
 
 /// An answer as a choice between the classes of `model`: by their numbers when it has changed since it was looked up, as
 /// they may have other names now.
-pub(crate) fn read_out(answer: &Answer, model: &ModelDescription) -> Result<Prediction, Error> {
+pub(crate) fn read_out<'a>(answer: &'a Answer, model: &'a ModelDescription) -> Result<Prediction<'a>, Error> {
     let inference = &answer.entry.inference;
     let labels = if inference.provenance.model_digest == model.digest { model.labels() } else { &[] };
     Ok(Prediction::read_out(inference, labels)?)
@@ -103,10 +107,11 @@ pub(crate) async fn respond(
     steering: Steering,
     render: impl FnOnce(&Answer) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
-    let etag = question.etag();
-    let reads_memory = !steering.no_cache && !steering.no_store;
-    if reads_memory && none_match(headers, &etag) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    if steering.reads_memory() && headers.contains_key(header::IF_NONE_MATCH) {
+        let etag = question.etag();
+        if none_match(headers, &etag) {
+            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+        }
     }
     let answer = app.predictor.answer(question, steering).await?;
     let mut response = render(&answer)?;
@@ -117,11 +122,13 @@ pub(crate) async fn respond(
 /// Says in HTTP's words how an answer came about.
 pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Result<(), Error> {
     let provenance = answer.provenance;
-    let status = HeaderValue::try_from(&*provenance.cache_status()).map_err(|_| Error::Internal)?;
+    let status = match provenance.cache_status() {
+        Cow::Borrowed(status) => HeaderValue::from_static(status),
+        Cow::Owned(status) => HeaderValue::try_from(status).map_err(|_| Error::Internal)?,
+    };
     headers.insert(HeaderName::from_static("cache-status"), status);
     // The answer's own key: the model may have changed since the question's was made.
-    let etag = format!("\"{}\"", answer.entry.key);
-    headers.insert(header::ETAG, HeaderValue::try_from(etag).map_err(|_| Error::Internal)?);
+    headers.insert(header::ETAG, HeaderValue::try_from(answer.entry.key.etag()).map_err(|_| Error::Internal)?);
     if provenance.is_remembered() {
         headers.insert(header::AGE, HeaderValue::from(answer.entry.age()));
     }
@@ -131,13 +138,13 @@ pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Resul
 impl<'a> AnswerBody<'a> {
     pub(crate) fn new(
         answer: &Answer,
-        prediction: &'a Prediction,
+        prediction: &'a Prediction<'a>,
         model: &'a ModelDescription,
         begun: Instant,
     ) -> Self {
         Self {
-            model: &prediction.model,
-            version: &prediction.version,
+            model: prediction.model,
+            version: prediction.version,
             cls: prediction.cls,
             label: &prediction.label,
             value: prediction.value,

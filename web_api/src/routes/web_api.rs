@@ -18,8 +18,8 @@ pub async fn web_api(
     request: Request,
 ) -> Result<Response, Error> {
     let body = app.bodies.read(&headers, request.into_body()).await?;
-    let (predictor, json) = (app.predictor.clone(), body.bytes.clone());
-    let ask = move || predictor.ask_array(model.as_deref(), &json);
+    let (asked, json) = (app.clone(), body.bytes.clone());
+    let ask = move || asked.predictor.ask_array(model.as_deref(), &json);
     let question = app.workbench.run(body.bytes.len(), ask).await??;
     respond(&app, &headers, &question, Steering::from_headers(&headers), |answer| {
         let prediction = read_out(answer, question.model())?;

@@ -83,12 +83,16 @@ impl InferenceServer for FakeModelApi {
         true
     }
 
-    fn models(&self) -> Vec<ModelMetadata> {
+    fn models(&self) -> Vec<Arc<ModelMetadata>> {
         Vec::new()
     }
 
-    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {
-        self.find(name, version).map(|model| model.metadata(Vec::new()))
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, Error> {
+        self.find(name, version).map(|model| Arc::new(model.metadata()))
+    }
+
+    fn versions(&self, _: &str) -> Vec<String> {
+        Vec::new()
     }
 
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error> {

@@ -63,7 +63,7 @@ impl Stack {
         while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { app: router(app), model_api, registry, catalog, background, server }
+        Self { app: router(&app), model_api, registry, catalog, background, server }
     }
 
     /// Changes what `model_api` serves, and waits until that is known.

@@ -52,7 +52,6 @@ fn of(inputs: Vec<TensorMetadata>) -> ModelMetadata {
     ModelMetadata {
         name: "m".to_owned(),
         version: "1".to_owned(),
-        versions: vec!["1".to_owned()],
         outputs: inputs.iter().map(output).collect(),
         inputs,
         max_batch_size: 0,

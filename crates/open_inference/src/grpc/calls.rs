@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -36,7 +37,7 @@ impl<S: InferenceServer> Calls<S> {
         Self { repository: Repository::new(server.clone()), server, max_bytes }
     }
 
-    fn model(&self, name: &str, asked: String) -> Result<ModelMetadata, Error> {
+    fn model(&self, name: &str, asked: String) -> Result<Arc<ModelMetadata>, Error> {
         let version = version(asked);
         check_names(name, version.as_deref())?;
         self.server.model(name, version.as_deref())
@@ -71,7 +72,7 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
         let request = request.into_inner();
         let model = self.model(&request.name, request.version)?;
-        Ok(Response::new(describe::metadata(model)))
+        Ok(Response::new(describe::metadata(&model, self.server.versions(&model.name))))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {

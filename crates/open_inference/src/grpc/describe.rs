@@ -18,28 +18,28 @@ pub fn server() -> pb::ServerMetadataResponse {
 }
 
 /// A model's signature.
-pub fn metadata(model: ModelMetadata) -> pb::ModelMetadataResponse {
+pub fn metadata(model: &ModelMetadata, versions: Vec<String>) -> pb::ModelMetadataResponse {
     let parameters = [
-        ("version", Parameter::String(model.version)),
+        ("version", Parameter::String(model.version.clone())),
         ("max_batch_size", Parameter::Int(model.max_batch_size.into())),
     ];
-    let tensors = |tensors: Vec<TensorMetadata>| tensors.into_iter().map(tensor).collect();
+    let tensors = |tensors: &[TensorMetadata]| tensors.iter().map(tensor).collect();
     pb::ModelMetadataResponse {
         platform: PLATFORM.to_owned(),
-        name: model.name,
-        versions: model.versions,
-        inputs: tensors(model.inputs),
-        outputs: tensors(model.outputs),
+        name: model.name.clone(),
+        versions,
+        inputs: tensors(&model.inputs),
+        outputs: tensors(&model.outputs),
         parameters: write_parameters(parameters.map(|(name, value)| (name.to_owned(), value)).into()),
     }
 }
 
-fn tensor(tensor: TensorMetadata) -> pb::model_metadata_response::TensorMetadata {
+fn tensor(tensor: &TensorMetadata) -> pb::model_metadata_response::TensorMetadata {
     pb::model_metadata_response::TensorMetadata {
-        name: tensor.name,
+        name: tensor.name.clone(),
         datatype: tensor.datatype.name().to_owned(),
-        shape: tensor.shape,
-        parameters: write_parameters(parameters(serde_json::to_value(tensor.parameters).unwrap_or_default())),
+        shape: tensor.shape.clone(),
+        parameters: write_parameters(parameters(serde_json::to_value(&tensor.parameters).unwrap_or_default())),
     }
 }
 

@@ -1,5 +1,6 @@
 use half::{bf16, f16};
 
+use super::decimal;
 use super::scanner::Scanner;
 use crate::check::shown;
 use crate::rounding::{to_bf16, to_f16};
@@ -92,7 +93,7 @@ macro_rules! whole_number {
 whole_number!(u8 u16 u32 u64 i8 i16 i32 i64);
 
 macro_rules! float {
-    ($($number:ty, $read:expr;)*) => {$(
+    ($($number:ty, $quick:expr, $read:expr;)*) => {$(
         impl Number for $number {
             fn parse(token: &str) -> Option<Self> {
                 let read: fn(&str) -> Option<$number> = $read;
@@ -101,17 +102,17 @@ macro_rules! float {
                     r#""NaN""# => Some(Self::NAN),
                     r#""Infinity""# => Some(Self::INFINITY),
                     r#""-Infinity""# => Some(Self::NEG_INFINITY),
-                    _ => read(digits(token)?).filter(|number| number.is_finite()),
+                    _ => $quick(token).or_else(|| read(digits(token)?).filter(|number| number.is_finite())),
                 }
             }
         }
     )*};
 }
 float! {
-    f32, |digits| digits.parse().ok();
-    f64, |digits| digits.parse().ok();
-    f16, |digits| digits.parse().ok().map(to_f16);
-    bf16, |digits| digits.parse().ok().map(to_bf16);
+    f32, decimal::to_f32, |digits| digits.parse().ok();
+    f64, decimal::to_f64, |digits| digits.parse().ok();
+    f16, |_| None, |digits| digits.parse().ok().map(to_f16);
+    bf16, |_| None, |digits| digits.parse().ok().map(to_bf16);
 }
 
 impl Number for bool {

@@ -1,6 +1,9 @@
 /// A list's elements, one after the other.
 mod scanner;
 
+/// Short decimal numbers → floats.
+mod decimal;
+
 /// `data` of an input → raw elements.
 pub(crate) mod elements;
 

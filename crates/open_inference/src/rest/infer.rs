@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -52,7 +54,7 @@ pub(super) async fn infer_stream<S: InferenceServer>(
 struct Answered {
     headers: HeaderMap,
     form: Form,
-    model: ModelMetadata,
+    model: Arc<ModelMetadata>,
     wishes: Wishes,
     inference: Inference,
 }
@@ -97,7 +99,7 @@ async fn ask<S: InferenceServer>(
 async fn write(
     inference: Inference,
     wishes: Wishes,
-    model: ModelMetadata,
+    model: Arc<ModelMetadata>,
     reply: fn(crate::JsonResponse) -> Response,
 ) -> Result<Response, Error> {
     let size = inference.outputs.iter().map(|output| output.data.len()).sum();

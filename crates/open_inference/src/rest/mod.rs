@@ -1,3 +1,6 @@
+/// Bodies and answers that travel compressed.
+mod packing;
+
 /// Whose model a route's path names.
 mod asked;
 
@@ -21,19 +24,12 @@ mod repository;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::map_response;
 use axum::routing::{any, get, post};
 use service::body::BodyReader;
-use tower_http::CompressionLevel;
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
-use tower_http::decompression::RequestDecompressionLayer;
 
+use self::packing::PackingLayer;
 use crate::check::shown;
 use crate::{Error, InferenceServer};
-
-/// Smaller answers are sent faster as they are.
-const WORTH_COMPRESSING: u16 = 4096;
 
 /// What a route has at hand.
 #[derive(Clone)]
@@ -64,16 +60,11 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
             .route(&format!("{model}/infer"), post(infer::infer::<S>))
             .route(&format!("{model}/infer_stream"), post(infer::infer_stream::<S>));
     }
-    let worth_it = SizeAbove::new(WORTH_COMPRESSING)
-        .and(NotForContentType::IMAGES)
-        .and(NotForContentType::const_new("text/event-stream"));
     router
         .route("/v2/", get(server::metadata))
         .method_not_allowed_fallback(wrong_method)
         .route("/v2/{*rest}", any(nothing_there))
-        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
-        .layer(map_response(reply::in_turns))
+        .layer(PackingLayer)
         .with_state(Rest { server, bodies })
 }
 

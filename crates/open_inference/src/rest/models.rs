@@ -10,7 +10,7 @@ use crate::{Error, InferenceServer, PLATFORM, model_config, report_statistics};
 
 /// `GET /v2/models`, as KServe has it.
 pub(super) async fn list<S: InferenceServer>(State(rest): State<Rest<S>>) -> Response {
-    let names: BTreeSet<String> = rest.server.models().into_iter().map(|model| model.name).collect();
+    let names: BTreeSet<String> = rest.server.models().iter().map(|model| model.name.clone()).collect();
     reply::json(&json!({"models": names}))
 }
 
@@ -19,7 +19,7 @@ pub(super) async fn metadata<S: InferenceServer>(State(rest): State<Rest<S>>, as
     let model = rest.server.model(&asked.model, asked.version.as_deref())?;
     Ok(reply::json(&json!({
         "name": model.name,
-        "versions": model.versions,
+        "versions": rest.server.versions(&model.name),
         "platform": PLATFORM,
         "inputs": model.inputs,
         "outputs": model.outputs,

@@ -92,7 +92,7 @@ impl HttpBody for Chunks {
 
 /// Gives others a turn after each frame of a compressed answer: who compresses waits for nothing, and a large answer would
 /// have the thread to itself.
-pub(super) async fn in_turns(response: Response) -> Response {
+pub(super) fn in_turns(response: Response) -> Response {
     if response.headers().contains_key(header::CONTENT_ENCODING) {
         response.map(|body| Body::new(InTurns { body, pause: false }))
     } else {

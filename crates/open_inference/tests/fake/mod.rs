@@ -34,9 +34,8 @@ fn empty(mut tensor: TensorMetadata) -> TensorMetadata {
 }
 
 fn model(name: &str, version: &str, inputs: Vec<TensorMetadata>, outputs: Vec<TensorMetadata>) -> ModelMetadata {
-    let versions = if name == "echo" { vec!["1".to_owned(), "2".to_owned()] } else { vec![version.to_owned()] };
     let (name, version) = (name.to_owned(), version.to_owned());
-    ModelMetadata { name, version, versions, inputs, outputs, max_batch_size: 0 }
+    ModelMetadata { name, version, inputs, outputs, max_batch_size: 0 }
 }
 
 /// * `echo` (1 and 2): `x` FP32 `[-1, 2]` comes back as `y`.
@@ -114,15 +113,19 @@ impl InferenceServer for Fake {
         self.repository.lock().unwrap().last().is_none_or(|last| last != "unload echo")
     }
 
-    fn models(&self) -> Vec<ModelMetadata> {
-        models()
+    fn models(&self) -> Vec<Arc<ModelMetadata>> {
+        models().into_iter().map(Arc::new).collect()
     }
 
-    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {
+    fn versions(&self, name: &str) -> Vec<String> {
+        models().into_iter().filter(|model| model.name == name).map(|model| model.version).collect()
+    }
+
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, Error> {
         if name == "loading" {
             return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, "model \"loading\" is being read"));
         }
-        let of_name: Vec<_> = models().into_iter().filter(|model| model.name == name).collect();
+        let of_name: Vec<_> = self.models().into_iter().filter(|model| model.name == name).collect();
         let unknown = || Error::new(StatusCode::NOT_FOUND, format!("there is no model {name:?}"));
         let last = of_name.last().cloned().ok_or_else(unknown)?;
         let Some(version) = version else { return Ok(last) };
@@ -156,7 +159,7 @@ impl InferenceServer for Fake {
         };
         let timing_ms = Timing { decode: 0.5, queue: 0.25, infer: 2.0 };
         let second = Duration::from_secs(1);
-        let (name, version) = (model.name, model.version);
+        let (name, version) = (model.name.clone(), model.version.clone());
         self.statistics.succeeded(&name, &version, rows as u64, &timing_ms, second, Some(CacheLookup::Miss));
         let provenance = Provenance { model_digest: "sha256:abc".to_owned(), device: "cpu".to_owned(), timing_ms };
         let mut headers = HeaderMap::new();

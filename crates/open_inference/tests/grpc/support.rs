@@ -72,7 +72,6 @@ fn model(name: &str, inputs: &[(&str, Datatype)]) -> ModelMetadata {
     ModelMetadata {
         name: name.to_owned(),
         version: "2".to_owned(),
-        versions: vec!["1".to_owned(), "2".to_owned()],
         inputs: tensors(""),
         outputs: tensors("_out"),
         max_batch_size: 8,
@@ -84,7 +83,7 @@ impl InferenceServer for Fake {
         !self.unready.load(Ordering::SeqCst)
     }
 
-    fn models(&self) -> Vec<ModelMetadata> {
+    fn models(&self) -> Vec<Arc<ModelMetadata>> {
         let echoes = Datatype::ALL.into_iter().map(|datatype| model(datatype.name(), &[("x", datatype)]));
         let others = ["slow", "busy", "panics"].map(|name| model(name, &[("x", Datatype::Fp32)]));
         let two = model("two", &[("a", Datatype::Int32), ("b", Datatype::Fp16)]);
@@ -95,18 +94,22 @@ impl InferenceServer for Fake {
         let mut mask = model("mask", &[("x", Datatype::Uint8)]);
         mask.inputs[0].shape = vec![-1, -1, -1];
         mask.outputs[0].parameters.task = Some(Task::Image);
-        echoes.chain(others).chain([two, picture, mask]).collect()
+        echoes.chain(others).chain([two, picture, mask]).map(Arc::new).collect()
     }
 
-    fn model(&self, name: &str, version: Option<&str>) -> Result<ModelMetadata, Error> {
+    fn versions(&self, _: &str) -> Vec<String> {
+        ["1", "2"].map(str::to_owned).into()
+    }
+
+    fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, Error> {
         let unknown = |what: String| Error::new(StatusCode::NOT_FOUND, format!("there is no {what}"));
         let found = self.models().into_iter().find(|model| model.name == name);
         let mut model = found.ok_or_else(|| unknown(format!("model {name:?}")))?;
         if let Some(version) = version {
-            if !model.versions.iter().any(|one| one == version) {
+            if !self.versions(name).iter().any(|one| one == version) {
                 return Err(unknown(format!("version {version:?}")));
             }
-            version.clone_into(&mut model.version);
+            version.clone_into(&mut Arc::make_mut(&mut model).version);
         }
         Ok(model)
     }

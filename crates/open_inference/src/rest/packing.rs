@@ -1,0 +1,70 @@
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{Route, future::RouteFuture};
+use futures_util::future::Either;
+use http::header;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::decompression::RequestDecompressionLayer;
+
+use super::reply;
+
+/// Smaller answers are sent faster as they are.
+const WORTH_COMPRESSING: u16 = 4096;
+
+/// Bodies may come compressed, and answers are compressed for whoever accepts it. A request that speaks of neither, as those
+/// of programs in a hurry, goes by without any of the layers that do it.
+#[derive(Clone)]
+pub(super) struct PackingLayer;
+
+impl Layer<Route> for PackingLayer {
+    type Service = Packing;
+
+    fn layer(&self, route: Route) -> Packing {
+        Packing(route)
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Packing(Route);
+
+type Boxed = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+impl Service<Request> for Packing {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<RouteFuture<Infallible>, Boxed>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let headers = request.headers();
+        if headers.contains_key(header::CONTENT_ENCODING) || headers.contains_key(header::ACCEPT_ENCODING) {
+            Either::Right(Box::pin(packed(self.0.clone(), request)))
+        } else {
+            Either::Left(self.0.call(request))
+        }
+    }
+}
+
+async fn packed(route: Route, request: Request) -> Result<Response, Infallible> {
+    let worth_it = SizeAbove::new(WORTH_COMPRESSING)
+        .and(NotForContentType::IMAGES)
+        .and(NotForContentType::const_new("text/event-stream"));
+    let layers = ServiceBuilder::new()
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
+    match layers.service(route).oneshot(request).await {
+        Ok(response) => Ok(reply::in_turns(response.map(Body::new))),
+        Err(error) => Ok(crate::Error::malformed(error.to_string()).into_response()),
+    }
+}

@@ -1,0 +1,210 @@
+use std::cell::RefCell;
+use std::fmt::{self, Debug, Write};
+use std::time::{Duration, SystemTime as Clock, UNIX_EPOCH};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::registry::{LookupSpan, Scope};
+
+/// Digits of a moment in ISO 8601 that are the same for a whole second.
+const SECONDS: usize = "2026-11-25T19:26:00".len();
+
+/// Lines for people, without colours: what `tracing_subscriber` writes of itself, in a third of the time. There is a line for
+/// each request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogLines;
+
+impl<S, N> FormatEvent<S, N> for LogLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write_now(&mut line)?;
+        line.write_str(match *event.metadata().level() {
+            Level::ERROR => " ERROR ",
+            Level::WARN => "  WARN ",
+            Level::INFO => "  INFO ",
+            Level::DEBUG => " DEBUG ",
+            Level::TRACE => " TRACE ",
+        })?;
+        let spans = context.event_scope().into_iter().flat_map(Scope::from_root);
+        let mut any = false;
+        for span in spans {
+            any = true;
+            line.write_str(span.name())?;
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
+                line.write_char('{')?;
+                line.write_str(fields)?;
+                line.write_char('}')?;
+            }
+            line.write_char(':')?;
+        }
+        let mut fields = Fields { line, first: !any, result: Ok(()) };
+        event.record(&mut fields);
+        fields.result?;
+        fields.line.write_char('\n')
+    }
+}
+
+/// As `2026-11-25T19:26:00.572280Z`.
+fn write_now(line: &mut Writer<'_>) -> fmt::Result {
+    thread_local! {
+        /// The last second that was written, and its digits.
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    let now = Clock::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    SECOND.with_borrow_mut(|(second, digits)| {
+        if *second != now.as_secs() {
+            digits.clear();
+            SystemTime.format_time(&mut Writer::new(digits))?;
+            digits.truncate(SECONDS);
+            *second = now.as_secs();
+        }
+        line.write_str(digits)
+    })?;
+    write!(line, ".{:06}Z", now.subsec_micros())
+}
+
+/// Those of spans, which are written once, when the span begins.
+impl<'a> FormatFields<'a> for LogLines {
+    fn format_fields<R: RecordFields>(&self, line: Writer<'a>, fields: R) -> fmt::Result {
+        let mut written = Fields { line, first: true, result: Ok(()) };
+        fields.record(&mut written);
+        written.result
+    }
+}
+
+/// `message name=value …`
+struct Fields<'a> {
+    line: Writer<'a>,
+    first: bool,
+    result: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
+        if self.result.is_ok() {
+            self.result = self.begin(field).and_then(|()| value(&mut self.line));
+        }
+    }
+
+    fn begin(&mut self, field: &Field) -> fmt::Result {
+        if !std::mem::take(&mut self.first) {
+            self.line.write_char(' ')?;
+        }
+        if field.name() == "message" {
+            return Ok(());
+        }
+        self.line.write_str(field.name())?;
+        self.line.write_char('=')
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\');
+        self.write(field, |line| {
+            if !is_plain {
+                return write!(line, "{value:?}");
+            }
+            line.write_char('"')?;
+            line.write_str(value)?;
+            line.write_char('"')
+        });
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.write(field, |line| write!(Escaping(line), "{value:?}"));
+    }
+}
+
+/// Words of others in a line: what would end the line, or begin another, or colour the terminal of who reads it, is shown
+/// instead of done.
+struct Escaping<'a, 'b>(&'a mut Writer<'b>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, words: &str) -> fmt::Result {
+        if !words.contains(char::is_control) {
+            return self.0.write_str(words);
+        }
+        for char in words.chars() {
+            if char.is_control() {
+                write!(self.0, "{}", char.escape_default())?;
+            } else {
+                self.0.write_char(char)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::with_default;
+    use tracing::{info, info_span, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(log: impl Fn()) -> Vec<String> {
+        let written = Written::default();
+        let to = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || to.clone())
+            .fmt_fields(LogLines)
+            .event_format(LogLines)
+            .finish();
+        with_default(subscriber, log);
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| line[SECONDS + ".000000Z".len()..].to_owned()).collect()
+    }
+
+    #[test]
+    fn a_line_has_its_level_its_spans_and_its_fields() {
+        let written = lines(|| {
+            warn!(error = %"gone", left = 3, "nobody answers");
+            let id = Some("7");
+            info_span!("request", id).in_scope(|| info!(path = "/v2", ms = 0.25, none = None::<&str>, "answered"));
+        });
+        assert_eq!(
+            written,
+            ["  WARN nobody answers error=gone left=3", "  INFO request{id=\"7\"}: answered path=\"/v2\" ms=0.25"]
+        );
+    }
+
+    #[test]
+    fn words_of_others_end_no_line_and_colour_none() {
+        let written = lines(|| info!(error = %"a\nb\x1b[31m", path = "c\n\"d\"", "said"));
+        assert_eq!(written, ["  INFO said error=a\\nb\\u{1b}[31m path=\"c\\n\\\"d\\\"\""]);
+    }
+
+    #[test]
+    fn a_moment_is_that_of_the_standard_format() {
+        let (mut ours, mut theirs) = (String::new(), String::new());
+        write_now(&mut Writer::new(&mut ours)).unwrap();
+        SystemTime.format_time(&mut Writer::new(&mut theirs)).unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        assert_eq!(ours[..10], theirs[..10]);
+    }
+}
