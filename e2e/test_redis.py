@@ -81,11 +81,12 @@ def test_what_is_stored_are_the_outputs_and_every_key_has_a_time_to_live(
     web = start_web(CACHE_TTL_S=1000)
     answers = [answer_of(ask(web.url, never_seen())) for _ in range(5)]
     requests.post(f"{web.url}/predict/leukemia", files={"image": encode(seven())}, timeout=30)
-    head, outputs = parts(redis.value(key_of(redis, answers[0])))
-    assert (head["key"], head["model"]) == (answers[0]["key"], "mnist")
-    assert time.time() - head["stored_at"] < 60
+    key, form = parts(redis.value(key_of(redis, answers[0])))
+    stored_at, model = form_head(form)
+    assert ("sha256:" + key.hex(), model) == (answers[0]["key"], "mnist")
+    assert time.time() - stored_at < 60
     values = [score["value"] for score in answers[0]["probabilities"]]
-    assert struct.unpack("<10f", outputs) == tuple(struct.unpack("<10f", struct.pack("<10f", *values)))
+    assert form.endswith(PROBABILITIES.pack(1, 10, 40, *values))
     wait_until(lambda: len(redis.keys()) == 6, "all six are stored")
     for key in redis.keys():
         assert key.startswith(("mlserve:answer:mnist:", "mlserve:answer:leukemia:"))
@@ -128,32 +129,40 @@ def stored(start_web: Callable[..., Service], redis: Redis) -> tuple[bytes, str,
     return picture, key, redis.value(key)
 
 
-def parts(entry: bytes) -> tuple[dict, bytes]:
-    """The head and the outputs' bytes: magic, format, length of the head, head, bytes, checksum."""
-    length = int.from_bytes(entry[5:9], "little")
-    return json.loads(entry[9 : 9 + length]), entry[9 + length : -16]
+# The end of mnist's answer in its stored form: the shape of its one output, the output's length in bytes, the output.
+PROBABILITIES = struct.Struct("<QQQ10f")
 
 
-def sealed(head: dict, outputs: bytes) -> bytes:
-    text = json.dumps(head).encode()
-    body = b"MLSA\x01" + len(text).to_bytes(4, "little") + text + outputs
+def parts(entry: bytes) -> tuple[bytes, bytes]:
+    """The key and the answer's form: magic, format, key, form, checksum."""
+    assert entry[:5] == b"MLSA\x02"
+    return entry[5:37], entry[37:-16]
+
+
+def form_head(form: bytes) -> tuple[int, str]:
+    """When it was stored, and the model's name; three times in ms stand between them."""
+    stored_at, length = struct.unpack_from("<Q24xH", form)
+    return stored_at, form[34 : 34 + length].decode()
+
+
+def sealed(key: bytes, form: bytes) -> bytes:
+    body = b"MLSA\x02" + key + form
     return body + hashlib.sha256(body).digest()[:16]
 
 
 def other_schema(entry: bytes) -> bytes:
-    head, _ = parts(entry)
-    return json.dumps({"key": head["key"], "cls": 3, "value": 1.0}).encode()
+    key, _ = parts(entry)
+    return json.dumps({"key": key.hex(), "cls": 3, "value": 1.0}).encode()
 
 
 def another_answer(entry: bytes) -> bytes:
-    head, outputs = parts(entry)
-    return sealed(head | {"key": "sha256:" + "0" * 64}, outputs)
+    return sealed(bytes(32), parts(entry)[1])
 
 
 def longer_than_its_bytes(entry: bytes) -> bytes:
-    head, outputs = parts(entry)
-    head["outputs"][0] |= {"shape": [1, 1 << 40], "bytes": 1 << 42}
-    return sealed(head, outputs)
+    key, form = parts(entry)
+    _, _, _, *values = PROBABILITIES.unpack(form[-PROBABILITIES.size :])
+    return sealed(key, form[: -PROBABILITIES.size] + PROBABILITIES.pack(1, 1 << 40, 1 << 42, *values))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +193,8 @@ def test_a_value_that_is_no_answer_to_its_key_is_computed_anew_and_put_right(
     # An empty string is, for Redis, what nobody has written.
     assert web.count("web_api_redis_errors_total", kind="corrupt") == (0 if untrue == b"" else 1)
     wait_until(lambda: redis.value(key) != untrue, "it is put right")
-    (head, outputs), (true_head, true_outputs) = parts(redis.value(key)), parts(entry)
-    assert (head["key"], outputs) == (true_head["key"], true_outputs)
+    (kept, form), (true_key, true_form) = parts(redis.value(key)), parts(entry)
+    assert (kept, form[-PROBABILITIES.size :]) == (true_key, true_form[-PROBABILITIES.size :])
     assert degraded(web) == []
 
 

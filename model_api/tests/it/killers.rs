@@ -12,11 +12,10 @@ use crate::support::folder::Folder;
 use crate::support::onnx;
 use crate::support::process::{Running, signal};
 
-/// Eight requests that come together are one batch, however slow the machine is.
-const TOGETHER: &str = r#"{"max_batch_size": 8, "max_batch_time": 2.0}"#;
-
-fn folder(graph: Vec<u8>) -> Folder {
-    Folder::new().with("m/model.onnx", graph).with("m/model-settings.json", TOGETHER)
+/// A model whose requests are one batch when they come together and have so many rows, however slow the machine is.
+fn folder(graph: Vec<u8>, rows: usize) -> Folder {
+    let settings = json!({"max_batch_size": rows, "max_batch_time": 5.0});
+    Folder::new().with("m/model.onnx", graph).with("m/model-settings.json", settings.to_string())
 }
 
 /// `x` as the only input.
@@ -53,7 +52,7 @@ async fn ask_together(running: &Running, questions: &[Value]) -> Vec<(u16, Value
 
 #[tokio::test]
 async fn a_crash_costs_none_of_seven_neighbours_their_answers() {
-    let folder = folder(onnx::of_two("Div", Datatype::Int64));
+    let folder = folder(onnx::of_two("Div", Datatype::Int64), 9);
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let mut questions: Vec<Value> = (1..9).map(|number| division(number * 10, 10)).collect();
     questions[3] = killer(1);
@@ -73,7 +72,7 @@ async fn a_crash_costs_none_of_seven_neighbours_their_answers() {
 
 #[tokio::test]
 async fn an_allocation_that_fails_costs_none_of_seven_neighbours_their_answers() {
-    let folder = folder(onnx::allocates());
+    let folder = folder(onnx::allocates(), 8);
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let session = running.session_other_than(0).await;
     let mut questions: Vec<Value> = (0..8).map(|place| number(f64::from(place) / 8.0)).collect();
@@ -89,7 +88,7 @@ async fn an_allocation_that_fails_costs_none_of_seven_neighbours_their_answers()
 
 #[tokio::test]
 async fn an_endless_loop_costs_none_of_seven_neighbours_their_answers() {
-    let folder = folder(onnx::hangs_in_batches());
+    let folder = folder(onnx::hangs_in_batches(), 8);
     let Some(running) = Running::ready(folder.path(), &[("RUN_TIMEOUT_MS", "8000")]).await else { return };
     let session = running.session_other_than(0).await;
     let mut questions: Vec<Value> = (0..8).map(|place| number(f64::from(place) / 8.0)).collect();
