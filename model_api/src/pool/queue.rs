@@ -3,11 +3,10 @@
 //! A batch is made when a session is idle, of whatever waits then: under little load each request leaves at once and alone,
 //! and the more there are, the larger batches become. What waits is measured in rows and in bytes.
 //!
-//! A full queue is refused, and so is a *standing* one before it is full. A burst leaves with the next batches, while a queue
-//! that no batch empties has more coming than can go: whoever joins it waits for nothing but its length. So once it has stood
-//! for [`STANDING`], it is kept as short as a batch or two, and the rest is told at once when to come back. This is
-//! controlled delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012), at the entrance instead of at
-//! the exit: who is refused there has not waited in vain.
+//! Whoever finds the queue full is told at once when to come back. So is, before it is full, whoever would wait long in it: more
+//! comes than can go, and then a long queue makes everybody wait and answers nobody sooner. From that moment the queue is
+//! kept as short as keeps the sessions busy, until a session finds it empty. A crowd that asks again when it has its answers
+//! never gets there; many more than the sessions can answer get there at once.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,13 +18,15 @@ use tokio::time::{Instant, timeout_at};
 use super::batch::{Batch, Past};
 use super::entry::{Entry, Urgency};
 use super::pace::Pace;
-use super::{BatchSettings, Meters};
+use super::{BatchSettings, Meters, RunError};
 
-/// So long a queue may stand before it is shortened.
-const STANDING: Duration = Duration::from_millis(100);
+/// So long, or as long as [`LONG_WAIT_BATCHES`] batches take, somebody may have to wait before the queue is shortened.
+const LONG_WAIT: Duration = Duration::from_millis(500);
+const LONG_WAIT_BATCHES: u32 = 16;
 
-/// So long one may wait in a queue that has stood, or as long as two batches take where that is more.
+/// So long, or as long as [`SHORT_WAIT_BATCHES`] batches take, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
+const SHORT_WAIT_BATCHES: u32 = 2;
 
 /// Bytes of one batch, unless a single request has more: what travels to a session's process in one piece.
 const MAX_BATCH_BYTES: usize = 64 << 20;
@@ -56,15 +57,21 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    interactive: VecDeque<Entry>,
-    background: VecDeque<Entry>,
-    rows: usize,
-    bytes: usize,
-    /// Since when no batch has taken all that waited, while there was a session to take it.
-    standing: Option<Instant>,
+    interactive: Line,
+    background: Line,
+    /// Whether more comes than can go.
+    kept_short: bool,
     /// Sessions that take batches.
     serving: usize,
     closed: bool,
+}
+
+/// Those that are equally urgent, in the order in which they came.
+#[derive(Debug, Default)]
+struct Line {
+    entries: VecDeque<Entry>,
+    rows: usize,
+    bytes: usize,
 }
 
 /// Why a request may not wait.
@@ -91,10 +98,7 @@ impl Queue {
 
     /// A session begins to take batches. It does until the guard is dropped.
     pub fn serve(&self) -> Serving<'_> {
-        let mut waiting = self.waiting();
-        waiting.serving += 1;
-        // What has come while there was none is a burst.
-        waiting.standing = waiting.standing.map(|_| Instant::now());
+        self.waiting().serving += 1;
         Serving(self)
     }
 
@@ -104,26 +108,29 @@ impl Queue {
         if waiting.closed {
             return Err(Refused::Closed);
         }
-        let (rows, bytes) = (entry.weight(), entry.bytes());
-        if !self.has_room(&waiting, &entry, rows, bytes) {
+        if !self.has_room(&waiting, &entry) {
             // Those who have gone make room for those who have not.
-            waiting.forget_gone();
-            if !self.has_room(&waiting, &entry, rows, bytes) {
+            waiting.interactive.forget_gone();
+            waiting.background.forget_gone();
+            if !self.has_room(&waiting, &entry) {
                 self.meters.refused.inc();
-                let whole = self.wait(waiting.rows + rows).as_secs_f64().ceil().clamp(1.0, LONGEST_RETRY);
-                return Err(Refused::Full(Duration::from_secs_f64(whole)));
+                return Err(Refused::Full(self.retry_after(waiting.rows() + entry.weight())));
             }
         }
-        waiting.rows += rows;
-        waiting.bytes += bytes;
-        waiting.standing.get_or_insert_with(Instant::now);
-        match entry.urgency {
-            Urgency::Interactive => waiting.interactive.push_back(entry),
-            Urgency::Background => waiting.background.push_back(entry),
+        if entry.urgency == Urgency::Background {
+            waiting.background.push(entry);
+        } else {
+            waiting.interactive.push(entry);
         }
-        self.meters.queue_rows.set(waiting.rows.cast_signed() as i64);
+        let too_late = self.shorten(&mut waiting);
+        let retry_after = self.retry_after(waiting.rows());
+        self.note(&waiting);
         drop(waiting);
         self.came.notify_one();
+        for entry in too_late {
+            self.meters.refused.inc();
+            entry.tell(Err(RunError::Full { retry_after }));
+        }
         Ok(())
     }
 
@@ -134,9 +141,11 @@ impl Queue {
             if let Some(batch) = self.take_due(settings) {
                 return batch;
             }
-            match self.due(settings) {
-                Some(moment) => drop(timeout_at(moment, came).await),
-                None => came.await,
+            if let Some(moment) = self.due(settings) {
+                let _ = timeout_at(moment, came).await;
+            } else {
+                self.waiting().kept_short = false;
+                came.await;
             }
         }
     }
@@ -151,21 +160,10 @@ impl Queue {
         let mut waiting = self.waiting();
         let mut entries = Vec::new();
         let mut room = Room { rows: settings.rows(&self.pace), bytes: MAX_BATCH_BYTES };
-        let Waiting { interactive, background, .. } = &mut *waiting;
-        let (mut rows, mut bytes) = (0, 0);
-        for line in [interactive, background] {
-            let (took_rows, took_bytes) = fill(&mut entries, line, &mut room);
-            rows += took_rows;
-            bytes += took_bytes;
-        }
-        waiting.rows -= rows;
-        waiting.bytes -= bytes;
-        // Background work may wait for as long as it likes.
-        if waiting.interactive.is_empty() {
-            waiting.standing = None;
-        }
-        self.meters.queue_rows.set(waiting.rows.cast_signed() as i64);
-        let is_more = !waiting.interactive.is_empty() || !waiting.background.is_empty();
+        waiting.interactive.fill(&mut entries, &mut room);
+        waiting.background.fill(&mut entries, &mut room);
+        self.note(&waiting);
+        let is_more = waiting.first().is_some();
         drop(waiting);
         if is_more {
             // Whoever put it there may have woken the one session that took this batch.
@@ -186,22 +184,47 @@ impl Queue {
         let mut waiting = self.waiting();
         let interactive = std::mem::take(&mut waiting.interactive);
         let background = std::mem::take(&mut waiting.background);
-        (waiting.rows, waiting.bytes, waiting.standing) = (0, 0, None);
-        self.meters.queue_rows.set(0);
-        interactive.into_iter().chain(background).collect()
+        self.note(&waiting);
+        interactive.entries.into_iter().chain(background.entries).collect()
     }
 
-    fn has_room(&self, waiting: &Waiting, entry: &Entry, rows: usize, bytes: usize) -> bool {
-        if waiting.rows == 0 {
+    fn has_room(&self, waiting: &Waiting, entry: &Entry) -> bool {
+        let (rows, bytes) = (waiting.rows(), waiting.bytes());
+        if rows == 0 {
             return true;
         }
         // Half of it is kept for people.
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
-        let fits = waiting.rows + rows <= self.limits.rows / part && waiting.bytes + bytes <= self.limits.bytes / part;
+        let fits =
+            rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
+        fits && (!waiting.kept_short || entry.urgency == Urgency::Background || self.is_short(&waiting.interactive))
+    }
+
+    /// Begins to keep the queue short when somebody would wait long in it. Gives those who are left out.
+    fn shorten(&self, waiting: &mut Waiting) -> Vec<Entry> {
+        let long = LONG_WAIT.max(self.pace.of_batch() * LONG_WAIT_BATCHES);
+        let mut too_late = Vec::new();
         // Without a session everybody waits for the next one, which is not far, or is told that there is none.
-        let stands = waiting.serving > 0 && waiting.standing.is_some_and(|since| since.elapsed() > STANDING);
-        let is_short = self.wait(waiting.rows) <= SHORT_WAIT.max(self.pace.of_batch() * 2);
-        fits && (!stands || entry.urgency == Urgency::Background || is_short)
+        if waiting.serving > 0 && !waiting.kept_short && self.wait(waiting.interactive.rows) > long {
+            waiting.kept_short = true;
+            // Those who came last have waited least in vain.
+            while !self.is_short(&waiting.interactive) {
+                too_late.extend(waiting.interactive.pop_last());
+            }
+        }
+        too_late
+    }
+
+    fn is_short(&self, line: &Line) -> bool {
+        self.wait(line.rows) <= SHORT_WAIT.max(self.pace.of_batch() * SHORT_WAIT_BATCHES)
+    }
+
+    fn retry_after(&self, rows: usize) -> Duration {
+        Duration::from_secs_f64(self.wait(rows).as_secs_f64().ceil().clamp(1.0, LONGEST_RETRY))
+    }
+
+    fn note(&self, waiting: &Waiting) {
+        self.meters.queue_rows.set(waiting.rows().cast_signed() as i64);
     }
 
     /// How long it takes until `rows` have gone.
@@ -212,10 +235,10 @@ impl Queue {
     /// When the next batch leaves; `None` while nothing waits.
     fn due(&self, settings: &BatchSettings) -> Option<Instant> {
         let waiting = self.waiting();
-        let first = waiting.interactive.front().or(waiting.background.front())?;
+        let first = waiting.first()?;
         let since = first.since;
         // More could not go with it.
-        let is_full = first.rows.is_none() || waiting.rows >= settings.rows(&self.pace);
+        let is_full = first.rows.is_none() || waiting.rows() >= settings.rows(&self.pace);
         Some(if is_full { since } else { since + settings.max_wait })
     }
 
@@ -240,45 +263,69 @@ struct Room {
     bytes: usize,
 }
 
-/// Moves what goes together from `line` to `entries`, and drops those whose askers have gone. Gives the rows and bytes that have
-/// left the line.
-fn fill(entries: &mut Vec<Entry>, line: &mut VecDeque<Entry>, room: &mut Room) -> (usize, usize) {
-    let (mut rows, mut bytes, mut place) = (0, 0, 0);
-    while let Some(entry) = line.get(place) {
-        let (entry_rows, entry_bytes) = (entry.weight(), entry.bytes());
-        let is_gone = entry.is_gone();
-        let fits = entries
-            .first()
-            .is_none_or(|first: &Entry| entry_rows <= room.rows && entry_bytes <= room.bytes && first.goes_with(entry));
-        if !is_gone && !fits {
-            place += 1;
-            continue;
-        }
-        rows += entry_rows;
-        bytes += entry_bytes;
-        if let Some(entry) = line.remove(place).filter(|_| !is_gone) {
-            entries.push(entry);
-            room.rows = room.rows.saturating_sub(entry_rows);
-            room.bytes = room.bytes.saturating_sub(entry_bytes);
-            if room.rows == 0 {
-                break;
-            }
-        }
+impl Waiting {
+    fn rows(&self) -> usize {
+        self.interactive.rows + self.background.rows
     }
-    (rows, bytes)
+
+    fn bytes(&self) -> usize {
+        self.interactive.bytes + self.background.bytes
+    }
+
+    fn first(&self) -> Option<&Entry> {
+        self.interactive.entries.front().or(self.background.entries.front())
+    }
 }
 
-impl Waiting {
+impl Line {
+    fn push(&mut self, entry: Entry) {
+        self.rows += entry.weight();
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+    }
+
+    fn pop_last(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_back();
+        self.left(entry)
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Entry> {
+        let entry = self.entries.remove(place);
+        self.left(entry)
+    }
+
+    fn left(&mut self, entry: Option<Entry>) -> Option<Entry> {
+        let entry = entry?;
+        self.rows -= entry.weight();
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+
     fn forget_gone(&mut self) {
-        for line in [&mut self.interactive, &mut self.background] {
-            line.retain(|entry| {
-                let stays = !entry.is_gone();
-                if !stays {
-                    self.rows -= entry.weight();
-                    self.bytes -= entry.bytes();
-                }
-                stays
-            });
+        self.entries.retain(|entry| !entry.is_gone());
+        self.rows = self.entries.iter().map(Entry::weight).sum();
+        self.bytes = self.entries.iter().map(Entry::bytes).sum();
+    }
+
+    /// Moves what goes together to `entries`, and drops those whose askers have gone.
+    fn fill(&mut self, entries: &mut Vec<Entry>, room: &mut Room) {
+        let mut place = 0;
+        while room.rows > 0
+            && let Some(entry) = self.entries.get(place)
+        {
+            let (rows, bytes) = (entry.weight(), entry.bytes());
+            let fits = entries
+                .first()
+                .is_none_or(|first: &Entry| rows <= room.rows && bytes <= room.bytes && first.goes_with(entry));
+            if entry.is_gone() {
+                self.remove(place);
+            } else if fits {
+                entries.extend(self.remove(place));
+                room.rows = room.rows.saturating_sub(rows);
+                room.bytes = room.bytes.saturating_sub(bytes);
+            } else {
+                place += 1;
+            }
         }
     }
 }

@@ -33,10 +33,19 @@ fn start_with(fake: &Fake, max_rows: usize, max_wait: Duration) -> Arc<Pool> {
 }
 
 fn start_if(fake: &Fake, batch: BatchSettings, unchanged: Arc<dyn Fn() -> bool + Send + Sync>) -> Arc<Pool> {
+    start_before(fake, QUEUE, batch, unchanged)
+}
+
+fn start_before(
+    fake: &Fake,
+    queue: QueueLimits,
+    batch: BatchSettings,
+    unchanged: Arc<dyn Fn() -> bool + Send + Sync>,
+) -> Arc<Pool> {
     let blueprint =
         Blueprint { model: "m".to_owned(), graph: PathBuf::new(), threads: 1, shapes: BTreeMap::new(), unchanged };
     let meters = Metrics::register(&mut Registry::default()).session("m");
-    let settings = PoolSettings { sessions: 1, queue: QUEUE, batch, meters };
+    let settings = PoolSettings { sessions: 1, queue, batch, meters };
     Arc::new(Pool::start(fake, &blueprint, &settings))
 }
 
@@ -377,17 +386,30 @@ async fn people_go_before_background_work_which_has_half_of_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_stands_is_kept_short_and_says_when_to_come_back() {
+async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session_is_idle() {
     let fake = Fake::taking(Duration::from_millis(400));
-    let pool = start(&fake);
+    let alone = BatchSettings::new(1, Duration::ZERO, None, RUN_TIMEOUT);
+    let pool = start_before(&fake, QueueLimits { rows: 100, ..QUEUE }, alone, Arc::new(|| true));
     pool.ready(|_| ()).await.unwrap();
     run(&pool, 0.5).await.unwrap();
-    let burst: Vec<_> = (0..4).map(|_| ask(&pool, 1.0)).collect();
+    // While one runs, sixteen wait: for a model as slow as this one that is not long.
+    let crowd = async || {
+        let mut asked = vec![ask(&pool, 1.0)];
+        settle().await;
+        asked.extend((0..16).map(|_| ask(&pool, 1.0)));
+        asked
+    };
+    let mut asked = crowd().await;
     settle().await;
-    assert!(burst.iter().all(|asked| !asked.is_finished()), "a burst may wait");
-    sleep(Duration::from_millis(150)).await;
-    let error = run(&pool, 2.0).await.unwrap_err();
-    assert_eq!(error, RunError::Full { retry_after: Duration::from_secs(2) }, "three wait, and each takes 0.4 s");
-    assert!(outcomes(burst).await.iter().all(Result::is_ok));
-    run(&pool, 2.0).await.unwrap();
+    assert!(asked.iter().all(|asked| !asked.is_finished()), "a crowd may wait");
+    asked.push(ask(&pool, 2.0));
+    settle().await;
+    let full = Err(RunError::Full { retry_after: Duration::from_secs(1) });
+    assert_eq!(outcomes(asked.split_off(3)).await, vec![full; 15], "two wait, and each takes 0.4 s");
+    asked.push(ask(&pool, 2.0));
+    settle().await;
+    assert_eq!(outcomes(vec![ask(&pool, 2.0)]).await, [Err(RunError::Full { retry_after: Duration::from_secs(2) })]);
+    assert!(outcomes(asked).await.iter().all(Result::is_ok));
+    settle().await;
+    assert!(outcomes(crowd().await).await.iter().all(Result::is_ok), "as many as before may wait");
 }
