@@ -2,7 +2,8 @@
 //!
 //! A call costs both services more than a small model's answer does. So while [`LANES`] calls to a model are under way, further
 //! questions wait, and go together in one call as soon as one of the others is back: the more there are, the more go
-//! together, and a question that comes alone leaves at once and alone.
+//! together, and a question that comes alone leaves at once and alone. So does a full call, whose size goes by what a row takes:
+//! a slow model gets every question by itself. No queue forms here: that is `model_api`'s, which knows how long it may be.
 //!
 //! Only rows that are independent of each other go together, and nobody is to notice: a call that is refused or fails is made
 //! again for each of its questions, so that everybody gets his own answer, or the words that fit his own question. A call for
@@ -11,6 +12,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use contract::ModelDescription;
@@ -33,6 +35,9 @@ const LANES: usize = 4;
 /// Rows of a call where the model names no size.
 const DEFAULT_ROWS: usize = 32;
 
+/// So long the rows of a call may take together: nobody is to wait for many others.
+const LONG_CALL: Duration = Duration::from_millis(10);
+
 /// Bytes of a call.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -54,11 +59,13 @@ struct Destination {
     version: Option<String>,
 }
 
-/// What is under way to a destination, and what waits. There is none where nothing is.
+/// What is under way to a destination, and what waits.
 #[derive(Default)]
 struct Road {
     under_way: usize,
     waiting: Vec<Waiting>,
+    /// What a row took in the last call; at the most, since it may have run together with others'.
+    row_takes: Duration,
 }
 
 /// A question that waits for its call.
@@ -110,7 +117,7 @@ impl Gatherer {
         let waiting = Waiting { inputs, rows, deadline, request_id, span, asker, _permit: permit };
         let to = Destination { model: model.name.clone(), version: version.map(str::to_owned) };
         let most_rows = if model.max_batch_size > 0 { model.max_batch_size as usize } else { DEFAULT_ROWS };
-        if self.enqueue(&to, waiting) {
+        if self.enqueue(&to, most_rows, waiting) {
             let lane = Lane { gatherer: self.clone(), to, most_rows, is_given_back: false };
             // A task of its own: it goes on for others when its first caller has his answer.
             tokio::spawn(lane.run());
@@ -118,17 +125,18 @@ impl Gatherer {
         answered.await.unwrap_or(Err(Error::Internal))
     }
 
-    /// Whether a lane is free for it, which is then taken.
-    fn enqueue(&self, to: &Destination, waiting: Waiting) -> bool {
+    /// Whether a call is to leave for it, which then counts as under way.
+    fn enqueue(&self, to: &Destination, most_rows: usize, waiting: Waiting) -> bool {
         let mut roads = self.roads();
+        // There are as many roads as versions have been asked, and none is taken away.
         if !roads.contains_key(to) {
             roads.insert(to.clone(), Road::default());
         }
         let Some(road) = roads.get_mut(to) else { return false };
         road.waiting.push(waiting);
-        let is_free = road.under_way < LANES;
-        road.under_way += usize::from(is_free);
-        is_free
+        let leaves = road.under_way < LANES || road.is_full(most_rows);
+        road.under_way += usize::from(leaves);
+        leaves
     }
 
     fn roads(&self) -> MutexGuard<'_, HashMap<Destination, Road>> {
@@ -143,24 +151,26 @@ impl Lane {
         while let Some(group) = self.next() {
             self.carry(group).await;
         }
-        self.is_given_back = true;
     }
 
-    /// What goes next: the question that has waited longest, and those that go with it. When there is none, the lane is
-    /// given back, in the same breath: whoever comes next must find it free.
-    fn next(&self) -> Option<Vec<Waiting>> {
+    /// What goes next: the question that has waited longest, and those that go with it. When there is none, or enough is under
+    /// way, the lane is given back, in the same breath: whoever comes next must find it free.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut roads = self.gatherer.roads();
         let road = roads.get_mut(&self.to)?;
-        let mut waiting = std::mem::take(&mut road.waiting).into_iter().filter(|waiting| !waiting.asker.is_closed());
-        let Some(first) = waiting.next() else {
-            drop(waiting);
-            give_back(&mut roads, &self.to);
+        road.waiting.retain(|waiting| !waiting.asker.is_closed());
+        if road.waiting.is_empty() || (road.under_way > LANES && !road.is_full(self.most_rows)) {
+            road.under_way -= 1;
+            self.is_given_back = true;
             return None;
-        };
+        }
+        let most_rows = road.rows_of_a_call(self.most_rows);
+        let mut waiting = std::mem::take(&mut road.waiting).into_iter();
+        let first = waiting.next()?;
         let (mut rows, mut bytes) = (first.rows, first.bytes());
         let mut group = vec![first];
         for other in waiting {
-            let fits = rows + other.rows <= self.most_rows && bytes + other.bytes() <= MOST_BYTES;
+            let fits = rows + other.rows <= most_rows && bytes + other.bytes() <= MOST_BYTES;
             if fits && goes_with(&group[0].inputs, &other.inputs) {
                 rows += other.rows;
                 bytes += other.bytes();
@@ -209,28 +219,41 @@ impl Lane {
         let inputs = stack(group);
         let answer = pin!(self.gatherer.client.infer(call, inputs).instrument(span));
         let nobody_waits = join_all(group.iter_mut().map(|waiting| waiting.asker.closed()));
-        match select(answer, nobody_waits).await {
-            Either::Left((answer, _)) => Some(answer),
-            Either::Right(_) => None,
+        let answer = match select(answer, nobody_waits).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => return None,
+        };
+        if let Ok(inference) = &answer
+            && let Some(road) = self.gatherer.roads().get_mut(&self.to)
+        {
+            let rows: usize = group.iter().map(|waiting| waiting.rows).sum();
+            road.row_takes = took(inference) / u32::try_from(rows).unwrap_or(u32::MAX);
         }
+        Some(answer)
     }
 }
 
 impl Drop for Lane {
     /// Also when a mistake of ours made it panic.
     fn drop(&mut self) {
-        if !self.is_given_back {
-            give_back(&mut self.gatherer.roads(), &self.to);
+        if !self.is_given_back
+            && let Some(road) = self.gatherer.roads().get_mut(&self.to)
+        {
+            road.under_way -= 1;
         }
     }
 }
 
-fn give_back(roads: &mut HashMap<Destination, Road>, to: &Destination) {
-    if let Some(road) = roads.get_mut(to) {
-        road.under_way -= 1;
-        if road.under_way == 0 && road.waiting.is_empty() {
-            roads.remove(to);
-        }
+impl Road {
+    /// Whether what waits would fill a call.
+    fn is_full(&self, most_rows: usize) -> bool {
+        let rows: usize = self.waiting.iter().map(|waiting| waiting.rows).sum();
+        rows >= self.rows_of_a_call(most_rows)
+    }
+
+    fn rows_of_a_call(&self, most: usize) -> usize {
+        let within = LONG_CALL.as_nanos() / self.row_takes.as_nanos().max(1);
+        usize::try_from(within).unwrap_or(usize::MAX).clamp(1, most)
     }
 }
 
@@ -242,6 +265,12 @@ impl Waiting {
 
 fn bytes(inputs: &[Tensor]) -> usize {
     inputs.iter().map(|tensor| tensor.data.len()).sum()
+}
+
+/// What the model was busy with it for; zero for what no clock has said.
+fn took(inference: &Inference) -> Duration {
+    let timing = &inference.provenance.timing_ms;
+    Duration::try_from_secs_f64((timing.decode + timing.infer) / 1e3).unwrap_or_default()
 }
 
 /// How many rows a question has that is small enough to go with others.

@@ -15,6 +15,10 @@ use tracing::{error, info};
 use web_api::app::{App, router};
 use web_api::settings::Settings;
 
+/// An answer that is computed takes a dozen buffers of some kilobytes, which this one gives out at a fifth of what glibc's takes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let (settings, log) = match Settings::from_env().and_then(|settings| Ok((settings, LogSettings::from_env()?))) {

@@ -111,6 +111,7 @@ impl InferenceServer for FakeModelApi {
         let output = |name: &str, columns: usize, values: &[f32]| {
             Tensor::from_f32(name, Datatype::Fp32, vec![rows, columns], &values[..rows * columns]).unwrap()
         };
+        let infer = if model.name == "sluggish" { 12.0 } else { 0.3 };
         Ok(Inference {
             outputs: vec![output("probabilities", 3, &probabilities), output("echo", 1, &echo)],
             model: model.name,
@@ -118,7 +119,7 @@ impl InferenceServer for FakeModelApi {
             provenance: Provenance {
                 model_digest: model.digest,
                 device: "cpu".to_owned(),
-                timing_ms: Timing { decode: 0.1, queue: 0.2, infer: 0.3 },
+                timing_ms: Timing { decode: 0.1, queue: 0.2, infer },
             },
             headers: HeaderMap::new(),
         })

@@ -13,7 +13,7 @@ use crate::stack::{Answer, Stack, image_request};
 /// A stack all of whose calls to the model `mnist` are under way for 200 ms, so that what comes now waits and goes together.
 async fn busy() -> Arc<Stack> {
     let stack = Arc::new(
-        Stack::serving(vec![model("mnist"), model("whole")], |settings| {
+        Stack::serving(vec![model("mnist"), model("whole"), model("sluggish")], |settings| {
             settings.app_type = AppType::Cli;
             settings.max_concurrent_requests = 1000;
         })
@@ -58,6 +58,28 @@ async fn what_waits_goes_in_one_call_and_everybody_gets_his_own_answer() {
     assert_eq!((stack.runs(), stack.rows()), (4 + 1, 4 + 20));
     assert_eq!(lengths(ask_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
     assert_eq!(stack.runs(), 4 + 1, "each is remembered by itself");
+}
+
+#[tokio::test]
+async fn a_full_call_leaves_at_once() {
+    let stack = busy().await;
+    let asked = ask_lengths(&stack, 10..50);
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!((stack.runs(), stack.rows()), (4 + 1, 4 + 32), "the others are still under way");
+    assert_eq!(lengths(asked).await, (10..50).collect::<Vec<_>>());
+    assert_eq!((stack.runs(), stack.rows()), (4 + 2, 4 + 40));
+}
+
+#[tokio::test]
+async fn a_slow_model_is_asked_one_by_one() {
+    let stack = busy().await;
+    let ask = |length: usize| {
+        let stack = Arc::clone(&stack);
+        tokio::spawn(async move { stack.send(image_request("/predict/sluggish", &"x".repeat(length))).await })
+    };
+    assert_eq!(lengths(vec![ask(9)]).await, [9], "it is known how long a row takes");
+    assert_eq!(lengths((10..40).map(ask).collect()).await, (10..40).collect::<Vec<_>>());
+    assert_eq!((stack.runs(), stack.rows()), (4 + 1 + 30, 4 + 1 + 30));
 }
 
 #[tokio::test]
