@@ -24,8 +24,8 @@ pub struct Settings {
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
     pub session_threads: usize,
-    /// `QUEUE_LENGTH` (256, as many as a `web_api` has under way at once): rows that may wait for a model, and as many pictures,
-    /// but never fewer than 256, to be decoded for any; one more is answered 503.
+    /// `QUEUE_LENGTH` (256): rows that may wait for a model, and as many pictures, but never fewer than 256, to be decoded for
+    /// any; one more is answered 503.
     pub queue_length: usize,
     /// `QUEUE_BYTES` (268435456): of the inputs that wait for a model, decoded; one more is answered 503.
     pub queue_bytes: usize,

@@ -35,6 +35,11 @@ const LANES: usize = 4;
 /// Rows of a call where the model names no size.
 const DEFAULT_ROWS: usize = 32;
 
+/// So long nobody else is sent to a model that has just said "later". Its queue is then some batches long and not empty before;
+/// being turned away here costs a small part of what it costs there, which at many times of what can be answered is what
+/// the answers themselves need.
+const LATER: Duration = Duration::from_millis(5);
+
 /// So long the rows of a call may take together: nobody is to wait for many others.
 const LONG_CALL: Duration = Duration::from_millis(10);
 
@@ -66,6 +71,8 @@ struct Road {
     waiting: Vec<Waiting>,
     /// What a row took in the last call; at the most, since it may have run together with others'.
     row_takes: Duration,
+    /// When the model last said "later", and in which words.
+    later: Option<(Instant, Error)>,
 }
 
 /// A question that waits for its call.
@@ -103,21 +110,46 @@ impl Gatherer {
         version: Option<&str>,
         inputs: Vec<Tensor>,
     ) -> Result<Inference, Error> {
+        let to = Destination { model: model.name.clone(), version: version.map(str::to_owned) };
+        self.admit(&to)?;
         let permit = self.client.permit()?;
-        let patience = self.client.patience();
-        let Some(rows) = small_rows(&inputs).filter(|_| model.independent_rows) else {
-            return self
-                .client
-                .infer(Call { model: &model.name, version, request_id: request_id(), patience }, inputs)
-                .await;
+        let answer = if let Some(rows) = small_rows(&inputs).filter(|_| model.independent_rows) {
+            self.gather(model, &to, inputs, rows, permit).await
+        } else {
+            let patience = self.client.patience();
+            self.client.infer(Call { model: &model.name, version, request_id: request_id(), patience }, inputs).await
         };
+        if let Err(error @ Error::Model(_)) = &answer
+            && error.status().0 == StatusCode::SERVICE_UNAVAILABLE
+        {
+            self.roads().entry(to).or_default().later = Some((Instant::now(), error.clone()));
+        }
+        answer
+    }
+
+    /// An error where the model has just said "later".
+    fn admit(&self, to: &Destination) -> Result<(), Error> {
+        match self.roads().get(to).and_then(|road| road.later.as_ref()) {
+            Some((since, error)) if since.elapsed() < LATER => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn gather(
+        &self,
+        model: &ModelDescription,
+        to: &Destination,
+        inputs: Vec<Tensor>,
+        rows: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Inference, Error> {
         let (asker, answered) = oneshot::channel();
         let (request_id, span) = (request_id(), Span::current());
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + self.client.patience();
         let waiting = Waiting { inputs, rows, deadline, request_id, span, asker, _permit: permit };
-        let to = Destination { model: model.name.clone(), version: version.map(str::to_owned) };
         let most_rows = if model.max_batch_size > 0 { model.max_batch_size as usize } else { DEFAULT_ROWS };
-        if self.enqueue(&to, most_rows, waiting) {
+        if self.enqueue(to, most_rows, waiting) {
+            let to = to.clone();
             let lane = Lane { gatherer: self.clone(), to, most_rows, is_given_back: false };
             // A task of its own: it goes on for others when its first caller has his answer.
             tokio::spawn(lane.run());

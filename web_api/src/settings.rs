@@ -19,7 +19,8 @@ pub struct Settings {
     pub model_api: Vec<Url>,
     /// `REQUEST_TIMEOUT_MS`: how long `model_api` may take for one answer.
     pub request_timeout: Duration,
-    /// `MAX_CONCURRENT_REQUESTS`: questions on their way to `model_api`; one more is answered 503.
+    /// `MAX_CONCURRENT_REQUESTS` (512): questions on their way to `model_api`; one more is answered 503. More than wait for a
+    /// model there (`QUEUE_LENGTH`), which has to see that more comes than can go.
     pub max_concurrent_requests: usize,
     /// `REPOSITORY_API`: `on`, or `off` to answer 403 to who wants a model loaded or unloaded. The public port asks nobody
     /// who he is: leave it on where only those reach the port who may do that, as on a machine of one's own.
@@ -52,7 +53,7 @@ impl Settings {
             app_type: parse("APP_TYPE", AppType::Ui)?,
             model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
             request_timeout: millis("REQUEST_TIMEOUT_MS", 30_000)?,
-            max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 256)?,
+            max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 512)?,
             repository_api: parse("REPOSITORY_API", Switch(true))?.0,
             redis_url: optional("REDIS_URL"),
             redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,

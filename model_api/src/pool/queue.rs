@@ -3,9 +3,9 @@
 //! A batch is made when a session is idle, of whatever waits then: under little load each request leaves at once and alone,
 //! and the more there are, the larger batches become. What waits is measured in rows and in bytes.
 //!
-//! Whoever finds the queue full is told at once when to come back. So is, before it is full, whoever would wait long in it: more
-//! comes than can go, and then a long queue makes everybody wait and answers nobody sooner. From that moment the queue is
-//! kept as short as keeps the sessions busy, until a session finds it empty. A crowd that asks again when it has its answers
+//! Whoever finds the queue full is told at once when to come back; so is whoever would wait long in it. Either shows that more
+//! comes than can go, and then a long queue makes everybody wait and answers nobody sooner. So from that moment it is kept as
+//! short as keeps the sessions busy, until a session finds nothing in it. A crowd that asks again when it has its answers
 //! never gets there; many more than the sessions can answer get there at once.
 
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ use super::pace::Pace;
 use super::{BatchSettings, Meters, RunError};
 
 /// So long, or as long as [`LONG_WAIT_BATCHES`] batches take, somebody may have to wait before the queue is shortened.
-const LONG_WAIT: Duration = Duration::from_millis(500);
+const LONG_WAIT: Duration = Duration::from_millis(250);
 const LONG_WAIT_BATCHES: u32 = 16;
 
 /// So long, or as long as [`SHORT_WAIT_BATCHES`] batches take, one waits in a queue that is kept short.
@@ -112,25 +112,30 @@ impl Queue {
             // Those who have gone make room for those who have not.
             waiting.interactive.forget_gone();
             waiting.background.forget_gone();
-            if !self.has_room(&waiting, &entry) {
-                self.meters.refused.inc();
-                return Err(Refused::Full(self.retry_after(waiting.rows() + entry.weight())));
-            }
         }
-        if entry.urgency == Urgency::Background {
+        let is_refused = !self.has_room(&waiting, &entry);
+        let (urgency, rows) = (entry.urgency, entry.weight());
+        if !is_refused && urgency == Urgency::Background {
             waiting.background.push(entry);
-        } else {
+        } else if !is_refused {
             waiting.interactive.push(entry);
         }
-        let too_late = self.shorten(&mut waiting);
-        let retry_after = self.retry_after(waiting.rows());
+        let too_late = if urgency == Urgency::Interactive && (is_refused || self.is_long(&waiting.interactive)) {
+            self.shorten(&mut waiting)
+        } else {
+            Vec::new()
+        };
+        let retry_after = self.retry_after(waiting.rows() + rows);
         self.note(&waiting);
         drop(waiting);
-        self.came.notify_one();
+        self.meters.refused.inc_by(too_late.len() as u64 + u64::from(is_refused));
         for entry in too_late {
-            self.meters.refused.inc();
             entry.tell(Err(RunError::Full { retry_after }));
         }
+        if is_refused {
+            return Err(Refused::Full(retry_after));
+        }
+        self.came.notify_one();
         Ok(())
     }
 
@@ -200,19 +205,21 @@ impl Queue {
         fits && (!waiting.kept_short || entry.urgency == Urgency::Background || self.is_short(&waiting.interactive))
     }
 
-    /// Begins to keep the queue short when somebody would wait long in it. Gives those who are left out.
+    /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
     fn shorten(&self, waiting: &mut Waiting) -> Vec<Entry> {
-        let long = LONG_WAIT.max(self.pace.of_batch() * LONG_WAIT_BATCHES);
         let mut too_late = Vec::new();
         // Without a session everybody waits for the next one, which is not far, or is told that there is none.
-        if waiting.serving > 0 && !waiting.kept_short && self.wait(waiting.interactive.rows) > long {
+        if waiting.serving > 0 && !waiting.kept_short {
             waiting.kept_short = true;
-            // Those who came last have waited least in vain.
             while !self.is_short(&waiting.interactive) {
                 too_late.extend(waiting.interactive.pop_last());
             }
         }
         too_late
+    }
+
+    fn is_long(&self, line: &Line) -> bool {
+        self.wait(line.rows) > LONG_WAIT.max(self.pace.of_batch() * LONG_WAIT_BATCHES)
     }
 
     fn is_short(&self, line: &Line) -> bool {

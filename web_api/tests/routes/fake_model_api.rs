@@ -105,6 +105,9 @@ impl InferenceServer for FakeModelApi {
         self.runs.fetch_add(1, Ordering::SeqCst);
         self.rows.fetch_add(input.shape[0], Ordering::SeqCst);
         let echo = echo(input).await?;
+        if model.name == "busy" {
+            return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this model"));
+        }
         // Each row's own: they must never be mixed up.
         let probabilities = echo.iter().flat_map(|echo| [0.25, 0.75, echo / 1e6]).collect::<Vec<_>>();
         let rows = if model.name == "liar" { 1 } else { echo.len() };

@@ -13,7 +13,7 @@ use crate::stack::{Answer, Stack, image_request};
 /// A stack all of whose calls to the model `mnist` are under way for 200 ms, so that what comes now waits and goes together.
 async fn busy() -> Arc<Stack> {
     let stack = Arc::new(
-        Stack::serving(vec![model("mnist"), model("whole"), model("sluggish")], |settings| {
+        Stack::serving(vec![model("mnist"), model("whole"), model("sluggish"), model("busy")], |settings| {
             settings.app_type = AppType::Cli;
             settings.max_concurrent_requests = 1000;
         })
@@ -80,6 +80,27 @@ async fn a_slow_model_is_asked_one_by_one() {
     assert_eq!(lengths(vec![ask(9)]).await, [9], "it is known how long a row takes");
     assert_eq!(lengths((10..40).map(ask).collect()).await, (10..40).collect::<Vec<_>>());
     assert_eq!((stack.runs(), stack.rows()), (4 + 1 + 30, 4 + 1 + 30));
+}
+
+#[tokio::test]
+async fn a_model_that_has_just_said_later_is_asked_no_more_for_a_moment() {
+    let stack = busy().await;
+    let ask = async || {
+        let answer = stack.send(image_request("/predict/busy", "any")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.json()["detail"], "too many requests are waiting for this model");
+        assert_eq!(answer.header("retry-after"), "1");
+    };
+    let begun = Instant::now();
+    for _ in 0..100 {
+        ask().await;
+    }
+    let allowed = 1 + begun.elapsed().as_millis() / 5;
+    assert!((1..=allowed).contains(&(stack.runs() as u128 - 4)), "{} of {allowed}", stack.runs() - 4);
+    let before = stack.runs();
+    sleep(Duration::from_millis(10)).await;
+    ask().await;
+    assert_eq!(stack.runs(), before + 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,76 @@
+#![allow(clippy::unwrap_used, reason = "what is benchmarked works")]
+//! What it costs to read a request and to write its answer, with the tensors in JSON and behind it.
+//!
+//! `cargo bench -p open_inference --bench codecs`. The model is as mnist: 784 floats in, ten out.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use http::HeaderMap;
+use open_inference::{
+    Datatype, Inference, ModelMetadata, Provenance, Tensor, TensorMetadata, Timing, client, read_request, render,
+    understand, write_response,
+};
+use serde_json::json;
+
+const MAX_BODY_BYTES: usize = 64 << 20;
+
+fn model() -> ModelMetadata {
+    ModelMetadata {
+        name: "m".to_owned(),
+        version: "1".to_owned(),
+        inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 784])],
+        outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1, 10])],
+        max_batch_size: 0,
+    }
+}
+
+/// Fractions of 255, as a picture has.
+fn pixels(rows: usize) -> Vec<f32> {
+    (0..rows * 784).map(|place| (place * 7919 % 256) as f32 / 255.0).collect()
+}
+
+fn answer(rows: usize) -> Inference {
+    let scores: Vec<f32> = (0..rows * 10).map(|place| 1.0 / (place as f32 + 1.5)).collect();
+    let timing_ms = Timing { decode: 0.0, queue: 0.012, infer: 0.25 };
+    Inference {
+        model: "m".to_owned(),
+        version: "1".to_owned(),
+        outputs: vec![Tensor::from_f32("y", Datatype::Fp32, vec![rows, 10], &scores).unwrap()],
+        provenance: Provenance { model_digest: "sha256:d".to_owned(), device: "cpu".to_owned(), timing_ms },
+        headers: HeaderMap::new(),
+    }
+}
+
+/// A request in JSON, and one with its tensor behind the JSON, whose length comes with it.
+fn requests(rows: usize) -> [(&'static str, Bytes, Option<usize>); 2] {
+    let tensor = Tensor::from_f32("x", Datatype::Fp32, vec![rows, 784], &pixels(rows)).unwrap();
+    let (headers, binary) = client::encode_request(&[tensor]);
+    let length = headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+    let json = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 784], "data": pixels(rows)}]});
+    [("JSON", Bytes::from(json.to_string()), None), ("binary", binary, Some(length))]
+}
+
+fn codecs(criterion: &mut Criterion) {
+    let model = model();
+    let mut group = criterion.benchmark_group("codecs");
+    for rows in [1, 32] {
+        group.throughput(Throughput::Elements(rows as u64));
+        let inference = answer(rows);
+        for (kind, body, length) in requests(rows) {
+            let read = || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES).unwrap();
+            group.bench_function(BenchmarkId::new(format!("read a request, {kind}"), rows), |bencher| {
+                bencher.iter(|| black_box(read()));
+            });
+            let (_, wishes) = read();
+            group.bench_function(BenchmarkId::new(format!("write an answer, {kind}"), rows), |bencher| {
+                bencher.iter(|| write_response(&render(black_box(&inference), &wishes, &model).unwrap()).unwrap());
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, codecs);
+criterion_main!(benches);
