@@ -8,10 +8,16 @@
 //! ```
 //!
 //! A picture that is one of theirs already comes out as it went in.
+//!
+//! Only the first step meets all of the picture's pixels. What follows has a byte for each of at most 128×128, counts them
+//! by their level, and holds each row of a mask in one number of 128 bits.
 
+mod counts;
+mod mask;
 mod paper;
 mod place;
 mod plane;
+mod shading;
 mod strokes;
 
 use image::GrayImage;
@@ -20,7 +26,7 @@ use plane::{Plane, Region};
 use strokes::Strokes;
 
 /// Strokes are looked for at this many pixels a side at most: enough for a pencil line, few enough to be quick.
-const LOOK: u32 = 128;
+const LOOK: usize = mask::WIDEST;
 
 /// Ink whose box is smaller than this is looked at again from nearer, where the picture has more to show.
 const NEAR: usize = 48;
@@ -28,7 +34,7 @@ const NEAR: usize = 48;
 /// The ink in a picture: 255 on 0, its box 20/28 of the shorter side, its mass in the middle; all 0 where there is none.
 pub(super) fn fit(picture: &GrayImage, width: u32, height: u32) -> Vec<u8> {
     match find(picture) {
-        Some(strokes) => place::place(&strokes, width as usize, height as usize),
+        Some(strokes) => place::place(strokes.boxed(), width as usize, height as usize),
         None => vec![0; width as usize * height as usize],
     }
 }
@@ -39,8 +45,8 @@ fn find(picture: &GrayImage) -> Option<Strokes> {
     // Each look is at least twice as near as the one before, so a 16,384-pixel picture takes four at most.
     for _ in 0..5 {
         let nearer = found.region_around(region);
-        if found.longest_side() >= NEAR || nearer.longest_side() * 2 > region.longest_side() || !region.is_shrunk(LOOK)
-        {
+        let is_shrunk = region.longest_side() > LOOK as u32;
+        if found.longest_side() >= NEAR || nearer.longest_side() * 2 > region.longest_side() || !is_shrunk {
             break;
         }
         match look(picture, nearer) {
@@ -52,7 +58,7 @@ fn find(picture: &GrayImage) -> Option<Strokes> {
 }
 
 fn look(picture: &GrayImage, region: Region) -> Option<Strokes> {
-    strokes::find(paper::lift(&Plane::shrunk(picture, region, LOOK))?)
+    strokes::find(paper::lift(Plane::shrunk(picture, region, LOOK as u32))?)
 }
 
 #[cfg(test)]

@@ -1,42 +1,41 @@
-use super::plane::{Plane, quantile};
-use super::strokes::Strokes;
+use super::counts::Counts;
+use super::plane::Plane;
 
 /// Strokes thinner than this many pixels of the result are thickened to it: a mouse's hairline would all but vanish
 /// in the reduction, and what is left of it looks like no pen that MNIST knows.
 const THINNEST: f32 = 1.6;
 
 /// Scales the strokes' box to 20/28 of the shorter side, evens their level, and centres them by mass.
-pub(super) fn place(strokes: &Strokes, width: usize, height: usize) -> Vec<u8> {
+pub(super) fn place(boxed: Plane, width: usize, height: usize) -> Vec<u8> {
     let side = (width.min(height) * 20 / 28).max(1);
-    let boxed = fitted(strokes, side);
-    let levelled = levelled(boxed);
+    let levelled = levelled(fitted(boxed, side));
 
-    let (mut mass, mut sum_x, mut sum_y) = (0.0_f32, 0.0, 0.0);
-    for (index, ink) in levelled.values.iter().enumerate() {
-        mass += ink;
-        sum_x += ink * (index % levelled.width) as f32;
-        sum_y += ink * (index / levelled.width) as f32;
+    let (mut mass, mut sum_x, mut sum_y) = (0_u64, 0, 0);
+    for (y, row) in levelled.rows().enumerate() {
+        for (x, &ink) in row.iter().enumerate() {
+            mass += u64::from(ink);
+            sum_x += u64::from(ink) * x as u64;
+            sum_y += u64::from(ink) * y as u64;
+        }
     }
     // A pixel's number is its left edge, as it was for the MNIST authors: their digits' mass lies at 14, not 13.5.
-    let start = |length: usize, inner: usize, sum: f32| {
-        let start = if mass > 0.0 { length as f32 / 2.0 - sum / mass } else { (length - inner) as f32 / 2.0 };
-        (start.round().max(0.0) as usize).min(length - inner)
+    let start = |length: usize, inner: usize, sum: u64| {
+        let middle =
+            if mass > 0 { length as f32 / 2.0 - sum as f32 / mass as f32 } else { (length - inner) as f32 / 2.0 };
+        (middle.round().max(0.0) as usize).min(length - inner)
     };
     let left = start(width, levelled.width, sum_x);
     let top = start(height, levelled.height, sum_y);
 
     let mut pixels = vec![0; width * height];
-    for (y, row) in levelled.values.chunks_exact(levelled.width).enumerate() {
-        for (x, ink) in row.iter().enumerate() {
-            pixels[(top + y) * width + left + x] = (ink * 255.0).round() as u8;
-        }
+    for (to, from) in pixels.chunks_exact_mut(width).skip(top).zip(levelled.rows()) {
+        to[left..left + from.len()].copy_from_slice(from);
     }
     pixels
 }
 
 /// The strokes' box with its longer side `side` long.
-fn fitted(strokes: &Strokes, side: usize) -> Plane {
-    let boxed = strokes.boxed();
+fn fitted(boxed: Plane, side: usize) -> Plane {
     let longest = boxed.width.max(boxed.height);
     // A box that fits but for a pixel is a digit that somebody fitted before; another resampling would only blur it.
     if longest.abs_diff(side) <= 1 && longest <= side {
@@ -45,11 +44,8 @@ fn fitted(strokes: &Strokes, side: usize) -> Plane {
     let boxed = thickened(boxed, THINNEST * longest as f32 / side as f32);
     let ratio = side as f32 / boxed.width.max(boxed.height) as f32;
     let length = |length: usize| ((length as f32 * ratio).round() as usize).clamp(1, side);
-    let mut resized = boxed.resized(length(boxed.width), length(boxed.height));
-    for ink in &mut resized.values {
-        *ink = ink.clamp(0.0, 1.0);
-    }
-    resized
+    let (width, height) = (length(boxed.width), length(boxed.height));
+    boxed.resized(width, height)
 }
 
 /// Widens strokes, where they are thinner than `least` pixels, by what they lack, and their box with them.
@@ -68,44 +64,42 @@ fn thickened(boxed: Plane, least: f32) -> Plane {
 }
 
 /// Each value becomes the largest of itself and its neighbours along one axis.
-fn widen(values: &mut [f32], length: usize, stride: usize) {
-    let before = values.to_vec();
-    for (index, value) in values.iter_mut().enumerate() {
-        let along = index % length;
-        if along >= stride {
-            *value = value.max(before[index - stride]);
-        }
-        if along + stride < length {
-            *value = value.max(before[index + stride]);
-        }
+fn widen(values: &mut [u8], length: usize, stride: usize) {
+    for values in values.chunks_exact_mut(length) {
+        let before = values.to_vec();
+        let larger = |(value, beside): (&mut u8, &u8)| *value = (*value).max(*beside);
+        values.iter_mut().skip(stride).zip(&before).for_each(larger);
+        values.iter_mut().zip(&before[stride..]).for_each(larger);
     }
 }
 
 /// The strokes' mean thickness: twice their area over their outline, as for a long thin rectangle.
 fn thickness(boxed: &Plane) -> f32 {
-    let area: f32 = boxed.values.iter().sum();
-    let at = |x: usize, y: usize| boxed.values[y * boxed.width + x];
-    let mut outline = 0.0;
-    for y in 0..boxed.height {
-        outline += at(0, y) + at(boxed.width - 1, y);
-        outline += (1..boxed.width).map(|x| (at(x, y) - at(x - 1, y)).abs()).sum::<f32>();
-    }
-    for x in 0..boxed.width {
-        outline += at(x, 0) + at(x, boxed.height - 1);
-        outline += (1..boxed.height).map(|y| (at(x, y) - at(x, y - 1)).abs()).sum::<f32>();
+    let sum = |values: &[u8]| values.iter().map(|&value| u32::from(value)).sum::<u32>();
+    let steps = |values: &[u8], others: &[u8]| {
+        values.iter().zip(others).map(|(&value, &other)| u32::from(value.abs_diff(other))).sum::<u32>()
+    };
+    let area = sum(&boxed.values);
+    // The edges of the box, and all the steps from one pixel to the next, beside it and below.
+    let mut outline = sum(&boxed.values[..boxed.width]) + sum(&boxed.values[boxed.values.len() - boxed.width..]);
+    outline += steps(&boxed.values, &boxed.values[boxed.width..]);
+    for row in boxed.rows() {
+        outline += u32::from(row[0]) + u32::from(row[row.len() - 1]) + steps(row, &row[1..]);
     }
     // Along slanting strokes the steps of both axes are counted: about 4/π of the true length, over all angles.
-    if outline > 0.0 { 2.0 * area / (outline * std::f32::consts::FRAC_PI_4) } else { 0.0 }
+    if outline > 0 { 2.0 * area as f32 / (outline as f32 * std::f32::consts::FRAC_PI_4) } else { 0.0 }
 }
 
-/// Full ink becomes 1 again, after a reduction that thinned it.
+/// Full ink becomes 255 again, after a reduction that thinned it.
 fn levelled(mut boxed: Plane) -> Plane {
-    let mut inked: Vec<f32> = boxed.values.iter().copied().filter(|ink| *ink > 0.05).collect();
-    let full = quantile(&mut inked, 0.9);
-    if full > 0.0 {
-        for ink in &mut boxed.values {
-            *ink = (*ink / full).min(1.0);
-        }
+    let inked: Vec<u8> = boxed.values.iter().copied().filter(|&ink| ink >= FAINTEST).collect();
+    let full = Counts::of(&inked).quantile(0.9);
+    if full > 0 {
+        let level: [u8; 256] = std::array::from_fn(|ink| ((ink as f32 * 255.0 / f32::from(full)) + 0.5) as u8);
+        boxed.values.iter_mut().for_each(|ink| *ink = level[usize::from(*ink)]);
     }
     boxed
 }
+
+/// A twentieth of full ink.
+const FAINTEST: u8 = 13;

@@ -1,20 +1,20 @@
+use super::counts::Counts;
+use super::mask::{Bounds, Mask, Run};
 use super::paper::Ink;
-use super::plane::{Plane, Region, quantile};
+use super::plane::{Plane, Region};
 
 /// What was found to be the digit.
 pub(super) struct Strokes {
-    /// The ink, 0–1, and 0 wherever it is none of the strokes'. The whole of what was looked at.
-    pub(super) ink: Plane,
-    pub(super) bounds: Bounds,
-}
-
-/// The box of the strokes, ends included.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bounds {
-    pub(super) left: usize,
-    pub(super) top: usize,
-    pub(super) right: usize,
-    pub(super) bottom: usize,
+    /// How strong the ink is. The whole of what was looked at.
+    strength: Plane,
+    /// The strokes, and a pixel around them.
+    kept: Mask,
+    /// Of the strokes alone.
+    bounds: Bounds,
+    /// Ink is none up to here …
+    floor: f32,
+    /// … and full from here.
+    full: f32,
 }
 
 /// A stroke begins at this share of full ink …
@@ -26,30 +26,30 @@ const EDGE_STEPS: usize = 3;
 
 /// The connected pieces of ink that make the digit. `None` when there are none.
 pub(super) fn find(ink: Ink) -> Option<Strokes> {
-    let Ink { mut strength, full: strongest, grain } = ink;
+    let Ink { strength, full: strongest, grain } = ink;
     let core = (CORE * strongest).max(4.0 * grain).min(0.7 * strongest);
-    let pieces = kept(pieces(&strength, core), &strength);
+    let runs: Vec<Run> = kept(pieces(&strength, core), &strength).into_iter().flat_map(|piece| piece.runs).collect();
     // The strongest few pixels told ink from paper; how strong the digit's ink is, only its own strokes tell.
-    let mut inked: Vec<f32> = pieces.iter().flat_map(|piece| &piece.pixels).map(|&at| strength.values[at]).collect();
-    let full = quantile(&mut inked, 0.8);
-    let mut mask = vec![false; strength.values.len()];
-    for &index in pieces.iter().flat_map(|piece| &piece.pixels) {
-        mask[index] = true;
+    let inked: Vec<u8> = runs.iter().flat_map(|run| run.of(&strength)).copied().collect();
+    let full = f32::from(Counts::of(&inked).quantile(0.8));
+    let mut mask = Mask::none(strength.height);
+    for &run in &runs {
+        mask.add(run);
     }
-    grow(&mut mask, &strength, (EDGE * full).max(3.0 * grain), EDGE_STEPS);
-    let bounds = Bounds::of(&mask, strength.width)?;
+    let soft = Mask::above(&strength, (EDGE * full).max(3.0 * grain));
+    for _ in 0..EDGE_STEPS {
+        mask = mask.grown(&soft);
+    }
+    let bounds = mask.bounds()?;
 
     // Grain is taken off the bottom; a pixel around the strokes is let through, for their faintest edge.
     let floor = (2.0 * grain).min(0.3 * full);
-    grow(&mut mask, &strength, 0.0, 1);
-    for (value, kept) in strength.values.iter_mut().zip(mask) {
-        *value = if kept { ((*value - floor) / (full - floor)).clamp(0.0, 1.0) } else { 0.0 };
-    }
-    Some(Strokes { ink: strength, bounds })
+    let kept = mask.grown(&Mask::all(strength.height));
+    Some(Strokes { strength, kept, bounds, floor, full })
 }
 
 struct Piece {
-    pixels: Vec<usize>,
+    runs: Vec<Run>,
     bounds: Bounds,
     /// All its ink.
     mass: f32,
@@ -57,35 +57,53 @@ struct Piece {
     cut: bool,
 }
 
-/// The pieces above a level that hang together, corners included.
+/// The pieces above a level that hang together, corners included, in the order of their first pixels.
 fn pieces(strength: &Plane, level: f32) -> Vec<Piece> {
-    let (width, height) = (strength.width, strength.height);
-    let mut seen = vec![false; strength.values.len()];
-    let mut pieces = Vec::new();
-    for start in 0..seen.len() {
-        if seen[start] || strength.values[start] <= level {
-            continue;
+    let runs = Mask::above(strength, level).runs();
+    // Each run names an earlier one of its piece, or itself.
+    let mut earlier: Vec<usize> = (0..runs.len()).collect();
+    let mut first_above = 0;
+    for (index, &run) in runs.iter().enumerate() {
+        while runs[first_above].row + 1 < run.row {
+            first_above += 1;
         }
-        seen[start] = true;
-        let mut pixels = vec![start];
-        let mut bounds = Bounds::at(start, width);
-        let mut mass = 0.0;
-        let mut next = 0;
-        while let Some(&index) = pixels.get(next) {
-            next += 1;
-            mass += strength.values[index];
-            bounds.include(index, width);
-            for neighbour in around(index, width, height) {
-                if !seen[neighbour] && strength.values[neighbour] > level {
-                    seen[neighbour] = true;
-                    pixels.push(neighbour);
-                }
-            }
+        // Those above that end left of this one end left of all that come after it in its row.
+        while runs[first_above].row + 1 == run.row && runs[first_above].right + 1 < run.left {
+            first_above += 1;
         }
-        let cut = bounds.left == 0 || bounds.top == 0 || bounds.right + 1 == width || bounds.bottom + 1 == height;
-        pieces.push(Piece { pixels, bounds, mass, cut });
+        for above in (first_above..index).take_while(|&above| runs[above].touches(run)) {
+            let (one, other) = (first(&mut earlier, above), first(&mut earlier, index));
+            earlier[one.max(other)] = one.min(other);
+        }
+    }
+
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut place = vec![0; runs.len()];
+    for (index, &run) in runs.iter().enumerate() {
+        let first = first(&mut earlier, index);
+        if first == index {
+            place[index] = pieces.len();
+            pieces.push(Piece { runs: Vec::new(), bounds: Bounds::of(run), mass: 0.0, cut: false });
+        }
+        let piece = &mut pieces[place[first]];
+        piece.runs.push(run);
+        piece.bounds = piece.bounds.with(Bounds::of(run));
+        piece.mass += run.of(strength).iter().map(|&value| u32::from(value)).sum::<u32>() as f32;
+    }
+    let (right, bottom) = (strength.width - 1, strength.height - 1);
+    for Piece { bounds, cut, .. } in &mut pieces {
+        *cut = bounds.left == 0 || bounds.top == 0 || bounds.right == right || bounds.bottom == bottom;
     }
     pieces
+}
+
+/// The first run of this one's piece. What is passed on the way is brought half of the way nearer to it.
+fn first(earlier: &mut [usize], mut index: usize) -> usize {
+    while earlier[index] != index {
+        earlier[index] = earlier[earlier[index]];
+        index = earlier[index];
+    }
+    index
 }
 
 /// Leaves out the edge of the table, shadows in the corners, dust and specks.
@@ -105,26 +123,10 @@ fn kept(mut pieces: Vec<Piece>, strength: &Plane) -> Vec<Piece> {
     pieces
 }
 
-/// Adds neighbours above a level to the mask, so many pixels deep.
-fn grow(mask: &mut [bool], strength: &Plane, level: f32, steps: usize) {
-    let mut edge: Vec<usize> = (0..mask.len()).filter(|&index| mask[index]).collect();
-    for _ in 0..steps {
-        let mut further = Vec::new();
-        for neighbour in edge.into_iter().flat_map(|index| around(index, strength.width, strength.height)) {
-            if !mask[neighbour] && strength.values[neighbour] > level {
-                mask[neighbour] = true;
-                further.push(neighbour);
-            }
-        }
-        edge = further;
+impl Run {
+    fn of(self, plane: &Plane) -> &[u8] {
+        &plane.values[self.row * plane.width..][self.left..=self.right]
     }
-}
-
-/// The up to eight neighbours, and the pixel itself.
-fn around(index: usize, width: usize, height: usize) -> impl Iterator<Item = usize> {
-    let (x, y) = (index % width, index / width);
-    let rows = y.saturating_sub(1)..=(y + 1).min(height - 1);
-    rows.flat_map(move |y| (x.saturating_sub(1)..=(x + 1).min(width - 1)).map(move |x| y * width + x))
 }
 
 impl Strokes {
@@ -134,8 +136,8 @@ impl Strokes {
 
     /// The strokes with as much paper around them again, as a part of the picture that `looked_at` was a part of.
     pub(super) fn region_around(&self, looked_at: Region) -> Region {
-        let ratio_x = f64::from(looked_at.width) / self.ink.width as f64;
-        let ratio_y = f64::from(looked_at.height) / self.ink.height as f64;
+        let ratio_x = f64::from(looked_at.width) / self.strength.width as f64;
+        let ratio_y = f64::from(looked_at.height) / self.strength.height as f64;
         let margin = 0.6 * self.longest_side() as f64 + 2.0;
         let span = |first: usize, last: usize, ratio: f64, length: u32| {
             let start = ((first as f64 - margin) * ratio).max(0.0) as u32;
@@ -147,54 +149,41 @@ impl Strokes {
         Region { left: looked_at.left + left, top: looked_at.top + top, width, height }
     }
 
-    /// The ink within the box.
+    /// The ink within the box, full as 255, and 0 wherever it is none of the strokes'.
     pub(super) fn boxed(&self) -> Plane {
-        self.ink.part(self.bounds.left, self.bounds.top, self.bounds.width(), self.bounds.height())
+        let slope = 255.0 / (self.full - self.floor);
+        let ink: [u8; 256] = std::array::from_fn(|value| ((value as f32 - self.floor) * slope + 0.5) as u8);
+        let Bounds { left, top, right, bottom } = self.bounds;
+        let mut values = Vec::with_capacity(self.bounds.width() * self.bounds.height());
+        for (y, row) in self.strength.rows().enumerate().take(bottom + 1).skip(top) {
+            let ink = |x: usize| if self.kept.has(x, y) { ink[usize::from(row[x])] } else { 0 };
+            values.extend((left..=right).map(ink));
+        }
+        Plane { width: self.bounds.width(), height: self.bounds.height(), values }
     }
 }
 
-impl Bounds {
-    fn at(index: usize, width: usize) -> Self {
-        let (x, y) = (index % width, index / width);
-        Self { left: x, top: y, right: x, bottom: y }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn of(mask: &[bool], width: usize) -> Option<Self> {
-        let mut all = (0..mask.len()).filter(|&index| mask[index]);
-        let mut bounds = Self::at(all.next()?, width);
-        all.for_each(|index| bounds.include(index, width));
-        Some(bounds)
-    }
-
-    fn include(&mut self, index: usize, width: usize) {
-        let (x, y) = (index % width, index / width);
-        self.left = self.left.min(x);
-        self.right = self.right.max(x);
-        self.top = self.top.min(y);
-        self.bottom = self.bottom.max(y);
-    }
-
-    pub(super) fn width(self) -> usize {
-        self.right - self.left + 1
-    }
-
-    pub(super) fn height(self) -> usize {
-        self.bottom - self.top + 1
-    }
-
-    fn longest_side(self) -> usize {
-        self.width().max(self.height())
-    }
-
-    /// How many pixels lie between two boxes, along the axis where they are further apart.
-    fn gap_to(self, other: Self) -> usize {
-        let between =
-            |first: usize, last: usize, from: usize, to: usize| from.saturating_sub(last).max(first.saturating_sub(to));
-        between(self.left, self.right, other.left, other.right).max(between(
-            self.top,
-            self.bottom,
-            other.top,
-            other.bottom,
-        ))
+    #[test]
+    fn pieces_are_what_hangs_together_by_sides_or_corners() {
+        let rows = "#..#..#
+                    ##.#.#.
+                    ..#....
+                    .....#.
+                    #.#.#.#
+                    ###....";
+        let values = rows
+            .lines()
+            .flat_map(|row| row.trim_start().bytes())
+            .map(|byte| if byte == b'#' { 9 } else { 0 })
+            .collect();
+        let found = pieces(&Plane { width: 7, height: 6, values }, 5.0);
+        let sizes: Vec<_> = found.iter().map(|piece| piece.mass / 9.0).collect();
+        assert_eq!(sizes, [6.0, 2.0, 3.0, 5.0]);
+        assert_eq!(found[0].bounds, Bounds { left: 0, top: 0, right: 3, bottom: 2 });
+        assert!(found.iter().all(|piece| piece.cut));
     }
 }
