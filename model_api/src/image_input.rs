@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! bytes → decode (format by magic, limits from the header, then pixels)
-//!       → flatten (gray or RGB, transparency resolved) → upright (EXIF orientation)
-//!       → fit (digit | contain | cover | stretch) → Picture → tensor (scale, mean, std, layout)
+//!       → flatten (gray or RGB, transparency resolved) → upright (EXIF orientation) → Opened
+//!       → fit (digit | contain | cover | stretch) → Picture → values (scale, mean, std, datatype, layout)
 //! ```
 
 mod decode;
@@ -12,17 +12,29 @@ mod error;
 mod flatten;
 mod resize;
 mod settings;
+mod values;
 
 #[cfg(test)]
 mod tests;
 
 use std::io::Cursor;
 
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, GrayImage, ImageEncoder, RgbImage};
 
 pub use decode::ImageLimits;
 pub use error::ImageError;
+use open_inference::{Datatype, NotRepresentable};
 pub use settings::{Color, Fit, ImageSettings, ImageSpec, Layout};
+
+/// A picture as it was sent: of any size, but upright, opaque, and of as many channels as the model takes.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// One channel.
+    Gray(GrayImage),
+    /// Three.
+    Rgb(RgbImage),
+}
 
 /// A picture as the model sees it: fitted, upright, opaque, but not yet scaled to the model's range of numbers.
 #[derive(Clone, Debug)]
@@ -35,34 +47,38 @@ pub struct Picture {
 /// Reads an encoded picture and fits it to what `spec` asks for.
 ///
 /// Nothing is believed but the bytes: the format is told by its magic, and what the header announces is held against
-/// `limits` before memory is taken for it. Takes milliseconds to a second, all on the CPU: call it off the reactor.
+/// `limits` before memory is taken for it. Takes microseconds to a second, all on the CPU: call it off the reactor.
 pub fn read(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<Picture, ImageError> {
-    let decoded = decode::decode(bytes, limits)?;
-    let pixels = match (spec.color(), spec.fit()) {
-        (Color::Gray, Fit::Digit) => digit::fit(&decoded.upright(flatten::ink_on_paper), spec.width(), spec.height()),
-        (Color::Gray, fit) => resize::gray(&decoded.upright(flatten::gray_over_black), fit, spec)?,
-        (Color::Rgb, fit) => resize::rgb(&decoded.upright(flatten::rgb_over_black), fit, spec)?,
-    };
-    Ok(Picture { pixels, spec: spec.clone() })
+    Opened::decode(bytes, spec, limits)?.fit(spec)
+}
+
+impl Opened {
+    /// The first half of [`read`]: pixels.
+    pub fn decode(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<Self, ImageError> {
+        let decoded = decode::decode(bytes, spec.color(), limits)?;
+        Ok(match (spec.color(), spec.fit()) {
+            (Color::Gray, Fit::Digit) => Self::Gray(decoded.upright(flatten::ink_on_paper)),
+            (Color::Gray, _) => Self::Gray(decoded.upright(flatten::gray_over_black)),
+            (Color::Rgb, _) => Self::Rgb(decoded.upright(flatten::rgb_over_black)),
+        })
+    }
+
+    /// The second half of [`read`]: the model's size.
+    pub fn fit(self, spec: &ImageSpec) -> Result<Picture, ImageError> {
+        let pixels = match (self, spec.fit()) {
+            (Self::Gray(image), Fit::Digit) => digit::fit(&image, spec.width(), spec.height()),
+            (Self::Gray(image), fit) => resize::gray(image, fit, spec)?,
+            (Self::Rgb(image), fit) => resize::rgb(image, fit, spec)?,
+        };
+        Ok(Picture { pixels, spec: spec.clone() })
+    }
 }
 
 impl Picture {
-    /// One row of the model's input: `(value × scale − mean) ÷ std`, in the model's layout.
-    pub fn tensor(&self) -> Vec<f32> {
-        let channels = self.spec.channels();
-        let value = |pixel: usize, channel: usize| {
-            let (factor, offset) = self.spec.line(channel);
-            f32::from(self.pixels[pixel * channels + channel]) * factor + offset
-        };
-        let pixels = self.pixels.len() / channels;
-        match self.spec.layout() {
-            Layout::Nhwc => {
-                (0..pixels).flat_map(|p| (0..channels).map(move |c| (p, c))).map(|(p, c)| value(p, c)).collect()
-            }
-            Layout::Nchw => {
-                (0..channels).flat_map(|c| (0..pixels).map(move |p| (p, c))).map(|(p, c)| value(p, c)).collect()
-            }
-        }
+    /// Adds one row of the model's input: `(value × scale − mean) ÷ std` as `datatype`, little-endian, in the model's
+    /// layout.
+    pub fn write(&self, datatype: Datatype, data: &mut Vec<u8>) -> Result<(), NotRepresentable> {
+        values::write(&self.pixels, &self.spec, datatype, data)
     }
 
     /// The picture as PNG, before scale, mean and std: what a person can look at.

@@ -78,29 +78,23 @@ impl<'a> Batch<'a> {
     }
 
     fn read(&self, limits: &ImageLimits, gone: &CancellationToken) -> Result<Tensor, Error> {
-        let mut pictures = self.pictures.strings();
-        let first =
-            pictures.next().ok_or_else(|| Error::Unfit(format!("input {:?} has no picture", self.input.name)))?;
-        // Which of them it was is worth telling only where there are several.
-        if self.pictures.len() == 1 {
-            return self.read_one(&first, limits);
+        if self.pictures.is_empty() {
+            return Err(Error::Unfit(format!("input {:?} has no picture", self.input.name)));
         }
+        let (name, datatype) = (self.input.name.clone(), self.input.datatype);
         let mut data = Vec::with_capacity(self.bytes());
-        for (place, picture) in std::iter::once(first).chain(pictures).enumerate() {
+        for (place, picture) in self.pictures.strings().enumerate() {
             if gone.is_cancelled() {
                 return Err(Error::Internal);
             }
-            data.extend_from_slice(&self.read_one(&picture, limits).map_err(|error| error.of_picture(place))?.data);
+            // Which of them it was is worth telling only where there are several.
+            let told = |error: Error| if self.pictures.len() > 1 { error.of_picture(place) } else { error };
+            image_input::read(&picture, self.spec, limits)
+                .map_err(|error| told(error.into()))?
+                .write(datatype, &mut data)
+                .map_err(|error| told(Error::Unfit(format!("input {name:?}: {error}"))))?;
         }
-        let (name, datatype) = (self.input.name.clone(), self.input.datatype);
         Ok(Tensor { name, datatype, shape: self.shape(), data: data.into() })
-    }
-
-    fn read_one(&self, picture: &[u8], limits: &ImageLimits) -> Result<Tensor, Error> {
-        let values = image_input::read(picture, self.spec, limits)?.tensor();
-        let shape = std::iter::once(1).chain(self.shape().into_iter().skip(1)).collect();
-        Tensor::from_f32(&self.input.name, self.input.datatype, shape, &values)
-            .map_err(|error| Error::Unfit(format!("input {:?}: {error}", self.input.name)))
     }
 }
 

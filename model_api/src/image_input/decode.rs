@@ -5,8 +5,13 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Pixel, imageops};
 
 use super::error::{ImageError, format_name};
+use super::settings::Color;
 
 mod headers;
+mod jpeg;
+
+#[cfg(test)]
+mod tests;
 
 /// How large a picture may be. All of it is checked before memory is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +42,22 @@ pub(super) struct Decoded {
 }
 
 /// Tells the format by magic, holds the header against the limits, then decodes. Of an animation, the first frame.
-pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
+///
+/// `color` is what will be made of the pixels: where that is gray, some come gray already.
+pub(super) fn decode(bytes: &[u8], color: Color, limits: &ImageLimits) -> Result<Decoded, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     limits.allow_bytes(bytes.len())?;
     let format = headers::format(bytes)?;
     // The decoders are fuzzed, but thousands of lines that read what strangers send: a slip costs one request.
-    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, limits))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, color, limits))).unwrap_or_else(|_| {
         Err(ImageError::Undecodable { format: format_name(format), reason: "it breaks the decoder".into() })
     })
 }
 
-fn decode_as(format: ImageFormat, bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
+/// The decoders were chosen by measuring: see `docs/DECODING.md`.
+fn decode_as(format: ImageFormat, bytes: &[u8], color: Color, limits: &ImageLimits) -> Result<Decoded, ImageError> {
     let undecodable = |error: image::ImageError| ImageError::undecodable(format, &error);
     if format == ImageFormat::WebP {
         headers::webp_frames(bytes, |width, height| limits.allow_size(width, height))?;
@@ -71,7 +79,11 @@ fn decode_as(format: ImageFormat, bytes: &[u8], limits: &ImageLimits) -> Result<
     if format == ImageFormat::Jpeg && headers::is_cut_jpeg(bytes) {
         return Err(ImageError::Undecodable { format: "JPEG", reason: "it ends early".into() });
     }
-    let image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    let gray = if (format, color) == (ImageFormat::Jpeg, Color::Gray) { jpeg::brightness(bytes) } else { None };
+    let image = match gray {
+        Some(gray) => gray.into(),
+        None => DynamicImage::from_decoder(decoder).map_err(undecodable)?,
+    };
     Ok(Decoded { image, orientation })
 }
 
@@ -81,7 +93,7 @@ fn memory(format: ImageFormat, bytes: &[u8], decoder: &impl ImageDecoder) -> u64
     let pixels = u64::from(width) * u64::from(height);
     let beside = match format {
         // All coefficients of three channels, 16 bits each, wait until the last scan has come.
-        ImageFormat::Jpeg if headers::is_progressive_jpeg(bytes) => pixels * 6,
+        ImageFormat::Jpeg if headers::jpeg_scan(bytes).is_none() => pixels * 6,
         ImageFormat::WebP | ImageFormat::Gif => pixels * 4,
         ImageFormat::Tiff => decoder.total_bytes(),
         _ => 0,

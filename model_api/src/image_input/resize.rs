@@ -7,25 +7,18 @@ use image::{GrayImage, RgbImage};
 use super::ImageError;
 use super::settings::{Fit, ImageSpec};
 
-pub(super) fn gray(image: &GrayImage, fit: Fit, spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
-    to_size(
-        Source { pixels: image.as_raw(), width: image.width(), height: image.height(), kind: PixelType::U8 },
-        fit,
-        spec,
-    )
+pub(super) fn gray(image: GrayImage, fit: Fit, spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
+    let (width, height) = image.dimensions();
+    to_size(Source { pixels: image.into_raw(), width, height, kind: PixelType::U8 }, fit, spec)
 }
 
-pub(super) fn rgb(image: &RgbImage, fit: Fit, spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
-    to_size(
-        Source { pixels: image.as_raw(), width: image.width(), height: image.height(), kind: PixelType::U8x3 },
-        fit,
-        spec,
-    )
+pub(super) fn rgb(image: RgbImage, fit: Fit, spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
+    let (width, height) = image.dimensions();
+    to_size(Source { pixels: image.into_raw(), width, height, kind: PixelType::U8x3 }, fit, spec)
 }
 
-#[derive(Clone, Copy)]
-struct Source<'a> {
-    pixels: &'a [u8],
+struct Source {
+    pixels: Vec<u8>,
     width: u32,
     height: u32,
     kind: PixelType,
@@ -62,10 +55,10 @@ fn contained(source_width: u32, source_height: u32, width: u32, height: u32) -> 
 
 fn resized(source: Source, width: u32, height: u32, cover: bool) -> Result<Vec<u8>, ImageError> {
     if (source.width, source.height) == (width, height) {
-        return Ok(source.pixels.to_vec());
+        return Ok(source.pixels);
     }
     let unprocessable = |reason: String| ImageError::Unprocessable { reason };
-    let from = ImageRef::new(source.width, source.height, source.pixels, source.kind)
+    let from = ImageRef::new(source.width, source.height, &source.pixels, source.kind)
         .map_err(|error| unprocessable(error.to_string()))?;
     let mut to = Image::new(width, height, source.kind);
     let mut options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));

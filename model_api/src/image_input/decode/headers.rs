@@ -34,25 +34,27 @@ fn hint(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Whether a JPEG is sent in several scans, for which its decoder keeps all coefficients.
-pub(super) fn is_progressive_jpeg(bytes: &[u8]) -> bool {
+/// How many channels a JPEG's first scan has; the others, if there are any, come in further scans. `None` where each channel
+/// comes in several (a progressive JPEG), for which its decoder keeps all coefficients.
+pub(super) fn jpeg_scan(bytes: &[u8]) -> Option<u8> {
     let mut rest = bytes.get(2..).unwrap_or_default();
     // Segments are FF, a marker, and a length that counts itself; the frame's comes before the first scan's.
     while let [0xFF, marker, tail @ ..] = rest {
         match (marker, tail) {
             (0xFF, _) => rest = &rest[1..],
             (0x01 | 0xD0..=0xD7, _) => rest = tail,
-            (0xC2 | 0xC6 | 0xCA | 0xCE, _) => return true,
-            (0xD9 | 0xDA, _) => return false,
+            (0xC2 | 0xC6 | 0xCA | 0xCE, _) => return None,
+            (0xDA, [_, _, channels, ..]) => return Some(*channels),
+            (0xD9 | 0xDA, _) => return Some(0),
             (_, [high, low, ..]) => {
                 let length = usize::from(u16::from_be_bytes([*high, *low]));
                 rest = tail.get(length..).unwrap_or_default();
             }
-            _ => return false,
+            _ => return Some(0),
         }
     }
     // Not as it should be: assume the dearer kind.
-    true
+    None
 }
 
 /// Walks a WebP file's chunks and calls `allow` with every size that one of its frames announces.
@@ -107,8 +109,8 @@ fn frame(name: &[u8], body: &[u8], allow: impl Fn(u32, u32) -> Result<(), ImageE
 /// Whether no end-of-image marker follows the last scan. In a scan's data 0xFF is always stuffed, so none is mistaken for
 /// one; a preview in the metadata has its own, but comes before.
 pub(super) fn is_cut_jpeg(bytes: &[u8]) -> bool {
-    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
-    last([0xFF, 0xD9]) < last([0xFF, 0xDA])
+    let end = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).unwrap_or(0);
+    bytes[end..].windows(2).any(|pair| pair == [0xFF, 0xDA])
 }
 
 #[cfg(test)]
@@ -132,12 +134,17 @@ mod tests {
 
     #[test]
     fn a_jpeg_of_several_scans_is_told_from_one_of_one() {
-        let jpeg =
-            |frame: u8| [&[0xFF, 0xD8, 0xFF, 0xE0, 0, 4, 1, 2, 0xFF, frame, 0, 2, 0xFF, 0xDA][..], &[0; 4]].concat();
-        assert!(is_progressive_jpeg(&jpeg(0xC2)));
-        assert!(!is_progressive_jpeg(&jpeg(0xC0)));
-        assert!(is_progressive_jpeg(&[0xFF, 0xD8, 0x00]));
-        assert!(is_progressive_jpeg(&[]));
+        let jpeg = |frame: u8, channels: u8| {
+            [0xFF, 0xD8, 0xFF, 0xE0, 0, 4, 1, 2, 0xFF, frame, 0, 2, 0xFF, 0xDA, 0, 12, channels, 0, 0, 0]
+        };
+        assert_eq!(
+            [jpeg(0xC0, 3), jpeg(0xC0, 1), jpeg(0xC2, 3)].map(|jpeg| jpeg_scan(&jpeg)),
+            [Some(3), Some(1), None]
+        );
+        assert_eq!(
+            [jpeg_scan(&jpeg(0xC0, 3)[..14]), jpeg_scan(&[0xFF, 0xD8, 0x00]), jpeg_scan(&[])],
+            [Some(0), None, None]
+        );
     }
 
     #[test]
