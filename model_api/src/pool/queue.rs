@@ -24,9 +24,8 @@ use super::{BatchSettings, Meters, RunError};
 const LONG_WAIT: Duration = Duration::from_millis(250);
 const LONG_WAIT_BATCHES: u32 = 16;
 
-/// So long, or as long as [`SHORT_WAIT_BATCHES`] batches take, one waits in a queue that is kept short.
+/// So long, or as long as a batch takes, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
-const SHORT_WAIT_BATCHES: u32 = 2;
 
 /// Bytes of one batch, unless a single request has more: what travels to a session's process in one piece.
 const MAX_BATCH_BYTES: usize = 64 << 20;
@@ -223,7 +222,7 @@ impl Queue {
     }
 
     fn is_short(&self, line: &Line) -> bool {
-        self.wait(line.rows) <= SHORT_WAIT.max(self.pace.of_batch() * SHORT_WAIT_BATCHES)
+        self.wait(line.rows) <= SHORT_WAIT.max(self.pace.of_batch())
     }
 
     fn retry_after(&self, rows: usize) -> Duration {

@@ -404,8 +404,8 @@ async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session
     assert!(asked.iter().all(|asked| !asked.is_finished()), "a crowd may wait");
     asked.push(ask(&pool, 2.0));
     settle().await;
-    let full = Err(RunError::Full { retry_after: Duration::from_secs(2) });
-    assert_eq!(outcomes(asked.split_off(3)).await, vec![full; 15], "two wait, and each takes 0.4 s");
+    let full = Err(RunError::Full { retry_after: Duration::from_secs(1) });
+    assert_eq!(outcomes(asked.split_off(2)).await, vec![full; 16], "one waits, and each takes 0.4 s");
     asked.push(ask(&pool, 2.0));
     settle().await;
     assert_eq!(outcomes(vec![ask(&pool, 2.0)]).await, [Err(RunError::Full { retry_after: Duration::from_secs(2) })]);
