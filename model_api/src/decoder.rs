@@ -15,8 +15,9 @@ pub struct Decoder {
     threads: Arc<Semaphore>,
 }
 
-/// So many may wait at the least, which is what a queue holds that nobody has set (`QUEUE_LENGTH`). What waits is an encoded picture, bounded by `BODY_MEMORY_BYTES` already.
-const LEAST_WAITING: usize = 256;
+/// So many may wait at the least. It is what a `web_api` has under way at once (`MAX_CONCURRENT_REQUESTS`): a burst that
+/// it let in is not to be turned away here. What waits is an encoded picture, bounded by `BODY_MEMORY_BYTES` already.
+const LEAST_WAITING: usize = 512;
 
 impl Decoder {
     /// For models with queues of this length: who found room here shall find it there.

@@ -24,8 +24,8 @@ pub struct Settings {
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
     pub session_threads: usize,
-    /// `QUEUE_LENGTH` (256): rows that may wait for a model, and as many pictures, but never fewer than 256, to be decoded for
-    /// any; one more is answered 503.
+    /// `QUEUE_LENGTH` (1024): rows that may wait for a model, and as many pictures, but never fewer than 512, to be decoded
+    /// for any; one more is answered 503.
     pub queue_length: usize,
     /// `QUEUE_BYTES` (268435456): of the inputs that wait for a model, decoded; one more is answered 503.
     pub queue_bytes: usize,
@@ -72,7 +72,7 @@ impl Settings {
             device: device(&parse("DEVICE", "auto".to_owned())?)?,
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
-            queue_length: at_least("QUEUE_LENGTH", 1, 256)?,
+            queue_length: at_least("QUEUE_LENGTH", 1, 1024)?,
             queue_bytes: at_least("QUEUE_BYTES", 1, 256 << 20)?,
             run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
             start_timeout: millis("START_TIMEOUT_MS", 120_000)?,

@@ -19,8 +19,7 @@ pub struct Settings {
     pub model_api: Vec<Url>,
     /// `REQUEST_TIMEOUT_MS`: how long `model_api` may take for one answer.
     pub request_timeout: Duration,
-    /// `MAX_CONCURRENT_REQUESTS` (512): questions on their way to `model_api`; one more is answered 503. More than wait for a
-    /// model there (`QUEUE_LENGTH`), which has to see that more comes than can go.
+    /// `MAX_CONCURRENT_REQUESTS` (512): questions on their way to `model_api`; one more is answered 503.
     pub max_concurrent_requests: usize,
     /// `REPOSITORY_API`: `on`, or `off` to answer 403 to who wants a model loaded or unloaded. The public port asks nobody
     /// who he is: leave it on where only those reach the port who may do that, as on a machine of one's own.
