@@ -22,7 +22,7 @@ use super::{BatchSettings, Meters, RunError};
 
 /// So long, or as long as [`LONG_WAIT_BATCHES`] batches take, somebody may have to wait before the queue is shortened.
 const LONG_WAIT: Duration = Duration::from_millis(250);
-const LONG_WAIT_BATCHES: u32 = 16;
+const LONG_WAIT_BATCHES: u32 = 64;
 
 /// So long, or as long as a batch takes, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);

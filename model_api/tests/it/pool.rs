@@ -392,11 +392,11 @@ async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session
     let pool = start_before(&fake, QueueLimits { rows: 100, ..QUEUE }, alone, Arc::new(|| true));
     pool.ready(|_| ()).await.unwrap();
     run(&pool, 0.5).await.unwrap();
-    // While one runs, sixteen wait: for a model as slow as this one that is not long.
+    // While one runs, 64 wait: for a model as slow as this one that is not long.
     let crowd = async || {
         let mut asked = vec![ask(&pool, 1.0)];
         settle().await;
-        asked.extend((0..16).map(|_| ask(&pool, 1.0)));
+        asked.extend((0..64).map(|_| ask(&pool, 1.0)));
         asked
     };
     let mut asked = crowd().await;
@@ -405,7 +405,7 @@ async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session
     asked.push(ask(&pool, 2.0));
     settle().await;
     let full = Err(RunError::Full { retry_after: Duration::from_secs(1) });
-    assert_eq!(outcomes(asked.split_off(2)).await, vec![full; 16], "one waits, and each takes 0.4 s");
+    assert_eq!(outcomes(asked.split_off(2)).await, vec![full; 64], "one waits, and each takes 0.4 s");
     asked.push(ask(&pool, 2.0));
     settle().await;
     assert_eq!(outcomes(vec![ask(&pool, 2.0)]).await, [Err(RunError::Full { retry_after: Duration::from_secs(2) })]);
