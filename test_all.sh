@@ -26,7 +26,7 @@ containers:  docker python
 
 setup_shellcheck() { need shellcheck shellcheck; }
 
-run_shell() { shellcheck --external-sources ./*.sh scripts/*.sh db_api/*.sh .ci/run; }
+run_shell() { shellcheck --external-sources ./*.sh scripts/*.sh bench/*.sh db_api/*.sh .ci/run; }
 
 run_format() { cargo fmt --all --check; }
 

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Measures everything side by side and writes docs/BENCHMARKS.md.
+#   bench/run.sh                   all of it but the soak, half an hour on two cores
+#   bench/run.sh --quick           a part of it, one short round each, in three minutes
+#   bench/run.sh hits misses …     only these; the rest of the report stays as it was
+#   bench/run.sh --soak 600 soak   memory at full load for ten minutes
+#   bench/run.sh report            writes the report anew
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
+# shellcheck source=scripts/setup_tests.sh
+source "$root/scripts/setup_tests.sh"
+
+cd "$root"
+export CARGO_INCREMENTAL=0
+mkdir -p "$state"
+cargo build --release --locked --bin web_api --bin model_api --bin load --bin limits
+setup_onnxruntime
+setup_redis || warn "without redis-server nothing is said about Redis"
+exec env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/bench" python3 -m suite "$@"

@@ -1,0 +1,164 @@
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+
+/// How the load generator is called.
+pub const USAGE: &str = "usage: load HOST:PORT [--option value]…
+  --ask png|json|binary|grpc|array   what is asked (png): the file as the body, an Open Inference request in JSON, with
+                                     binary tensors or over gRPC, or the first MLServe's {\"image_arr\": …}
+  --memory hit|miss|no-store         (hit) the same question again; each another one; each another one with no-store
+  --connections N                    (64) each with one request at a time
+  --seconds S --warm-up S            (5, 1) measured, and before that not
+  --requests N                       end after so many instead
+  --rate R                           open loop: so many requests a second, whatever becomes of them
+  --picture FILE --class N           (digit-7.png, 7) what is shown, and the right answer; no class: not checked
+  --model NAME --path PATH           (mnist) where it is asked; the path follows from the model
+  --rows N                           (1) pictures in one request of tensors
+  --input NAME --elements N          instead of the picture so many float32 that are 0
+  --seed N --first N --distinct N    which questions are asked: a question is a seed and a number. Misses count up from
+                                     `first` (0); hits are one question, or any of the first `distinct`
+  --series true                      also what happened in each second";
+
+/// Everything the command line decides.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    pub(crate) address: String,
+    pub(crate) ask: Ask,
+    pub(crate) memory: Memory,
+    pub(crate) connections: usize,
+    pub(crate) seconds: Duration,
+    pub(crate) warm_up: Duration,
+    pub(crate) requests: Option<u64>,
+    pub(crate) rate: Option<f64>,
+    pub(crate) picture: PathBuf,
+    pub(crate) class: Option<usize>,
+    pub(crate) model: String,
+    pub(crate) path: Option<String>,
+    pub(crate) rows: usize,
+    pub(crate) input: String,
+    pub(crate) elements: Option<usize>,
+    pub(crate) seed: u64,
+    pub(crate) first: u64,
+    pub(crate) distinct: u64,
+    pub(crate) series: bool,
+}
+
+/// In what shape a question comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// An encoded picture as the body.
+    Png,
+    /// Open Inference, JSON.
+    Json,
+    /// Open Inference, binary tensors.
+    Binary,
+    /// Open Inference, gRPC with raw contents.
+    Grpc,
+    /// The first `MLServe`'s body.
+    Array,
+}
+
+/// What the questions have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// They have been asked before.
+    Hit,
+    /// Each is new.
+    Miss,
+    /// Each is new, and is not to be remembered.
+    NoStore,
+}
+
+impl Arguments {
+    /// Reads the words after the program's name.
+    pub fn parse(words: impl IntoIterator<Item = String>) -> anyhow::Result<Self> {
+        let mut words = words.into_iter();
+        let mut arguments = Self::new(words.next().context("an address is needed")?);
+        while let Some(name) = words.next() {
+            let value = words.next().with_context(|| format!("{name} needs a value"))?;
+            arguments.set(&name, &value).with_context(|| format!("{name} {value}"))?;
+        }
+        Ok(arguments)
+    }
+
+    fn new(address: String) -> Self {
+        // Another one in every run, so that no run finds its questions remembered.
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+        Self {
+            address,
+            ask: Ask::Png,
+            memory: Memory::Hit,
+            connections: 64,
+            seconds: Duration::from_secs(5),
+            warm_up: Duration::from_secs(1),
+            requests: None,
+            rate: None,
+            picture: PathBuf::from("model_api/models/mnist/samples/digit-7.png"),
+            class: Some(7),
+            model: "mnist".to_owned(),
+            path: None,
+            rows: 1,
+            input: "image".to_owned(),
+            elements: None,
+            seed,
+            first: 0,
+            distinct: 1,
+            series: false,
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
+        match name {
+            "--ask" => self.ask = value.parse()?,
+            "--memory" => self.memory = value.parse()?,
+            "--connections" => self.connections = value.parse()?,
+            "--seconds" => self.seconds = Duration::try_from_secs_f64(value.parse()?)?,
+            "--warm-up" => self.warm_up = Duration::try_from_secs_f64(value.parse()?)?,
+            "--requests" => self.requests = Some(value.parse()?),
+            "--rate" => self.rate = Some(value.parse()?),
+            "--picture" => (self.picture, self.class) = (value.into(), None),
+            "--class" => self.class = Some(value.parse()?),
+            "--model" => value.clone_into(&mut self.model),
+            "--path" => self.path = Some(value.to_owned()),
+            "--rows" => self.rows = value.parse()?,
+            "--input" => value.clone_into(&mut self.input),
+            "--elements" => (self.elements, self.class) = (Some(value.parse()?), None),
+            "--seed" => self.seed = value.parse()?,
+            "--first" => self.first = value.parse()?,
+            "--distinct" => self.distinct = value.parse::<u64>()?.max(1),
+            "--series" => self.series = value.parse()?,
+            _ => bail!("there is no such option"),
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Ask {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        Ok(match text {
+            "png" => Self::Png,
+            "json" => Self::Json,
+            "binary" => Self::Binary,
+            "grpc" => Self::Grpc,
+            "array" => Self::Array,
+            _ => bail!("none of png, json, binary, grpc and array"),
+        })
+    }
+}
+
+impl FromStr for Memory {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        Ok(match text {
+            "hit" => Self::Hit,
+            "miss" => Self::Miss,
+            "no-store" => Self::NoStore,
+            _ => bail!("none of hit, miss and no-store"),
+        })
+    }
+}

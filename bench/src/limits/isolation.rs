@@ -1,0 +1,139 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use model_api::metrics::Metrics;
+use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Urgency};
+use model_api::session::{Blueprint, ChildLauncher, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
+use open_inference::{Datatype, Tensor};
+use ort::environment::Environment;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::task::{JoinSet, block_in_place};
+
+use super::raw::{self, PIXELS};
+
+/// As many as `model_api` starts on two cores.
+const SESSIONS: usize = 2;
+/// As many rows as mnist's settings allow.
+const MAX_ROWS: usize = 64;
+
+/// What a pool did for some askers.
+#[derive(Debug, Serialize)]
+pub struct Asked {
+    per_second: f64,
+    p50_us: f64,
+}
+
+/// The same pool over the same sessions, in this process and in children, by "where, askers".
+pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Result<BTreeMap<String, Asked>> {
+    let children = ChildLauncher {
+        program: program.to_owned(),
+        library: PathBuf::from(std::env::var_os("ORT_DYLIB_PATH").context("ORT_DYLIB_PATH is not set")?),
+        device: DeviceWish::Cpu,
+        start_timeout: Duration::from_mins(1),
+    };
+    let blueprint = Blueprint {
+        model: "mnist".to_owned(),
+        graph: model.to_owned(),
+        threads: 1,
+        shapes: BTreeMap::new(),
+        unchanged: Arc::new(|| true),
+    };
+    let in_children = start(&children, &blueprint);
+    let hello = in_children.ready(|_| ()).await.context("no child")?;
+    let here = InProcess { environment: Arc::new(raw::environment()?), hello };
+    let in_process = start(&here, &blueprint);
+    in_process.ready(|_| ()).await.context("no session")?;
+    let mut asked = BTreeMap::new();
+    for askers in [1, 64] {
+        for (place, pool) in [("in process", &in_process), ("in children", &in_children)] {
+            asked.insert(format!("{place}, {askers}"), ask(pool, askers, time).await?);
+        }
+    }
+    Ok(asked)
+}
+
+fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint) -> Arc<Pool> {
+    let batch = BatchSettings::new(MAX_ROWS, Duration::ZERO, Some(true), Duration::from_secs(30));
+    let meters = Metrics::register(&mut Registry::default()).session("mnist");
+    let queue = QueueLimits { rows: 256, bytes: 64 << 20 };
+    Arc::new(Pool::start(launcher, blueprint, &PoolSettings { sessions: SESSIONS, queue, batch, meters }))
+}
+
+async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<Asked> {
+    let begin = Instant::now() + time / 4;
+    let end = begin + time;
+    let mut asking = JoinSet::new();
+    for _ in 0..askers {
+        let pool = Arc::clone(pool);
+        asking.spawn(async move {
+            let mut took = Histogram::<u64>::new(3)?;
+            while Instant::now() < end {
+                let sent = Instant::now();
+                pool.run(vec![picture()], Urgency::Interactive).await?;
+                if sent >= begin {
+                    took.record(sent.elapsed().as_nanos() as u64)?;
+                }
+            }
+            anyhow::Ok(took)
+        });
+    }
+    let mut all = Histogram::<u64>::new(3)?;
+    while let Some(took) = asking.join_next().await {
+        all.add(took??)?;
+    }
+    Ok(Asked { per_second: all.len() as f64 / time.as_secs_f64(), p50_us: all.value_at_quantile(0.5) as f64 / 1e3 })
+}
+
+/// As it comes out of a request: bytes that nobody else holds.
+fn picture() -> Tensor {
+    let data = Bytes::from(vec![0; PIXELS * 4]);
+    Tensor { name: "image".to_owned(), datatype: Datatype::Fp32, shape: vec![1, 28, 28, 1], data }
+}
+
+/// Starts sessions in this process.
+#[derive(Clone)]
+struct InProcess {
+    environment: Arc<Environment>,
+    /// What a child said of the same model.
+    hello: Arc<Hello>,
+}
+
+impl Launcher for InProcess {
+    type Session = Here;
+
+    async fn launch(&self, blueprint: &Blueprint) -> Result<(Hello, Here), StartError> {
+        let session = raw::session(&self.environment, &blueprint.graph)
+            .map_err(|error| StartError::Model(format!("{error:#}")))?;
+        Ok(((*self.hello).clone(), Here(session)))
+    }
+}
+
+/// Runs where it is asked: nothing is handed to another thread.
+struct Here(ort::session::Session);
+
+impl Session for Here {
+    async fn run(
+        &mut self,
+        requests: &[&[Tensor]],
+        _give_up: impl Future<Output = ()> + Send,
+    ) -> Result<Vec<Tensor>, SessionError> {
+        let floats = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let pixels: Vec<f32> = requests.iter().flat_map(|inputs| inputs[0].data.chunks_exact(4)).map(floats).collect();
+        let rows = pixels.len() / PIXELS;
+        let ran = block_in_place(|| raw::run(&mut self.0, &pixels, rows));
+        let values = ran.map_err(|error| SessionError::Refused(format!("{error:#}")))?;
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let shape = vec![rows, values.len() / rows];
+        Ok(vec![Tensor { name: "probabilities".to_owned(), datatype: Datatype::Fp32, shape, data: data.into() }])
+    }
+
+    async fn died(&mut self) -> String {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,13 @@
+//! What nothing could be faster than.
+
+/// Answers that are remembered.
+pub mod hits;
+
+/// ONNX Runtime alone.
+pub mod raw;
+
+/// All in one process.
+pub mod one_process;
+
+/// A session in a child process against the same one in this process.
+pub mod isolation;

@@ -1,0 +1,168 @@
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::arguments::{Arguments, Memory};
+use crate::check::class_of;
+use crate::http1::Answer;
+use crate::pace::{Pace, arrive};
+use crate::question::Question;
+use crate::tally::{Report, Tally};
+use crate::{grpc, http1};
+
+/// Of so many answers of a connection, one is read.
+const READ_EVERY: u64 = 64;
+
+/// How long is waited for answers after the end.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// So many arrivals may wait for an idle connection.
+const BACKLOG: usize = 1 << 20;
+
+/// What all connections share.
+struct Shared {
+    arguments: Arguments,
+    pace: Pace,
+    end: Instant,
+    next: AtomicU64,
+    tally: Mutex<Tally>,
+}
+
+enum Connection {
+    Http1(http1::Connection),
+    Grpc(grpc::Connection),
+}
+
+/// Asks, and counts.
+pub async fn run(arguments: Arguments) -> anyhow::Result<Report> {
+    let question = Question::new(&arguments)?;
+    let begin = Instant::now() + if arguments.requests.is_some() { Duration::ZERO } else { arguments.warm_up };
+    let end = begin + if arguments.requests.is_some() { Duration::from_hours(1) } else { arguments.seconds };
+    let (pace, arrivals) = match arguments.rate {
+        None => (Pace::Closed, None),
+        Some(rate) => {
+            let (sender, arrivals) = async_channel::bounded(BACKLOG);
+            tokio::spawn(arrive(rate, end, sender));
+            (Pace::Open(arrivals.clone()), Some(arrivals))
+        }
+    };
+    let tally = Mutex::new(Tally::new(begin, end, arguments.series));
+    let shared = Arc::new(Shared { arguments, pace, end, next: AtomicU64::new(0), tally });
+    let mut connections = JoinSet::new();
+    for number in 0..shared.arguments.connections {
+        connections.spawn(keep_asking(Arc::clone(&shared), question.clone(), number as u64));
+    }
+    let patience = end.saturating_duration_since(Instant::now()) + PATIENCE;
+    let all_ended = timeout(patience, async { while connections.join_next().await.is_some() {} }).await;
+    if all_ended.is_err() {
+        let waiting = connections.len();
+        (0..waiting).for_each(|_| shared.tally().fail(format!("no answer within {PATIENCE:?}")));
+    }
+    let took = Instant::now().min(end) - begin;
+    let requests = shared.next.load(Ordering::Relaxed);
+    let unsent = arrivals.map_or(0, |arrivals| arrivals.len() as u64);
+    Ok(shared.tally().report(took, requests, unsent))
+}
+
+impl Shared {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next question's number, unless enough have been asked.
+    fn next_number(&self, random: &mut u64) -> Option<u64> {
+        let Arguments { requests, first, distinct, memory, .. } = self.arguments;
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        if requests.is_some_and(|requests| count >= requests) {
+            self.next.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        if memory == Memory::Hit { Some(first + next_random(random) % distinct) } else { Some(first + count) }
+    }
+}
+
+async fn keep_asking(shared: Arc<Shared>, mut question: Question, number: u64) {
+    let mut random = number + 1;
+    let mut connection = None;
+    let mut asked = 0_u64;
+    while let Some(sent) = shared.pace.next().await {
+        // Arrivals that nobody could send in time are left where they are counted.
+        if Instant::now() >= shared.end {
+            break;
+        }
+        let Some(number) = shared.next_number(&mut random) else { break };
+        question.set_number(number);
+        let answered = match &mut connection {
+            Some(connection) => ask(connection, &shared, &question, sent, asked.is_multiple_of(READ_EVERY)).await,
+            None => match Connection::open(&shared.arguments.address, &question).await {
+                Ok(new) => {
+                    let connection = connection.insert(new);
+                    ask(connection, &shared, &question, sent, true).await
+                }
+                Err(error) => Err(error),
+            },
+        };
+        asked += 1;
+        match answered {
+            Ok(true) => {}
+            Ok(false) => connection = None,
+            Err(error) => {
+                shared.tally().fail(error.to_string());
+                connection = None;
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+/// Whether the connection can be used again.
+async fn ask(
+    connection: &mut Connection,
+    shared: &Shared,
+    question: &Question,
+    sent: Instant,
+    reads: bool,
+) -> io::Result<bool> {
+    let answer = connection.exchange(question).await?;
+    let mut tally = shared.tally();
+    tally.answer(sent, answer.status);
+    if reads && answer.status == 200 {
+        let class = class_of(shared.arguments.ask, &answer);
+        let right = shared.arguments.class.is_none_or(|right| class == Some(right));
+        tally.check(right, is_hit(answer.cache_status));
+    }
+    Ok(!answer.closes)
+}
+
+fn is_hit(cache_status: &[u8]) -> bool {
+    cache_status.split(|byte| *byte == b';').any(|word| word.trim_ascii() == b"hit")
+}
+
+impl Connection {
+    async fn open(address: &str, question: &Question) -> io::Result<Self> {
+        Ok(match question.call() {
+            None => Self::Http1(http1::Connection::open(address).await?),
+            Some(_) => Self::Grpc(grpc::Connection::open(address).await?),
+        })
+    }
+
+    async fn exchange(&mut self, question: &Question) -> io::Result<Answer<'_>> {
+        match (self, question.call()) {
+            (Self::Grpc(connection), Some(call)) => connection.exchange(call, question.bytes()).await,
+            (Self::Http1(connection), _) => connection.exchange(question.bytes()).await,
+            (Self::Grpc(_), None) => Err(io::Error::other("a question without a call")),
+        }
+    }
+}
+
+/// Xorshift: good enough to choose a question.
+fn next_random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}

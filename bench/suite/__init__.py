@@ -1,0 +1,1 @@
+"""What bench/run.sh measures, and how it is told."""

@@ -1,0 +1,49 @@
+"""Answers that must be computed: through both hops, at model_api alone, beside ONNX Runtime, one process, and Triton."""
+
+from __future__ import annotations
+
+from ..limits import measure_alone, one_process
+from ..load import at_each, measure
+from ..place import MNIST, SAMPLES, Effort
+from ..processes import Stack, running
+from ..triton import Triton
+from .hits import start_or_say
+
+LARGE = {"picture": SAMPLES / "off-centre-4.png"}
+
+
+def run(effort: Effort) -> dict:
+    raw = [measure_alone("raw", MNIST, effort.seconds / 2) for _ in range(effort.rounds)]
+    limit, triton = one_process(), Triton()
+    with running(limit, triton), Stack() as ours:
+        limit.start()
+        why_not = start_or_say(triton)
+        all_counts, most = effort.connections, effort.connections[-1:]
+        new, unstored = {"memory": "miss"}, {"memory": "no-store"}
+        engine = ours.engine_address
+        rows = [
+            # Its way of finding a digit in a large picture is another, so that its answers are not held against the right one.
+            *at_each(all_counts, "limit: one process, picture", limit.address, **new),
+            *at_each(most, "limit: one process, 400×400 picture", limit.address, **new, **LARGE),
+            *at_each(all_counts, "limit: one process, binary", limit.address, ask="binary", **new),
+            *at_each(all_counts, "ours: miss, picture", ours.address, **new),
+            *at_each(most, "ours: miss, 400×400 picture", ours.address, **new, **LARGE, **{"class": 4}),
+            *at_each(all_counts, "ours: miss, V2 JSON", ours.address, ask="json", **new),
+            *at_each(all_counts, "ours: miss, V2 binary", ours.address, ask="binary", **new),
+            *at_each(all_counts, "ours: miss, gRPC", ours.address, ask="grpc", **new),
+            *at_each(most, "ours: miss, V2 binary, 8 rows each", ours.address, ask="binary", rows=8, **new),
+            *at_each(most, "ours: no-store, picture", ours.address, **unstored),
+            *at_each(most, "ours: no-store, V2 binary", ours.address, ask="binary", **unstored),
+            *at_each(most, "ours: no-store, V2 JSON", ours.address, ask="json", **unstored),
+            *at_each(all_counts, "model_api alone, V2 binary", engine, ask="binary", **new),
+            *at_each(most, "model_api alone, V2 JSON", engine, ask="json", **new),
+            *at_each(most, "model_api alone, gRPC", engine, ask="grpc", **new),
+            *at_each(most, "model_api alone, picture", engine, path="/v2/models/mnist/infer", **new),
+        ]
+        if not why_not:
+            rows += [
+                *at_each(most, "Triton's Python backend, V2 JSON", triton.address, ask="json", **new),
+                *at_each(most, "Triton's Python backend, V2 binary", triton.address, ask="binary", **new),
+                *at_each(most, "Triton's Python backend, gRPC", triton.grpc_address, ask="grpc", **new),
+            ]
+        return {"raw": raw, "rows": measure(rows, effort), "not measured": {"Triton": why_not} if why_not else {}}
