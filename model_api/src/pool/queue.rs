@@ -201,7 +201,9 @@ impl Queue {
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
             rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
-        fits && (!waiting.kept_short || entry.urgency == Urgency::Background || self.is_short(&waiting.interactive))
+        fits && (!waiting.kept_short
+            || entry.urgency == Urgency::Background
+            || self.wait(waiting.interactive.rows) < self.short_wait())
     }
 
     /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
@@ -210,7 +212,7 @@ impl Queue {
         // Without a session everybody waits for the next one, which is not far, or is told that there is none.
         if waiting.serving > 0 && !waiting.kept_short {
             waiting.kept_short = true;
-            while !self.is_short(&waiting.interactive) {
+            while self.wait(waiting.interactive.rows) > self.short_wait() {
                 too_late.extend(waiting.interactive.pop_last());
             }
         }
@@ -221,8 +223,8 @@ impl Queue {
         self.wait(line.rows) > LONG_WAIT.max(self.pace.of_batch() * LONG_WAIT_BATCHES)
     }
 
-    fn is_short(&self, line: &Line) -> bool {
-        self.wait(line.rows) <= SHORT_WAIT.max(self.pace.of_batch())
+    fn short_wait(&self) -> Duration {
+        SHORT_WAIT.max(self.pace.of_batch())
     }
 
     fn retry_after(&self, rows: usize) -> Duration {
