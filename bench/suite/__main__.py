@@ -74,6 +74,7 @@ def measure(name: str, results: dict, effort: Effort) -> bool:
         print(f"  {name} was not measured: {error!r}", file=sys.stderr, flush=True)
         return False
     print(f"  {time.monotonic() - begun:.0f} s", flush=True)
+    results.setdefault("measured", {})[name] = f"{time.strftime('%Y-%m-%d %H:%M')}, {machine.commit()}"
     write_results(results)
     return True
 

@@ -16,13 +16,16 @@ def describe() -> dict[str, str]:
         "processor": f"{processor()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{distribution()}, Linux {platform.release()}",
-        "commit": said("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",
         "Rust": said("rustc", "--version"),
         "ONNX Runtime": RUNTIME.resolve().name.split(".so.")[-1],
         "Redis": said("redis-server", "--version").split(" sha")[0],
         "Python": platform.python_version(),
         "peers": ", ".join(peers()),
     }
+
+
+def commit() -> str:
+    return said("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown commit"
 
 
 def said(*command: str) -> str:

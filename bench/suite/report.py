@@ -21,6 +21,7 @@ def write(results: dict) -> None:
         notes(),
         *(f"![{title}]({file})" for file, title in plots),
         *sections(results),
+        measured(results),
     ]
     (DOCS / "BENCHMARKS.md").write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
 
@@ -40,7 +41,8 @@ def head(results: dict) -> str:
     )
     return f"""# Benchmarks
 
-Written by `./bench/run.sh` on {about["date"]}; every figure is of this one run, measured side by side, except where it says "scaled".
+Written by `./bench/run.sh` on {about["date"]}. What is compared was measured side by side within one section, except where it says
+"scaled"; the end says when each section was measured, and of which commit.
 
 {quick}{table(["", ""], [[name, value] for name, value in about["machine"].items()])}
 
@@ -69,6 +71,11 @@ machine; what they did then is multiplied by what this machine does now of what 
 
 def notes() -> str:
     return NOTES.read_text() if NOTES.exists() else ""
+
+
+def measured(results: dict) -> str:
+    rows = [[name, when] for name, when in results.get("measured", {}).items()]
+    return "## When\n\n" + table(["section", "when, and of which commit"], rows)
 
 
 def sections(results: dict) -> list[str]:
