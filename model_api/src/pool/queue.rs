@@ -212,7 +212,8 @@ impl Queue {
         // Without a session everybody waits for the next one, which is not far, or is told that there is none.
         if waiting.serving > 0 && !waiting.kept_short {
             waiting.kept_short = true;
-            while self.wait(waiting.interactive.rows) > self.short_wait() {
+            // A request that is long by itself has nobody before it to wait for.
+            while waiting.interactive.entries.len() > 1 && self.wait(waiting.interactive.rows) > self.short_wait() {
                 too_late.extend(waiting.interactive.pop_last());
             }
         }

@@ -411,3 +411,14 @@ async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session
     settle().await;
     assert!(outcomes(crowd().await).await.iter().all(Result::is_ok), "as many as before may wait");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_takes_long_by_itself_is_run_when_nothing_waits_before_it() {
+    let fake = Fake::taking(Duration::from_millis(400));
+    let pool = start(&fake);
+    pool.ready(|_| ()).await.unwrap();
+    run(&pool, 0.5).await.unwrap();
+    let many = Tensor::from_f32("x", Datatype::Fp32, vec![100, 2, 2, 1], &[1.0; 400]).unwrap();
+    let ran = pool.run(vec![many], Urgency::Interactive).await.unwrap();
+    assert_eq!(ran.outputs[0].shape[0], 100, "a row takes 0.4 s, as far as is known");
+}
