@@ -63,9 +63,13 @@ async fn what_waits_goes_in_one_call_and_everybody_gets_his_own_answer() {
 #[tokio::test]
 async fn a_full_call_leaves_at_once() {
     let stack = busy().await;
+    let begun = Instant::now();
     let asked = ask_lengths(&stack, 10..50);
-    sleep(Duration::from_millis(50)).await;
-    assert_eq!((stack.runs(), stack.rows()), (4 + 1, 4 + 32), "the others are still under way");
+    while stack.runs() == 4 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!((stack.runs(), stack.rows()), (4 + 1, 4 + 32));
+    assert!(begun.elapsed() < Duration::from_millis(150), "while the others are under way: {:?}", begun.elapsed());
     assert_eq!(lengths(asked).await, (10..50).collect::<Vec<_>>());
     assert_eq!((stack.runs(), stack.rows()), (4 + 2, 4 + 40));
 }
