@@ -4,6 +4,7 @@
     gpu_check.py compare FIRST.json SECOND.json TOLERANCE
 """
 
+import array
 import http.client
 import json
 import math
@@ -15,17 +16,19 @@ import time
 import urllib.parse
 
 CONNECTIONS = [1, 4, 16, 64]
-ROWS = [1, 8, 32]
+ROWS = [1, 8, 32, 64]
+CLIENTS_OF_BATCHES = 4
 LARGEST_BODY = 100 << 20
 
 
-def ask(connection, path, body, media_type):
-    connection.request("POST", path, body, {"Content-Type": media_type})
+def ask(connection, model, body, headers):
+    """The model's answer: the values of its first output, and the milliseconds that the session took."""
+    connection.request("POST", f"/v2/models/{model}/infer", body, headers)
     response = connection.getresponse()
     answer = json.loads(response.read())
     if response.status != 200:
-        sys.exit(f"{path}: {response.status} {answer}")
-    return answer
+        sys.exit(f"{model}: {response.status} {answer}")
+    return answer["outputs"][0]["data"], answer["parameters"]["infer_ms"]
 
 
 def connect(url):
@@ -46,34 +49,31 @@ def find_samples(models_dir, name):
 
 
 def make_rows(model, count):
-    """`count` rows of noise as an `image_arr` body. One decimal keeps the JSON small."""
-    shape = [length for length in model["inputs"][0]["shape"][1:]]
+    """`count` rows of noise as a binary tensor, and the headers that say so."""
+    tensor = model["inputs"][0]
     numbers = random.Random(7)
-
-    def block(lengths):
-        if not lengths:
-            return f"{numbers.random():.1f}"
-        return "[" + ",".join(block(lengths[1:]) for _ in range(lengths[0])) + "]"
-
-    return ('{"image_arr":' + block([count, *shape]) + "}").encode()
+    block = array.array("f", (numbers.random() for _ in range(math.prod(tensor["shape"][1:])))).tobytes() * count
+    described = {"name": tensor["name"], "datatype": "FP32", "shape": [count, *tensor["shape"][1:]]}
+    described["parameters"] = {"binary_data_size": len(block)}
+    head = json.dumps({"inputs": [described]}).encode()
+    return head + block, {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
 
 
-def work(url, path, bodies, media_type, seconds, results):
+def work(url, model, bodies, headers, seconds, results):
     """One client: asks again and again on one connection, and hands over how often and how long the session took."""
     connection = connect(url)
     asked, infer = 0, []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        answer = ask(connection, path, bodies[asked % len(bodies)], media_type)
-        infer.append(answer.get("timing_ms", {}).get("infer", math.nan))
+        infer.append(ask(connection, model, bodies[asked % len(bodies)], headers)[1])
         asked += 1
     infer.sort()
     results.put((asked, infer[len(infer) // 2]))
 
 
-def images_per_second(url, path, bodies, media_type, clients, seconds):
+def questions_per_second(url, model, bodies, headers, clients, seconds):
     results = multiprocessing.Queue()
-    arguments = (url, path, bodies, media_type, seconds, results)
+    arguments = (url, model, bodies, headers, seconds, results)
     processes = [multiprocessing.Process(target=work, args=arguments) for _ in range(clients)]
     begun = time.monotonic()
     for process in processes:
@@ -90,27 +90,24 @@ def measure(url, models_dir, seconds, result):
     for model in describe_models(url):
         name = model["name"]
         device = model["device"]["name"]
-        connection = connect(url)
-        samples = find_samples(models_dir, name)
         entry = report[name] = {"device": device, "answers": {}, "speed": {}}
+        samples = find_samples(models_dir, name)
         if model["image"] and samples:
+            headers = {"Content-Type": "application/octet-stream"}
             for file, picture in samples.items():
-                answer = ask(connection, f"/predict/{name}", picture, "application/octet-stream")
-                entry["answers"][file] = [score["value"] for score in answer["probabilities"]]
+                entry["answers"][file] = ask(connect(url), name, picture, headers)[0]
             for clients in CONNECTIONS:
-                pictures = list(samples.values())
-                speed, infer = images_per_second(url, f"/predict/{name}", pictures, "application/octet-stream", clients, seconds)
+                speed, infer = questions_per_second(url, name, list(samples.values()), headers, clients, seconds)
                 entry["speed"][f"pictures, {clients} clients"] = speed
                 print(f"{name} on {device}: {clients:3} clients {speed:9.1f} images/s, session {infer:.3f} ms", flush=True)
         for rows in ROWS if all(length > 0 for length in model["inputs"][0]["shape"][1:]) else []:
-            body = make_rows(model, rows)
+            body, headers = make_rows(model, rows)
             if len(body) > LARGEST_BODY:
                 continue
-            answer = ask(connection, f"/predict_array/{name}", body, "application/json")
-            entry["answers"][f"{rows} rows of noise"] = [answer["value"]]
-            speed, _ = images_per_second(url, f"/predict_array/{name}", [body], "application/json", 1, seconds)
+            entry["answers"][f"{rows} rows of noise"] = ask(connect(url), name, body, headers)[0]
+            speed, infer = questions_per_second(url, name, [body], headers, CLIENTS_OF_BATCHES, seconds)
             entry["speed"][f"batches of {rows}"] = speed * rows
-            print(f"{name} on {device}: batches of {rows:3} {speed * rows:9.1f} images/s (JSON in, one client)", flush=True)
+            print(f"{name} on {device}: batches of {rows:3} {speed * rows:9.1f} images/s, session {infer:.3f} ms", flush=True)
     pathlib.Path(result).write_text(json.dumps(report))
 
 

@@ -29,7 +29,7 @@ prepare() {
 start_server() {
   local device=$1 log=$work/model_api-$1.log
   HOST=127.0.0.1 PORT=$port METRICS_ADDR=127.0.0.1:$((port + 1)) MODEL_NAME=all MODELS_DIR=$folder/models DEVICE=$device \
-    QUEUE_LENGTH=1024 MAX_BODY_BYTES=134217728 ORT_DYLIB_PATH=$folder/lib/libonnxruntime.so \
+    QUEUE_LENGTH=1024 QUEUE_BYTES=1073741824 MAX_BODY_BYTES=134217728 BODY_MEMORY_BYTES=1073741824 ORT_DYLIB_PATH=$folder/lib/libonnxruntime.so \
     LD_LIBRARY_PATH=$folder/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$folder/model_api" >"$log" 2>&1 &
   server=$!
   for _ in $(seq 600); do
