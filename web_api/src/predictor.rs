@@ -136,7 +136,7 @@ impl Predictor {
             return self.bypass(question, steering).await;
         }
         if !question.rows().is_empty()
-            && let Some(answer) = self.rows.answer(question, steering.only_if_cached).await?
+            && let Some(answer) = self.rows.answer(question, steering).await?
         {
             return Ok(answer);
         }
@@ -144,7 +144,7 @@ impl Predictor {
         let (entry, outcome) = if steering.only_if_cached {
             self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
         } else {
-            let infer = async { self.model.infer(question).await.map_err(Failure::from) };
+            let infer = async { self.model.infer(question, steering.in_background).await.map_err(Failure::from) };
             let found = self.memory.recall_or_infer(key, name, |inference| question.key_of(inference), infer).await;
             found.map_err(|failure| failure.error)?
         };
@@ -160,7 +160,7 @@ impl Predictor {
         if steering.only_if_cached {
             return Err(Error::NotRemembered);
         }
-        let inference = self.model.infer(question).await?;
+        let inference = self.model.infer(question, steering.in_background).await?;
         let key = question.key_of(&inference);
         let stored = !steering.no_store;
         let by_rows = stored && self.rows.remember(question, &inference).await?;
@@ -174,8 +174,8 @@ impl Predictor {
 }
 
 impl Model {
-    async fn infer(&self, question: &Question) -> Result<Inference, Error> {
-        self.infer_some(question, question.inputs(), question.count()).await
+    async fn infer(&self, question: &Question, in_background: bool) -> Result<Inference, Error> {
+        self.infer_some(question, question.inputs(), question.count(), in_background).await
     }
 
     /// Asks for `rows` of `question`, which are `inputs`.
@@ -184,9 +184,10 @@ impl Model {
         question: &Question,
         inputs: Vec<Tensor>,
         rows: u64,
+        in_background: bool,
     ) -> Result<Inference, Error> {
         let model = question.model();
-        let inference = self.gatherer.infer(model, question.version(), inputs).await;
+        let inference = self.gatherer.infer(model, question.version(), in_background, inputs).await;
         // A question that was turned away here has not been asked.
         if !matches!(inference, Err(Error::Busy)) {
             self.metrics.inferred(&model.name, rows);

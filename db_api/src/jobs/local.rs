@@ -1,0 +1,291 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::{Asked, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, What, Work};
+
+/// So long an empty queue is waited at.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Inputs and results of all jobs together.
+const MOST_BYTES: usize = 256 << 20;
+
+/// So many ids of jobs that have been forgotten are told from those that never were.
+const MOST_GONE: usize = 10_000;
+
+/// The queue in this process. Its workers live as long as it does, so nothing is ever claimed from one that died.
+#[derive(Clone)]
+pub struct LocalJobs {
+    state: Arc<Mutex<State>>,
+    came: Arc<Notify>,
+    limits: JobLimits,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: HashMap<JobId, Kept>,
+    queues: HashMap<String, VecDeque<(JobId, u32)>>,
+    once: HashMap<String, (String, JobId)>,
+    gone: VecDeque<JobId>,
+    bytes: usize,
+}
+
+struct Kept {
+    job: Job,
+    asked: Asked,
+    names: Vec<String>,
+    inputs: HashMap<u32, Bytes>,
+    results: HashMap<u32, Outcome>,
+    events: Vec<What>,
+    once: Option<String>,
+    expires: Option<Instant>,
+}
+
+impl LocalJobs {
+    /// An empty one.
+    pub fn new(limits: JobLimits) -> Self {
+        Self { state: Arc::default(), came: Arc::default(), limits }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn submit(&self, new: NewJob) -> Result<JobId, JobError> {
+        let mut state = self.state();
+        if let Some(once) = &new.once
+            && let Some((digest, id)) = state.once.get(&once.key)
+        {
+            return if *digest == once.digest { Ok(*id) } else { Err(JobError::Conflict) };
+        }
+        let waiting = new.inputs.iter().filter(|input| input.known.is_none()).count();
+        let length = state.queues.get(&new.model).map_or(0, VecDeque::len);
+        if waiting > 0 && length + waiting > self.limits.queue_length {
+            return Err(JobError::Long(length as u64));
+        }
+        let bytes: usize = new.inputs.iter().map(|input| input.data.len()).sum();
+        if state.bytes + bytes > MOST_BYTES {
+            return Err(JobError::Full);
+        }
+        let id = JobId::random();
+        let job = Job {
+            id,
+            model: new.model.clone(),
+            status: Status::Queued,
+            total: new.inputs.len() as u32,
+            done: 0,
+            failed: 0,
+            dead: 0,
+            runs: 0,
+            created_ms: now_ms(),
+            started_ms: None,
+            finished_ms: None,
+            expires_ms: None,
+            webhook: new.webhook,
+        };
+        let once = new.once.map(|once| {
+            state.once.insert(once.key.clone(), (once.digest, id));
+            once.key
+        });
+        let mut kept = Kept {
+            job,
+            asked: new.asked,
+            names: Vec::new(),
+            inputs: HashMap::new(),
+            results: HashMap::new(),
+            events: vec![What::Status(Status::Queued)],
+            once,
+            expires: None,
+        };
+        let mut known = Vec::new();
+        for (index, input) in (0..).zip(new.inputs) {
+            kept.names.push(input.name);
+            if let Some(outcome) = input.known {
+                known.push((index, outcome));
+            } else {
+                state.bytes += input.data.len();
+                kept.inputs.insert(index, input.data);
+                state.queues.entry(new.model.clone()).or_default().push_back((id, index));
+            }
+        }
+        state.jobs.insert(id, kept);
+        for (index, outcome) in known {
+            self.settle(&mut state, id, index, &outcome);
+        }
+        self.came.notify_waiters();
+        Ok(id)
+    }
+
+    /// Whoever is second changes nothing.
+    fn settle(&self, state: &mut State, id: JobId, index: u32, outcome: &Outcome) -> bool {
+        let Some(kept) = state.jobs.get_mut(&id) else { return false };
+        if kept.job.status.has_ended() || kept.results.contains_key(&index) {
+            return false;
+        }
+        let (Outcome::Answer(json) | Outcome::Error(json)) = outcome;
+        state.bytes += json.len();
+        if matches!(outcome, Outcome::Answer(_)) {
+            kept.job.done += 1;
+            state.bytes -= kept.inputs.remove(&index).map_or(0, |input| input.len());
+        } else {
+            kept.job.failed += 1;
+        }
+        kept.results.insert(index, outcome.clone());
+        kept.events.push(What::Ended(index));
+        if kept.job.done + kept.job.failed == kept.job.total {
+            let status = if kept.job.failed == 0 { Status::Succeeded } else { Status::Failed };
+            kept.end(status, self.limits.ttl);
+        }
+        true
+    }
+
+    pub(super) fn find(&self, id: JobId) -> Found {
+        let state = self.state();
+        match state.jobs.get(&id) {
+            Some(kept) => Found::Job(Box::new(kept.job.clone())),
+            None if state.gone.contains(&id) => Found::Gone,
+            None => Found::Unknown,
+        }
+    }
+
+    pub(super) fn list(&self, wanted: impl Fn(&Job) -> bool, offset: usize, most: usize) -> Vec<Job> {
+        let state = self.state();
+        let mut jobs: Vec<_> = state.jobs.values().map(|kept| &kept.job).filter(|job| wanted(job)).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse((job.created_ms, job.id.to_string())));
+        jobs.into_iter().skip(offset).take(most).cloned().collect()
+    }
+
+    pub(super) fn names(&self, id: JobId) -> Vec<String> {
+        self.state().jobs.get(&id).map(|kept| kept.names.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn results(&self, id: JobId, indices: &[u32]) -> Vec<Option<Outcome>> {
+        let state = self.state();
+        let result = |index| state.jobs.get(&id).and_then(|kept| kept.results.get(index)).cloned();
+        indices.iter().map(result).collect()
+    }
+
+    /// Events are called by their number, in as many digits as Redis would have before its dash.
+    pub(super) fn events(&self, id: JobId, after: &str, most: usize) -> Vec<Event> {
+        let state = self.state();
+        let first = after.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0_usize);
+        let events = state.jobs.get(&id).map_or(&[][..], |kept| kept.events.get(first..).unwrap_or_default());
+        let named = |(number, what): (usize, &What)| Event { id: format!("{number}-0"), what: *what };
+        (first + 1..).zip(events).take(most).map(named).collect()
+    }
+
+    pub(super) fn cancel(&self, id: JobId) -> bool {
+        let mut state = self.state();
+        let Some(kept) = state.jobs.get_mut(&id).filter(|kept| !kept.job.status.has_ended()) else { return false };
+        kept.end(Status::Cancelled, self.limits.ttl);
+        let (model, inputs) = (kept.job.model.clone(), std::mem::take(&mut kept.inputs));
+        state.bytes -= inputs.values().map(Bytes::len).sum::<usize>();
+        if let Some(queue) = state.queues.get_mut(&model) {
+            queue.retain(|(job, _)| *job != id);
+        }
+        true
+    }
+
+    pub(super) fn retry(&self, id: JobId) -> Option<u32> {
+        let mut state = self.state();
+        let kept = state.jobs.get_mut(&id).filter(|kept| kept.job.status == Status::Failed)?;
+        let failed = |(index, outcome): (&u32, &Outcome)| {
+            (matches!(outcome, Outcome::Error(_)) && kept.inputs.contains_key(index)).then_some(*index)
+        };
+        let mut again: Vec<u32> = kept.results.iter().filter_map(failed).collect();
+        if again.is_empty() {
+            return None;
+        }
+        again.sort_unstable();
+        let mut freed = 0;
+        for index in &again {
+            if let Some(Outcome::Error(json)) = kept.results.remove(index) {
+                freed += json.len();
+            }
+        }
+        kept.job.failed -= again.len() as u32;
+        kept.job.status = Status::Queued;
+        (kept.job.finished_ms, kept.job.expires_ms, kept.expires) = (None, None, None);
+        kept.events.push(What::Status(Status::Queued));
+        let model = kept.job.model.clone();
+        state.bytes -= freed;
+        state.queues.entry(model).or_default().extend(again.iter().map(|index| (id, *index)));
+        self.came.notify_waiters();
+        Some(again.len() as u32)
+    }
+
+    pub(super) async fn take(&self, model: &str, most: usize) -> Vec<Delivery> {
+        let begun = Instant::now();
+        loop {
+            let came = self.came.notified();
+            let taken = self.take_now(model, most);
+            if !taken.is_empty() || timeout(WAIT.saturating_sub(begun.elapsed()), came).await.is_err() {
+                return taken;
+            }
+        }
+    }
+
+    fn take_now(&self, model: &str, most: usize) -> Vec<Delivery> {
+        let mut state = self.state();
+        let Some(queue) = state.queues.get_mut(model) else { return Vec::new() };
+        let delivery = |(job, index)| Delivery { model: model.to_owned(), entry: format!("{job}-{index}"), job, index };
+        queue.drain(..queue.len().min(most)).map(delivery).collect()
+    }
+
+    pub(super) fn begin(&self, delivery: &Delivery) -> Option<Work> {
+        let mut state = self.state();
+        let kept = state.jobs.get_mut(&delivery.job).filter(|kept| !kept.job.status.has_ended())?;
+        let data = kept.inputs.get(&delivery.index)?.clone();
+        if kept.job.status == Status::Queued {
+            kept.job.status = Status::Running;
+            kept.job.started_ms = Some(now_ms());
+            kept.events.push(What::Status(Status::Running));
+        }
+        kept.job.runs += 1;
+        Some(Work { asked: kept.asked.clone(), data })
+    }
+
+    pub(super) fn finish(&self, delivery: &Delivery, outcome: &Outcome) -> bool {
+        self.settle(&mut self.state(), delivery.job, delivery.index, outcome)
+    }
+
+    pub(super) fn sweep(&self) {
+        let mut state = self.state();
+        let over = |kept: &Kept| kept.expires.is_some_and(|expires| expires <= Instant::now());
+        let ids: Vec<JobId> = state.jobs.iter().filter(|(_, kept)| over(kept)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(kept) = state.jobs.remove(&id) else { continue };
+            state.bytes -= kept.bytes();
+            if let Some(once) = kept.once {
+                state.once.remove(&once);
+            }
+            state.gone.push_back(id);
+        }
+        let too_many = state.gone.len().saturating_sub(MOST_GONE);
+        state.gone.drain(..too_many);
+    }
+}
+
+impl Kept {
+    fn end(&mut self, status: Status, ttl: Duration) {
+        let now = now_ms();
+        self.job.status = status;
+        self.job.finished_ms = Some(now);
+        self.job.expires_ms = Some(now + ttl.as_millis() as u64);
+        self.expires = Some(Instant::now() + ttl);
+        self.events.push(What::Status(status));
+    }
+
+    fn bytes(&self) -> usize {
+        let results = self.results.values().map(|(Outcome::Answer(json) | Outcome::Error(json))| json.len());
+        self.inputs.values().map(Bytes::len).chain(results).sum()
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
+}
