@@ -292,8 +292,10 @@ impl Link {
         Ok(Self { client, config, deadline, connection })
     }
 
+    /// Asks, and asks once more over a new connection when the old one turns out to be closed: everything that is asked here may be
+    /// asked twice.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, JobError> {
-        match self.command(command).await {
+        let answer = match self.command(command).await {
             Err(error) if is_unknown_function(&error) => {
                 let mut load = cmd("FUNCTION");
                 load.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
@@ -301,14 +303,18 @@ impl Link {
                 info!("the functions for jobs are in Redis now");
                 self.command(command).await
             }
+            Err(error) if error.is_connection_dropped() => self.command(command).await,
             answer => answer,
-        }
-        .map_err(|error| failure(&error))
+        };
+        answer.map_err(|error| failure(&error))
     }
 
     async fn ask_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, JobError> {
         let mut connection = self.connection();
-        let asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
+        let mut asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
+        if matches!(&asked, Ok(Err(error)) if error.is_connection_dropped()) {
+            asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
+        }
         asked.unwrap_or_else(|_| Err(self.fell_silent())).map_err(|error| failure(&error))
     }
 

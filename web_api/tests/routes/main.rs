@@ -7,6 +7,7 @@ mod docs;
 mod fake_model_api;
 mod gatherer;
 mod health;
+mod jobs;
 mod page;
 mod predict;
 mod protocol;
