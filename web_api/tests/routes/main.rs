@@ -13,3 +13,4 @@ mod protocol;
 mod rows;
 mod stack;
 mod web_api;
+mod webhooks;
