@@ -337,7 +337,7 @@ mod tests {
     use super::*;
     use crate::jobs::{Input, Kind};
 
-    const LEASE: Duration = Duration::from_secs(60);
+    const LEASE: Duration = Duration::from_mins(1);
 
     fn ended_with_a_webhook() -> (LocalJobs, JobId) {
         let ttl = Duration::from_hours(24);

@@ -10,7 +10,7 @@ const MAX_URL: usize = 2048;
 
 /// What is not on the Internet: the special-purpose registries of RFC 6890, and multicast.
 const SPECIAL_V4: [(Ipv4Addr, u32); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     // Between a provider and its customers.
     (Ipv4Addr::new(100, 64, 0, 0), 10),
