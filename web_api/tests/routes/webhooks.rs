@@ -24,10 +24,19 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// So often a webhook is tried here.
 const TRIES: usize = 3;
 
+/// Path, headers and body of each call.
+type Heard = Vec<(String, HeaderMap, Bytes)>;
+
+#[derive(Clone, Default)]
+struct Ear {
+    heard: Arc<Mutex<Heard>>,
+    answers: Arc<Mutex<VecDeque<u16>>>,
+}
+
 /// Somebody who is told, and answers one after the other with `answers`, and 204 when those are used up.
 struct Receiver {
     address: SocketAddr,
-    heard: Arc<Mutex<Vec<(String, HeaderMap, Bytes)>>>,
+    ear: Ear,
     server: JoinHandle<()>,
 }
 
@@ -35,21 +44,18 @@ impl Receiver {
     async fn start(answers: &[u16]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = Arc::default();
-        let answers: VecDeque<u16> = answers.iter().copied().collect();
-        let state = (Arc::clone(&heard), Arc::new(Mutex::new(answers)));
-        let routes = Router::new().fallback(post(Self::listen)).with_state(state);
+        let ear = Ear { answers: Arc::new(Mutex::new(answers.iter().copied().collect())), ..Ear::default() };
+        let routes = Router::new().fallback(post(Self::listen)).with_state(ear.clone());
         let server = tokio::spawn(async move {
             let settings = crate::stack::settings("http://127.0.0.1:1").server;
             let ready = Readiness::default();
             let _ = service::server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
         });
-        Self { address, heard, server }
+        Self { address, ear, server }
     }
 
-    #[expect(clippy::type_complexity, reason = "spelled out once")]
     async fn listen(
-        State((heard, answers)): State<(Arc<Mutex<Vec<(String, HeaderMap, Bytes)>>>, Arc<Mutex<VecDeque<u16>>>)>,
+        State(Ear { heard, answers }): State<Ear>,
         request: axum::extract::Request,
     ) -> (StatusCode, [(header::HeaderName, &'static str); 1]) {
         let (parts, body) = request.into_parts();
@@ -63,8 +69,8 @@ impl Receiver {
         format!("http://{}/told?by=us", self.address)
     }
 
-    fn heard(&self) -> Vec<(String, HeaderMap, Bytes)> {
-        self.heard.lock().unwrap().clone()
+    fn heard(&self) -> Heard {
+        self.ear.heard.lock().unwrap().clone()
     }
 }
 
