@@ -32,6 +32,9 @@ pub(crate) const JOBS_KNOWN: &str = "mlserve:{jobs}:known";
 /// A sorted set: every job that has ended by the time when it is to be forgotten.
 pub(crate) const JOBS_EXPIRING: &str = "mlserve:{jobs}:expiring";
 
+/// A sorted set: jobs whose webhooks are to be tried, by the time when they are.
+pub(crate) const JOBS_WEBHOOKS: &str = "mlserve:{jobs}:webhooks";
+
 /// A sorted set: jobs that have been forgotten, for a week.
 pub(crate) const JOBS_GONE: &str = "mlserve:{jobs}:gone";
 

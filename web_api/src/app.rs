@@ -11,6 +11,7 @@ use crate::predictor::Predictor;
 use crate::replay::Replay;
 use crate::routes::{cache, docs, health, input, jobs, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, JobSettings, Settings};
+use crate::webhook::WebhookSettings;
 use crate::workbench::Workbench;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
@@ -56,6 +57,8 @@ pub struct Parts {
     pub(crate) max_job_inputs: usize,
     /// Whether who reaches the port may see all jobs.
     pub(crate) job_list: bool,
+    /// Who may be told that a job has ended.
+    pub(crate) webhooks: Option<WebhookSettings>,
     /// What is counted of questions and jobs.
     metrics: Metrics,
     /// What is counted of requests.
@@ -116,6 +119,7 @@ impl App {
             jobs,
             max_job_inputs: settings.jobs.max_inputs,
             job_list: settings.jobs.list,
+            webhooks: settings.webhooks.clone(),
             metrics: metrics.clone(),
             http: HttpMetrics::register(registry),
             assets: Arc::default(),
@@ -186,6 +190,7 @@ pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
         settings.concurrency,
         settings.limits.claim_after,
     )
+    .telling(app.webhooks.clone())
 }
 
 /// What there is to ask of a process that works on jobs and answers nobody.

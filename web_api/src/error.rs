@@ -6,6 +6,7 @@ use service::body::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_for};
 
 use crate::archive::ArchiveError;
+use crate::webhook::BadWebhook;
 
 /// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
 ///
@@ -147,6 +148,12 @@ pub enum Error {
     /// `JOB_LIST=off`.
     #[error("Jobs are not listed over this port: JOB_LIST is off.")]
     JobListClosed,
+    /// `WEBHOOK_ALLOW` is unset.
+    #[error("Nobody is told when a job has ended: WEBHOOK_ALLOW names no hosts.")]
+    NoWebhooks,
+    /// A webhook that is not called.
+    #[error("The webhook cannot be called: {0}.")]
+    Webhook(#[from] BadWebhook),
     /// The queue did not do it.
     #[error("{}", job_words(.0))]
     Queue(#[from] JobError),
@@ -191,6 +198,8 @@ impl Error {
             Self::JobGone => (StatusCode::GONE, "job_gone"),
             Self::NothingToRetry | Self::Queue(JobError::Conflict) => (StatusCode::CONFLICT, "job_conflict"),
             Self::JobListClosed => (StatusCode::FORBIDDEN, "job_list_closed"),
+            Self::NoWebhooks => (StatusCode::FORBIDDEN, "no_webhooks"),
+            Self::Webhook(_) => (StatusCode::UNPROCESSABLE_ENTITY, "webhook"),
             Self::Queue(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -292,6 +301,8 @@ mod tests {
             (Error::JobGone, 410),
             (Error::NothingToRetry, 409),
             (Error::JobListClosed, 403),
+            (Error::NoWebhooks, 403),
+            (Error::Webhook(BadWebhook::Scheme), 422),
             (Error::Queue(JobError::Conflict), 409),
             (Error::Queue(JobError::Full), 503),
             (Error::Queue(JobError::Long(7)), 503),

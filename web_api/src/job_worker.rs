@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::catalog::Catalog;
 use crate::metrics::Metrics;
 use crate::replay::{Reach, Replay, Replayed};
+use crate::webhook::{WebhookSettings, Webhooks};
 
 /// How often a queue, or a model, that is not there is looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub struct JobWorker {
     /// Inputs of one model at the same time.
     places: usize,
     claim_after: Duration,
+    webhooks: Option<WebhookSettings>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -75,11 +77,21 @@ impl JobWorker {
         claim_after: Duration,
     ) -> Self {
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self { jobs, catalog, replay, metrics, places, claim_after, stopping, tasks }
+        Self { jobs, catalog, replay, metrics, places, claim_after, webhooks: None, stopping, tasks }
+    }
+
+    /// Also tells of jobs that have ended, where it works on any.
+    #[must_use]
+    pub fn telling(self, webhooks: Option<WebhookSettings>) -> Self {
+        Self { webhooks, ..self }
     }
 
     /// Begins a loop for each model that appears, and forgets old jobs. Ends when it is stopped.
     pub async fn run(self) {
+        if let Some(settings) = self.webhooks.clone().filter(|_| self.places > 0) {
+            let webhooks = Webhooks::new(self.jobs.clone(), settings, self.stopping.clone(), self.tasks.clone());
+            self.tasks.spawn(webhooks.run());
+        }
         let mut known = HashSet::new();
         let mut sweep = interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);

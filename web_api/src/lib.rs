@@ -59,6 +59,9 @@ pub mod replay;
 /// Works on jobs.
 pub mod job_worker;
 
+/// Tells whoever wants to know that a job has ended.
+pub mod webhook;
+
 /// What is counted.
 pub mod metrics;
 

@@ -6,6 +6,8 @@ use db_api::jobs::JobLimits;
 use reqwest::Url;
 use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse};
 
+use crate::webhook::WebhookSettings;
+
 /// The longest that an answer may be remembered: more than the near cache can count is not far above.
 const YEAR_S: u64 = 366 * 24 * 3600;
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub near_cache_bytes: u64,
     /// What jobs may cost.
     pub jobs: JobSettings,
+    /// `WEBHOOK_ALLOW`, `WEBHOOK_SECRET`: unset means that there are no webhooks.
+    pub webhooks: Option<WebhookSettings>,
 }
 
 /// What jobs may cost, and who works on them.
@@ -75,6 +79,7 @@ impl Settings {
             cache_ttl: Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?),
             near_cache_bytes: parse("NEAR_CACHE_BYTES", 64 << 20)?,
             jobs: JobSettings::from_env()?,
+            webhooks: WebhookSettings::from_env()?,
         })
     }
 }

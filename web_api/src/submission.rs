@@ -33,7 +33,7 @@ pub struct Submission {
     pub asked: Asked,
     /// At least one.
     pub inputs: Vec<Input>,
-    /// `?webhook=`, or the form's field.
+    /// `?webhook=`, or the form's field: a URL that may be called.
     pub webhook: Option<String>,
     /// The header `Idempotency-Key`.
     pub key: Option<String>,
@@ -69,18 +69,15 @@ impl FromRequest<App> for Submission {
         if inputs.len() > app.max_job_inputs {
             return Err(Error::TooManyInputs { sent: inputs.len(), most: app.max_job_inputs });
         }
+        let webhook = wishes.webhook.filter(|webhook| !webhook.is_empty()).or(in_form.webhook);
+        if let Some(webhook) = &webhook {
+            app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
+        }
         // What was unpacked is not in the body.
         let mut share = app.bodies.share();
         share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
         let asked = Asked { kind, version: wishes.version, content_type: String::new(), json_length: None };
-        Ok(Self {
-            model: wishes.model.or(in_form.model),
-            asked,
-            inputs,
-            webhook: wishes.webhook.or(in_form.webhook),
-            key,
-            _held: (body, share),
-        })
+        Ok(Self { model: wishes.model.or(in_form.model), asked, inputs, webhook, key, _held: (body, share) })
     }
 }
 

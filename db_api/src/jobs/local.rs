@@ -6,7 +6,10 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{Asked, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, What, Work};
+use super::{
+    Asked, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told, Tried, Webhook,
+    WebhookClaim, What, Work,
+};
 
 /// So long an empty queue is waited at.
 const WAIT: Duration = Duration::from_secs(1);
@@ -32,6 +35,8 @@ struct State {
     once: HashMap<String, (String, JobId)>,
     gone: VecDeque<JobId>,
     bytes: usize,
+    /// Webhooks claimed so far.
+    claims: u64,
 }
 
 struct Kept {
@@ -43,6 +48,8 @@ struct Kept {
     events: Vec<What>,
     once: Option<String>,
     expires: Option<Instant>,
+    /// When its webhook is tried, and by which claim it was tried last.
+    webhook_due: Option<(Instant, u64)>,
 }
 
 impl LocalJobs {
@@ -85,7 +92,7 @@ impl LocalJobs {
             started_ms: None,
             finished_ms: None,
             expires_ms: None,
-            webhook: new.webhook,
+            webhook: new.webhook.map(Webhook::new),
         };
         let once = new.once.map(|once| {
             state.once.insert(once.key.clone(), (once.digest, id));
@@ -100,6 +107,7 @@ impl LocalJobs {
             events: vec![What::Status(Status::Queued)],
             once,
             expires: None,
+            webhook_due: None,
         };
         let mut known = Vec::new();
         for (index, input) in (0..).zip(new.inputs) {
@@ -210,6 +218,8 @@ impl LocalJobs {
         kept.job.failed -= again.len() as u32;
         kept.job.status = Status::Queued;
         (kept.job.finished_ms, kept.job.expires_ms, kept.expires) = (None, None, None);
+        kept.webhook_due = None;
+        kept.job.webhook = kept.job.webhook.take().map(|webhook| Webhook::new(webhook.url));
         kept.events.push(What::Status(Status::Queued));
         let model = kept.job.model.clone();
         state.bytes -= freed;
@@ -253,6 +263,37 @@ impl LocalJobs {
         self.settle(&mut self.state(), delivery.job, delivery.index, outcome)
     }
 
+    pub(super) fn claim_webhooks(&self, most: usize, lease: Duration) -> Vec<WebhookClaim> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let State { jobs, claims, .. } = &mut *state;
+        let is_due = |kept: &&mut Kept| kept.webhook_due.is_some_and(|(due, _)| due <= now);
+        let claim = |kept: &mut Kept| {
+            *claims += 1;
+            kept.webhook_due = Some((now + lease, *claims));
+            if let Some(webhook) = &mut kept.job.webhook {
+                webhook.tries += 1;
+            }
+            WebhookClaim { job: kept.job.id, claim: *claims }
+        };
+        jobs.values_mut().filter(is_due).take(most).map(claim).collect()
+    }
+
+    pub(super) fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> bool {
+        let mut state = self.state();
+        let Some(kept) = state.jobs.get_mut(&claim.job) else { return false };
+        let (Some((_, last)), Some(webhook)) = (kept.webhook_due, &mut kept.job.webhook) else { return false };
+        if last != claim.claim {
+            return false;
+        }
+        (webhook.told, webhook.error, kept.webhook_due) = match tried.clone() {
+            Tried::Delivered => (Some(Told::Delivered), None, None),
+            Tried::Again(pause, error) => (None, Some(error), Some((Instant::now() + pause, 0))),
+            Tried::GivenUp(error) => (Some(Told::Failed), Some(error), None),
+        };
+        true
+    }
+
     pub(super) fn sweep(&self) {
         let mut state = self.state();
         let over = |kept: &Kept| kept.expires.is_some_and(|expires| expires <= Instant::now());
@@ -277,6 +318,7 @@ impl Kept {
         self.job.finished_ms = Some(now);
         self.job.expires_ms = Some(now + ttl.as_millis() as u64);
         self.expires = Some(Instant::now() + ttl);
+        self.webhook_due = self.job.webhook.is_some().then(|| (Instant::now(), 0));
         self.events.push(What::Status(status));
     }
 
@@ -288,4 +330,65 @@ impl Kept {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::{Input, Kind};
+
+    const LEASE: Duration = Duration::from_mins(1);
+
+    fn ended_with_a_webhook() -> (LocalJobs, JobId) {
+        let ttl = Duration::from_hours(24);
+        let limits = JobLimits { ttl, queue_length: 10, claim_after: ttl, max_deliveries: 3 };
+        let jobs = LocalJobs::new(limits);
+        let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
+        let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
+        let webhook = Some("http://hooks.example.org/".to_owned());
+        let id = jobs.submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, webhook }).unwrap();
+        assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
+        let taken = jobs.take_now("m", 1);
+        assert!(jobs.finish(&taken[0], &Outcome::Error("{}".to_owned())));
+        (jobs, id)
+    }
+
+    fn webhook(jobs: &LocalJobs, id: JobId) -> Webhook {
+        match jobs.find(id) {
+            Found::Job(job) => job.webhook.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_is_claimed_once_until_its_lease_is_over() {
+        let (jobs, id) = ended_with_a_webhook();
+        let first = jobs.claim_webhooks(9, LEASE);
+        assert_eq!(first.iter().map(|claim| claim.job).collect::<Vec<_>>(), [id]);
+        assert!(jobs.claim_webhooks(9, LEASE).is_empty());
+        tokio::time::advance(LEASE).await;
+        let second = jobs.claim_webhooks(9, LEASE);
+        assert_eq!((second.len(), webhook(&jobs, id).tries), (1, 2));
+        assert!(!jobs.settle_webhook(&first[0], &Tried::Delivered));
+        assert!(jobs.settle_webhook(&second[0], &Tried::Again(LEASE, "it answered 500".to_owned())));
+        assert_eq!(webhook(&jobs, id).error.as_deref(), Some("it answered 500"));
+        assert!(jobs.claim_webhooks(9, LEASE).is_empty());
+        tokio::time::advance(LEASE).await;
+        let third = jobs.claim_webhooks(9, LEASE);
+        assert!(jobs.settle_webhook(&third[0], &Tried::Delivered));
+        let told = Webhook { told: Some(Told::Delivered), tries: 3, ..Webhook::new(webhook(&jobs, id).url) };
+        assert_eq!(webhook(&jobs, id), told);
+        assert!(!jobs.settle_webhook(&third[0], &Tried::GivenUp("late".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_is_tried_again_is_told_of_anew() {
+        let (jobs, id) = ended_with_a_webhook();
+        let claim = jobs.claim_webhooks(9, LEASE);
+        assert_eq!(jobs.retry(id), Some(1));
+        assert!(!jobs.settle_webhook(&claim[0], &Tried::Delivered));
+        assert_eq!(webhook(&jobs, id), Webhook::new(webhook(&jobs, id).url));
+        assert!(jobs.cancel(id));
+        assert_eq!(jobs.claim_webhooks(9, LEASE).len(), 1);
+    }
 }

@@ -148,7 +148,49 @@ pub struct Job {
     /// When it will be forgotten.
     pub expires_ms: Option<u64>,
     /// Who is told when it has ended.
-    pub webhook: Option<String>,
+    pub webhook: Option<Webhook>,
+}
+
+/// Who is told when a job has ended, and whether he knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Where he listens.
+    pub url: String,
+    /// How often it was tried since the job ended.
+    pub tries: u32,
+    /// What became of it; `None` as long as it is not settled.
+    pub told: Option<Told>,
+    /// Why the last try failed.
+    pub error: Option<String>,
+}
+
+/// What became of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// He knows.
+    Delivered,
+    /// It was tried for long enough.
+    Failed,
+}
+
+/// A webhook that this process alone is to try now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookClaim {
+    /// The job that has ended.
+    pub job: JobId,
+    /// Tells this claim from a later one.
+    claim: u64,
+}
+
+/// What came of trying a webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// It was taken.
+    Delivered,
+    /// It was not, and is tried again after so long.
+    Again(Duration, String),
+    /// It was not, and that was the last time.
+    GivenUp(String),
 }
 
 /// What is known of an id.
@@ -321,6 +363,17 @@ impl Jobs {
         }
     }
 
+    /// At most `most` webhooks that are due. Until `lease` is over nobody else gets them; if they are not settled by then, they are due
+    /// again.
+    pub async fn claim_webhooks(&self, most: usize, lease: Duration) -> Result<Vec<WebhookClaim>, JobError> {
+        either!(self.claim_webhooks(most, lease))
+    }
+
+    /// Notes what came of a webhook. Whether it counted: a claim that is over changes nothing.
+    pub async fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> Result<bool, JobError> {
+        either!(self.settle_webhook(claim, tried))
+    }
+
     /// Forgets jobs whose time is over.
     pub async fn sweep(&self) -> Result<(), JobError> {
         either!(self.sweep())
@@ -381,6 +434,13 @@ impl FromStr for Status {
     fn from_str(text: &str) -> Result<Self, ()> {
         let all = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
         all.into_iter().find(|status| status.as_str() == text).ok_or(())
+    }
+}
+
+impl Webhook {
+    /// That of a job which has just been accepted.
+    fn new(url: String) -> Self {
+        Self { url, tries: 0, told: None, error: None }
     }
 }
 

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
-    Asked, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome, Status, What, Work,
+    Asked, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome, Status, Told, Tried,
+    Webhook, WebhookClaim, What, Work,
 };
-use crate::keys::{JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, job_key, queue_of};
+use crate::keys::{JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, JOBS_WEBHOOKS, job_key, queue_of};
 
 /// Every step of a job as one function in Redis.
 const FUNCTIONS: &str = include_str!("functions.lua");
@@ -31,6 +32,10 @@ const PIECE_INPUTS: usize = 500;
 /// Jobs looked at for one list: further ones than these are not listed.
 const MOST_LISTED: isize = 10_000;
 const LISTED_AT_A_TIME: isize = 200;
+
+/// What became of a webhook, as it stands in its job.
+const DELIVERED: &str = "delivered";
+const FAILED: &str = "failed";
 
 /// The queue in Redis.
 #[derive(Clone)]
@@ -274,6 +279,25 @@ impl RedisJobs {
         Ok(parts.filter_map(|part| delivery(model, part[0].clone(), &part[1], &part[2])).collect())
     }
 
+    pub(super) async fn claim_webhooks(&self, most: usize, lease: Duration) -> Result<Vec<WebhookClaim>, JobError> {
+        let mut claim = call("claim_webhooks", JOBS_WEBHOOKS);
+        claim.arg(lease.as_millis() as u64).arg(most);
+        let claimed: Vec<(String, u64)> = self.link.ask(&claim).await?;
+        let read = |(job, claim): (String, u64)| Some(WebhookClaim { job: job.parse().ok()?, claim });
+        Ok(claimed.into_iter().filter_map(read).collect())
+    }
+
+    pub(super) async fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> Result<bool, JobError> {
+        let (told, error, again) = match tried {
+            Tried::Delivered => (DELIVERED, "", Duration::ZERO),
+            Tried::Again(pause, error) => ("", error.as_str(), *pause),
+            Tried::GivenUp(error) => (FAILED, error.as_str(), Duration::ZERO),
+        };
+        let mut settle = call("settle_webhook", JOBS_WEBHOOKS);
+        settle.arg(claim.job.to_string()).arg(claim.claim).arg(told).arg(error).arg(again.as_millis() as u64);
+        self.link.ask(&settle).await
+    }
+
     pub(super) async fn sweep(&self) -> Result<(), JobError> {
         let mut sweep = call("sweep", JOBS_EXPIRING);
         sweep.arg(100);
@@ -389,6 +413,15 @@ fn read_job(id: JobId, fields: &HashMap<String, String>) -> Option<Job> {
         started_ms: number("started"),
         finished_ms,
         expires_ms: finished_ms.zip(number("ttl")).map(|(finished, ttl)| finished + ttl),
-        webhook: fields.get("webhook").cloned(),
+        webhook: fields.get("webhook").map(|url| Webhook {
+            tries: count("webhook_tries"),
+            told: match fields.get("webhook_told").map(String::as_str) {
+                Some(DELIVERED) => Some(Told::Delivered),
+                Some(_) => Some(Told::Failed),
+                None => None,
+            },
+            error: fields.get("webhook_error").cloned(),
+            ..Webhook::new(url.clone())
+        }),
     })
 }

@@ -4,3 +4,4 @@
 mod jobs;
 mod memory;
 mod server;
+mod webhooks;

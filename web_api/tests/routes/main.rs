@@ -14,3 +14,4 @@ mod protocol;
 mod rows;
 mod stack;
 mod web_api;
+mod webhooks;

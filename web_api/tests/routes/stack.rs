@@ -152,7 +152,7 @@ pub fn form_request(path: &str, fields: &[(&str, Option<&str>, &str)]) -> Reques
     Request::post(path).header(header::CONTENT_TYPE, content_type).body(Body::from(body)).unwrap()
 }
 
-fn settings(model_api: &str) -> Settings {
+pub fn settings(model_api: &str) -> Settings {
     let any = "127.0.0.1:0".parse().unwrap();
     Settings {
         server: ServerSettings {
@@ -186,5 +186,6 @@ fn settings(model_api: &str) -> Settings {
                 max_deliveries: 3,
             },
         },
+        webhooks: None,
     }
 }

@@ -1,5 +1,5 @@
 use axum::response::{IntoResponse, Response};
-use db_api::jobs::{Job, Outcome};
+use db_api::jobs::{Job, Jobs, Outcome, Told, Webhook};
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -30,6 +30,17 @@ pub struct JobBody<'a> {
     finished: Option<String>,
     /// When it and its results will be forgotten.
     expires: Option<String>,
+    webhook: Option<WebhookBody<'a>>,
+}
+
+/// Whether whoever wanted to be told knows. Without his URL: it may hold what only he should know, and jobs are listed.
+#[derive(Debug, Serialize)]
+struct WebhookBody<'a> {
+    /// `waiting` for the job's end, `due`, `delivered` or `failed`.
+    status: &'static str,
+    tries: u32,
+    /// Why the last try failed.
+    error: Option<&'a str>,
 }
 
 /// What came of one input.
@@ -46,11 +57,16 @@ pub struct ResultBody<'a> {
 
 impl<'a> JobBody<'a> {
     pub fn new(app: &App, job: &'a Job) -> Self {
+        Self::of(&app.jobs, job)
+    }
+
+    /// A job out of these `jobs`.
+    pub fn of(jobs: &Jobs, job: &'a Job) -> Self {
         Self {
             id: job.id.to_string(),
             model: &job.model,
             status: job.status.as_str(),
-            durable: app.jobs.is_durable(),
+            durable: jobs.is_durable(),
             total: job.total,
             done: job.done,
             failed: job.failed,
@@ -60,7 +76,20 @@ impl<'a> JobBody<'a> {
             started: job.started_ms.map(moment),
             finished: job.finished_ms.map(moment),
             expires: job.expires_ms.map(moment),
+            webhook: job.webhook.as_ref().map(|webhook| WebhookBody::new(job, webhook)),
         }
+    }
+}
+
+impl<'a> WebhookBody<'a> {
+    fn new(job: &Job, webhook: &'a Webhook) -> Self {
+        let status = match webhook.told {
+            Some(Told::Delivered) => "delivered",
+            Some(Told::Failed) => "failed",
+            None if job.status.has_ended() => "due",
+            None => "waiting",
+        };
+        Self { status, tries: webhook.tries, error: webhook.error.as_deref() }
     }
 }
 

@@ -13,7 +13,7 @@ pub mod events;
 pub mod results;
 
 /// How a job and its results are written.
-mod body;
+pub(crate) mod body;
 
 /// The job in a path.
 mod job_path;
