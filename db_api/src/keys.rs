@@ -29,6 +29,9 @@ pub(crate) const JOBS_GROUP: &str = "workers";
 /// A sorted set: every job by the time it was accepted.
 pub(crate) const JOBS_KNOWN: &str = "mlserve:{jobs}:known";
 
+/// A hash: models that workers of others' making serve, with what those said of them.
+pub(crate) const JOBS_MODELS: &str = "mlserve:{jobs}:models";
+
 /// A sorted set: every job that has ended by the time when it is to be forgotten.
 pub(crate) const JOBS_EXPIRING: &str = "mlserve:{jobs}:expiring";
 

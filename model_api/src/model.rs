@@ -61,6 +61,7 @@ impl Model {
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
             max_batch_size: signature.max_batch_size,
+            platform: open_inference::Platform::default(),
         };
         let metadata = Arc::new(metadata);
         Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), pool }

@@ -8,6 +8,7 @@ use crate::job_worker::JobWorker;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
+use crate::queue_client::QueueClient;
 use crate::replay::Replay;
 use crate::routes::{cache, docs, health, input, jobs, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, JobSettings, Settings};
@@ -99,6 +100,7 @@ impl App {
         let client = ModelClient::new(settings, workbench.clone())?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
+        let queue = QueueClient::new(jobs.clone());
         let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
@@ -106,6 +108,7 @@ impl App {
                 catalog.clone(),
                 memory.clone(),
                 client.clone(),
+                queue.clone(),
                 metrics.clone(),
                 workbench.clone(),
             ),
@@ -125,7 +128,7 @@ impl App {
             assets: Arc::default(),
         };
         let background = async move {
-            tokio::join!(memory.run(), catalog.follow(client));
+            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue));
         };
         Ok((Self(Arc::new(parts)), background))
     }

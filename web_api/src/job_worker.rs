@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use db_api::jobs::{Delivery, Jobs, Outcome};
+use open_inference::Platform;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -93,15 +94,19 @@ impl JobWorker {
             self.tasks.spawn(webhooks.run());
         }
         let mut known = HashSet::new();
+        let mut prepared = false;
         let mut sweep = interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(LOOK_EVERY);
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                _ = sweep.tick() => { let _ = self.jobs.sweep().await; }
+                _ = sweep.tick() => {
+                    prepared = prepared || self.jobs.prepare().await.is_ok();
+                    let _ = self.jobs.sweep().await;
+                }
                 _ = look.tick() => {
-                    for model in self.catalog.known().defaults().filter(|_| self.places > 0) {
+                    for model in self.catalog.known().defaults().filter(|model| self.places > 0 && model.platform != Platform::Queue) {
                         if known.insert(model.name.clone()) {
                             self.open(&model.name);
                         }

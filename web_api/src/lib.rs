@@ -62,6 +62,9 @@ pub mod job_worker;
 /// Tells whoever wants to know that a job has ended.
 pub mod webhook;
 
+/// Models that only a queue serves.
+pub mod queue_client;
+
 /// What is counted.
 pub mod metrics;
 

@@ -1,4 +1,4 @@
-use open_inference::{ModelMetadata, ModelState, TensorMetadata};
+use open_inference::{ModelMetadata, ModelState, Platform, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 /// What `GET /models` of `model_api` answers: every model that was asked for, served or not.
@@ -46,6 +46,9 @@ pub struct ModelDescription {
     pub independent_rows: bool,
     /// Present when the model can be asked with an encoded picture.
     pub image: Option<ImageInput>,
+    /// What computes its answers.
+    #[serde(default)]
+    pub platform: Platform,
 }
 
 /// What a session really runs on, and why it is not what was wished for.
@@ -93,6 +96,7 @@ impl ModelDescription {
             max_batch_size: 0,
             independent_rows: false,
             image: None,
+            platform: Platform::default(),
         }
     }
 
@@ -114,6 +118,7 @@ impl ModelDescription {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             max_batch_size: self.max_batch_size,
+            platform: self.platform,
         }
     }
 }

@@ -302,7 +302,33 @@ local function sweep(keys, args)
   return #ids
 end
 
+-- FCALL mlserve_announce 1 mlserve:{jobs}:models name json: there is a worker for this model, and this is what the model is. To
+-- be said again every few seconds.
+local function announce(keys, args)
+  redis.call('HSET', keys[1], args[1], args[2])
+  redis.call('ZADD', PREFIX .. 'announced', now(), args[1])
+  return redis.status_reply('OK')
+end
+
+-- FCALL mlserve_announced 1 mlserve:{jobs}:models forget_after_ms: each model that was announced, as name, json, milliseconds since.
+local function announced(keys, args)
+  local time = now()
+  local models = {}
+  local seen = redis.call('ZRANGE', PREFIX .. 'announced', 0, -1, 'WITHSCORES')
+  for place = 1, #seen, 2 do
+    local name, ago = seen[place], time - seen[place + 1]
+    if ago > tonumber(args[1]) then
+      redis.call('ZREM', PREFIX .. 'announced', name)
+      redis.call('HDEL', keys[1], name)
+    else
+      for _, part in ipairs({ name, redis.call('HGET', keys[1], name) or '', ago }) do table.insert(models, part) end
+    end
+  end
+  return models
+end
+
 redis.register_function('mlserve_upload', upload)
+redis.register_function('mlserve_announce', announce)
 redis.register_function('mlserve_submit', submit)
 -- These free more than they take, and work that was done must have a place: also above maxmemory.
 redis.register_function({ function_name = 'mlserve_begin', callback = begin, flags = { 'allow-oom' } })
@@ -313,4 +339,5 @@ redis.register_function({ function_name = 'mlserve_cancel', callback = cancel, f
 redis.register_function({ function_name = 'mlserve_retry', callback = retry, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_claim_webhooks', callback = claim_webhooks, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_settle_webhook', callback = settle_webhook, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'mlserve_announced', callback = announced, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_sweep', callback = sweep, flags = { 'allow-oom' } })

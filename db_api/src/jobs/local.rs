@@ -47,6 +47,8 @@ struct Kept {
     results: HashMap<u32, Outcome>,
     events: Vec<What>,
     once: Option<String>,
+    /// How long it is kept when it has ended.
+    ttl: Duration,
     expires: Option<Instant>,
     /// When its webhook is tried, and by which claim it was tried last.
     webhook_due: Option<(Instant, u64)>,
@@ -106,6 +108,7 @@ impl LocalJobs {
             results: HashMap::new(),
             events: vec![What::Status(Status::Queued)],
             once,
+            ttl: new.ttl.unwrap_or(self.limits.ttl),
             expires: None,
             webhook_due: None,
         };
@@ -122,14 +125,14 @@ impl LocalJobs {
         }
         state.jobs.insert(id, kept);
         for (index, outcome) in known {
-            self.settle(&mut state, id, index, &outcome);
+            Self::settle(&mut state, id, index, &outcome);
         }
         self.came.notify_waiters();
         Ok(id)
     }
 
     /// Whoever is second changes nothing.
-    fn settle(&self, state: &mut State, id: JobId, index: u32, outcome: &Outcome) -> bool {
+    fn settle(state: &mut State, id: JobId, index: u32, outcome: &Outcome) -> bool {
         let Some(kept) = state.jobs.get_mut(&id) else { return false };
         if kept.job.status.has_ended() || kept.results.contains_key(&index) {
             return false;
@@ -146,7 +149,7 @@ impl LocalJobs {
         kept.events.push(What::Ended(index));
         if kept.job.done + kept.job.failed == kept.job.total {
             let status = if kept.job.failed == 0 { Status::Succeeded } else { Status::Failed };
-            kept.end(status, self.limits.ttl);
+            kept.end(status);
         }
         true
     }
@@ -189,7 +192,7 @@ impl LocalJobs {
     pub(super) fn cancel(&self, id: JobId) -> bool {
         let mut state = self.state();
         let Some(kept) = state.jobs.get_mut(&id).filter(|kept| !kept.job.status.has_ended()) else { return false };
-        kept.end(Status::Cancelled, self.limits.ttl);
+        kept.end(Status::Cancelled);
         let (model, inputs) = (kept.job.model.clone(), std::mem::take(&mut kept.inputs));
         state.bytes -= inputs.values().map(Bytes::len).sum::<usize>();
         if let Some(queue) = state.queues.get_mut(&model) {
@@ -260,7 +263,7 @@ impl LocalJobs {
     }
 
     pub(super) fn finish(&self, delivery: &Delivery, outcome: &Outcome) -> bool {
-        self.settle(&mut self.state(), delivery.job, delivery.index, outcome)
+        Self::settle(&mut self.state(), delivery.job, delivery.index, outcome)
     }
 
     pub(super) fn claim_webhooks(&self, most: usize, lease: Duration) -> Vec<WebhookClaim> {
@@ -312,12 +315,12 @@ impl LocalJobs {
 }
 
 impl Kept {
-    fn end(&mut self, status: Status, ttl: Duration) {
+    fn end(&mut self, status: Status) {
         let now = now_ms();
         self.job.status = status;
         self.job.finished_ms = Some(now);
-        self.job.expires_ms = Some(now + ttl.as_millis() as u64);
-        self.expires = Some(Instant::now() + ttl);
+        self.job.expires_ms = Some(now + self.ttl.as_millis() as u64);
+        self.expires = Some(Instant::now() + self.ttl);
         self.webhook_due = self.job.webhook.is_some().then(|| (Instant::now(), 0));
         self.events.push(What::Status(status));
     }
@@ -346,7 +349,7 @@ mod tests {
         let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
         let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
         let webhook = Some("http://hooks.example.org/".to_owned());
-        let id = jobs.submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, webhook }).unwrap();
+        let id = jobs.submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, webhook, ttl: None }).unwrap();
         assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
         let taken = jobs.take_now("m", 1);
         assert!(jobs.finish(&taken[0], &Outcome::Error("{}".to_owned())));

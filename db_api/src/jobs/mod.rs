@@ -50,6 +50,8 @@ pub struct NewJob {
     pub once: Option<Once>,
     /// Who is told when it has ended.
     pub webhook: Option<String>,
+    /// How long it is kept when it has ended, where that is not as long as other jobs.
+    pub ttl: Option<Duration>,
 }
 
 /// How all inputs of a job are to be read.
@@ -222,6 +224,17 @@ pub enum What {
     Status(Status),
 }
 
+/// A model that a worker has said to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The model's name, as its worker has it.
+    pub name: String,
+    /// What the worker said of it, in JSON.
+    pub said: String,
+    /// How long ago it said so last.
+    pub ago: Duration,
+}
+
 /// An input that was given to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
@@ -372,6 +385,22 @@ impl Jobs {
     /// Notes what came of a webhook. Whether it counted: a claim that is over changes nothing.
     pub async fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> Result<bool, JobError> {
         either!(self.settle_webhook(claim, tried))
+    }
+
+    /// Models that workers of others' making have said to serve: such a worker may be written in any language.
+    pub async fn announced(&self) -> Result<Vec<Announced>, JobError> {
+        match self {
+            Self::Redis(jobs) => jobs.announced().await,
+            Self::Local(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Puts this version's functions into Redis, in the place of an older one's.
+    pub async fn prepare(&self) -> Result<(), JobError> {
+        match self {
+            Self::Redis(jobs) => jobs.prepare().await,
+            Self::Local(_) => Ok(()),
+        }
     }
 
     /// Forgets jobs whose time is over.

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
-    Asked, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome, Status, Told, Tried,
-    Webhook, WebhookClaim, What, Work,
+    Announced, Asked, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome, Status,
+    Told, Tried, Webhook, WebhookClaim, What, Work,
 };
-use crate::keys::{JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, JOBS_WEBHOOKS, job_key, queue_of};
+use crate::keys::{JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, JOBS_MODELS, JOBS_WEBHOOKS, job_key, queue_of};
 
 /// Every step of a job as one function in Redis.
 const FUNCTIONS: &str = include_str!("functions.lua");
@@ -28,6 +28,9 @@ const WAIT: Duration = Duration::from_secs(1);
 const PIECE_BYTES: usize = 1 << 20;
 /// Functions get so many arguments at most.
 const PIECE_INPUTS: usize = 500;
+
+/// A model that no worker has spoken of for so long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(1);
 
 /// Jobs looked at for one list: further ones than these are not listed.
 const MOST_LISTED: isize = 10_000;
@@ -87,7 +90,7 @@ impl RedisJobs {
         let names: Vec<&str> = job.inputs.iter().map(|input| input.name.as_str()).collect();
         let once = job.once.as_ref();
         let mut submit = call("submit", &job_key("job", id));
-        submit.arg(&job.model).arg(job.inputs.len()).arg(self.limits.ttl.as_millis() as u64);
+        submit.arg(&job.model).arg(job.inputs.len()).arg(job.ttl.unwrap_or(self.limits.ttl).as_millis() as u64);
         submit.arg(self.limits.queue_length);
         submit.arg(once.map_or("", |once| &once.key)).arg(once.map_or("", |once| &once.digest));
         submit.arg(json!(names).to_string()).arg(fields.to_string());
@@ -298,6 +301,21 @@ impl RedisJobs {
         self.link.ask(&settle).await
     }
 
+    pub(super) async fn announced(&self) -> Result<Vec<Announced>, JobError> {
+        let mut announced = call("announced", JOBS_MODELS);
+        announced.arg(FORGOTTEN_AFTER.as_millis() as u64);
+        let parts: Vec<String> = self.link.ask(&announced).await?;
+        let read = |part: &[String]| {
+            let ago = Duration::from_millis(part[2].parse().ok()?);
+            Some(Announced { name: part[0].clone(), said: part[1].clone(), ago })
+        };
+        Ok(parts.chunks_exact(3).filter_map(read).collect())
+    }
+
+    pub(super) async fn prepare(&self) -> Result<(), JobError> {
+        self.link.load_functions().await.map_err(|error| failure(&error))
+    }
+
     pub(super) async fn sweep(&self) -> Result<(), JobError> {
         let mut sweep = call("sweep", JOBS_EXPIRING);
         sweep.arg(100);
@@ -321,16 +339,19 @@ impl Link {
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, JobError> {
         let answer = match self.command(command).await {
             Err(error) if is_unknown_function(&error) => {
-                let mut load = cmd("FUNCTION");
-                load.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
-                self.command::<String>(&load).await.map_err(|error| failure(&error))?;
-                info!("the functions for jobs are in Redis now");
+                self.load_functions().await.map_err(|error| failure(&error))?;
                 self.command(command).await
             }
             Err(error) if error.is_connection_dropped() => self.command(command).await,
             answer => answer,
         };
         answer.map_err(|error| failure(&error))
+    }
+
+    async fn load_functions(&self) -> Result<(), RedisError> {
+        let mut load = cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
+        self.command::<String>(&load).await.map(|_| info!("the functions for jobs are in Redis"))
     }
 
     async fn ask_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, JobError> {

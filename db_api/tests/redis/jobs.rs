@@ -45,6 +45,7 @@ fn job(inputs: &[&str]) -> NewJob {
         inputs: inputs.iter().map(input).collect(),
         once: None,
         webhook: None,
+        ttl: None,
     }
 }
 

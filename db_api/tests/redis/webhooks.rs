@@ -25,7 +25,7 @@ async fn submit(jobs: &Jobs, webhook: Option<&str>) -> JobId {
     let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
     let inputs = vec![Input { name: String::new(), data: b"image".as_slice().into(), known: None }];
     let webhook = webhook.map(str::to_owned);
-    jobs.submit(NewJob { model: "mnist".to_owned(), asked, inputs, once: None, webhook }).await.unwrap()
+    jobs.submit(NewJob { model: "mnist".to_owned(), asked, inputs, once: None, webhook, ttl: None }).await.unwrap()
 }
 
 async fn webhook(jobs: &Jobs, id: JobId) -> Webhook {

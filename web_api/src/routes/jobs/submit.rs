@@ -31,7 +31,7 @@ pub async fn submit(
     }
     let inputs = recall(&replay, &model, asked, inputs.clone()).await;
     let once = key.clone().map(|key| once(key, &model, asked, &submission.inputs));
-    let job = NewJob { model, asked: asked.clone(), inputs, once, webhook: webhook.clone() };
+    let job = NewJob { model, asked: asked.clone(), inputs, once, webhook: webhook.clone(), ttl: None };
     accept(&app, job).await
 }
 
@@ -123,7 +123,7 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     let model = app.catalog.find(model.as_deref())?.name.clone();
     let inputs = vec![Input { name: String::new(), data, known: None }];
     let once = key.map(|key| once(key, &model, &asked, &inputs));
-    let mut response = accept(app, NewJob { model, asked, inputs, once, webhook: None }).await?;
+    let mut response = accept(app, NewJob { model, asked, inputs, once, webhook: None, ttl: None }).await?;
     response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
     Ok(response)
 }
