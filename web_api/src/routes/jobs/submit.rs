@@ -67,7 +67,8 @@ fn respond(app: &App, job: &Job, status: StatusCode) -> Result<Response, Error> 
 pub async fn respond_async(State(app): State<App>, request: Request, next: Next) -> Response {
     match Question::of(request.uri().path()) {
         Some(question) if prefers_async(request.headers()) && request.method() == Method::POST => {
-            try_at_once(&app, question, request, next).await.unwrap_or_else(IntoResponse::into_response)
+            let kind = question.kind;
+            try_at_once(&app, question, request, next).await.unwrap_or_else(|error| refuse(kind, error))
         }
         _ => next.run(request).await,
     }
@@ -124,8 +125,18 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     let inputs = vec![Input { name: String::new(), data, known: None }];
     let once = key.map(|key| once(key, &model, &asked, &inputs));
     let mut response = accept(app, NewJob { model, asked, inputs, once, webhook: None, ttl: None }).await?;
+    // Also where the key's job has ended long ago: 200 would say that this is the answer.
+    *response.status_mut() = StatusCode::ACCEPTED;
     response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
     Ok(response)
+}
+
+/// In the words of the route that was asked.
+fn refuse(kind: Kind, error: Error) -> Response {
+    match kind {
+        Kind::Image => error.into_response(),
+        Kind::V2 => open_inference::Error::from(error).into_response(),
+    }
 }
 
 fn asked_in(headers: &HeaderMap, version: Option<String>) -> Asked {
