@@ -25,6 +25,7 @@ SECTIONS = [
     "start",
     "memory",
     "growth",
+    "jobs",
     "soak",
     "containers",
 ]

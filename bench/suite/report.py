@@ -230,6 +230,21 @@ def write_isolation(results: dict) -> str:
     )
 
 
+def write_jobs(results: dict) -> str:
+    here = results["jobs"]
+    alone, beside = here["alone"], here["beside"]
+    rows = [
+        [f"people, {count(here['rate'])} misses/s: p50", micros(alone["p50"]), micros(beside["p50"])],
+        ["people: p99", micros(alone["p99"]), f"{micros(beside['p99'])} ({beside['p99'] / alone['p99']:.1f} ×)"],
+        ["people: refused", "", count(here["refused"])],
+        ["inputs of jobs per second", count(here["jobs alone"]), count(here["jobs beside"])],
+    ]
+    again = here["again"]
+    words = "New pictures for the same model, by people at a fixed rate and by jobs whose queue is never empty, with Redis."
+    more = f"A job of 1,000 digits took {again['first_s']:.2f} s, and {again['second_s'] * 1e3:.0f} ms when it was sent again ({again['first_s'] / again['second_s']:.0f} ×)."
+    return f"## Jobs beside people\n\n{words}\n\n" + table(["", "alone", "both"], rows) + f"\n\n{more}"
+
+
 OTHERS = {
     "cost": write_cost,
     "curve": write_curve,
@@ -239,5 +254,6 @@ OTHERS = {
     "start": write_start,
     "memory": write_memory,
     "growth": write_growth,
+    "jobs": write_jobs,
     "soak": write_soak,
 }
