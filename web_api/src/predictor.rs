@@ -27,6 +27,8 @@ pub struct Predictor {
     rows: RowMemory,
     model: Model,
     statistics: Statistics,
+    /// Where large tensors are hashed.
+    pub(crate) workbench: Workbench,
 }
 
 /// Asks the model, and counts it.
@@ -58,8 +60,8 @@ impl Predictor {
     ) -> Self {
         let gatherer = Gatherer::new(client.clone());
         let model = Model { client, gatherer, catalog: catalog.clone(), metrics };
-        let rows = RowMemory::new(memory.clone(), model.clone(), workbench);
-        Self { app_type, catalog, memory, rows, model, statistics: Statistics::default() }
+        let rows = RowMemory::new(memory.clone(), model.clone(), workbench.clone());
+        Self { app_type, catalog, memory, rows, model, statistics: Statistics::default(), workbench }
     }
 
     /// A version of `model` (or its default one) asked with ready tensors and pictures. Reads all of them.
@@ -144,7 +146,7 @@ impl Predictor {
         let (entry, outcome) = if steering.only_if_cached {
             self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
         } else {
-            let infer = async { self.model.infer(question).await.map_err(Failure::from) };
+            let infer = async { self.infer(question, steering).await.map_err(Failure::from) };
             let found = self.memory.recall_or_infer(key, name, |inference| question.key_of(inference), infer).await;
             found.map_err(|failure| failure.error)?
         };
@@ -160,7 +162,7 @@ impl Predictor {
         if steering.only_if_cached {
             return Err(Error::NotRemembered);
         }
-        let inference = self.model.infer(question).await?;
+        let inference = self.infer(question, steering).await?;
         let key = question.key_of(&inference);
         let stored = !steering.no_store;
         let by_rows = stored && self.rows.remember(question, &inference).await?;
@@ -170,6 +172,13 @@ impl Predictor {
             Arc::new(Entry::new(key, inference))
         };
         Ok(Answer { entry, provenance: Provenance::Bypass { stored } })
+    }
+
+    async fn infer(&self, question: &Question, steering: Steering) -> Result<Inference, Error> {
+        match &question.model().pipeline {
+            Some(pipeline) => self.run_steps(question, pipeline, steering).await,
+            None => self.model.infer(question).await,
+        }
     }
 }
 
