@@ -1,10 +1,11 @@
 use contract::ModelDescription;
 use http::{HeaderValue, StatusCode, header};
+use open_inference::Tensor;
 use serde_json::{Value, json};
 use web_api::settings::AppType;
 
 use crate::fake_model_api::{cutter, model, pipeline};
-use crate::protocol::post;
+use crate::protocol::{call_model, post};
 use crate::stack::{Answer, Stack, form_request, get_request, image_request};
 
 const INFER: &str = "/v2/models/digits/infer";
@@ -79,6 +80,11 @@ async fn a_picture_is_the_same_question_on_every_route() {
     let stack = start().await;
     let first = stack.send(image_request("/predict/digits", "four")).await;
     assert_eq!((first.status, first.json()["cls"].clone()), (StatusCode::OK, json!(1)), "{}", first.text());
+    assert_eq!(
+        first.json()["rows"],
+        json!(vec![json!({"cls": 1, "label": "one", "value": 0.75}); 4]),
+        "what each crop is"
+    );
     let element = json!({"inputs": [{"name": "picture", "shape": [1], "datatype": "BYTES", "data": ["Zm91cg=="]}]});
     let mut page = form_request("/predict/digits", &[("image", Some("4.png"), "four")]);
     page.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("text/html"));
@@ -89,7 +95,10 @@ async fn a_picture_is_the_same_question_on_every_route() {
     ] {
         let answer = stack.send(request).await;
         assert_eq!((answer.status, answer.header("cache-status")), (StatusCode::OK, "mlserve; hit"), "{way}");
+        assert!(way != "the page's form" || answer.text().contains("one one one one"), "{}", answer.text());
     }
+    let call = call_model(&stack, "digits", Tensor::from_strings("picture", vec![1], ["four"]), "").await;
+    assert_eq!(call.metadata().get("cache-status").unwrap(), "mlserve; hit");
     assert_eq!(stack.runs(), 2);
     // The first step is asked with the file, as anybody would ask its model.
     assert_eq!(stack.send(image_request("/v2/models/cut/infer", "four")).await.header("cache-status"), "mlserve; hit");
