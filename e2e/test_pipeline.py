@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from asking import answer_of, ask, assert_problem
-from pictures import encode, never_seen, number, reopened
+from pictures import encode, never_seen, number, reopened, samples
 from services import ROOT, Service
 
 EXAMPLE = ROOT / "examples" / "pipeline"
@@ -138,6 +138,24 @@ def test_model_api_gives_the_same_answer_without_a_memory(web: Service, model_se
     for one, other in zip(remembered["outputs"], direct["outputs"], strict=True):
         assert one["data"] == pytest.approx(other["data"], abs=1e-5)
     assert remembered["parameters"]["model_digest"] == direct["parameters"]["model_digest"]
+
+
+def test_one_file_is_for_models_that_see_it_in_different_sizes(web: Service, model_server: Service, repository: Path):
+    (repository / "both").mkdir()
+    models = ("leukemia", "mnist")
+    steps = [{"model": model, "inputs": {"image": "picture"}} for model in models]
+    outputs = [{"name": model, "from": f"{model}.probabilities"} for model in models]
+    settings = {"implementation": "pipeline", "steps": steps, "outputs": outputs}
+    (repository / "both" / "model-settings.json").write_text(json.dumps(settings))
+    for name in ("both", "leukemia", "both"):
+        load = requests.post(f"{web.url}/v2/repository/models/{name}/load", timeout=60)
+        assert (load.status_code, "leukemia is not loaded" in load.text) in [(200, False), (422, True)], load.text
+    sample = samples("leukemia")[0]
+    answer = answer_of(ask(web.url, sample.picture, "both"))
+    assert answer["label"] == sample.label
+    assert answer["notice"].startswith("Not for clinical use."), "it is said with every answer of that model"
+    for name in ("both", "leukemia"):
+        assert requests.post(f"{web.url}/v2/repository/models/{name}/unload", timeout=30).status_code == 200
 
 
 def test_an_error_names_the_step(web: Service):

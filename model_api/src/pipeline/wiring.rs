@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use contract::{Pipeline, Source, Step, Wire};
-use open_inference::{Datatype, ModelMetadata, TensorMetadata};
+use open_inference::{ContentType, Datatype, ModelMetadata, TensorMetadata};
 
 use super::Definition;
 use crate::image_input::ImageSpec;
@@ -124,6 +124,9 @@ fn fit(given: &TensorMetadata, wanted: &TensorMetadata, model: &ModelMetadata) -
 /// What an input of the pipeline is, so that it can feed all that name it.
 fn common(name: &str, all: &[Wanted<'_>]) -> Result<TensorMetadata, String> {
     let mut common = TensorMetadata { name: name.to_owned(), ..all[0].tensor.clone() };
+    if let Some(pictures) = only_pictures(all) {
+        return Ok(TensorMetadata { name: common.name, ..pictures });
+    }
     for Wanted { field, tensor, .. } in &all[1..] {
         let contradicts = |what: &str| Err(format!("{field}: {name:?} cannot feed it and {}: {what}", all[0].field));
         if tensor.datatype != common.datatype {
@@ -140,6 +143,22 @@ fn common(name: &str, all: &[Wanted<'_>]) -> Result<TensorMetadata, String> {
         common.parameters.content_type = None;
     }
     Ok(common)
+}
+
+/// Models that see a picture in different sizes can have no tensor in common, but the file: each reads it in its own way.
+/// `None` where there is no need for that, or not all of them read files.
+fn only_pictures(all: &[Wanted<'_>]) -> Option<TensorMetadata> {
+    let first = all[0].tensor;
+    let differs = |wanted: &Wanted| {
+        wanted.tensor.datatype != first.datatype || meet(&wanted.tensor.shape, &first.shape).is_none()
+    };
+    if !all.iter().any(differs) || !all.iter().all(|wanted| wanted.tensor.takes_images()) {
+        return None;
+    }
+    let batch = all.iter().filter_map(|wanted| wanted.tensor.shape.first().copied()).max().unwrap_or(-1);
+    let mut pictures = TensorMetadata::new("", Datatype::Bytes, &[batch]);
+    pictures.parameters.content_type = Some(ContentType::Image);
+    Some(pictures)
 }
 
 /// The shape of what is of both shapes; `None` where nothing can be. A graph that says nothing of a shape has none.

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::support::fake::{Fake, REFUSE, hello};
 use crate::support::folder::Folder;
 use crate::support::router::{Answer, Service};
+use crate::support::squares::png;
 
 /// `cut` answers a picture with its four numbers, as all fakes do; `read` and others take four numbers and answer with them.
 #[derive(Clone)]
@@ -24,7 +25,9 @@ impl Launcher for Kinds {
 
     async fn launch(&self, blueprint: &Blueprint) -> Result<(Hello, Fake), StartError> {
         let mut hello = hello();
-        if blueprint.model != "cut" {
+        if blueprint.model == "wide" {
+            hello.inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 1, 4, 1])];
+        } else if blueprint.model != "cut" {
             let datatype = if blueprint.model == "counts" { Datatype::Int64 } else { Datatype::Fp32 };
             hello.inputs = vec![TensorMetadata::new("x", datatype, &[-1, 4])];
         }
@@ -165,6 +168,22 @@ async fn its_settings_may_rename_and_add_outputs_narrow_shapes_and_say_words() {
     assert_eq!(model.signature.outputs[0].parameters.labels.len(), 4, "as the step has them");
     let answer = ask(&service, "image", [0.1, 0.2, 0.3, 0.4]).await.json();
     assert_eq!((&answer["outputs"][0]["name"], &answer["outputs"][1]["name"]), (&json!("classes"), &json!("pixels")));
+}
+
+#[tokio::test]
+async fn models_that_see_a_picture_in_different_sizes_are_asked_with_one_file() {
+    let settings = pipeline(&json!([
+        { "model": "cut", "inputs": { "x": "image" } },
+        { "model": "wide", "inputs": { "x": "image" } },
+    ]));
+    let picture = r#"{"inputs": [{"name": "x", "parameters": {"image": {"fit": "stretch", "scale": 1}}}]}"#;
+    let folder = folder().with("wide/model.onnx", graph(5)).with("wide/model-settings.json", picture);
+    let service = Service::new(folder.with("p/model-settings.json", settings), &Kinds).warm().await;
+    let model = service.models.list().into_iter().find(|model| model.name == "p").unwrap();
+    let input = &model.inputs[0];
+    assert_eq!((input.datatype, &*input.shape, model.image.is_some()), (Datatype::Bytes, &[-1][..], true));
+    let answer = service.post("/v2/models/p/infer", "image/png", png()).await;
+    assert_eq!(answer.json()["outputs"][0]["shape"], json!([1, 4]), "{}", String::from_utf8_lossy(&answer.body));
 }
 
 // ---- What contradicts ----

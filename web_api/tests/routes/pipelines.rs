@@ -1,6 +1,6 @@
 use contract::ModelDescription;
 use http::{HeaderValue, StatusCode, header};
-use open_inference::Tensor;
+use open_inference::{Datatype, Tensor};
 use serde_json::{Value, json};
 use web_api::settings::AppType;
 
@@ -205,6 +205,31 @@ async fn a_pipeline_may_be_a_step_of_another() {
     let answer = stack.send(post("/v2/models/twice/infer", &digits(3))).await;
     assert_eq!(answer.json()["outputs"][0]["shape"], json!([3, 3]), "{}", answer.text());
     assert_eq!((stack.runs(), stack.rows()), (2, 4), "the second reading was remembered");
+}
+
+#[tokio::test]
+async fn one_file_is_for_several_models() {
+    let mut models = models();
+    let mut both = pipeline("both", "both", &[&models[0], &models[2]]);
+    both.inputs[0].datatype = Datatype::Bytes;
+    both.inputs[0].shape = vec![-1];
+    let made_of = json!({
+        "settings_digest": "both",
+        "steps": [
+            { "name": "one", "model": "cut", "inputs": [{ "name": "image", "from": "picture" }] },
+            { "name": "other", "model": "mnist", "inputs": [{ "name": "image", "from": "picture" }] },
+        ],
+        "outputs": [{ "name": "classes", "from": "other.probabilities" }, { "name": "crops", "from": "one.crops" }],
+    });
+    both.pipeline = Some(serde_json::from_value(made_of).unwrap());
+    models.push(both);
+    let stack = Stack::serving(models, |_| {}).await;
+    assert_eq!(stack.send(image_request("/predict/mnist", "four")).await.status, StatusCode::OK);
+    let answer = stack.send(image_request("/predict/both", "four")).await;
+    assert_eq!((answer.status, answer.json()["label"].clone()), (StatusCode::OK, json!("one")), "{}", answer.text());
+    assert_eq!(stack.runs(), 2, "mnist knew it");
+    let whole = stack.send(image_request("/v2/models/both/infer", "four")).await;
+    assert_eq!(whole.header("cache-status"), "mlserve; hit");
 }
 
 #[tokio::test]
