@@ -10,8 +10,9 @@ hash=$(printf %s "$REDIS_PASSWORD" | sha256sum | cut -d ' ' -f 1)
 unset REDIS_PASSWORD
 
 # What the services may do: read, write and publish what is theirs. Not @dangerous and @admin (FLUSHALL, KEYS, CONFIG,
-# SHUTDOWN, …), even where another category would grant it: the last words win.
+# SHUTDOWN, …), even where another category would grant it: the last words win. What jobs need beyond that is named one by
+# one: their functions, and in those the time and how full Redis is.
 exec redis-server /usr/local/etc/redis.conf - <<CONF
 user default off
-user mlserve on #$hash resetkeys ~mlserve:* resetchannels &mlserve:* -@all +@connection +@read +@write +@pubsub -@dangerous -@admin
+user mlserve on #$hash resetkeys ~mlserve:* resetchannels &mlserve:* -@all +@connection +@read +@write +@pubsub -@dangerous -@admin -function +function|load +fcall +info +time
 CONF

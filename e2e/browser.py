@@ -72,11 +72,31 @@ class Browser:
 
     def choose(self, *pictures: bytes) -> None:
         """Puts pictures into the file field, as its dialogue would."""
-        folder = Path(tempfile.mkdtemp(dir=self.chrome.capabilities["chrome"]["userDataDir"]))
-        files = [folder / f"picture-{number}.png" for number in range(len(pictures))]
-        for file, picture in zip(files, pictures):
-            file.write_bytes(picture)
-        self.part("#file").send_keys("\n".join(map(str, files)))
+        self.choose_files({f"picture-{number}.png": picture for number, picture in enumerate(pictures)})
+
+    def choose_files(self, files: dict[str, bytes]) -> None:
+        """The same with names of one's own."""
+        folder = self.folder(files)
+        self.run("arguments[0].value = ''", self.part("#file"))  # else the driver adds to what is chosen already
+        self.part("#file").send_keys("\n".join(str(folder / name) for name in files))
+
+    def choose_folder(self, files: dict[str, bytes]) -> None:
+        self.part("#folder").send_keys(str(self.folder(files)))
+
+    def drop_folder(self, files: dict[str, bytes]) -> None:
+        """As from a file manager: a script alone cannot make a folder to drop."""
+        data = {"items": [], "files": [str(self.folder(files))], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.chrome.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 400, "data": data})
+
+    def folder(self, files: dict[str, bytes]) -> Path:
+        """A new folder `pictures` of these files."""
+        folder = Path(tempfile.mkdtemp(dir=self.chrome.capabilities["chrome"]["userDataDir"])) / "pictures"
+        for name, content in files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return folder
 
     def predict(self) -> None:
         self.part("#predict").click()

@@ -1,12 +1,14 @@
 //! Redis in brief, as we use it: one string per answer, written with `EX` so that it is *volatile* and may be evicted
 //! (`redis.conf`: `maxmemory-policy volatile-lru`), and one channel on which replicas tell each other what to forget.
-//! Keys without a time-to-live are never evicted under that policy; jobs will be such keys. The policy and the names
-//! below are one decision.
+//! Keys without a time-to-live are never evicted under that policy; jobs are such keys, and are deleted when their time
+//! is over (`jobs/functions.lua`). The policy and the names below are one decision.
 
 use std::fmt;
 
 use open_inference::Tensor;
 use sha2::{Digest, Sha256};
+
+use crate::jobs::JobId;
 
 /// Answers: `mlserve:answer:<model>:<hex of the key>` → [`crate::entry::Entry`] in its binary form, with a time-to-live.
 const ANSWER: &str = "mlserve:answer:";
@@ -16,6 +18,28 @@ pub(crate) const FORGET: &str = "mlserve:forget";
 
 /// Never written; read by the prober. A `PING` would not do: on a full disk it fails while reads still work.
 pub(crate) const PROBE: &str = "mlserve:probe";
+
+/// Inputs that wait for a model: `mlserve:{jobs}:queue:<model>`, a stream of `job` and `index`. The braces keep everything about
+/// jobs in one slot of a Redis Cluster, since a function there may touch one slot only.
+const QUEUE: &str = "mlserve:{jobs}:queue:";
+
+/// The group of consumers of every queue.
+pub(crate) const JOBS_GROUP: &str = "workers";
+
+/// A sorted set: every job by the time it was accepted.
+pub(crate) const JOBS_KNOWN: &str = "mlserve:{jobs}:known";
+
+/// A hash: models that workers of others' making serve, with what those said of them.
+pub(crate) const JOBS_MODELS: &str = "mlserve:{jobs}:models";
+
+/// A sorted set: every job that has ended by the time when it is to be forgotten.
+pub(crate) const JOBS_EXPIRING: &str = "mlserve:{jobs}:expiring";
+
+/// A sorted set: jobs whose webhooks are to be tried, by the time when they are.
+pub(crate) const JOBS_WEBHOOKS: &str = "mlserve:{jobs}:webhooks";
+
+/// A sorted set: jobs that have been forgotten, for a week.
+pub(crate) const JOBS_GONE: &str = "mlserve:{jobs}:gone";
 
 /// The name of a question: SHA-256 over everything that decides its answer, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +82,17 @@ impl AnswerKey {
     pub fn etag(self) -> String {
         ["\"sha256:", Hex::of(&self.0).as_str(), "\""].concat()
     }
+}
+
+/// Where inputs wait for `model`.
+pub(crate) fn queue_of(model: &str) -> String {
+    [QUEUE, model].concat()
+}
+
+/// What belongs to a job: `job` (a hash of its fields), `inputs` and `results` (hashes by index), `events` (a stream),
+/// `names` (a JSON array).
+pub(crate) fn job_key(what: &str, id: JobId) -> String {
+    format!("mlserve:{{jobs}}:{what}:{id}")
 }
 
 /// Two digits for each byte. Written for every answer, where a format for each byte would take longer than the SHA-256.

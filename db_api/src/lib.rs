@@ -23,3 +23,6 @@ pub mod store;
 
 /// What the memory counts.
 pub mod metrics;
+
+/// Jobs: a durable queue for each model, in Redis or in this process.
+pub mod jobs;

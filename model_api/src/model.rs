@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use contract::{Device, ModelDescription, Pipeline};
-use open_inference::{ModelMetadata, ModelState, Tensor, TensorMetadata};
+use open_inference::{ModelMetadata, ModelState, Platform, Tensor, TensorMetadata};
 
 use crate::error::Error;
 use crate::image_input::ImageSpec;
@@ -83,6 +83,7 @@ impl Model {
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
             max_batch_size: signature.max_batch_size,
+            platform: runs.platform(),
         };
         let metadata = Arc::new(metadata);
         Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), runs }
@@ -171,7 +172,17 @@ impl Model {
             // A picture alone is no question to a model that wants more than that.
             image: signature.image().filter(|_| signature.inputs.len() == 1).map(|(_, spec)| spec.describe()),
             pipeline: self.steps().map(|steps| steps.pipeline.clone()),
+            platform: self.metadata.platform,
             ..describe_state(&self.name, &self.version, state)
+        }
+    }
+}
+
+impl Runs {
+    fn platform(&self) -> Platform {
+        match self {
+            Self::Sessions(_) => Platform::OnnxRuntime,
+            Self::Steps(_) => Platform::Ensemble,
         }
     }
 }

@@ -4,14 +4,20 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
+use crate::job_worker::JobWorker;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
-use crate::routes::{cache, docs, health, input, page, predict, security, static_files, web_api};
-use crate::settings::{AppType, Settings};
+use crate::queue_client::QueueClient;
+use crate::replay::Replay;
+use crate::routes::{cache, docs, health, input, jobs, page, predict, security, static_files, web_api};
+use crate::settings::{AppType, JobSettings, Settings};
+use crate::webhook::WebhookSettings;
 use crate::workbench::Workbench;
-use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
+use db_api::jobs::{Jobs, LocalJobs, RedisJobs};
 use db_api::memory::Memory;
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
@@ -46,6 +52,16 @@ pub struct Parts {
     pub(crate) client: ModelClient,
     /// Whether who reaches the port may load and unload models.
     pub(crate) repository_api: bool,
+    /// Slow and large work.
+    pub jobs: Jobs,
+    /// Inputs of one job.
+    pub(crate) max_job_inputs: usize,
+    /// Whether who reaches the port may see all jobs.
+    pub(crate) job_list: bool,
+    /// Who may be told that a job has ended.
+    pub(crate) webhooks: Option<WebhookSettings>,
+    /// What is counted of questions and jobs.
+    metrics: Metrics,
     /// What is counted of requests.
     http: HttpMetrics,
     /// The page's styles and scripts.
@@ -74,10 +90,17 @@ impl App {
             .transpose()
             .map_err(|error| SettingError::new("REDIS_URL", error))?;
         let memory = Memory::new(settings.near_cache_bytes, settings.cache_ttl, redis);
+        let jobs = match settings.redis_url.as_deref() {
+            Some(url) => RedisJobs::new(url, settings.jobs.limits)
+                .map(Jobs::Redis)
+                .map_err(|error| SettingError::new("REDIS_URL", error))?,
+            None => Jobs::Local(LocalJobs::new(settings.jobs.limits)),
+        };
         let workbench = Workbench::default();
         let client = ModelClient::new(settings, workbench.clone())?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
+        let queue = QueueClient::new(jobs.clone());
         let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
@@ -85,7 +108,8 @@ impl App {
                 catalog.clone(),
                 memory.clone(),
                 client.clone(),
-                metrics,
+                queue.clone(),
+                metrics.clone(),
                 workbench.clone(),
             ),
             catalog: catalog.clone(),
@@ -95,11 +119,16 @@ impl App {
             readiness: Readiness::default(),
             client: client.clone(),
             repository_api: settings.repository_api,
+            jobs,
+            max_job_inputs: settings.jobs.max_inputs,
+            job_list: settings.jobs.list,
+            webhooks: settings.webhooks.clone(),
+            metrics: metrics.clone(),
             http: HttpMetrics::register(registry),
             assets: Arc::default(),
         };
         let background = async move {
-            tokio::join!(memory.run(), catalog.follow(client));
+            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue));
         };
         Ok((Self(Arc::new(parts)), background))
     }
@@ -107,10 +136,15 @@ impl App {
 
 /// All routes, without a socket.
 pub fn router(app: &App) -> Router {
+    let jobs = Router::new()
+        .route("/jobs", post(jobs::submit::submit).get(jobs::job::list))
+        .route("/jobs/{id}", get(jobs::job::show).delete(jobs::job::cancel))
+        .route("/jobs/{id}/retry", post(jobs::job::retry))
+        .route("/jobs/{id}/events", get(jobs::events::listen))
+        .route("/jobs/{id}/results", get(jobs::results::collect))
+        .layer(Extension(replay(app)));
     let routes = Router::new()
         .route("/", get(page::show))
-        .route("/predict", post(predict::predict))
-        .route("/predict/{model}", post(predict::predict))
         .route("/input/{model}", post(input::input))
         .route("/web_api", post(web_api::web_api))
         .route("/web_api/{model}", post(web_api::web_api))
@@ -124,11 +158,50 @@ pub fn router(app: &App) -> Router {
         .route("/v2/models/{model}/docs", get(docs::model))
         .route("/v2/models/{model}/versions/{version}/docs", get(docs::model))
         .route("/static/{file}", get(static_files::file))
+        .merge(jobs)
         .method_not_allowed_fallback(async |method| Error::Method(method))
         .fallback(async || Error::NoRoute)
         .with_state(app.clone())
+        .merge(questions(app).layer(from_fn_with_state(app.clone(), jobs::submit::respond_async)))
         // After the fallbacks: what the protocol has no route for, it says in its own way.
-        .merge(rest::router(app.clone(), app.bodies.clone()))
         .merge(grpc::router(app.clone(), app.bodies.clone()));
+    wrap_with(routes, app.http.clone(), security::headers)
+}
+
+/// The routes that answer questions at once.
+fn questions(app: &App) -> Router {
+    Router::new()
+        .route("/predict", post(predict::predict))
+        .route("/predict/{model}", post(predict::predict))
+        .method_not_allowed_fallback(async |method| Error::Method(method))
+        .with_state(app.clone())
+        .merge(rest::router(app.clone(), app.bodies.clone()))
+}
+
+/// Asks those routes what jobs ask.
+fn replay(app: &App) -> Replay {
+    Replay::new(questions(app), app.catalog.clone())
+}
+
+/// Works on jobs. Nothing begins before it is run.
+pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
+    JobWorker::new(
+        app.jobs.clone(),
+        app.catalog.clone(),
+        replay(app),
+        app.metrics.clone(),
+        settings.concurrency,
+        settings.limits.claim_after,
+    )
+    .telling(app.webhooks.clone())
+}
+
+/// What there is to ask of a process that works on jobs and answers nobody.
+pub fn health_router(app: &App) -> Router {
+    let routes = Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .fallback(async || Error::NoRoute)
+        .with_state(app.clone());
     wrap_with(routes, app.http.clone(), security::headers)
 }

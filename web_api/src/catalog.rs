@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::error::Error;
 use crate::model_client::ModelClient;
+use crate::queue_client::QueueClient;
 
 /// How old the list of models may be.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +32,10 @@ pub struct Known {
     pub models: Arc<Vec<ModelDescription>>,
     /// The same in the protocol's words, each at the same place.
     metadata: Arc<[Arc<ModelMetadata>]>,
+    /// Of those the ones that `model_api` serves.
+    of_model_api: Vec<ModelDescription>,
+    /// Of those the ones that only a queue serves.
+    of_queue: Vec<ModelDescription>,
     /// Whether `model_api` gave the last list it was asked for.
     pub reachable: bool,
     /// Whether it said in that list that it is ready.
@@ -132,6 +137,18 @@ impl Known {
         }
     }
 
+    /// A name that both have is `model_api`'s.
+    fn put_together(&mut self) {
+        let is_new = |model: &&ModelDescription| self.of_model_api.iter().all(|other| other.name != model.name);
+        let mut models: Vec<_> = self.of_model_api.iter().chain(self.of_queue.iter().filter(is_new)).cloned().collect();
+        // Stable: the versions of a model stay in their order.
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        if *self.models != models {
+            self.metadata = models.iter().map(|model| Arc::new(model.metadata())).collect();
+            self.models = Arc::new(models);
+        }
+    }
+
     /// Why no traffic should come; `None` when it may.
     pub fn reason(&self) -> Option<String> {
         if !self.reachable {
@@ -143,7 +160,7 @@ impl Known {
         if self.models.is_empty() {
             return Some("no model is served".to_owned());
         }
-        let unready = self.models.iter().find(|model| !model.is_ready());
+        let unready = self.of_model_api.iter().find(|model| !model.is_ready());
         Some(unready.map_or("model_api is not ready".to_owned(), |model| {
             format!("{}: {}", model.name, model.reason.as_deref().unwrap_or("is being loaded"))
         }))
@@ -195,6 +212,19 @@ impl Catalog {
         self.learn(client.models().await);
     }
 
+    /// Asks the queue for ever which models it serves.
+    pub async fn follow_queue(self, client: QueueClient) {
+        loop {
+            // What cannot be asked for has not changed as far as is known; who asks such a model is told of the queue.
+            if let Ok(models) = client.models().await {
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                known.of_queue = models;
+                known.put_together();
+            }
+            sleep(REFRESH_EVERY).await;
+        }
+    }
+
     /// Replaces what is known; an error keeps the models and marks them as not reachable.
     pub fn learn(&self, list: Result<ModelList, Error>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -202,11 +232,8 @@ impl Catalog {
         known.reachable = list.is_ok();
         if let Ok(list) = list {
             known.ready = list.ready;
-            let models: Vec<_> = list.models.into_iter().map(|model| known.remembering(model)).collect();
-            if *known.models != models {
-                known.metadata = models.iter().map(|model| Arc::new(model.metadata())).collect();
-                known.models = Arc::new(models);
-            }
+            known.of_model_api = list.models.into_iter().map(|model| known.remembering(model)).collect();
+            known.put_together();
         }
         match (was_reachable, known.reachable) {
             (false, true) => info!("model_api answers"),

@@ -1,8 +1,12 @@
 use axum::response::{IntoResponse, Response};
 use contract::{Misfit, NoPrediction};
+use db_api::jobs::JobError;
 use http::StatusCode;
 use service::body::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_for};
+
+use crate::archive::ArchiveError;
+use crate::webhook::BadWebhook;
 
 /// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
 ///
@@ -118,6 +122,49 @@ pub enum Error {
     /// Redis cannot be reached where that matters.
     #[error("The durable memory does not answer, so perhaps not everything has been forgotten; try again shortly.")]
     MemoryUnavailable,
+    /// A request about jobs that says something else.
+    #[error("{0}.")]
+    Job(String),
+    /// A body that holds no inputs in a form we read.
+    #[error(
+        "{0:?} holds no inputs: send a form with files, a ZIP or TAR of pictures, or requests for inference as a JSON list or NDJSON."
+    )]
+    JobMediaType(String),
+    /// An archive that is not taken.
+    #[error("{0}.")]
+    Archive(#[from] ArchiveError),
+    /// A job of nothing.
+    #[error("There is no input in it.")]
+    NoInputs,
+    /// A job of more than one job may be.
+    #[error("{sent} inputs or more are too many for one job; {most} are the most.")]
+    TooManyInputs {
+        /// How many were read.
+        sent: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// No such job, and none that is remembered to have been.
+    #[error("There is no such job, or it expired long ago.")]
+    UnknownJob,
+    /// A job that was forgotten when its time was over.
+    #[error("The job has expired, and its results with it.")]
+    JobGone,
+    /// A job in which nothing has failed, or that has not ended.
+    #[error("There is nothing to try again: only a failed job has inputs that can be.")]
+    NothingToRetry,
+    /// `JOB_LIST=off`.
+    #[error("Jobs are not listed over this port: JOB_LIST is off.")]
+    JobListClosed,
+    /// `WEBHOOK_ALLOW` is unset.
+    #[error("Nobody is told when a job has ended: WEBHOOK_ALLOW names no hosts.")]
+    NoWebhooks,
+    /// A webhook that is not called.
+    #[error("The webhook cannot be called: {0}.")]
+    Webhook(#[from] BadWebhook),
+    /// The queue did not do it.
+    #[error("{}", job_words(.0))]
+    Queue(#[from] JobError),
     /// Ours.
     #[error("An error of ours; it is in the log under this request's id.")]
     Internal,
@@ -131,7 +178,7 @@ impl Error {
             Self::SeveralImages => (StatusCode::BAD_REQUEST, "several_images"),
             Self::WrongField(_) => (StatusCode::BAD_REQUEST, "wrong_field"),
             Self::Form(_) => (StatusCode::BAD_REQUEST, "form"),
-            Self::MediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
+            Self::MediaType(_) | Self::JobMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
             Self::Json(_) => (StatusCode::BAD_REQUEST, "json"),
             Self::Body(error) => (error.status(), "body"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
@@ -151,6 +198,18 @@ impl Error {
             Self::ModelUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "model_unreachable"),
             Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
             Self::MemoryUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "memory_unavailable"),
+            Self::Job(_) | Self::NoInputs => (StatusCode::BAD_REQUEST, "job"),
+            Self::Archive(ArchiveError::TooMuch(_)) | Self::TooManyInputs { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_many_inputs")
+            }
+            Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
+            Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
+            Self::JobGone => (StatusCode::GONE, "job_gone"),
+            Self::NothingToRetry | Self::Queue(JobError::Conflict) => (StatusCode::CONFLICT, "job_conflict"),
+            Self::JobListClosed => (StatusCode::FORBIDDEN, "job_list_closed"),
+            Self::NoWebhooks => (StatusCode::FORBIDDEN, "no_webhooks"),
+            Self::Webhook(_) => (StatusCode::UNPROCESSABLE_ENTITY, "webhook"),
+            Self::Queue(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
@@ -184,6 +243,15 @@ impl From<Error> for open_inference::Error {
 /// A status that no error has would be ours to explain.
 fn model_status(status: StatusCode) -> StatusCode {
     if status.is_client_error() || status.is_server_error() { status } else { StatusCode::BAD_GATEWAY }
+}
+
+fn job_words(error: &JobError) -> String {
+    match error {
+        JobError::Unavailable => "The queue for jobs does not answer at the moment; try again shortly.".to_owned(),
+        JobError::Full => "The queue for jobs has no room for more at the moment; try again later.".to_owned(),
+        JobError::Long(length) => format!("{length} inputs wait for this model already; try again later."),
+        JobError::Conflict => "The Idempotency-Key was used for another job.".to_owned(),
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -234,6 +302,22 @@ mod tests {
             (Error::ModelUnreachable, 503),
             (Error::Deadline, 504),
             (Error::MemoryUnavailable, 503),
+            (Error::Job("no list".to_owned()), 400),
+            (Error::JobMediaType("text/plain".to_owned()), 415),
+            (Error::Archive(ArchiveError::Unsafe("../x".to_owned())), 400),
+            (Error::Archive(ArchiveError::TooMuch("3 files".to_owned())), 413),
+            (Error::NoInputs, 400),
+            (Error::TooManyInputs { sent: 2, most: 1 }, 413),
+            (Error::UnknownJob, 404),
+            (Error::JobGone, 410),
+            (Error::NothingToRetry, 409),
+            (Error::JobListClosed, 403),
+            (Error::NoWebhooks, 403),
+            (Error::Webhook(BadWebhook::Scheme), 422),
+            (Error::Queue(JobError::Conflict), 409),
+            (Error::Queue(JobError::Full), 503),
+            (Error::Queue(JobError::Long(7)), 503),
+            (Error::Queue(JobError::Unavailable), 503),
             (Error::Internal, 500),
         ];
         for (error, status) in table {

@@ -62,6 +62,8 @@ struct Destination {
     model: String,
     /// `None` for whichever is the default one.
     version: Option<String>,
+    /// Work in the background goes by itself: it must not make people's questions wait, nor be as urgent as they are.
+    in_background: bool,
 }
 
 /// What is under way to a destination, and what waits.
@@ -108,16 +110,18 @@ impl Gatherer {
         &self,
         model: &ModelDescription,
         version: Option<&str>,
+        in_background: bool,
         inputs: Vec<Tensor>,
     ) -> Result<Inference, Error> {
-        let to = Destination { model: model.name.clone(), version: version.map(str::to_owned) };
+        let to = Destination { model: model.name.clone(), version: version.map(str::to_owned), in_background };
         self.admit(&to)?;
         let permit = self.client.permit()?;
         let answer = if let Some(rows) = small_rows(&inputs).filter(|_| model.independent_rows) {
             self.gather(model, &to, inputs, rows, permit).await
         } else {
             let patience = self.client.patience();
-            self.client.infer(Call { model: &model.name, version, request_id: request_id(), patience }, inputs).await
+            let call = Call { model: &model.name, version, request_id: request_id(), patience, in_background };
+            self.client.infer(call, inputs).await
         };
         if let Err(error @ Error::Model(_)) = &answer
             && error.status().0 == StatusCode::SERVICE_UNAVAILABLE
@@ -247,7 +251,9 @@ impl Lane {
         let (request_id, span) = (first.request_id.clone(), first.span.clone());
         let left = first.deadline.saturating_duration_since(Instant::now());
         let patience = if group.len() > 1 { left.min(self.gatherer.client.patience() / 2) } else { left };
-        let call = Call { model: &self.to.model, version: self.to.version.as_deref(), request_id, patience };
+        let Destination { model, version, in_background } = &self.to;
+        let in_background = *in_background;
+        let call = Call { model, version: version.as_deref(), request_id, patience, in_background };
         let inputs = stack(group);
         let answer = pin!(self.gatherer.client.infer(call, inputs).instrument(span));
         let nobody_waits = join_all(group.iter_mut().map(|waiting| waiting.asker.closed()));

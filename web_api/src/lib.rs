@@ -17,6 +17,12 @@ pub mod workbench;
 /// A picture out of a request, settled before our code runs.
 pub mod upload;
 
+/// Files out of archives, within bounds.
+pub mod archive;
+
+/// Many inputs out of one request, settled before our code runs.
+pub mod submission;
+
 /// One file per thing a client can ask.
 pub mod routes;
 
@@ -49,6 +55,18 @@ pub mod gatherer;
 
 /// How `model_api` is called: a deadline, and another replica when one is gone.
 pub mod model_client;
+
+/// Inputs of jobs, asked like any other question.
+pub mod replay;
+
+/// Works on jobs.
+pub mod job_worker;
+
+/// Tells whoever wants to know that a job has ended.
+pub mod webhook;
+
+/// Models that only a queue serves.
+pub mod queue_client;
 
 /// What is counted.
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! `web_api`: what people talk to. `web_api health` asks a running one whether it is ready.
+//! `web_api`: what people talk to. `web_api worker` works on jobs alone; `web_api health` asks a running one whether it is ready.
 
 use std::future::pending;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use service::{health, metrics, server, shutdown};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info};
-use web_api::app::{App, router};
+use web_api::app::{App, health_router, job_worker, router};
 use web_api::settings::Settings;
 
 /// An answer that is computed takes a dozen buffers of some kilobytes, which this one gives out at a fifth of what glibc's takes.
@@ -25,11 +25,14 @@ async fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return error.report(),
     };
-    if std::env::args().nth(1).as_deref() == Some("health") {
-        return health::check(settings.server.address).await;
-    }
+    let role = match std::env::args().nth(1).as_deref() {
+        None => Role::Front,
+        Some("worker") => Role::Worker,
+        Some("health") => return health::check(settings.server.address).await,
+        Some(other) => return SettingError::new("web_api", format!("{other:?} is neither worker nor health")).report(),
+    };
     log.init();
-    match run(settings).await {
+    match run(settings, role).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.downcast_ref::<SettingError>().map_or_else(|| failed(&error), SettingError::report),
     }
@@ -40,11 +43,24 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(settings: Settings) -> anyhow::Result<()> {
+/// What this process does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Answers people, and works on jobs unless `JOB_CONCURRENCY` is 0.
+    Front,
+    /// Works on jobs alone.
+    Worker,
+}
+
+async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
+    if role == Role::Worker && settings.redis_url.is_none() {
+        return Err(SettingError::new("REDIS_URL", "a worker of its own needs the queue in Redis").into());
+    }
     let stop = shutdown::signalled()?;
     let mut registry = Registry::with_prefix("web_api");
     let (app, background) = App::new(&settings, &mut registry)?;
-    let routes = router(&app);
+    let routes = if role == Role::Front { router(&app) } else { health_router(&app) };
+    let worker = job_worker(&app, &settings.jobs);
 
     let server = &settings.server;
     let listener = TcpListener::bind(server.address).await.with_context(|| format!("PORT {}", server.address))?;
@@ -55,12 +71,14 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(background);
+    tasks.spawn(worker.clone().run());
     let never_unready = Readiness::default();
     let drained = tokio::select! {
         drained = server::serve(listener, routes, server, &app.readiness, stop) => drained,
         _ = server::serve(numbers, metrics::router(registry), server, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };
+    worker.stop().await;
     // Also when connections had to be cut: what they were answered is on its way to Redis.
     app.memory.flush().await;
     Ok(drained?)

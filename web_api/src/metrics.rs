@@ -11,6 +11,7 @@ pub struct Metrics {
     answers: Family<AnswerLabels, Counter>,
     inferences: Family<ModelLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
+    job_inputs: Family<AnswerLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -40,6 +41,11 @@ impl Metrics {
         );
         registry.register("inferences", "Rows that model_api was asked", metrics.inferences.clone());
         registry.register("errors", "Questions that got an error, by kind", metrics.errors.clone());
+        registry.register(
+            "job_inputs",
+            "Inputs of jobs that this process has worked on, by what came of them",
+            metrics.job_inputs.clone(),
+        );
         metrics
     }
 
@@ -53,6 +59,10 @@ impl Metrics {
 
     pub(crate) fn inferred(&self, model: &str, rows: u64) {
         self.inferences.get_or_create(&ModelLabel { model: model.to_owned() }).inc_by(rows);
+    }
+
+    pub(crate) fn job_input(&self, model: &str, outcome: &'static str) {
+        self.job_inputs.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc();
     }
 
     pub(crate) fn failed(&self, error: &'static str) {

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::error::Error;
 use crate::settings::Settings;
+use crate::steering::{BACKGROUND, PRIORITY};
 use crate::workbench::Workbench;
 
 /// A replica that is there accepts a connection long before this.
@@ -57,6 +58,8 @@ pub struct Call<'a> {
     pub request_id: Option<HeaderValue>,
     /// How long the answer may take.
     pub patience: Duration,
+    /// Whether people's questions go first.
+    pub in_background: bool,
 }
 
 /// A request's body, and the headers that say what it is.
@@ -105,9 +108,12 @@ impl ModelClient {
 
     /// What the model makes of `inputs`, for whoever holds a permit.
     pub async fn infer(&self, call: Call<'_>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
-        let Call { model, version, request_id, patience } = call;
+        let Call { model, version, request_id, patience, in_background } = call;
         let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
-        let (headers, bytes) = self.workbench.run(bytes, move || client::encode_request(&inputs)).await?;
+        let (mut headers, bytes) = self.workbench.run(bytes, move || client::encode_request(&inputs)).await?;
+        if in_background {
+            headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND));
+        }
         let path: Vec<&str> = match version {
             Some(version) => vec!["v2", "models", model, "versions", version, "infer"],
             None => vec!["v2", "models", model, "infer"],

@@ -26,7 +26,9 @@ const MODEL: &str = "/v2/models/{model}";
 pub fn describe(models: &[&ModelDescription], single: bool) -> Value {
     let mut document = WRITTEN.clone();
     let parameters = &mut document["components"]["parameters"];
-    allow_only(&mut parameters["Model"]["schema"], models.iter().map(|model| model.name.as_str()));
+    for name in ["Model", "JobModel"] {
+        allow_only(&mut parameters[name]["schema"], models.iter().map(|model| model.name.as_str()));
+    }
     allow_only(&mut parameters["Version"]["schema"], models.iter().map(|model| model.version.as_str()));
     let bodies = &mut document["components"]["requestBodies"];
     let known = || models.iter().filter(|model| !model.inputs.is_empty());

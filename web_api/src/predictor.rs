@@ -5,7 +5,7 @@ use bytes::Bytes;
 use contract::ImageArray;
 use db_api::entry::Entry;
 use db_api::memory::{Failure, Memory, Outcome};
-use open_inference::{CacheLookup, Inference, Statistics, Tensor};
+use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor};
 
 use crate::catalog::{Catalog, Listed};
 use crate::error::Error;
@@ -13,6 +13,7 @@ use crate::gatherer::Gatherer;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::question::Question;
+use crate::queue_client::QueueClient;
 use crate::row_memory::RowMemory;
 use crate::settings::AppType;
 use crate::steering::{Provenance, Steering};
@@ -36,6 +37,7 @@ pub struct Predictor {
 pub(crate) struct Model {
     client: ModelClient,
     gatherer: Gatherer,
+    queue: QueueClient,
     catalog: Catalog,
     metrics: Metrics,
 }
@@ -55,11 +57,12 @@ impl Predictor {
         catalog: Catalog,
         memory: Memory<Error>,
         client: ModelClient,
+        queue: QueueClient,
         metrics: Metrics,
         workbench: Workbench,
     ) -> Self {
         let gatherer = Gatherer::new(client.clone());
-        let model = Model { client, gatherer, catalog: catalog.clone(), metrics };
+        let model = Model { client, gatherer, queue, catalog: catalog.clone(), metrics };
         let rows = RowMemory::new(memory.clone(), model.clone(), workbench.clone());
         Self { app_type, catalog, memory, rows, model, statistics: Statistics::default(), workbench }
     }
@@ -98,7 +101,10 @@ impl Predictor {
     /// The answer, within what `steering` allows.
     pub async fn answer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
         let begun = Instant::now();
-        let answer = self.find_or_infer(question, steering).await;
+        // What is not known to be the same model as before has no memory.
+        let no_store =
+            steering.no_store || question.model().digest.is_empty() && question.model().platform == Platform::Queue;
+        let answer = self.find_or_infer(question, Steering { no_store, ..steering }).await;
         let (name, rows) = (question.model().name.as_str(), question.count());
         match &answer {
             Ok(Answer { entry, provenance }) => {
@@ -138,7 +144,7 @@ impl Predictor {
             return self.bypass(question, steering).await;
         }
         if !question.rows().is_empty()
-            && let Some(answer) = self.rows.answer(question, steering.only_if_cached).await?
+            && let Some(answer) = self.rows.answer(question, steering).await?
         {
             return Ok(answer);
         }
@@ -177,14 +183,14 @@ impl Predictor {
     async fn infer(&self, question: &Question, steering: Steering) -> Result<Inference, Error> {
         match &question.model().pipeline {
             Some(pipeline) => self.run_steps(question, pipeline, steering).await,
-            None => self.model.infer(question).await,
+            None => self.model.infer(question, steering.in_background).await,
         }
     }
 }
 
 impl Model {
-    async fn infer(&self, question: &Question) -> Result<Inference, Error> {
-        self.infer_some(question, question.inputs(), question.count()).await
+    async fn infer(&self, question: &Question, in_background: bool) -> Result<Inference, Error> {
+        self.infer_some(question, question.inputs(), question.count(), in_background).await
     }
 
     /// Asks for `rows` of `question`, which are `inputs`.
@@ -193,9 +199,16 @@ impl Model {
         question: &Question,
         inputs: Vec<Tensor>,
         rows: u64,
+        in_background: bool,
     ) -> Result<Inference, Error> {
         let model = question.model();
-        let inference = self.gatherer.infer(model, question.version(), inputs).await;
+        let inference = match model.platform {
+            // A pipeline comes here only from a model_api that keeps its steps to itself.
+            Platform::OnnxRuntime | Platform::Ensemble => {
+                self.gatherer.infer(model, question.version(), in_background, inputs).await
+            }
+            Platform::Queue => self.queue.infer(model, &inputs, self.client.patience()).await,
+        };
         // A question that was turned away here has not been asked.
         if !matches!(inference, Err(Error::Busy)) {
             self.metrics.inferred(&model.name, rows);

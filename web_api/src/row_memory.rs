@@ -29,7 +29,7 @@ use tracing::warn;
 use crate::error::Error;
 use crate::predictor::{Answer, Model};
 use crate::question::{Question, Row};
-use crate::steering::{Provenance, RowCounts};
+use crate::steering::{Provenance, RowCounts, Steering};
 use crate::workbench::Workbench;
 
 /// Remembers the rows of batches one by one.
@@ -63,7 +63,7 @@ impl RowMemory {
     }
 
     /// The answer to a `question` that has rows; `None` when it has to be asked as a whole.
-    pub(crate) async fn answer(&self, question: &Question, only_if_cached: bool) -> Result<Option<Answer>, Error> {
+    pub(crate) async fn answer(&self, question: &Question, steering: Steering) -> Result<Option<Answer>, Error> {
         if self.is_not_by_rows(&question.model().digest) {
             return Ok(None);
         }
@@ -81,12 +81,12 @@ impl RowMemory {
         let mut found = self.memory.recall_all(&keys, &question.model().name).await;
         let unknown: Vec<usize> = (0..found.len()).filter(|&number| found[number].is_none()).collect();
         if !unknown.is_empty() {
-            if only_if_cached {
+            if steering.only_if_cached {
                 return Ok(None);
             }
             let rows: Vec<usize> = unknown.iter().map(|&number| different[number]).collect();
             let is_all = rows.len() == question.rows().len();
-            let landed = self.fly(question, &rows).await;
+            let landed = self.fly(question, &rows, steering.in_background).await;
             for (number, landed) in unknown.into_iter().zip(landed) {
                 match landed {
                     Ok(answer) => found[number] = Some(answer),
@@ -120,7 +120,12 @@ impl RowMemory {
     }
 
     /// Computes `rows` of `question`, or waits for who is computing them.
-    async fn fly(&self, question: &Question, rows: &[usize]) -> Vec<Result<Found, Failure<Error>>> {
+    async fn fly(
+        &self,
+        question: &Question,
+        rows: &[usize],
+        in_background: bool,
+    ) -> Vec<Result<Found, Failure<Error>>> {
         let cargo = Cargo::default();
         let flight = |at: usize| {
             let row = &question.rows()[at];
@@ -133,7 +138,7 @@ impl RowMemory {
                 cargo.came.notified().await;
                 // However many flights are begun at a time, each has been polled once now.
                 yield_now().await;
-                self.carry(question, cargo.take()).await;
+                self.carry(question, cargo.take(), in_background).await;
             }
         };
         tokio::select! {
@@ -144,7 +149,7 @@ impl RowMemory {
     }
 
     /// One request for all of `loaded`.
-    async fn carry(&self, question: &Question, mut loaded: Vec<Loaded>) {
+    async fn carry(&self, question: &Question, mut loaded: Vec<Loaded>, in_background: bool) {
         // Who asked for the others is gone, and with him this one's answer.
         loaded.retain(|loaded| !loaded.answer.is_closed());
         if loaded.is_empty() {
@@ -152,7 +157,7 @@ impl RowMemory {
         }
         loaded.sort_by_key(|loaded| loaded.row);
         let rows: Vec<_> = loaded.iter().map(|loaded| loaded.row).collect();
-        match self.infer(question, &rows).await {
+        match self.infer(question, &rows, in_background).await {
             Ok(answers) => {
                 for (Loaded { answer: asker, .. }, answer) in loaded.into_iter().zip(answers) {
                     let _ = asker.send(Ok(answer));
@@ -167,7 +172,12 @@ impl RowMemory {
     }
 
     /// Asks the model for these rows, and cuts its answer.
-    async fn infer(&self, question: &Question, rows: &[usize]) -> Result<Vec<Inference>, Failure<Error>> {
+    async fn infer(
+        &self,
+        question: &Question,
+        rows: &[usize],
+        in_background: bool,
+    ) -> Result<Vec<Inference>, Failure<Error>> {
         let is_all = rows.len() == question.rows().len();
         let inputs = if is_all {
             question.inputs()
@@ -176,13 +186,14 @@ impl RowMemory {
             // Rows of one question go together.
             self.stack(rows).await?.ok_or(Error::Internal)?
         };
-        let whole = self.model.infer_some(question, inputs, rows.len() as u64).await.map_err(|error| {
-            // What the model does not take, or crashes on, may be one of several rows, and is not the others' fault.
-            let status = error.status().0;
-            let is_the_rows = status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR;
-            let may_be_anothers = rows.len() > 1 && is_the_rows;
-            Failure { error, may_be_anothers }
-        })?;
+        let whole =
+            self.model.infer_some(question, inputs, rows.len() as u64, in_background).await.map_err(|error| {
+                // What the model does not take, or crashes on, may be one of several rows, and is not the others' fault.
+                let status = error.status().0;
+                let is_the_rows = status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR;
+                let may_be_anothers = rows.len() > 1 && is_the_rows;
+                Failure { error, may_be_anothers }
+            })?;
         let answers = self.cut(whole.clone(), rows.len()).await?;
         answers.ok_or_else(|| {
             self.give_up(question, &whole);

@@ -2,8 +2,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use db_api::jobs::JobLimits;
 use reqwest::Url;
 use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse};
+
+use crate::webhook::WebhookSettings;
 
 /// The longest that an answer may be remembered: more than the near cache can count is not far above.
 const YEAR_S: u64 = 366 * 24 * 3600;
@@ -32,6 +35,23 @@ pub struct Settings {
     pub cache_ttl: Duration,
     /// `NEAR_CACHE_BYTES`: how much of it in this process.
     pub near_cache_bytes: u64,
+    /// What jobs may cost.
+    pub jobs: JobSettings,
+    /// `WEBHOOK_ALLOW`, `WEBHOOK_SECRET`: unset means that there are no webhooks.
+    pub webhooks: Option<WebhookSettings>,
+}
+
+/// What jobs may cost, and who works on them.
+#[derive(Clone, Copy, Debug)]
+pub struct JobSettings {
+    /// `JOB_CONCURRENCY` (64): inputs of one model that this process works on at the same time; 0 leaves all work to others.
+    pub concurrency: usize,
+    /// `JOB_LIST`: `on`, or `off` to answer 403 to who wants to see all jobs. Whoever knows a job's id may read its results.
+    pub list: bool,
+    /// `MAX_JOB_INPUTS` (10,000): inputs of one job.
+    pub max_inputs: usize,
+    /// `JOB_TTL_S` (a day), `JOB_QUEUE_LENGTH` (100,000), `JOB_CLAIM_AFTER_MS` (30,000), `JOB_MAX_DELIVERIES` (3).
+    pub limits: JobLimits,
 }
 
 /// What `GET /` is.
@@ -58,6 +78,24 @@ impl Settings {
             redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,
             cache_ttl: Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?),
             near_cache_bytes: parse("NEAR_CACHE_BYTES", 64 << 20)?,
+            jobs: JobSettings::from_env()?,
+            webhooks: WebhookSettings::from_env()?,
+        })
+    }
+}
+
+impl JobSettings {
+    fn from_env() -> Result<Self, SettingError> {
+        Ok(Self {
+            concurrency: between("JOB_CONCURRENCY", 0, 4096, 64)? as usize,
+            list: parse("JOB_LIST", Switch(true))?.0,
+            max_inputs: between("MAX_JOB_INPUTS", 1, 100_000, 10_000)? as usize,
+            limits: JobLimits {
+                ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
+                queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,
+                claim_after: Duration::from_millis(between("JOB_CLAIM_AFTER_MS", 100, 24 * 3600 * 1000, 30_000)?),
+                max_deliveries: between("JOB_MAX_DELIVERIES", 1, 1000, 3)? as u32,
+            },
         })
     }
 }

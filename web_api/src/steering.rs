@@ -5,8 +5,14 @@ use std::borrow::Cow;
 use db_api::memory::Outcome;
 use http::{HeaderMap, header};
 
-/// What a request allows the memory to do.
+/// The header in which a request says how urgent it is.
+pub const PRIORITY: &str = "priority";
+/// Its word for work in the background.
+pub const BACKGROUND: &str = "u=7";
+
+/// What a request allows the memory to do, and how urgent it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a directive of its own")]
 pub struct Steering {
     /// `no-cache`: do not answer from memory; remember the new answer.
     pub no_cache: bool,
@@ -14,6 +20,8 @@ pub struct Steering {
     pub no_store: bool,
     /// `only-if-cached`: do not compute.
     pub only_if_cached: bool,
+    /// `Priority: u=7` (RFC 9218 §4.1): people go first.
+    pub in_background: bool,
 }
 
 /// How an answer came about.
@@ -74,6 +82,8 @@ impl Steering {
             steering.no_store |= is("no-store");
             steering.only_if_cached |= is("only-if-cached");
         }
+        let urgency = headers.get(PRIORITY).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        steering.in_background = urgency.split(',').any(|member| member.trim() == BACKGROUND);
         steering
     }
 
@@ -147,7 +157,7 @@ mod tests {
     #[test]
     fn directives_are_read_from_all_headers_in_any_case() {
         let steering = Steering::from_headers(&headers(&header::CACHE_CONTROL, &["No-Cache, foo=1", "no-store"]));
-        assert_eq!(steering, Steering { no_cache: true, no_store: true, only_if_cached: false });
+        assert_eq!(steering, Steering { no_cache: true, no_store: true, ..Steering::default() });
         assert_eq!(Steering::from_headers(&HeaderMap::new()), Steering::default());
     }
 

@@ -52,6 +52,13 @@ impl FromRequest<App> for ImageUpload {
     type Rejection = Rejected;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Rejected> {
+        Self::read(request, app).await
+    }
+}
+
+impl ImageUpload {
+    /// Reads all of a request.
+    pub async fn read(request: Request, app: &App) -> Result<Self, Rejected> {
         let (parts, body) = request.into_parts();
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = content_type.unwrap_or(USUAL_TYPES[0]);

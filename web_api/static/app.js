@@ -1,56 +1,82 @@
 // The page's table of contents: which picture, which model, ask, show. Without this file the form still works.
 
-import { Problem, predict, seenBy } from "./api.js";
+import { Problem, cancelJob, findJob, predict, retryJob, seenBy, submitJob } from "./api.js";
 import { copyButton, showAnswer, wording } from "./answer.js";
 import { drawingSheet } from "./draw.js";
 import { askSeveral } from "./files.js";
+import { dropped, isArchive, loose, ofFolder } from "./folders.js";
+import { followJob, showSending } from "./job.js";
+import { jobList } from "./jobs.js";
 import { empty, thumbnail } from "./pictures.js";
 
 const AFTER_STROKE_MS = 300; // many digits take two strokes: asking between them would be restless
 const PREVIEWS = 5;
+const FEW = 12; // more pictures than these are a job, which goes on when the page is closed
+const ARCHIVES = ".zip,.tar,.tgz,.gz";
 
 const byId = (id) => document.getElementById(id);
 const [file, chooser, result, answerBox, errorBox] = ["file", "model", "result", "answer", "error"].map(byId);
 const models = JSON.parse(byId("models").textContent);
+const jobBox = byId("job");
+const jobs = jobList(byId("jobs"));
 let running = new AbortController();
 let strokeTimer;
+let inputs = []; // what is chosen, as [File, path]
+let openJob = new URLSearchParams(location.search).get("job");
 
 const sheet = drawingSheet(byId("canvas"), byId("undo"), byId("clear"), {
-  onStart() { stop(); file.value = ""; showChosen(); },
+  onStart() { stop(); file.value = ""; inputs = []; showChosen(); },
   onStroke() { clearTimeout(strokeTimer); strokeTimer = setTimeout(ask, AFTER_STROKE_MS); },
   onEmpty() { stop(); state("empty"); },
 });
 
 file.multiple = true;
+file.accept += `,${ARCHIVES}`;
 for (const part of document.querySelectorAll(".js")) part.hidden = false;
 if (answerBox.firstElementChild) copyButton(answerBox);
 chooseModel(new URLSearchParams(location.search).get("model"));
+if (openJob) showJob(openJob);
 
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   ask();
-  // On a telephone the answer is below the button.
-  if (result.ariaBusy === "true" && result.getBoundingClientRect().top > innerHeight / 2) result.scrollIntoView();
+  if (result.ariaBusy === "true" || !jobBox.hidden) showPanel();
 });
-file.addEventListener("change", filesChosen);
-byId("camera").addEventListener("change", (event) => received(event.target.files));
+file.addEventListener("change", () => chosen(loose(file.files)));
+byId("folder").addEventListener("change", (event) => received(ofFolder(event.target.files)));
+byId("camera").addEventListener("change", (event) => received(loose(event.target.files)));
 chooser?.addEventListener("change", () => {
-  history.replaceState(null, "", `/?model=${encodeURIComponent(chooser.value)}`);
   stop();
+  toAddress();
   state("empty");
   chooseModel();
 });
 byId("stop").addEventListener("click", () => running.abort());
-addEventListener("paste", (event) => received(event.clipboardData.files));
+jobButton("cancel", async () => {
+  if (openJob) await cancelJob(openJob);
+  else { stop(); state("empty"); byId("predict").focus(); }
+});
+jobButton("retry", async () => {
+  const id = openJob;
+  await retryJob(id);
+  if (id === openJob) showJob(id);
+});
+addEventListener("paste", ({ clipboardData: { files } }) => { if (files.length) received(loose(files)); });
 addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").dataset.over = true; });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) delete byId("drop").dataset.over; });
-addEventListener("drop", (event) => { event.preventDefault(); delete byId("drop").dataset.over; received(event.dataTransfer.files); });
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  delete byId("drop").dataset.over;
+  // Text can be dropped as well.
+  if (event.dataTransfer.files.length) dropped(event.dataTransfer).then(received, failed);
+});
 
 function chooseModel(wanted) {
   if (models.length > 1 && models.some(({ name }) => name === wanted)) chooser.value = wanted;
   for (const about of document.querySelectorAll("[data-about]")) about.hidden = about.dataset.about !== chooser.value;
-  // Nothing is known of a model that is still loading: the form then says so.
-  document.querySelector(".columns").hidden = chosenModel()?.state === "READY" && !chosenModel().image;
+  // Nothing is known of a model that is still loading: the form then says so. A job may be one of tensors.
+  byId("form").hidden = chosenModel()?.state === "READY" && !chosenModel().image;
+  document.querySelector(".columns").hidden = byId("form").hidden && !openJob;
   byId("draw").hidden = chosenModel()?.image?.fit !== "digit";
   if (chosenModel()) document.title = `${chosenModel().title} · MLServe`;
 }
@@ -59,17 +85,18 @@ function chosenModel() {
   return models.find(({ name }) => name === chooser?.value);
 }
 
-/** Pictures that came another way than through the file field; the button is the next thing to press. */
-function received(files) {
-  if (files.length === 0) return;
+/** What came another way than through the file field; the button is the next thing to press. */
+function received(found) {
+  if (found.length === 0) return failed(new Problem("There is no picture in it."));
   const list = new DataTransfer();
-  for (const each of files) list.items.add(each);
+  for (const [each] of found) list.items.add(each);
   file.files = list.files;
-  filesChosen();
+  chosen(found);
   byId("predict").focus();
 }
 
-function filesChosen() {
+function chosen(found) {
+  inputs = found;
   stop();
   state("empty");
   sheet.wipe();
@@ -78,11 +105,24 @@ function filesChosen() {
 
 function showChosen() {
   const list = byId("chosen");
-  const items = [...file.files].slice(0, PREVIEWS).map((each) => thumbnail(each, each.name));
-  if (file.files.length > PREVIEWS) items.push(`+ ${file.files.length - PREVIEWS}`);
+  const items = inputs.slice(0, PREVIEWS).map(([each]) => (isArchive(each) ? each.name : thumbnail(each, each.name)));
+  if (inputs.length > PREVIEWS) items.push(`+ ${inputs.length - PREVIEWS}`);
   empty(list);
   for (const item of items) list.appendChild(document.createElement("li")).append(item);
-  list.hidden = items.length === 0;
+  // The name of a single archive stands in the file field already.
+  list.hidden = items.length === 0 || typeof items[0] === "string" && items.length === 1;
+}
+
+/** The page's address names the model, and the job that is open: a reload shows both again. */
+function toAddress() {
+  const named = new URLSearchParams(chooser ? { model: chooser.value } : {});
+  if (openJob) named.set("job", openJob);
+  history.replaceState(null, "", `/?${named}`);
+}
+
+/** On a telephone the answer is below the button. */
+function showPanel() {
+  if (result.getBoundingClientRect().top > innerHeight / 2) result.scrollIntoView();
 }
 
 /** Ends what is being asked and starts a new turn. */
@@ -91,16 +131,21 @@ function stop() {
   running.abort();
   running = new AbortController();
   errorBox.textContent = "";
+  if (openJob) {
+    openJob = null;
+    toAddress();
+  }
   return running.signal;
 }
 
-/** What the answer's panel shows: empty, busy, answer, several or failed. An old answer stays while a new one is asked for. */
+/** What the answer's panel shows: empty, busy, answer, several, job or failed. An old answer stays while a new one is asked for. */
 function state(now, status = "") {
   result.dataset.state = now;
   result.ariaBusy = now === "busy";
   byId("status").textContent = status;
   byId("empty").hidden = !["empty", "failed"].includes(now);
   byId("several").hidden = now !== "several";
+  jobBox.hidden = now !== "job";
   empty(byId("results").tBodies[0]);
   if (now === "busy") return;
   empty(answerBox);
@@ -110,18 +155,27 @@ function state(now, status = "") {
 async function ask() {
   const signal = stop();
   const model = chosenModel();
-  const files = [...file.files];
   try {
     if (!model) throw new Problem("No model is served at the moment.");
-    if (files.length === 0 && !sheet.isEmpty()) files.push(await sheet.file());
-    if (files.length === 0) throw new Problem("Upload an image first!");
-    await (files.length === 1 ? askOne(model, files[0], signal) : askMany(model, files, signal));
+    const asked = inputs.length === 0 && !sheet.isEmpty() ? loose([await sheet.file()]) : inputs;
+    if (asked.length === 0) throw new Problem("Upload an image first!");
+    const isJob = asked.length > FEW || asked.some(([each, path]) => isArchive(each) || path !== each.name);
+    const files = asked.map(([each]) => each);
+    if (isJob) await askJob(model, asked, signal);
+    else await (files.length === 1 ? askOne(model, files[0], signal) : askMany(model, files, signal));
   } catch (error) {
-    if (signal.aborted) return;
-    state("failed");
-    errorBox.textContent = error instanceof Problem ? error.message : `The page failed: ${error.message}`;
-    errorBox.scrollIntoView({ block: "nearest" });
+    if (!signal.aborted) failed(error);
   }
+}
+
+function failed(error) {
+  state("failed");
+  tellError(error);
+}
+
+function tellError(error) {
+  errorBox.textContent = error instanceof Problem ? error.message : `The page failed: ${error.message}`;
+  errorBox.scrollIntoView({ block: "nearest" });
 }
 
 async function askOne(model, picture, signal) {
@@ -143,9 +197,7 @@ async function askOne(model, picture, signal) {
 async function askMany(model, files, signal) {
   state("several", "Asking the model …");
   result.ariaBusy = true;
-  const notice = byId("several").querySelector('[data-slot="notice"]');
-  notice.textContent = model.notice ?? "";
-  notice.hidden = !model.notice;
+  showNotice(byId("several"), model);
   byId("stop").hidden = false;
   const answered = await askSeveral(files, model.name, {
     table: byId("results"), progress: byId("progress"), label: byId("progress-label"), signal,
@@ -160,4 +212,90 @@ async function askMany(model, files, signal) {
   result.ariaBusy = false;
   byId("stop").hidden = true;
   byId("status").textContent = `Finished: ${answered} of ${files.length} answered.`;
+}
+
+/** What must be said wherever a model's answers are shown. */
+function showNotice(box, model) {
+  const notice = box.querySelector('[data-slot="notice"]');
+  notice.textContent = model?.notice ?? "";
+  notice.hidden = !model?.notice;
+}
+
+/** Sends `asked` as a job; what was not sent to its end is lost with the page, so the page asks before it goes. */
+async function askJob(model, asked, signal) {
+  const name = nameOf(asked);
+  const stay = (event) => event.preventDefault();
+  state("job", "Sending …");
+  showNotice(jobBox, model);
+  showSending(jobBox, name, 0);
+  addEventListener("beforeunload", stay);
+  try {
+    const job = await submitJob(model.name, asked, {
+      signal,
+      onSent: (share) => showSending(jobBox, name, share),
+      onWait: (seconds) => showSending(jobBox, name, 0, `The server is busy. Waiting ${seconds} s …`),
+    });
+    jobs.add(job, name);
+    follow(job, signal);
+  } finally {
+    removeEventListener("beforeunload", stay);
+  }
+}
+
+/** A folder or an archive has a name; many pictures have none. */
+function nameOf(asked) {
+  if (asked.length === 1) return asked[0][1];
+  const [top, ...tops] = new Set(asked.map(([, path]) => path.split("/")[0]));
+  return tops.length === 0 ? top : `${asked.length} pictures`;
+}
+
+/** Shows a job that was sent before: by this page, or whoever gave its address away. */
+async function showJob(id) {
+  const signal = stop();
+  openJob = id;
+  toAddress();
+  state("job", "Looking for the job …");
+  showPanel();
+  try {
+    follow(await findJob(id, signal), signal);
+  } catch (error) {
+    if (!signal.aborted) lost(id, error);
+  }
+}
+
+function follow(job, signal) {
+  openJob = job.id;
+  state("job");
+  chooseModel(job.model);
+  toAddress();
+  const model = models.find((each) => each.name === job.model); // not the chosen one where it is served no more
+  showNotice(jobBox, model);
+  jobs.tell(job);
+  followJob(jobBox, job, {
+    name: jobs.nameOf(job.id) ?? "Job", noun: model?.image ? "pictures" : "inputs", signal,
+    onChange: jobs.tell,
+    announce(text) { byId("status").textContent = text; },
+    onLost: (error) => lost(job.id, error),
+  });
+}
+
+function lost(id, error) {
+  if (error.status === 404 || error.status === 410) {
+    jobs.drop(id);
+    openJob = null;
+    toAddress();
+  }
+  failed(error);
+}
+
+/** A button that goes away when it has been pressed would take the keyboard's place with it. */
+function jobButton(name, press) {
+  jobBox.querySelector(`[data-slot="${name}"]`).addEventListener("click", async () => {
+    byId("result-heading").focus({ preventScroll: true });
+    try {
+      await press();
+    } catch (error) {
+      tellError(error);
+    }
+  });
 }

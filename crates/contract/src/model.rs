@@ -1,4 +1,4 @@
-use open_inference::{ModelMetadata, ModelState, TensorMetadata};
+use open_inference::{ModelMetadata, ModelState, Platform, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 use crate::Pipeline;
@@ -51,6 +51,9 @@ pub struct ModelDescription {
     /// The steps of a model that is a pipeline: `web_api` asks their models one by one, and remembers each answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<Pipeline>,
+    /// What computes its answers.
+    #[serde(default)]
+    pub platform: Platform,
 }
 
 /// What a session really runs on, and why it is not what was wished for.
@@ -99,6 +102,7 @@ impl ModelDescription {
             independent_rows: false,
             image: None,
             pipeline: None,
+            platform: Platform::default(),
         }
     }
 
@@ -120,6 +124,7 @@ impl ModelDescription {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             max_batch_size: self.max_batch_size,
+            platform: self.platform,
         }
     }
 }

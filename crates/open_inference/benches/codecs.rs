@@ -23,6 +23,7 @@ fn model() -> ModelMetadata {
         inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 784])],
         outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1, 10])],
         max_batch_size: 0,
+        platform: open_inference::Platform::default(),
     }
 }
 

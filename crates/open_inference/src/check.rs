@@ -104,6 +104,7 @@ mod tests {
             inputs: vec![TensorMetadata::new("x", Datatype::Int8, &[-1, 2]), picture],
             outputs: Vec::new(),
             max_batch_size: 8,
+            platform: crate::Platform::default(),
         }
     }
 

@@ -28,7 +28,7 @@ pub fn model_config(model: &ModelMetadata) -> Value {
     };
     let mut config = json!({
         "name": model.name,
-        "platform": "onnxruntime_onnx",
+        "platform": model.platform.name(),
         "backend": "onnxruntime",
         "version_policy": {"all": {}},
         "max_batch_size": model.max_batch_size,
@@ -73,6 +73,7 @@ mod tests {
             inputs: vec![TensorMetadata::new("x", Datatype::Bytes, &[-1, 2])],
             outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1])],
             max_batch_size: 8,
+            platform: crate::Platform::default(),
         };
         let config = model_config(&model);
         assert_eq!(config["input"][0]["data_type"], "TYPE_STRING");

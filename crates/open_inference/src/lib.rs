@@ -88,12 +88,12 @@ pub use check::check;
 pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::Error;
-pub use json::{JsonResponse, read_request, write_response};
-pub use metadata::{ContentType, ModelMetadata, Task, TensorMetadata, TensorParameters};
+pub use json::{JsonResponse, read_request, write_request, write_response};
+pub use metadata::{ContentType, ModelMetadata, Platform, Task, TensorMetadata, TensorParameters};
 pub use parameters::{Parameter, Parameters};
 pub use render::render;
 pub use server::{
-    EXTENSIONS, InferRequest, Inference, InferenceServer, ModelIndex, ModelState, PLATFORM, Provenance, SERVER_NAME,
+    EXTENSIONS, InferRequest, Inference, InferenceServer, ModelIndex, ModelState, Provenance, SERVER_NAME,
     SERVER_VERSION, Timing, report_statistics,
 };
 pub use statistics::{

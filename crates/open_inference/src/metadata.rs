@@ -15,6 +15,24 @@ pub struct ModelMetadata {
     pub outputs: Vec<TensorMetadata>,
     /// Rows that a batch should have at most; 0 where the graph fixes its batch axis or has none.
     pub max_batch_size: u32,
+    /// What computes its answers.
+    #[serde(default)]
+    pub platform: Platform,
+}
+
+/// What computes a model's answers, as its metadata says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Platform {
+    /// ONNX Runtime, in Triton's word for it.
+    #[default]
+    #[serde(rename = "onnxruntime_onnx")]
+    OnnxRuntime,
+    /// Programs that take requests out of a queue, in whatever language.
+    #[serde(rename = "queue")]
+    Queue,
+    /// Other models, one after the other, in Triton's word for it.
+    #[serde(rename = "ensemble")]
+    Ensemble,
 }
 
 /// Name, datatype and shape of an input or output.
@@ -75,6 +93,17 @@ pub enum Task {
     Classification,
     /// A picture: N×H×W, N×H×W×C or N×C×H×W with one, three or four channels.
     Image,
+}
+
+impl Platform {
+    /// As metadata says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnnxRuntime => "onnxruntime_onnx",
+            Self::Queue => "queue",
+            Self::Ensemble => "ensemble",
+        }
+    }
 }
 
 impl ContentType {

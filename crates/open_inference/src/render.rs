@@ -38,7 +38,8 @@ fn render_output(inference: &Inference, wish: &Wish, model: &ModelMetadata) -> R
     Ok(WireOutput { tensor, parameters, binary: *binary })
 }
 
-fn base64(tensor: &Tensor) -> Tensor {
+/// Bytes that are no text, as text.
+pub(crate) fn base64(tensor: &Tensor) -> Tensor {
     Tensor::from_strings(&tensor.name, tensor.shape.clone(), tensor.strings().map(|string| STANDARD.encode(&string)))
 }
 

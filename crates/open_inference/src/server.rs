@@ -13,9 +13,6 @@ pub const SERVER_NAME: &str = "mlserve";
 /// The server's version in its metadata.
 pub const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a model's metadata says of how it is run.
-pub const PLATFORM: &str = "onnxruntime_onnx";
-
 /// The protocol's extensions that are served.
 pub const EXTENSIONS: [&str; 6] =
     ["binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics"];

@@ -145,6 +145,7 @@ async fn it_is_described_as_what_its_steps_make_of_it() {
     assert!(others.iter().all(|model| model.pipeline.is_none() && model.is_ready()));
     let metadata = service.get("/v2/models/p").await.json();
     assert_eq!((&metadata["versions"], &metadata["inputs"][0]["name"]), (&json!(["1"]), &json!("image")));
+    assert_eq!(metadata["platform"], "ensemble");
 }
 
 #[tokio::test]

@@ -12,6 +12,9 @@ pub mod health;
 /// `POST /input/{model}`: the picture as the model sees it.
 pub mod input;
 
+/// `/jobs`: slow and large work.
+pub mod jobs;
+
 /// `GET /`, and the page that a plain form post gets.
 pub mod page;
 

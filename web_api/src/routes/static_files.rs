@@ -24,7 +24,10 @@ const FILES: &[Asset] = &[
     asset!("app.js", "text/javascript; charset=utf-8"),
     asset!("draw.js", "text/javascript; charset=utf-8"),
     asset!("files.js", "text/javascript; charset=utf-8"),
+    asset!("folders.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
+    asset!("job.js", "text/javascript; charset=utf-8"),
+    asset!("jobs.js", "text/javascript; charset=utf-8"),
     asset!("pictures.js", "text/javascript; charset=utf-8"),
 ];
 

@@ -194,6 +194,21 @@ async fn errors_have_the_protocols_shape_and_the_models_words() {
 }
 
 #[tokio::test]
+async fn a_question_that_cannot_become_a_job_fails_in_the_words_of_its_route() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let long_key = "k".repeat(256);
+    for (mut request, field) in
+        [(post(INFER, &question(&[[0.5; 4]])), "error"), (image_request("/predict/mnist", "seven"), "detail")]
+    {
+        request.headers_mut().insert("prefer", HeaderValue::from_static("respond-async"));
+        request.headers_mut().insert("idempotency-key", HeaderValue::from_str(&long_key).unwrap());
+        let answer = stack.send(request).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer.json()[field], "Idempotency-Key has 1 to 255 ASCII characters.");
+    }
+}
+
+#[tokio::test]
 async fn a_model_that_was_loaded_can_be_asked_at_once() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let load = |name: &str, verb: &str| post(&format!("/v2/repository/models/{name}/{verb}"), &json!({}));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use contract::ModelDescription;
+use db_api::jobs::JobLimits;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
@@ -15,9 +16,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::ServiceExt;
-use web_api::app::{App, router};
+use web_api::app::{App, job_worker, router};
 use web_api::catalog::Catalog;
-use web_api::settings::{AppType, Settings};
+use web_api::settings::{AppType, JobSettings, Settings};
 
 use crate::fake_model_api::{FakeModelApi, model};
 
@@ -58,7 +59,8 @@ impl Stack {
         };
         let mut registry = Registry::default();
         let (app, background) = App::new(&settings, &mut registry).unwrap();
-        let background = tokio::spawn(background);
+        let worker = job_worker(&app, &settings.jobs);
+        let background = tokio::spawn(async move { tokio::join!(background, worker.run()).0 });
         let catalog = app.catalog.clone();
         while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
@@ -150,7 +152,7 @@ pub fn form_request(path: &str, fields: &[(&str, Option<&str>, &str)]) -> Reques
     Request::post(path).header(header::CONTENT_TYPE, content_type).body(Body::from(body)).unwrap()
 }
 
-fn settings(model_api: &str) -> Settings {
+pub fn settings(model_api: &str) -> Settings {
     let any = "127.0.0.1:0".parse().unwrap();
     Settings {
         server: ServerSettings {
@@ -173,5 +175,17 @@ fn settings(model_api: &str) -> Settings {
         redis_timeout: Duration::from_millis(50),
         cache_ttl: Duration::from_hours(1),
         near_cache_bytes: 1 << 20,
+        jobs: JobSettings {
+            concurrency: 4,
+            list: true,
+            max_inputs: 10,
+            limits: JobLimits {
+                ttl: Duration::from_hours(1),
+                queue_length: 20,
+                claim_after: Duration::from_secs(1),
+                max_deliveries: 3,
+            },
+        },
+        webhooks: None,
     }
 }

@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::proto::inference as pb;
 use super::response::write_parameters;
 use crate::{
-    BatchStatistics, EXTENSIONS, InferenceStatistics, ModelMetadata, ModelStatistics, PLATFORM, Parameter, Parameters,
+    BatchStatistics, EXTENSIONS, InferenceStatistics, ModelMetadata, ModelStatistics, Parameter, Parameters,
     SERVER_NAME, SERVER_VERSION, StatisticDuration, TensorMetadata, model_config,
 };
 
@@ -25,7 +25,7 @@ pub fn metadata(model: &ModelMetadata, versions: Vec<String>) -> pb::ModelMetada
     ];
     let tensors = |tensors: &[TensorMetadata]| tensors.iter().map(tensor).collect();
     pb::ModelMetadataResponse {
-        platform: PLATFORM.to_owned(),
+        platform: model.platform.name().to_owned(),
         name: model.name.clone(),
         versions,
         inputs: tensors(&model.inputs),

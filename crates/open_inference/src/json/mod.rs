@@ -20,4 +20,4 @@ mod request;
 mod response;
 
 pub use request::read_request;
-pub use response::{JsonResponse, write_response};
+pub use response::{JsonResponse, write_request, write_response};

@@ -5,7 +5,9 @@ use half::{bf16, f16};
 use serde::Serialize;
 
 use crate::check::shown;
-use crate::{Element, Error, Parameter, Tensor, WireOutput, WireResponse, binary, with_element};
+use crate::content;
+use crate::render::base64;
+use crate::{ContentType, Datatype, Element, Error, Parameter, Tensor, WireOutput, WireResponse, binary, with_element};
 
 /// An answer, ready to be sent: the JSON, and the elements of those outputs that stand behind it.
 #[derive(Clone, Debug)]
@@ -39,6 +41,24 @@ pub fn write_response(response: &WireResponse) -> Result<JsonResponse, Error> {
     let tail: Vec<_> =
         response.outputs.iter().filter(|output| output.binary).map(|output| output.tensor.data.clone()).collect();
     Ok(JsonResponse { json: json.into(), tail: (!tail.is_empty()).then_some(tail) })
+}
+
+/// Ready tensors as a request in JSON alone, for who reads no other.
+pub fn write_request(inputs: &[Tensor]) -> Result<Bytes, Error> {
+    let mut json = b"{\"inputs\":[".to_vec();
+    for (index, tensor) in inputs.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        let is_text =
+            tensor.datatype != Datatype::Bytes || tensor.strings().all(|text| std::str::from_utf8(&text).is_ok());
+        let (tensor, content_type) =
+            if is_text { (tensor.clone(), None) } else { (base64(tensor), Some(ContentType::Base64)) };
+        let parameters = content_type.map(content::parameters).unwrap_or_default();
+        write_output(&mut json, &WireOutput { tensor, parameters, binary: false })?;
+    }
+    json.extend_from_slice(b"]}");
+    Ok(json.into())
 }
 
 fn write_output(json: &mut Vec<u8>, output: &WireOutput) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::asked::Asked;
 use super::{Rest, reply, server};
-use crate::{Error, InferenceServer, PLATFORM, model_config, report_statistics};
+use crate::{Error, InferenceServer, model_config, report_statistics};
 
 /// `GET /v2/models`, as KServe has it.
 pub(super) async fn list<S: InferenceServer>(State(rest): State<Rest<S>>) -> Response {
@@ -20,7 +20,7 @@ pub(super) async fn metadata<S: InferenceServer>(State(rest): State<Rest<S>>, as
     Ok(reply::json(&json!({
         "name": model.name,
         "versions": rest.server.versions(&model.name),
-        "platform": PLATFORM,
+        "platform": model.platform.name(),
         "inputs": model.inputs,
         "outputs": model.outputs,
         "parameters": {"version": model.version, "max_batch_size": model.max_batch_size},

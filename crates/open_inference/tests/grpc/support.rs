@@ -75,6 +75,7 @@ fn model(name: &str, inputs: &[(&str, Datatype)]) -> ModelMetadata {
         inputs: tensors(""),
         outputs: tensors("_out"),
         max_batch_size: 8,
+        platform: open_inference::Platform::default(),
     }
 }
 

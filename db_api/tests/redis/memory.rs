@@ -1,9 +1,5 @@
 //! The memory over a real Redis, and over one that is killed, hung or full of garbage.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use db_api::keys::{AnswerKey, Input};
@@ -13,94 +9,14 @@ use db_api::store::RedisStore;
 use http::HeaderMap;
 use open_inference::{Datatype, Inference, Provenance, Tensor};
 use redis::Commands;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, UnixStream};
-use tokio::sync::Notify;
 use tokio::time::sleep;
+
+use crate::server::{Redis, until};
 
 /// Longer than in production: on a busy machine an answer in time must be no matter of luck.
 const DEADLINE: Duration = Duration::from_millis(250);
 
-/// A `redis-server` on a socket of its own, ended with the test.
-struct Redis {
-    folder: PathBuf,
-    process: Child,
-}
-
 impl Redis {
-    /// `None` when there is none to start and none is required.
-    fn start(name: &str) -> Option<Self> {
-        let folder = std::env::temp_dir().join(format!("mlserve-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        match Self::spawn(&folder) {
-            Ok(process) => Some(Self { folder, process }),
-            Err(error) if std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1") => {
-                panic!("redis-server cannot be started: {error}")
-            }
-            Err(error) => {
-                eprintln!("SKIPPED: redis-server cannot be started: {error}");
-                None
-            }
-        }
-    }
-
-    fn spawn(folder: &Path) -> std::io::Result<Child> {
-        let server = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-        Command::new(server)
-            .args(["--port", "0", "--save", "", "--unixsocket"])
-            .arg(folder.join("socket"))
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .spawn()
-    }
-
-    fn url(&self) -> String {
-        format!("redis+unix://{}", self.folder.join("socket").display())
-    }
-
-    fn client(&self) -> redis::Connection {
-        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
-    }
-
-    /// A way to it over TCP, and what makes every connection there is fall silent without closing it.
-    async fn proxy(&self) -> (String, Arc<Notify>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("redis://{}", listener.local_addr().unwrap());
-        let silence = Arc::new(Notify::new());
-        let (socket, silenced) = (self.folder.join("socket"), Arc::clone(&silence));
-        tokio::spawn(async move {
-            loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                let (socket, silenced) = (socket.clone(), Arc::clone(&silenced));
-                tokio::spawn(async move {
-                    let mut far = UnixStream::connect(socket).await.unwrap();
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
-                        () = silenced.notified() => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        (url, silence)
-    }
-
-    fn listeners(&self) -> u64 {
-        let mut client = self.client();
-        let (_, number): (String, u64) =
-            redis::cmd("PUBSUB").arg("NUMSUB").arg("mlserve:forget").query(&mut client).unwrap();
-        number
-    }
-
-    fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
-    }
-
-    fn restart(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        self.process = Self::spawn(&self.folder).unwrap();
-    }
-
     /// A replica's memory with its work in the background, once it has seen Redis.
     async fn memory(&self) -> Memory<String> {
         Self::memory_over(&self.url()).await
@@ -116,24 +32,8 @@ impl Redis {
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 fn is_available(memory: &Memory<String>) -> bool {
     memory.redis().unwrap().is_available()
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "waited 10 s in vain until {what}");
-        sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn key(image: &str) -> AnswerKey {

@@ -1,0 +1,397 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Asked, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told, Tried, Webhook,
+    WebhookClaim, What, Work,
+};
+
+/// So long an empty queue is waited at.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Inputs and results of all jobs together.
+const MOST_BYTES: usize = 256 << 20;
+
+/// So many ids of jobs that have been forgotten are told from those that never were.
+const MOST_GONE: usize = 10_000;
+
+/// The queue in this process. Its workers live as long as it does, so nothing is ever claimed from one that died.
+#[derive(Clone)]
+pub struct LocalJobs {
+    state: Arc<Mutex<State>>,
+    came: Arc<Notify>,
+    limits: JobLimits,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: HashMap<JobId, Kept>,
+    queues: HashMap<String, VecDeque<(JobId, u32)>>,
+    once: HashMap<String, (String, JobId)>,
+    gone: VecDeque<JobId>,
+    bytes: usize,
+    /// Webhooks claimed so far.
+    claims: u64,
+}
+
+struct Kept {
+    job: Job,
+    asked: Asked,
+    names: Vec<String>,
+    inputs: HashMap<u32, Bytes>,
+    results: HashMap<u32, Outcome>,
+    events: Vec<What>,
+    once: Option<String>,
+    /// How long it is kept when it has ended.
+    ttl: Duration,
+    expires: Option<Instant>,
+    /// When its webhook is tried, and by which claim it was tried last.
+    webhook_due: Option<(Instant, u64)>,
+}
+
+impl LocalJobs {
+    /// An empty one.
+    pub fn new(limits: JobLimits) -> Self {
+        Self { state: Arc::default(), came: Arc::default(), limits }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn submit(&self, new: NewJob) -> Result<JobId, JobError> {
+        let mut state = self.state();
+        if let Some(once) = &new.once
+            && let Some((digest, id)) = state.once.get(&once.key)
+        {
+            return if *digest == once.digest { Ok(*id) } else { Err(JobError::Conflict) };
+        }
+        let waiting = new.inputs.iter().filter(|input| input.known.is_none()).count();
+        let length = state.queues.get(&new.model).map_or(0, VecDeque::len);
+        if waiting > 0 && length + waiting > self.limits.queue_length {
+            return Err(JobError::Long(length as u64));
+        }
+        let bytes: usize = new.inputs.iter().map(|input| input.data.len()).sum();
+        if state.bytes + bytes > MOST_BYTES {
+            return Err(JobError::Full);
+        }
+        let id = JobId::random();
+        let job = Job {
+            id,
+            model: new.model.clone(),
+            status: Status::Queued,
+            total: new.inputs.len() as u32,
+            done: 0,
+            failed: 0,
+            dead: 0,
+            runs: 0,
+            created_ms: now_ms(),
+            started_ms: None,
+            finished_ms: None,
+            expires_ms: None,
+            webhook: new.webhook.map(Webhook::new),
+        };
+        let once = new.once.map(|once| {
+            state.once.insert(once.key.clone(), (once.digest, id));
+            once.key
+        });
+        let mut kept = Kept {
+            job,
+            asked: new.asked,
+            names: Vec::new(),
+            inputs: HashMap::new(),
+            results: HashMap::new(),
+            events: vec![What::Status(Status::Queued)],
+            once,
+            ttl: new.ttl.unwrap_or(self.limits.ttl),
+            expires: None,
+            webhook_due: None,
+        };
+        let mut known = Vec::new();
+        for (index, input) in (0..).zip(new.inputs) {
+            kept.names.push(input.name);
+            if let Some(outcome) = input.known {
+                known.push((index, outcome));
+            } else {
+                state.bytes += input.data.len();
+                kept.inputs.insert(index, input.data);
+                state.queues.entry(new.model.clone()).or_default().push_back((id, index));
+            }
+        }
+        state.jobs.insert(id, kept);
+        for (index, outcome) in known {
+            Self::settle(&mut state, id, index, &outcome);
+        }
+        self.came.notify_waiters();
+        Ok(id)
+    }
+
+    /// Whoever is second changes nothing.
+    fn settle(state: &mut State, id: JobId, index: u32, outcome: &Outcome) -> bool {
+        let Some(kept) = state.jobs.get_mut(&id) else { return false };
+        if kept.job.status.has_ended() || kept.results.contains_key(&index) {
+            return false;
+        }
+        let (Outcome::Answer(json) | Outcome::Error(json)) = outcome;
+        state.bytes += json.len();
+        if matches!(outcome, Outcome::Answer(_)) {
+            kept.job.done += 1;
+            state.bytes -= kept.inputs.remove(&index).map_or(0, |input| input.len());
+        } else {
+            kept.job.failed += 1;
+        }
+        kept.results.insert(index, outcome.clone());
+        kept.events.push(What::Ended(index));
+        if kept.job.done + kept.job.failed == kept.job.total {
+            let status = if kept.job.failed == 0 { Status::Succeeded } else { Status::Failed };
+            kept.end(status);
+        }
+        true
+    }
+
+    pub(super) fn find(&self, id: JobId) -> Found {
+        let state = self.state();
+        match state.jobs.get(&id) {
+            Some(kept) => Found::Job(Box::new(kept.job.clone())),
+            None if state.gone.contains(&id) => Found::Gone,
+            None => Found::Unknown,
+        }
+    }
+
+    pub(super) fn list(&self, wanted: impl Fn(&Job) -> bool, offset: usize, most: usize) -> Vec<Job> {
+        let state = self.state();
+        let mut jobs: Vec<_> = state.jobs.values().map(|kept| &kept.job).filter(|job| wanted(job)).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse((job.created_ms, job.id.to_string())));
+        jobs.into_iter().skip(offset).take(most).cloned().collect()
+    }
+
+    pub(super) fn names(&self, id: JobId) -> Vec<String> {
+        self.state().jobs.get(&id).map(|kept| kept.names.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn results(&self, id: JobId, indices: &[u32]) -> Vec<Option<Outcome>> {
+        let state = self.state();
+        let result = |index| state.jobs.get(&id).and_then(|kept| kept.results.get(index)).cloned();
+        indices.iter().map(result).collect()
+    }
+
+    /// Events are called by their number, in as many digits as Redis would have before its dash.
+    pub(super) fn events(&self, id: JobId, after: &str, most: usize) -> Vec<Event> {
+        let state = self.state();
+        let first = after.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0_usize);
+        let events = state.jobs.get(&id).map_or(&[][..], |kept| kept.events.get(first..).unwrap_or_default());
+        let named = |(number, what): (usize, &What)| Event { id: format!("{number}-0"), what: *what };
+        (first + 1..).zip(events).take(most).map(named).collect()
+    }
+
+    pub(super) fn cancel(&self, id: JobId) -> bool {
+        let mut state = self.state();
+        let Some(kept) = state.jobs.get_mut(&id).filter(|kept| !kept.job.status.has_ended()) else { return false };
+        kept.end(Status::Cancelled);
+        let (model, inputs) = (kept.job.model.clone(), std::mem::take(&mut kept.inputs));
+        state.bytes -= inputs.values().map(Bytes::len).sum::<usize>();
+        if let Some(queue) = state.queues.get_mut(&model) {
+            queue.retain(|(job, _)| *job != id);
+        }
+        true
+    }
+
+    pub(super) fn retry(&self, id: JobId) -> Option<u32> {
+        let mut state = self.state();
+        let kept = state.jobs.get_mut(&id).filter(|kept| kept.job.status == Status::Failed)?;
+        let failed = |(index, outcome): (&u32, &Outcome)| {
+            (matches!(outcome, Outcome::Error(_)) && kept.inputs.contains_key(index)).then_some(*index)
+        };
+        let mut again: Vec<u32> = kept.results.iter().filter_map(failed).collect();
+        if again.is_empty() {
+            return None;
+        }
+        again.sort_unstable();
+        let mut freed = 0;
+        for index in &again {
+            if let Some(Outcome::Error(json)) = kept.results.remove(index) {
+                freed += json.len();
+            }
+        }
+        kept.job.failed -= again.len() as u32;
+        kept.job.status = Status::Queued;
+        (kept.job.finished_ms, kept.job.expires_ms, kept.expires) = (None, None, None);
+        kept.webhook_due = None;
+        kept.job.webhook = kept.job.webhook.take().map(|webhook| Webhook::new(webhook.url));
+        kept.events.push(What::Status(Status::Queued));
+        let model = kept.job.model.clone();
+        state.bytes -= freed;
+        state.queues.entry(model).or_default().extend(again.iter().map(|index| (id, *index)));
+        self.came.notify_waiters();
+        Some(again.len() as u32)
+    }
+
+    pub(super) async fn take(&self, model: &str, most: usize) -> Vec<Delivery> {
+        let begun = Instant::now();
+        loop {
+            let came = self.came.notified();
+            let taken = self.take_now(model, most);
+            if !taken.is_empty() || timeout(WAIT.saturating_sub(begun.elapsed()), came).await.is_err() {
+                return taken;
+            }
+        }
+    }
+
+    fn take_now(&self, model: &str, most: usize) -> Vec<Delivery> {
+        let mut state = self.state();
+        let Some(queue) = state.queues.get_mut(model) else { return Vec::new() };
+        let delivery = |(job, index)| Delivery { model: model.to_owned(), entry: format!("{job}-{index}"), job, index };
+        queue.drain(..queue.len().min(most)).map(delivery).collect()
+    }
+
+    pub(super) fn begin(&self, delivery: &Delivery) -> Option<Work> {
+        let mut state = self.state();
+        let kept = state.jobs.get_mut(&delivery.job).filter(|kept| !kept.job.status.has_ended())?;
+        let data = kept.inputs.get(&delivery.index)?.clone();
+        if kept.job.status == Status::Queued {
+            kept.job.status = Status::Running;
+            kept.job.started_ms = Some(now_ms());
+            kept.events.push(What::Status(Status::Running));
+        }
+        kept.job.runs += 1;
+        Some(Work { asked: kept.asked.clone(), data })
+    }
+
+    pub(super) fn finish(&self, delivery: &Delivery, outcome: &Outcome) -> bool {
+        Self::settle(&mut self.state(), delivery.job, delivery.index, outcome)
+    }
+
+    pub(super) fn claim_webhooks(&self, most: usize, lease: Duration) -> Vec<WebhookClaim> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let State { jobs, claims, .. } = &mut *state;
+        let is_due = |kept: &&mut Kept| kept.webhook_due.is_some_and(|(due, _)| due <= now);
+        let claim = |kept: &mut Kept| {
+            *claims += 1;
+            kept.webhook_due = Some((now + lease, *claims));
+            if let Some(webhook) = &mut kept.job.webhook {
+                webhook.tries += 1;
+            }
+            WebhookClaim { job: kept.job.id, claim: *claims }
+        };
+        jobs.values_mut().filter(is_due).take(most).map(claim).collect()
+    }
+
+    pub(super) fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> bool {
+        let mut state = self.state();
+        let Some(kept) = state.jobs.get_mut(&claim.job) else { return false };
+        let (Some((_, last)), Some(webhook)) = (kept.webhook_due, &mut kept.job.webhook) else { return false };
+        if last != claim.claim {
+            return false;
+        }
+        (webhook.told, webhook.error, kept.webhook_due) = match tried.clone() {
+            Tried::Delivered => (Some(Told::Delivered), None, None),
+            Tried::Again(pause, error) => (None, Some(error), Some((Instant::now() + pause, 0))),
+            Tried::GivenUp(error) => (Some(Told::Failed), Some(error), None),
+        };
+        true
+    }
+
+    pub(super) fn sweep(&self) {
+        let mut state = self.state();
+        let over = |kept: &Kept| kept.expires.is_some_and(|expires| expires <= Instant::now());
+        let ids: Vec<JobId> = state.jobs.iter().filter(|(_, kept)| over(kept)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(kept) = state.jobs.remove(&id) else { continue };
+            state.bytes -= kept.bytes();
+            if let Some(once) = kept.once {
+                state.once.remove(&once);
+            }
+            state.gone.push_back(id);
+        }
+        let too_many = state.gone.len().saturating_sub(MOST_GONE);
+        state.gone.drain(..too_many);
+    }
+}
+
+impl Kept {
+    fn end(&mut self, status: Status) {
+        let now = now_ms();
+        self.job.status = status;
+        self.job.finished_ms = Some(now);
+        self.job.expires_ms = Some(now + self.ttl.as_millis() as u64);
+        self.expires = Some(Instant::now() + self.ttl);
+        self.webhook_due = self.job.webhook.is_some().then(|| (Instant::now(), 0));
+        self.events.push(What::Status(status));
+    }
+
+    fn bytes(&self) -> usize {
+        let results = self.results.values().map(|(Outcome::Answer(json) | Outcome::Error(json))| json.len());
+        self.inputs.values().map(Bytes::len).chain(results).sum()
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::{Input, Kind};
+
+    const LEASE: Duration = Duration::from_mins(1);
+
+    fn ended_with_a_webhook() -> (LocalJobs, JobId) {
+        let ttl = Duration::from_hours(24);
+        let limits = JobLimits { ttl, queue_length: 10, claim_after: ttl, max_deliveries: 3 };
+        let jobs = LocalJobs::new(limits);
+        let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
+        let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
+        let webhook = Some("http://hooks.example.org/".to_owned());
+        let id = jobs.submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, webhook, ttl: None }).unwrap();
+        assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
+        let taken = jobs.take_now("m", 1);
+        assert!(jobs.finish(&taken[0], &Outcome::Error("{}".to_owned())));
+        (jobs, id)
+    }
+
+    fn webhook(jobs: &LocalJobs, id: JobId) -> Webhook {
+        match jobs.find(id) {
+            Found::Job(job) => job.webhook.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_is_claimed_once_until_its_lease_is_over() {
+        let (jobs, id) = ended_with_a_webhook();
+        let first = jobs.claim_webhooks(9, LEASE);
+        assert_eq!(first.iter().map(|claim| claim.job).collect::<Vec<_>>(), [id]);
+        assert!(jobs.claim_webhooks(9, LEASE).is_empty());
+        tokio::time::advance(LEASE).await;
+        let second = jobs.claim_webhooks(9, LEASE);
+        assert_eq!((second.len(), webhook(&jobs, id).tries), (1, 2));
+        assert!(!jobs.settle_webhook(&first[0], &Tried::Delivered));
+        assert!(jobs.settle_webhook(&second[0], &Tried::Again(LEASE, "it answered 500".to_owned())));
+        assert_eq!(webhook(&jobs, id).error.as_deref(), Some("it answered 500"));
+        assert!(jobs.claim_webhooks(9, LEASE).is_empty());
+        tokio::time::advance(LEASE).await;
+        let third = jobs.claim_webhooks(9, LEASE);
+        assert!(jobs.settle_webhook(&third[0], &Tried::Delivered));
+        let told = Webhook { told: Some(Told::Delivered), tries: 3, ..Webhook::new(webhook(&jobs, id).url) };
+        assert_eq!(webhook(&jobs, id), told);
+        assert!(!jobs.settle_webhook(&third[0], &Tried::GivenUp("late".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_is_tried_again_is_told_of_anew() {
+        let (jobs, id) = ended_with_a_webhook();
+        let claim = jobs.claim_webhooks(9, LEASE);
+        assert_eq!(jobs.retry(id), Some(1));
+        assert!(!jobs.settle_webhook(&claim[0], &Tried::Delivered));
+        assert_eq!(webhook(&jobs, id), Webhook::new(webhook(&jobs, id).url));
+        assert!(jobs.cancel(id));
+        assert_eq!(jobs.claim_webhooks(9, LEASE).len(), 1);
+    }
+}

@@ -1,0 +1,108 @@
+//! A Redis of a test's own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// A `redis-server` on a socket of its own, ended with the test.
+pub struct Redis {
+    folder: PathBuf,
+    process: Child,
+}
+
+impl Redis {
+    /// `None` when there is none to start and none is required.
+    pub fn start(name: &str) -> Option<Self> {
+        let folder = std::env::temp_dir().join(format!("mlserve-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        match Self::spawn(&folder) {
+            Ok(process) => Some(Self { folder, process }),
+            Err(error) if std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1") => {
+                panic!("redis-server cannot be started: {error}")
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: redis-server cannot be started: {error}");
+                None
+            }
+        }
+    }
+
+    fn spawn(folder: &Path) -> std::io::Result<Child> {
+        let server = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        Command::new(server)
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(folder.join("socket"))
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .spawn()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.join("socket").display())
+    }
+
+    pub fn client(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// A way to it over TCP, and what makes every connection there is fall silent without closing it.
+    pub async fn proxy(&self) -> (String, Arc<Notify>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let silence = Arc::new(Notify::new());
+        let (socket, silenced) = (self.folder.join("socket"), Arc::clone(&silence));
+        tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let (socket, silenced) = (socket.clone(), Arc::clone(&silenced));
+                tokio::spawn(async move {
+                    let mut far = UnixStream::connect(socket).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        () = silenced.notified() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        (url, silence)
+    }
+
+    pub fn listeners(&self) -> u64 {
+        let mut client = self.client();
+        let (_, number): (String, u64) =
+            redis::cmd("PUBSUB").arg("NUMSUB").arg("mlserve:forget").query(&mut client).unwrap();
+        number
+    }
+
+    pub fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
+    }
+
+    pub fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.folder).unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "waited 10 s in vain until {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,155 @@
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use db_api::jobs::{JobId, Outcome};
+use futures_util::stream;
+use http::{HeaderMap, header};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::body::ResultBody;
+use super::job_path::JobPath;
+use crate::app::App;
+use crate::error::Error;
+
+/// Results read at once.
+const AT_A_TIME: u32 = 500;
+
+const COLUMNS: &str = "index,name,status,label,value,answer,error\r\n";
+
+/// `?format=`
+#[derive(Debug, Default, Deserialize)]
+pub struct Wished {
+    format: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Ndjson,
+    Csv,
+}
+
+/// `GET /jobs/{id}/results`: a line for each input that has ended, in the inputs' order.
+pub async fn collect(
+    State(app): State<App>,
+    JobPath(job): JobPath,
+    wished: Result<Query<Wished>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = match wished.ok().and_then(|Query(wished)| wished.format).as_deref() {
+        Some("csv") => Format::Csv,
+        Some("ndjson") => Format::Ndjson,
+        Some(_) => return Err(Error::Job("format is csv or ndjson".to_owned())),
+        None if accept.contains("text/csv") => Format::Csv,
+        None => Format::Ndjson,
+    };
+    let names = app.jobs.names(job.id).await?;
+    // The first lines before the head is sent, so that a queue that does not answer is an error and no empty answer.
+    let first = lines(&app, job.id, &names, 0..job.total.min(AT_A_TIME), format).await?;
+    let head = if format == Format::Csv { COLUMNS } else { "" };
+    let first = Bytes::from(head.to_owned() + &first);
+    let rest = stream::unfold((app, names, AT_A_TIME), move |(app, names, from)| async move {
+        if from >= job.total {
+            return None;
+        }
+        let to = job.total.min(from + AT_A_TIME);
+        // An answer that breaks off is seen to be broken.
+        let lines = lines(&app, job.id, &names, from..to, format).await.map_err(std::io::Error::other);
+        Some((lines.map(Bytes::from), (app, names, to)))
+    });
+    let body = futures_util::StreamExt::chain(stream::iter([Ok(first)]), rest);
+    let (media_type, extension) = match format {
+        Format::Ndjson => ("application/x-ndjson", "ndjson"),
+        Format::Csv => ("text/csv; charset=utf-8", "csv"),
+    };
+    let disposition = format!("attachment; filename=\"{}-{}.{extension}\"", job.model, &job.id.to_string()[..8]);
+    let headers = [
+        (header::CONTENT_TYPE, media_type.to_owned()),
+        (header::CONTENT_DISPOSITION, disposition),
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+    ];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+async fn lines(
+    app: &App,
+    job: JobId,
+    names: &[String],
+    range: std::ops::Range<u32>,
+    format: Format,
+) -> Result<String, Error> {
+    let indices: Vec<u32> = range.collect();
+    let outcomes = app.jobs.results(job, &indices).await?;
+    let mut lines = String::new();
+    for (index, outcome) in
+        indices.iter().zip(&outcomes).filter_map(|(index, outcome)| Some((*index, outcome.as_ref()?)))
+    {
+        let name = names.get(index as usize).map_or("", String::as_str);
+        match format {
+            Format::Ndjson => {
+                let body = ResultBody::new(index, name, outcome)?;
+                lines += &serde_json::to_string(&body).map_err(|_| Error::Internal)?;
+                lines.push('\n');
+            }
+            Format::Csv => lines += &row(index, name, outcome),
+        }
+    }
+    Ok(lines)
+}
+
+/// RFC 4180. An answer that is a choice between classes has its label and value in columns of their own; any other is in JSON.
+fn row(index: u32, name: &str, outcome: &Outcome) -> String {
+    let read = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let fields = match outcome {
+        Outcome::Answer(json) => match read(json) {
+            answer if answer["label"].is_string() => {
+                ["succeeded".into(), text(&answer["label"]), text(&answer["value"]), String::new(), String::new()]
+            }
+            _ => ["succeeded".into(), String::new(), String::new(), json.clone(), String::new()],
+        },
+        Outcome::Error(json) => {
+            ["failed".into(), String::new(), String::new(), String::new(), text(&read(json)["detail"])]
+        }
+    };
+    let mut row = format!("{index},{}", quoted(name));
+    for field in fields {
+        row.push(',');
+        row += &quoted(&field);
+    }
+    row + "\r\n"
+}
+
+/// A table program takes a field that begins like a formula for one, also between quotes.
+fn quoted(field: &str) -> String {
+    let field = if field.starts_with(['=', '+', '-', '@', '\t', '\r']) && field.parse::<f64>().is_err() {
+        format!("'{field}")
+    } else {
+        field.to_owned()
+    };
+    if field.contains([',', '"', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_the_class_the_answer_or_the_error() {
+        let answer = |json: &str| Outcome::Answer(json.to_owned());
+        assert_eq!(row(3, "a.png", &answer(r#"{"label":"7","value":0.5}"#)), "3,a.png,succeeded,7,0.5,,\r\n");
+        let v2 = row(0, "", &answer(r#"{"outputs":[1,2]}"#));
+        assert_eq!(v2, "0,,succeeded,,,\"{\"\"outputs\"\":[1,2]}\",\r\n");
+        let error = Outcome::Error(r#"{"status":422,"detail":"no, not this"}"#.to_owned());
+        assert_eq!(row(1, "b", &error), "1,b,failed,,,,\"no, not this\"\r\n");
+    }
+
+    #[test]
+    fn a_name_is_no_formula() {
+        assert_eq!(quoted("=1+1"), "'=1+1");
+        assert_eq!(quoted("-0.5"), "-0.5");
+    }
+}

@@ -1,0 +1,157 @@
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use db_api::jobs::{Asked, Input, Job, Kind, NewJob};
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::body::{JobBody, fresh_json};
+use super::job_path::find;
+use crate::app::App;
+use crate::error::Error;
+use crate::replay::{Reach, Replay, Replayed};
+use crate::submission::{Submission, idempotency_key, once};
+use crate::upload::ImageUpload;
+
+/// Inputs looked up in the memory at the same time.
+const AT_A_TIME: usize = 32;
+
+/// `POST /jobs`
+pub async fn submit(
+    State(app): State<App>,
+    Extension(replay): Extension<Replay>,
+    submission: Submission,
+) -> Result<Response, Error> {
+    let Submission { model, asked, inputs, webhook, key, .. } = &submission;
+    let model = app.catalog.find(model.as_deref())?.name.clone();
+    if let Some(version) = &asked.version {
+        app.catalog.find_version(&model, Some(version))?;
+    }
+    let inputs = recall(&replay, &model, asked, inputs.clone()).await;
+    let once = key.clone().map(|key| once(key, &model, asked, &submission.inputs));
+    let job = NewJob { model, asked: asked.clone(), inputs, once, webhook: webhook.clone(), ttl: None };
+    accept(&app, job).await
+}
+
+/// What is remembered, or wrong at first sight, need not wait.
+async fn recall(replay: &Replay, model: &str, asked: &Asked, inputs: Vec<Input>) -> Vec<Input> {
+    let recall = |input: Input| async move {
+        let known = match replay.ask(model, asked, input.data.clone(), Reach::Memory).await {
+            Replayed::Ended(outcome) => Some(outcome),
+            Replayed::NoAnswer(_) | Replayed::Later(_) => None,
+        };
+        Input { known, ..input }
+    };
+    stream::iter(inputs).map(recall).buffered(AT_A_TIME).collect().await
+}
+
+/// 202, or 200 when there is nothing left to do.
+async fn accept(app: &App, job: NewJob) -> Result<Response, Error> {
+    let id = app.jobs.submit(job).await?;
+    let job = find(app, id).await?;
+    let status = if job.status.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    respond(app, &job, status)
+}
+
+fn respond(app: &App, job: &Job, status: StatusCode) -> Result<Response, Error> {
+    let mut response = fresh_json(status, &JobBody::new(app, job))?;
+    let location = HeaderValue::try_from(format!("/jobs/{}", job.id)).map_err(|_| Error::Internal)?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// `Prefer: respond-async` (RFC 7240 §4.1) around the routes that answer at once: what is remembered, or wrong at first sight, still is
+/// answered at once; anything else becomes a job of one input.
+pub async fn respond_async(State(app): State<App>, request: Request, next: Next) -> Response {
+    match Question::of(request.uri().path()) {
+        Some(question) if prefers_async(request.headers()) && request.method() == Method::POST => {
+            let kind = question.kind;
+            try_at_once(&app, question, request, next).await.unwrap_or_else(|error| refuse(kind, error))
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// What a path asks.
+struct Question {
+    model: Option<String>,
+    version: Option<String>,
+    kind: Kind,
+}
+
+impl Question {
+    fn of(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let (model, version, kind) = match parts[..] {
+            ["predict"] => (None, None, Kind::Image),
+            ["predict", model] => (Some(model), None, Kind::Image),
+            ["v2", "models", model, "infer"] => (Some(model), None, Kind::V2),
+            ["v2", "models", model, "versions", version, "infer"] => (Some(model), Some(version), Kind::V2),
+            _ => return None,
+        };
+        Some(Self { model: model.map(str::to_owned), version: version.map(str::to_owned), kind })
+    }
+}
+
+async fn try_at_once(app: &App, question: Question, request: Request, next: Next) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let body = app.bodies.read(&parts.headers, body).await?;
+    let again = || {
+        let mut again = Request::new(Body::from(body.bytes.clone()));
+        *again.method_mut() = parts.method.clone();
+        *again.uri_mut() = parts.uri.clone();
+        *again.headers_mut() = parts.headers.clone();
+        again.extensions_mut().clone_from(&parts.extensions);
+        again
+    };
+    let mut at_once = again();
+    at_once.headers_mut().append(header::CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
+    let response = next.run(at_once).await;
+    if response.status() != StatusCode::GATEWAY_TIMEOUT {
+        return Ok(response);
+    }
+    let key = idempotency_key(&parts.headers)?;
+    let (model, data, asked) = match question.kind {
+        Kind::Image => {
+            let upload = ImageUpload::read(again(), app).await.map_err(|rejected| rejected.error)?;
+            let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
+            (question.model.or(upload.model.clone()), upload.image.clone(), asked)
+        }
+        Kind::V2 => (question.model, body.bytes.clone(), asked_in(&parts.headers, question.version)),
+    };
+    let model = app.catalog.find(model.as_deref())?.name.clone();
+    let inputs = vec![Input { name: String::new(), data, known: None }];
+    let once = key.map(|key| once(key, &model, &asked, &inputs));
+    let mut response = accept(app, NewJob { model, asked, inputs, once, webhook: None, ttl: None }).await?;
+    // Also where the key's job has ended long ago: 200 would say that this is the answer.
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
+    Ok(response)
+}
+
+/// In the words of the route that was asked.
+fn refuse(kind: Kind, error: Error) -> Response {
+    match kind {
+        Kind::Image => error.into_response(),
+        Kind::V2 => open_inference::Error::from(error).into_response(),
+    }
+}
+
+fn asked_in(headers: &HeaderMap, version: Option<String>) -> Asked {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Asked {
+        kind: Kind::V2,
+        version,
+        content_type: text("content-type").unwrap_or_default().to_owned(),
+        json_length: text("inference-header-content-length").and_then(|length| length.parse().ok()),
+    }
+}
+
+/// Packed bodies are answered at once: a preference may be ignored.
+fn prefers_async(headers: &HeaderMap) -> bool {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    preferences.flat_map(|value| value.split([',', ';'])).any(|word| word.trim().eq_ignore_ascii_case("respond-async"))
+        && !headers.contains_key(header::CONTENT_ENCODING)
+}

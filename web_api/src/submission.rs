@@ -1,0 +1,209 @@
+use std::convert::Infallible;
+
+use axum::RequestExt;
+use axum::extract::{FromRequest, Query, Request};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use db_api::jobs::{Asked, Input, Kind, Once};
+use futures_util::{FutureExt, stream};
+use http::{HeaderMap, header};
+use multer::Multipart;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use service::body::{ReadBody, Share};
+use sha2::{Digest, Sha256};
+
+use crate::app::App;
+use crate::archive::{Bounds, Format, unpack};
+use crate::error::Error;
+
+/// Beside inputs, a form of ours has two fields.
+const MAX_OTHER_FIELDS: usize = 16;
+
+/// The longest idempotency key.
+const MAX_KEY: usize = 255;
+
+/// Many inputs out of one request: files of a form, files of an archive, requests in JSON. Whatever can be wrong with the whole is
+/// settled here; what is wrong with one input is that input's outcome.
+pub struct Submission {
+    /// `?model=`, or the form's field.
+    pub model: Option<String>,
+    /// How all inputs are to be read.
+    pub asked: Asked,
+    /// At least one.
+    pub inputs: Vec<Input>,
+    /// `?webhook=`, or the form's field: a URL that may be called.
+    pub webhook: Option<String>,
+    /// The header `Idempotency-Key`.
+    pub key: Option<String>,
+    /// Keep their share of the memory for bodies.
+    _held: (ReadBody, Share),
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Wishes {
+    model: Option<String>,
+    version: Option<String>,
+    webhook: Option<String>,
+}
+
+impl FromRequest<App> for Submission {
+    type Rejection = Error;
+
+    async fn from_request(mut request: Request, app: &App) -> Result<Self, Error> {
+        let wishes = request.extract_parts::<Query<Wishes>>().await.map(|Query(wishes)| wishes);
+        let wishes = wishes.map_err(|error| Error::Job(error.to_string()))?;
+        let (parts, body) = request.into_parts();
+        let key = idempotency_key(&parts.headers)?;
+        let body = app.bodies.read(&parts.headers, body).await?;
+        let media_type =
+            parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (bytes, media_type) = (body.bytes.clone(), media_type.to_owned());
+        let bounds = Bounds { files: app.max_job_inputs, bytes: app.bodies.max_bytes() };
+        let read = move || Read::all(&bytes, &media_type, bounds);
+        let Read { kind, inputs, wishes: in_form } = app.workbench.run(body.bytes.len(), read).await??;
+        if inputs.is_empty() {
+            return Err(Error::NoInputs);
+        }
+        if inputs.len() > app.max_job_inputs {
+            return Err(Error::TooManyInputs { sent: inputs.len(), most: app.max_job_inputs });
+        }
+        let webhook = wishes.webhook.filter(|webhook| !webhook.is_empty()).or(in_form.webhook);
+        if let Some(webhook) = &webhook {
+            app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
+        }
+        // What was unpacked is not in the body.
+        let mut share = app.bodies.share();
+        share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
+        let asked = Asked { kind, version: wishes.version, content_type: String::new(), json_length: None };
+        Ok(Self { model: wishes.model.or(in_form.model), asked, inputs, webhook, key, _held: (body, share) })
+    }
+}
+
+/// `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), with or without the quotes of a structured field.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default().trim().trim_matches('"');
+    if !(1..=MAX_KEY).contains(&key.len()) {
+        return Err(Error::Job(format!("Idempotency-Key has 1 to {MAX_KEY} ASCII characters")));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// What was asked under an idempotency key: SHA-256 over length-prefixed fields.
+pub fn once(key: String, model: &str, asked: &Asked, inputs: &[Input]) -> Once {
+    let mut hash = Sha256::new();
+    let mut field = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    field(model.as_bytes());
+    field(format!("{asked:?}").as_bytes());
+    for input in inputs {
+        field(input.name.as_bytes());
+        field(&input.data);
+    }
+    Once { key, digest: URL_SAFE_NO_PAD.encode(hash.finalize()) }
+}
+
+/// What a body holds.
+struct Read {
+    kind: Kind,
+    inputs: Vec<Input>,
+    wishes: Wishes,
+}
+
+impl Read {
+    fn all(body: &Bytes, media_type: &str, bounds: Bounds) -> Result<Self, Error> {
+        let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let pictures = |inputs| Self { kind: Kind::Image, inputs, wishes: Wishes::default() };
+        match essence.as_str() {
+            "multipart/form-data" => Self::form(body, media_type, bounds),
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json-lines" => {
+                Ok(Self { kind: Kind::V2, inputs: lines(body, bounds)?, wishes: Wishes::default() })
+            }
+            "application/json" => Ok(Self { kind: Kind::V2, inputs: list(body)?, wishes: Wishes::default() }),
+            _ if Format::of(body).is_some() => files("", body.clone(), bounds).map(pictures),
+            // A single picture is a job of one.
+            _ if essence.starts_with("image/") => Ok(pictures(vec![input("", body.clone())])),
+            _ => Err(Error::JobMediaType(media_type.chars().take(100).collect())),
+        }
+    }
+
+    /// Never waits, since the whole form is there.
+    fn form(body: &Bytes, media_type: &str, bounds: Bounds) -> Result<Self, Error> {
+        let form_error = |error: multer::Error| Error::Form(error.to_string());
+        let boundary = multer::parse_boundary(media_type).map_err(form_error)?;
+        let read = async {
+            let mut form = Multipart::new(stream::iter([Ok::<_, Infallible>(body.clone())]), boundary);
+            let (mut inputs, mut wishes, mut others) = (Vec::new(), Wishes::default(), 0);
+            while let Some(field) = form.next_field().await.map_err(form_error)? {
+                let name = field.name().unwrap_or_default().to_owned();
+                match (name.as_str(), field.file_name().map(ToOwned::to_owned)) {
+                    ("model", None) => wishes.model = Some(field.text().await.map_err(form_error)?),
+                    ("webhook", None) => wishes.webhook = Some(field.text().await.map_err(form_error)?),
+                    (_, Some(file)) => {
+                        let bytes = field.bytes().await.map_err(form_error)?;
+                        inputs.extend(files(&file, bytes, bounds)?);
+                    }
+                    _ => others += 1,
+                }
+                if others > MAX_OTHER_FIELDS {
+                    return Err(Error::Form(format!("it has more than {MAX_OTHER_FIELDS} fields that are no files")));
+                }
+                if inputs.len() > bounds.files {
+                    return Err(Error::TooManyInputs { sent: inputs.len(), most: bounds.files });
+                }
+            }
+            wishes.model = wishes.model.filter(|model| !model.is_empty());
+            wishes.webhook = wishes.webhook.filter(|webhook| !webhook.is_empty());
+            Ok(Self { kind: Kind::Image, inputs, wishes })
+        };
+        read.now_or_never().unwrap_or(Err(Error::Internal))
+    }
+}
+
+/// A file is a picture, or an archive of pictures.
+fn files(name: &str, bytes: Bytes, bounds: Bounds) -> Result<Vec<Input>, Error> {
+    match Format::of(&bytes) {
+        Some(format) => {
+            Ok(unpack(&bytes, format, bounds)?.into_iter().map(|(name, bytes)| input(&name, bytes)).collect())
+        }
+        None => Ok(vec![input(name, bytes)]),
+    }
+}
+
+/// One request, or a list of them.
+fn list(body: &Bytes) -> Result<Vec<Input>, Error> {
+    let text = std::str::from_utf8(body).map_err(|_| Error::Job("the JSON is not UTF-8".to_owned()))?;
+    if !text.trim_start().starts_with('[') {
+        return request(text.trim(), 0).map(|input| vec![input]);
+    }
+    let requests: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| Error::Job(format!("the JSON is no list: {error}")))?;
+    requests.into_iter().enumerate().map(|(index, text)| request(text.get(), index)).collect()
+}
+
+/// A request on each line.
+fn lines(body: &Bytes, bounds: Bounds) -> Result<Vec<Input>, Error> {
+    let text = std::str::from_utf8(body).map_err(|_| Error::Job("the lines are not UTF-8".to_owned()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.take(bounds.files + 1).enumerate().map(|(index, line)| request(line, index)).collect()
+}
+
+/// Called by its `id`, where it has one.
+fn request(text: &str, index: usize) -> Result<Input, Error> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default)]
+        id: Option<String>,
+    }
+    let no_request = |error| Error::Job(format!("input {index} is no request for inference: {error}"));
+    let named: Named = serde_json::from_str(text).map_err(no_request)?;
+    Ok(input(&named.id.unwrap_or_default(), Bytes::copy_from_slice(text.as_bytes())))
+}
+
+fn input(name: &str, data: Bytes) -> Input {
+    Input { name: name.chars().take(200).collect(), data, known: None }
+}

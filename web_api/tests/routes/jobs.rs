@@ -1,0 +1,347 @@
+use std::io::{Cursor, Write};
+use std::time::Duration;
+
+use axum::body::Body;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{Request, StatusCode, header};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use web_api::settings::AppType;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use crate::fake_model_api::model;
+use crate::stack::{Answer, Stack, form_request, get_request, image_request};
+
+fn zip(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in files {
+        writer.start_file(*name, SimpleFileOptions::default()).unwrap();
+        writer.write_all(content.as_bytes()).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header(header::CONTENT_TYPE, content_type).body(body.into()).unwrap()
+}
+
+fn with(mut request: Request<Body>, name: &'static str, value: &'static str) -> Request<Body> {
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+fn bare(method: &str, path: &str) -> Request<Body> {
+    Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
+}
+
+fn request_of(rows: &[&str]) -> Value {
+    let data: Vec<String> = rows.iter().map(|row| STANDARD.encode(row)).collect();
+    json!({ "id": rows[0], "inputs": [{ "name": "image", "datatype": "BYTES", "shape": [rows.len()], "data": data }] })
+}
+
+/// The path of the job that was accepted.
+fn job_of(accepted: &Answer) -> String {
+    assert!([StatusCode::ACCEPTED, StatusCode::OK].contains(&accepted.status), "{}", accepted.text());
+    let path = accepted.header("location").to_owned();
+    assert_eq!(path, format!("/jobs/{}", accepted.json()["id"].as_str().unwrap()));
+    path
+}
+
+async fn ended(stack: &Stack, job: &str) -> Value {
+    for _ in 0..500 {
+        let body = stack.send(get_request(job)).await.json();
+        if body["finished"].is_string() {
+            return body;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{job} does not end: {}", stack.send(get_request(job)).await.text());
+}
+
+#[tokio::test]
+async fn a_zip_of_pictures_becomes_a_job_with_a_result_for_each() {
+    let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
+    let body = zip(&[("a.png", "a"), ("deep/b.png", "bb"), ("bad.png", "text")]);
+    let accepted = stack.send(post("/jobs?model=mnist", "application/zip", body.clone())).await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED);
+    let queued = accepted.json();
+    assert_eq!((&queued["status"], &queued["total"], &queued["durable"]), (&json!("queued"), &json!(3), &json!(false)));
+    let path = job_of(&accepted);
+    let job = ended(&stack, &path).await;
+    assert_eq!((&job["status"], &job["done"], &job["failed"]), (&json!("failed"), &json!(2), &json!(1)));
+    let results = job["results"].as_array().unwrap();
+    assert_eq!((&results[0]["name"], &results[0]["answer"]["label"]), (&json!("a.png"), &json!("one")));
+    assert_eq!(results[1]["answer"]["probabilities"][2]["value"], 2e-6_f32);
+    assert_eq!((&results[2]["status"], &results[2]["error"]["status"]), (&json!("failed"), &json!(415)));
+
+    // Now that it is remembered, only what failed has to be asked again.
+    let again = stack.send(post("/jobs?model=mnist", "application/zip", body)).await;
+    assert_eq!((again.status, &again.json()["done"]), (StatusCode::ACCEPTED, &json!(2)));
+    ended(&stack, &job_of(&again)).await;
+    let known = zip(&[("b.png", "bb"), ("a.png", "a")]);
+    let known = stack.send(post("/jobs?model=mnist", "application/zip", known)).await;
+    assert_eq!((known.status, &known.json()["status"]), (StatusCode::OK, &json!("succeeded")));
+    assert_eq!(known.json()["runs"], 0);
+}
+
+#[tokio::test]
+async fn files_of_a_form_and_archives_among_them_are_inputs() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let fields = [("file", Some("1.png"), "a"), ("model", None, "mnist"), ("other", Some("2.png"), "bb")];
+    let job = ended(&stack, &job_of(&stack.send(form_request("/jobs", &fields)).await)).await;
+    assert_eq!((&job["status"], &job["total"]), (&json!("succeeded"), &json!(2)));
+    assert_eq!(job["results"][1]["name"], "2.png");
+}
+
+#[tokio::test]
+async fn requests_of_the_protocol_come_as_a_list_or_line_by_line_and_are_answered_in_its_words() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let (one, two, bad) = (request_of(&["a"]), request_of(&["b", "cc"]), json!({ "inputs": [] }));
+    let list = json!([one, two, bad]).to_string();
+    let lines = format!("{one}\n\n{two}\r\n{bad}\n");
+    for (content_type, body) in [("application/json", list), ("application/x-ndjson", lines)] {
+        let path = job_of(&stack.send(post("/jobs", content_type, body)).await);
+        let job = ended(&stack, &path).await;
+        let results = job["results"].as_array().unwrap();
+        assert_eq!((&results[0]["name"], &results[0]["answer"]["id"]), (&json!("a"), &json!("a")));
+        assert_eq!(results[1]["answer"]["outputs"][1]["data"], json!([1.0, 2.0]));
+        assert_eq!((&results[2]["status"], &results[2]["error"]["status"]), (&json!("failed"), &json!(422)), "{job}");
+    }
+    for (body, words) in [("[1]", "input 0 is no request"), ("[", "no list"), ("[]", "no input"), ("{]", "no request")]
+    {
+        let refused = stack.send(post("/jobs", "application/json", body)).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(refused.text().contains(words), "{body}: {}", refused.text());
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_for_later_is_answered_at_once_when_it_is_remembered() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let later = |picture| with(image_request("/predict/mnist", picture), "prefer", "respond-async, wait=5");
+    let accepted = stack.send(later("seven")).await;
+    assert_eq!((accepted.status, accepted.header("preference-applied")), (StatusCode::ACCEPTED, "respond-async"));
+    let job = ended(&stack, &job_of(&accepted)).await;
+    assert_eq!(job["results"][0]["answer"]["label"], "one");
+    let at_once = stack.send(later("seven")).await;
+    assert_eq!((at_once.status, &at_once.json()["cached"]), (StatusCode::OK, &json!(true)));
+    // What is wrong at first sight is told at once as well.
+    assert_eq!(stack.send(later("")).await.status, StatusCode::BAD_REQUEST);
+
+    let request = request_of(&["eight"]).to_string();
+    let infer = |path: &str| with(post(path, "application/json", request.clone()), "prefer", "respond-async");
+    let accepted = stack.send(infer("/v2/models/mnist/versions/1/infer")).await;
+    let job = ended(&stack, &job_of(&accepted)).await;
+    assert_eq!(job["results"][0]["answer"]["outputs"][1]["data"], json!([5.0]));
+    let at_once = stack.send(infer("/v2/models/mnist/infer")).await;
+    assert_eq!((at_once.status, &at_once.json()["model_name"]), (StatusCode::OK, &json!("mnist")));
+    let wrong = with(post("/v2/models/mnist/infer", "application/json", "{}"), "prefer", "respond-async");
+    assert_eq!(stack.send(wrong).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(stack.send(infer("/v2/models/none/infer")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_binary_request_that_is_answered_later_is_answered_in_json() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let head = r#"{"parameters":{"binary_data_output":true},"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":7}}]}"#;
+    let body = [head.as_bytes(), &3_u32.to_le_bytes(), b"abc"].concat();
+    let mut request = with(post("/v2/models/mnist/infer", "application/octet-stream", body), "prefer", "respond-async");
+    request.headers_mut().insert("inference-header-content-length", head.len().into());
+    let job = ended(&stack, &job_of(&stack.send(request).await)).await;
+    assert_eq!(job["results"][0]["answer"]["outputs"][1]["data"], json!([3.0]));
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_job_and_another_body_under_it_a_conflict() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let submit = |picture: &str| {
+        with(post("/jobs", "application/zip", zip(&[("a.png", picture)])), "idempotency-key", "\"order 7\"")
+    };
+    let first = stack.send(submit("slow")).await;
+    let second = stack.send(submit("slow")).await;
+    assert_eq!(job_of(&first), job_of(&second));
+    let other = stack.send(submit("b")).await;
+    assert_eq!((other.status, other.json()["status"].as_u64()), (StatusCode::CONFLICT, Some(409)));
+    assert_eq!(ended(&stack, &job_of(&first)).await["runs"], 1);
+    let long = with(post("/jobs", "application/zip", zip(&[("a", "b")])), "idempotency-key", "");
+    assert_eq!(stack.send(long).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn who_cancels_stops_what_has_not_begun() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    // Different each, so that they do not share a flight; four places are for eight.
+    let names = ["1", "2", "3", "4", "5", "6", "7", "8"];
+    let requests: Vec<Value> = names.iter().map(|name| request_of(&[*name, "slow"])).collect();
+    let path = job_of(&stack.send(post("/jobs", "application/json", json!(requests).to_string())).await);
+    while stack.runs() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let cancelled = stack.send(bare("DELETE", &path)).await;
+    assert_eq!((cancelled.status, &cancelled.json()["status"]), (StatusCode::OK, &json!("cancelled")));
+    sleep(Duration::from_millis(600)).await;
+    let job = stack.send(get_request(&path)).await.json();
+    assert_eq!((&job["status"], &job["done"]), (&json!("cancelled"), &json!(0)));
+    assert!(job["runs"].as_u64().unwrap() <= 5, "{job}");
+    assert_eq!(stack.send(bare("DELETE", &path)).await.json()["status"], "cancelled", "twice is once");
+    let retried = stack.send(bare("POST", &format!("{path}/retry"))).await;
+    assert_eq!(retried.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn what_failed_is_tried_again_when_that_is_asked_for() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "killer"), ("b", "b")]))).await);
+    assert_eq!(ended(&stack, &path).await["status"], "failed");
+    let retried = stack.send(bare("POST", &format!("{path}/retry"))).await;
+    assert_eq!((retried.status, &retried.json()["failed"]), (StatusCode::ACCEPTED, &json!(0)));
+    let job = ended(&stack, &path).await;
+    assert_eq!((&job["failed"], &job["runs"]), (&json!(1), &json!(3)));
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_model_that_says_later() {
+    let stack = Stack::start(AppType::Cli, &["busy"]).await;
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "a")]))).await);
+    while stack.runs() < 2 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let waiting = stack.send(get_request(&path)).await.json();
+    assert_eq!((&waiting["status"], &waiting["failed"]), (&json!("running"), &json!(0)));
+    // Each model has places of its own: another one's jobs go on.
+    stack.change(|models| models.push(model("mnist"))).await;
+    let other = job_of(&stack.send(post("/jobs?model=mnist", "application/zip", zip(&[("a", "a")]))).await);
+    assert_eq!(ended(&stack, &other).await["status"], "succeeded");
+}
+
+#[tokio::test]
+async fn events_tell_everything_once_and_go_on_where_one_left_off() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "a"), ("b", "slow")]))).await);
+    // Ends by itself when the job has.
+    let events = stack.send(get_request(&format!("{path}/events"))).await;
+    assert_eq!(events.header("content-type"), "text/event-stream");
+    let blocks =
+        |text: &str| text.split("\n\n").filter(|block| block.contains("data:")).map(str::to_owned).collect::<Vec<_>>();
+    let all = blocks(&events.text());
+    let kinds: Vec<_> = all.iter().map(|block| block.contains("event: result")).collect();
+    assert_eq!(kinds, [false, false, true, true, false], "{all:#?}");
+    assert!(all[2].contains(r#""name":"a""#) && all[4].contains(r#""status":"succeeded""#));
+    let last = all[2].lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+    let mut rest = get_request(&format!("{path}/events"));
+    rest.headers_mut().insert("last-event-id", last.parse().unwrap());
+    assert_eq!(blocks(&stack.send(rest).await.text()), all[3..]);
+}
+
+#[tokio::test]
+async fn results_come_as_lines_or_as_a_table() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let path =
+        job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a,b.png", "a"), ("=1.png", "text")]))).await);
+    ended(&stack, &path).await;
+    let table = stack.send(get_request(&format!("{path}/results?format=csv"))).await;
+    assert!(table.header("content-disposition").starts_with("attachment; filename=\"mnist-"));
+    let rows: Vec<_> = table.text().lines().map(str::to_owned).collect();
+    assert_eq!(rows[..2], ["index,name,status,label,value,answer,error", "0,\"a,b.png\",succeeded,one,0.75,,"]);
+    assert!(rows[2].starts_with("1,'=1.png,failed,,,,"), "{}", rows[2]);
+    let lines = stack.send(get_request(&format!("{path}/results"))).await;
+    let first: Value = serde_json::from_str(lines.text().lines().next().unwrap()).unwrap();
+    assert_eq!((&first["index"], &first["answer"]["label"]), (&json!(0), &json!("one")));
+    assert_eq!(stack.send(get_request(&format!("{path}/results?format=xml"))).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn large_jobs_are_read_page_by_page() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let names = ["a", "b", "c", "d", "e"];
+    let files: Vec<_> = names.iter().map(|name| (*name, *name)).collect();
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&files))).await);
+    ended(&stack, &path).await;
+    let mut next = format!("{path}?limit=2");
+    let mut seen = Vec::new();
+    loop {
+        let page = stack.send(get_request(&next)).await.json();
+        seen.extend(
+            page["results"].as_array().unwrap().iter().map(|result| result["name"].as_str().unwrap().to_owned()),
+        );
+        match page["next"].as_str() {
+            Some(path) => path.clone_into(&mut next),
+            None => break,
+        }
+    }
+    assert_eq!(seen, names);
+}
+
+#[tokio::test]
+async fn who_waits_is_told_when_something_changes() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "slow")]))).await);
+    let wait = || with(get_request(&path), "prefer", "wait=10");
+    let mut status = String::new();
+    while status != "succeeded" {
+        let now = stack.send(wait()).await.json()["status"].as_str().unwrap().to_owned();
+        assert_ne!(now, status);
+        status = now;
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_listed_unless_that_is_off() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    for picture in ["a", "text"] {
+        let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("x", picture)]))).await);
+        ended(&stack, &path).await;
+    }
+    let count = async |query: &str| {
+        let list = stack.send(get_request(&format!("/jobs{query}"))).await.json();
+        list["jobs"].as_array().unwrap().len()
+    };
+    assert_eq!((count("").await, count("?status=failed").await, count("?limit=1").await), (2, 1, 1));
+    assert_eq!((count("?status=dead").await, count("?status=running").await), (0, 0));
+    assert_eq!(stack.send(get_request("/jobs?status=lost")).await.status, StatusCode::BAD_REQUEST);
+    let closed = Stack::serving(vec![model("mnist")], |settings| settings.jobs.list = false).await;
+    assert_eq!(closed.send(get_request("/jobs")).await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn what_is_no_job_says_so() {
+    let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
+    let unknown = format!("/jobs/{}", "0".repeat(32));
+    for path in [unknown.as_str(), "/jobs/x", "/jobs/..%2f..", "/jobs/x/events"] {
+        assert_eq!(stack.send(get_request(path)).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    let many: Vec<_> = (0..11).map(|number| number.to_string()).collect();
+    let many: Vec<_> = many.iter().map(|name| (name.as_str(), "a")).collect();
+    for (request, status) in [
+        (post("/jobs?model=mnist", "text/plain", "hello"), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        (post("/jobs?model=mnist", "application/zip", "PK\x03\x04 no zip"), StatusCode::BAD_REQUEST),
+        (post("/jobs?model=mnist", "application/zip", zip(&[])), StatusCode::BAD_REQUEST),
+        (post("/jobs?model=mnist", "application/zip", zip(&[("../a", "a")])), StatusCode::BAD_REQUEST),
+        (post("/jobs?model=mnist", "application/zip", zip(&many)), StatusCode::PAYLOAD_TOO_LARGE),
+        (post("/jobs?model=none", "application/zip", zip(&[("a", "a")])), StatusCode::NOT_FOUND),
+        (post("/jobs", "application/zip", zip(&[("a", "a")])), StatusCode::UNPROCESSABLE_ENTITY),
+        (post("/jobs?model=mnist&version=9", "application/json", "[{}]"), StatusCode::NOT_FOUND),
+        (post("/jobs?model=mnist", "application/octet-stream", vec![0; 2 << 20]), StatusCode::PAYLOAD_TOO_LARGE),
+        (bare("PUT", "/jobs"), StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        let what = format!("{} {}", request.method(), request.uri());
+        let answer = stack.send(request).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_long_enough_takes_no_more() {
+    let stack = Stack::start(AppType::Cli, &["busy"]).await;
+    let names: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+    let files: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+    let mut last = None;
+    for _ in 0..4 {
+        last = Some(stack.send(post("/jobs", "application/zip", zip(&files))).await);
+    }
+    let last = last.unwrap();
+    assert_eq!((last.status, last.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+    assert!(last.text().contains("inputs wait for this model already"), "{}", last.text());
+}
