@@ -49,6 +49,12 @@ class Containers:
         channels = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
         return subprocess.run(command, env=self.environment, cwd="/", timeout=3600, **channels)
 
+    def compose(self, *words: str) -> subprocess.CompletedProcess:
+        """As a user would, who has the scripts' .env."""
+        settings = self.environment | {"STACK_NETWORK": f"{PROJECT}_stack_api"}
+        command = ["docker", "compose", "--project-name", PROJECT, *words]
+        return subprocess.run(command, env=settings, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+
     def start(self, app_type: str, model: str) -> str:
         started = self.run("start_all.sh", app_type, model, "--docker", "--device", "cpu")
         assert started.returncode == 0, started.stdout[-3000:] + started.stderr[-3000:]

@@ -138,7 +138,9 @@ class TestUiMnist:
         place = f"mlserve:answer:mnist:{key}"
         wait_until(lambda: stack.inside("db_api", "ask", "GETRANGE", place, "0", "3") == "MLSA", "it is written")
         for each in stack.inside("db_api", "ask", "--scan").split():
-            assert 0 < int(stack.inside("db_api", "ask", "TTL", each)) <= 7 * 24 * 3600
+            left = int(stack.inside("db_api", "ask", "TTL", each))
+            # What has one may be evicted; jobs never may.
+            assert left == -1 if each.startswith("mlserve:{jobs}:") else 0 < left <= 7 * 24 * 3600, each
 
     @pytest.mark.parametrize("part", PARTS)
     def test_a_container_may_do_nothing_but_its_work(self, stack: Containers, part: str):
@@ -214,6 +216,42 @@ class TestUiMnist:
         wait_until(lambda: stack.inspect("web_api")["RestartCount"] > before, "it is started again")
         again = wait_until(lambda: (answer := ask(stack.url, known)).status_code == 200 and answer.json(), "it answers")
         assert again["cached"]
+
+    # ---- Jobs ----
+
+    def test_jobs_are_done_also_by_more_workers_and_survive_the_death_of_redis(self, stack: Containers):
+        run_job(stack, [never_seen() for _ in range(20)])
+        scaled = stack.compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "job_worker=1")
+        assert scaled.returncode == 0, scaled.stderr
+        health = lambda: stack.inspect("job_worker")["State"]["Health"]["Status"]
+        wait_until(lambda: health() == "healthy", "the worker is well", 60)
+        docker("pause", stack.id_of("model_api"))
+        job = submit(stack, [never_seen() for _ in range(60)])
+        pid = stack.inspect("db_api")["State"]["Pid"]
+        subprocess.run(["kill", "-9", str(pid)], check=True)
+        docker("unpause", stack.id_of("model_api"))
+        assert end_of(stack, job)["status"] == "succeeded"
+        stack.compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "job_worker=0")
+
+
+def submit(stack: Containers, pictures: list[bytes]) -> str:
+    files = [("file", (f"{number}.png", picture)) for number, picture in enumerate(pictures)]
+    accepted = requests.post(f"{stack.url}/jobs", files=files, timeout=30)
+    assert (accepted.status_code, accepted.json().get("durable")) == (202, True), accepted.text
+    return accepted.json()["id"]
+
+
+def end_of(stack: Containers, job: str) -> dict:
+    def ended() -> dict | None:
+        said = requests.get(f"{stack.url}/jobs/{job}", timeout=30)
+        return said.json() if said.status_code == 200 and said.json()["finished"] else None
+
+    return wait_until(ended, "the job has ended", 90)
+
+
+def run_job(stack: Containers, pictures: list[bytes]) -> None:
+    job = end_of(stack, submit(stack, pictures))
+    assert (job["status"], job["done"]) == ("succeeded", len(pictures)), job
 
 
 class TestCliLeukemia:

@@ -3,7 +3,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use contract::{ModelDescription, ModelList};
-use open_inference::ModelMetadata;
+use open_inference::{ModelMetadata, Platform};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -85,7 +85,8 @@ impl Known {
 
     /// The versions of `name` that have been warm, as `model_api` orders them.
     pub fn versions(&self, name: &str) -> Vec<String> {
-        let served = self.models.iter().filter(|model| model.name == name && has_been_warm(model));
+        let is_served = |model: &&ModelDescription| has_been_warm(model) || model.platform == Platform::Queue;
+        let served = self.models.iter().filter(|model| model.name == name).filter(is_served);
         served.map(|model| model.version.clone()).collect()
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use db_api::jobs::{Delivery, Jobs, Outcome};
 use open_inference::Platform;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -124,7 +124,7 @@ impl JobWorker {
             at_work: Arc::default(),
         };
         self.tasks.spawn(bench.clone().take());
-        self.tasks.spawn(bench.tend());
+        self.tasks.spawn(bench.beat());
     }
 
     /// Takes nothing more, and waits for what has begun, but not for long.
@@ -139,6 +139,8 @@ impl JobWorker {
 
 impl Bench {
     async fn take(self) {
+        let look_for_left = self.worker.claim_after / 3;
+        let mut looked = Instant::now();
         while !self.worker.stopping.is_cancelled() {
             if !self.model_is_ready() {
                 self.pause(LOOK_EVERY).await;
@@ -148,8 +150,15 @@ impl Bench {
             if let Ok(more) = Arc::clone(&self.places).try_acquire_many_owned(self.places.available_permits() as u32) {
                 places.merge(more);
             }
-            // Never given up half way: what had just been delivered would wait for whoever takes it over.
-            match self.worker.jobs.take(&self.model, places.num_permits()).await {
+            let jobs = &self.worker.jobs;
+            // Neither is given up half way: what had just been delivered would wait for whoever takes it over.
+            let taken = if looked.elapsed() >= look_for_left {
+                looked = Instant::now();
+                jobs.take_over(&self.model, places.num_permits()).await
+            } else {
+                jobs.take(&self.model, places.num_permits()).await
+            };
+            match taken {
                 Ok(deliveries) => {
                     for delivery in deliveries {
                         self.begin(delivery, places.split(1));
@@ -160,8 +169,8 @@ impl Bench {
         }
     }
 
-    /// Says what is still being worked on, and takes over what nobody says so of.
-    async fn tend(self) {
+    /// Says what is still being worked on.
+    async fn beat(self) {
         let mut tick = interval(self.worker.claim_after / 3);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -172,14 +181,6 @@ impl Bench {
             let entries: Vec<String> = self.at_work().iter().cloned().collect();
             if !entries.is_empty() {
                 let _ = self.worker.jobs.beat(&self.model, &entries).await;
-            }
-            let free = self.places.available_permits();
-            if free == 0 || !self.model_is_ready() {
-                continue;
-            }
-            for delivery in self.worker.jobs.take_over(&self.model, free).await.unwrap_or_default() {
-                let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-                self.begin(delivery, Some(place));
             }
         }
     }

@@ -1,0 +1,220 @@
+"""Jobs over a real Redis: what is submitted ends, whoever dies; and whoever may take part does."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+import requests
+
+from asking import assert_problem
+from job_checker import Checker
+from pictures import never_seen, reopened, samples
+from services import ROOT, Process, Redis, Service, wait_until
+
+Spawn = Callable[..., Service]
+EXAMPLE = ROOT / "examples" / "python_worker"
+
+
+@pytest.fixture
+def redis(start_redis: Callable[[], Redis]) -> Redis:
+    return start_redis()
+
+
+@pytest.fixture
+def start_web(spawn: Spawn, model_api: Service, redis: Redis) -> Callable[..., Service]:
+    def start(**settings: object) -> Service:
+        return spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=redis.url, **settings)
+
+    return start
+
+
+@pytest.fixture
+def start_python(redis: Redis, tmp_path: Path) -> Iterator[Callable[[], Process]]:
+    """Starts the worker of examples/."""
+    ours: list[Process] = []
+
+    def start() -> Process:
+        worker = Process("worker", [sys.executable, str(EXAMPLE / "worker.py")], tmp_path, {"REDIS_URL": redis.url})
+        worker.start()
+        ours.append(worker)
+        return worker
+
+    yield start
+    for worker in ours:
+        if worker.running.poll() is None:
+            worker.kill()
+
+
+def digits(count: int) -> list[tuple[str, bytes, str]]:
+    """`count` different pictures of digits: name, file, what they show. The shipped ones, moved a little."""
+    originals = [sample for sample in samples("mnist") if sample.name.startswith("digit-")]
+    found = []
+    for number in range(count):
+        sample = originals[number % len(originals)]
+        picture = reopened(sample.picture).convert("L")
+        moved = picture.rotate((number // 10) % 13 - 6, fillcolor=picture.getpixel((0, 0)))
+        found.append((f"{number}.png", never_seen(moved), sample.label))
+    return found
+
+
+def zipped(files: list[tuple[str, bytes]]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writer:
+        for name, content in files:
+            writer.writestr(name, content)
+    return archive.getvalue()
+
+
+def submit(web: Service, body: bytes, media_type: str = "application/zip", model: str = "mnist", **headers: str) -> requests.Response:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()} | {"Content-Type": media_type}
+    return requests.post(f"{web.url}/jobs", params={"model": model}, data=body, headers=headers, timeout=60)
+
+
+def end_of(web: Service, job: str, seconds: float = 60) -> dict:
+    def ended() -> dict | None:
+        body = requests.get(f"{web.url}/jobs/{job}", timeout=30).json()
+        return body if body.get("finished") else None
+
+    return wait_until(ended, f"{job} has ended", seconds)
+
+
+def texts(values: list[str]) -> bytes:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1]}
+    return json.dumps([{"inputs": [tensor | {"data": [value]}]} for value in values]).encode()
+
+
+# ---- Many inputs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_digits_are_one_job_and_are_computed_once(start_web: Callable[..., Service]):
+    web = start_web()
+    pictures = digits(1000)
+    archive = zipped([(name, picture) for name, picture, _ in pictures])
+    accepted = submit(web, archive)
+    assert (accepted.status_code, accepted.json()["total"]) == (202, 1000), accepted.text
+    job = end_of(web, accepted.json()["id"])
+    assert (job["status"], job["done"], job["runs"], job["durable"]) == ("succeeded", 1000, 1000, True)
+    table = requests.get(f"{web.url}/jobs/{job['id']}/results?format=csv", timeout=60).text
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["name"] for row in rows] == [name for name, _, _ in pictures]
+    right = sum(row["label"] == label for row, (_, _, label) in zip(rows, pictures, strict=True))
+    assert right >= 990, right
+    again = submit(web, archive)
+    assert (again.status_code, again.json()["status"], again.json()["runs"]) == (200, "succeeded", 0)
+    assert web.count("web_api_inferences_total") == 1000
+
+
+def test_workers_of_their_own_do_the_work(start_web: Callable[..., Service], redis: Redis):
+    front = start_web(JOB_CONCURRENCY=0)
+    job = submit(front, zipped([(name, picture) for name, picture, _ in digits(20)])).json()["id"]
+    time.sleep(1.5)
+    assert requests.get(f"{front.url}/jobs/{job}", timeout=30).json()["status"] == "queued"
+    worker = start_web(JOB_CONCURRENCY=8)
+    worker.kill()
+    worker.command.append("worker")
+    worker.start().wait_ready()
+    assert end_of(front, job)["status"] == "succeeded"
+    assert requests.post(f"{worker.url}/predict", timeout=30).status_code == 404, "it answers nobody"
+    assert worker.terminate() == 0
+
+
+def test_a_worker_needs_a_queue_that_others_see(spawn: Spawn, model_api: Service):
+    worker = spawn("web_api", MODEL_API_URL=model_api.url)
+    done = subprocess.run([*worker.command, "worker"], env=worker.environment | {"PORT": "0"}, capture_output=True, timeout=30)
+    assert done.returncode == 64
+    assert b"REDIS_URL: a worker of its own needs the queue in Redis" in done.stderr
+
+
+# ---- Nothing lost ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_whoever_is_killed(spawn: Spawn, redis: Redis, model_api: Service):
+    """The short version: `python e2e/job_checker.py` is the long one."""
+    seed = int(os.environ.get("JOB_CHECKER_SEED") or time.time())
+    verdict = Checker(seed, redis, spawn("model_api"), spawn, model_api).run(rounds=20)
+    print(verdict.table())
+    assert verdict.holds(), f"{verdict.table()}\n{verdict.lost} {verdict.doubled} {verdict.wrong}"
+    assert verdict.accepted == 200
+
+
+def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_web: Callable[..., Service], redis: Redis):
+    web = start_web()
+    job = submit(web, zipped([("a.png", never_seen())])).json()["id"]
+    end_of(web, job)
+    redis.kill()
+    for answer in (submit(web, zipped([("a.png", never_seen())])), requests.get(f"{web.url}/jobs/{job}", timeout=30)):
+        assert_problem(answer, 503, "The queue for jobs does not answer at the moment; try again shortly.")
+    redis.start()
+    assert end_of(web, job)["status"] == "succeeded"
+    assert end_of(web, submit(web, zipped([("a.png", never_seen())])).json()["id"])["status"] == "succeeded"
+
+
+def test_a_job_that_has_expired_is_gone_and_not_unknown(start_web: Callable[..., Service]):
+    web = start_web(JOB_TTL_S=1)
+    job = submit(web, zipped([("a.png", never_seen())])).json()["id"]
+    end_of(web, job)
+    wait_until(lambda: requests.get(f"{web.url}/jobs/{job}", timeout=30).status_code == 410, "it is gone", 20)
+    assert_problem(requests.get(f"{web.url}/jobs/{'0' * 32}", timeout=30), 404, "There is no such job, or it expired long ago.")
+
+
+# ---- In any language ------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_in_python_serves_a_model_beside_the_others(
+    start_web: Callable[..., Service], start_python: Callable[[], Process], redis: Redis
+):
+    web = start_web()
+    start_python()
+    models = f"{web.url}/v2/models"
+    wait_until(lambda: "keywords" in requests.get(models, timeout=30).json()["models"], "it is known")
+    assert requests.get(f"{models}/keywords", timeout=30).json()["platform"] == "queue"
+    request = json.loads(texts(["the memory of a model is no model of memory"]))[0]
+    answer = requests.post(f"{models}/keywords/infer", json=request, timeout=30)
+    assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, ["memory", "model"]), answer.text
+    assert requests.post(f"{models}/keywords/infer", json={"inputs": []}, timeout=30).status_code == 422
+    job = submit(web, texts(["hello hello world", "other words"]), "application/json", "keywords").json()["id"]
+    ended = end_of(web, job)
+    assert [result["answer"]["outputs"][0]["data"] for result in ended["results"]] == [["hello", "world"], ["other", "words"]]
+    producer = [sys.executable, str(EXAMPLE / "producer.py"), "keywords", "without any HTTP"]
+    said = subprocess.run(producer, env=os.environ | {"REDIS_URL": redis.url}, capture_output=True, timeout=60)
+    assert said.stdout.decode() == "0 ['without', 'http']\n", said.stderr.decode()
+
+
+def test_a_worker_in_python_that_is_killed_in_the_middle_loses_nothing(
+    start_web: Callable[..., Service], start_python: Callable[[], Process], redis: Redis
+):
+    web = start_web()
+    workers = [start_python(), start_python()]
+    wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "it is known")
+    count = 4000
+    job = submit(web, texts([f"number{'x' * (index % 7)} word" for index in range(count)]), "application/json", "keywords").json()["id"]
+    wait_until(lambda: requests.get(f"{web.url}/jobs/{job}?limit=1", timeout=30).json()["done"] > 100, "it has begun")
+    workers[0].kill()
+    workers[1].kill()
+    held = [int(line) for line in redis.ask("XPENDING", "mlserve:{jobs}:queue:keywords", "workers").split("\n")[:1]]
+    start_python()
+    # What the dead held is taken over half a minute after they were last heard of.
+    ended = end_of(web, job, 90)
+    assert (ended["status"], ended["done"], ended["total"]) == ("succeeded", count, count)
+    assert ended["runs"] <= count + held[0]
+
+
+def test_a_model_whose_workers_are_all_gone_says_so(
+    start_web: Callable[..., Service], start_python: Callable[[], Process]
+):
+    web = start_web(REQUEST_TIMEOUT_MS=500)
+    worker = start_python()
+    wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "it is known")
+    worker.kill()
+    answer = requests.post(f"{web.url}/v2/models/keywords/infer", json=json.loads(texts(["hello"]))[0], timeout=30)
+    assert (answer.status_code, answer.json()["error"]) == (504, "The model did not answer in time.")
