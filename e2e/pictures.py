@@ -9,7 +9,7 @@ import uuid
 import zlib
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from services import MODELS
 
@@ -46,6 +46,15 @@ def seven(side: int = 280) -> Image.Image:
     for x, y in points:
         radius = side / 28
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
+    return sheet
+
+
+def number(digits: str, side: int = 80, gap: int = 24) -> Image.Image:
+    """The shipped samples of these digits in a line, dark on light."""
+    sheet = Image.new("L", (len(digits) * (side + gap) + gap, side + 2 * gap), 255)
+    for place, digit in enumerate(digits):
+        sample = Image.open(MODELS / "mnist" / "samples" / f"digit-{digit}.png").convert("L").resize((side, side))
+        sheet.paste(ImageOps.invert(sample), (gap + place * (side + gap), gap))
     return sheet
 
 

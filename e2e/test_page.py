@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import zipfile
+from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
@@ -17,9 +18,9 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
 from browser import Browser, drop
-from pictures import encode, never_seen, samples, seven
+from pictures import encode, never_seen, number, samples, seven
 from requirements import missing
-from services import Redis, Service, wait_until
+from services import MODELS, ROOT, Redis, Service, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +345,29 @@ def test_an_error_among_several_files_leaves_the_others_answered(page: Browser):
     wait_until(lambda: page.part("#status").text == "Finished: 2 of 3 answered.", "all have come back")
     states = [row.get_attribute("data-state") for row in page.parts("#results tbody tr")]
     assert states == ["answered", "failed", "answered"]
+
+
+# ---- Pipelines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with_scripts", "without"])
+def test_every_row_of_a_pipelines_answer_is_shown(chromium: Browser, spawn: Callable[..., Service], tmp_path: Path, scripts: bool):
+    example = ROOT / "examples" / "pipeline"
+    for model in (MODELS / "mnist", example / "find-digits", example / "digits"):
+        shutil.copytree(model, tmp_path / "models" / model.name)
+    model_api = spawn("model_api", MODEL_NAME="digits", MODELS_DIR=tmp_path / "models")
+    web = spawn("web_api", APP_TYPE="ui", MODEL_API_URL=model_api.url)
+    chromium.look(scripts=scripts)
+    chromium.open(f"{web.url}/?model=digits")
+    assert "find (find-digits), read (mnist)" in chromium.part("[data-about=digits] .facts").text
+    chromium.choose(encode(number("4081")))
+    chromium.predict()
+    wait_until(lambda: chromium.parts("#answer article"), "the answer is there")
+    assert (chromium.slot("label"), chromium.slot("model")) == ("4 0 8 1", "digits")
+    assert [bar.text.split()[0] for bar in chromium.parts("#answer [data-slot=bars] li")] == ["4", "0", "8", "1"]
+    chromium.screenshot(f"pipeline-{'with' if scripts else 'without'}-scripts")
+    chromium.look()
+    assert chromium.complaints() == []
 
 
 # ---- Without JavaScript ---------------------------------------------------------------------------------------------

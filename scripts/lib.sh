@@ -33,12 +33,14 @@ find_models_dir() {
   case $folder in /*) say "$folder" ;; *) say "$root/$folder" ;; esac
 }
 
-# The names of all models there are, one a line: NAME.onnx, NAME/model.onnx, NAME/VERSION/model.onnx.
+# The names of all models there are, one a line: NAME.onnx, NAME/model.onnx, NAME/VERSION/model.onnx, and pipelines, which have
+# no graph but settings that say so.
 list_models() {
   local folder file
   folder=$(find_models_dir)
-  for file in "$folder"/*.onnx "$folder"/*/model.onnx "$folder"/*/*/model.onnx; do
+  for file in "$folder"/*.onnx "$folder"/{*,*/*}/{model.onnx,model-settings.json}; do
     [[ -f $file ]] || continue
+    [[ $file != *.json ]] || grep -qE '"implementation"[[:space:]]*:[[:space:]]*"pipeline"' "$file" || continue
     file=${file#"$folder"/}
     file=${file%%/*}
     say "${file%.onnx}"

@@ -34,6 +34,13 @@ pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<Measured, String> {
     Ok(Measured { digest: parts.digest(), bytes })
 }
 
+/// Of a pipeline's own settings.
+pub fn of_settings(settings: &[u8]) -> String {
+    let mut parts = Parts::default();
+    parts.add("settings", settings);
+    parts.digest()
+}
+
 /// It may be a link: whoever filled the folder chose where that leads.
 fn read_graph(graph: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(graph)?.is_file() {

@@ -60,6 +60,14 @@ pub enum Error {
         /// Why not.
         error: Box<Error>,
     },
+    /// A step of a pipeline got none.
+    #[error("step {step:?}: {error}")]
+    Step {
+        /// Which.
+        step: String,
+        /// Why not.
+        error: Box<Error>,
+    },
     /// What was sent does not fit the model.
     #[error("{0}")]
     Unfit(String),
@@ -98,7 +106,7 @@ impl Error {
             }
             Self::NotLoaded { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_loaded"),
             Self::Body(error) => (error.status(), "body"),
-            Self::OneOfPictures { error, .. } => error.status(),
+            Self::OneOfPictures { error, .. } | Self::Step { error, .. } => error.status(),
             Self::Request(error) => (error.status, if error.status.as_u16() == 400 { "malformed" } else { "unfit" }),
             Self::Picture(ImageError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
@@ -126,10 +134,17 @@ impl Error {
         Self::OneOfPictures { place, error: Box::new(self) }
     }
 
+    /// The same, said of a pipeline's step.
+    #[must_use]
+    pub fn of_step(self, step: &str) -> Self {
+        Self::Step { step: step.to_owned(), error: Box::new(self) }
+    }
+
     /// How long its caller is asked to stay away, where the status says that he may come back.
     fn retry_after_s(&self) -> u32 {
         match self {
             Self::Run(RunError::Full { retry_after }) => retry_after.as_secs().try_into().unwrap_or(u32::MAX),
+            Self::Step { error, .. } => error.retry_after_s(),
             _ => RETRY_AFTER_SECONDS,
         }
     }
@@ -187,6 +202,7 @@ mod tests {
             (Error::Picture(ImageError::Undecodable { format: "PNG", reason: text() }), 422, "undecodable"),
             (Error::Picture(ImageError::Unprocessable { reason: text() }), 500, "internal"),
             (Error::Picture(ImageError::Empty).of_picture(3), 400, "malformed"),
+            (Error::DecodersBusy.of_step("cut"), 503, "full"),
             (Error::Unfit(text()), 422, "unfit"),
             (Error::Request(open_inference::Error::malformed("")), 400, "malformed"),
             (Error::Request(open_inference::Error::unfit("")), 422, "unfit"),

@@ -1,12 +1,16 @@
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
+use contract::{Progress, answer_to_nothing};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join_all};
 use open_inference::{Inference, Provenance, Tensor, Timing, check};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::model::Model;
+use crate::model::{Model, Steps};
 use crate::pictures;
 use crate::pool::Urgency;
 
@@ -33,6 +37,9 @@ pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: 
 async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Inference, Error> {
     // Also where a transport has done so: the model may have been changed since then.
     check(&inputs, &model.metadata)?;
+    if let Some(steps) = model.steps() {
+        return run_steps(app, model, steps, inputs, urgency).await;
+    }
     let begun = Instant::now();
     let decoded = pictures::decode(app, model, inputs).await?;
     let decoding = begun.elapsed();
@@ -48,6 +55,48 @@ async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urg
         },
         headers: HeaderMap::new(),
     })
+}
+
+/// A pipeline: each step as if its model had been asked, those that do not need each other at the same time. Nothing is
+/// remembered here.
+async fn run_steps(
+    app: &App,
+    model: &Model,
+    steps: &Steps,
+    inputs: Vec<Tensor>,
+    urgency: Urgency,
+) -> Result<Inference, Error> {
+    let changed = |error: contract::Missing| Error::Unfit(error.to_string());
+    let mut progress = Progress::new(&steps.pipeline, inputs);
+    loop {
+        let next = progress.next().map_err(changed)?;
+        if next.is_empty() {
+            return progress.finish(&model.name, &model.version).map_err(changed);
+        }
+        let ask = |(number, inputs): (usize, _)| async move {
+            let answer = run_step(app, &steps.models[number], inputs, urgency).await;
+            let answer = answer.map_err(|error| error.of_step(&steps.pipeline.steps[number].name))?;
+            Ok::<_, Error>((number, answer))
+        };
+        for (number, answer) in try_join_all(next.into_iter().map(ask)).await? {
+            progress.answered(number, answer);
+        }
+    }
+}
+
+/// Boxed, as a step may be a pipeline.
+fn run_step<'a>(
+    app: &'a App,
+    model: &'a Arc<Model>,
+    inputs: Vec<Tensor>,
+    urgency: Urgency,
+) -> BoxFuture<'a, Result<Inference, Error>> {
+    let Some(outputs) = answer_to_nothing(&inputs, &model.metadata.outputs) else {
+        return infer(app, model, inputs, urgency).boxed();
+    };
+    let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
+    let (name, version) = (model.name.clone(), model.version.clone());
+    ready(Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() })).boxed()
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -29,7 +29,10 @@ pub mod pool;
 /// Settings held against the graph.
 mod signature;
 
-/// A model, and the sessions that run it.
+/// A model that is made of others.
+pub mod pipeline;
+
+/// A model, and the sessions or the steps that run it.
 pub mod model;
 
 /// From a model's files to its first answer.

@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ type StartPool = Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>;
 /// What a model version's files say.
 #[derive(Clone)]
 pub struct Contents {
+    /// The ONNX file.
+    pub graph: PathBuf,
     /// What the settings file says.
     pub settings: ModelSettings,
     /// Of everything that the answers depend on.
@@ -88,7 +91,7 @@ impl Loader {
         let (digest, unchanged) = (contents.digest.clone(), files.clone());
         Blueprint {
             model: files.name.clone(),
-            graph: files.graph.clone(),
+            graph: contents.graph.clone(),
             threads: (self.settings.threads / self.sessions(contents)).max(1),
             shapes: shapes.collect(),
             unchanged: Arc::new(move || read(&unchanged).is_ok_and(|now| now.digest == digest)),
@@ -163,12 +166,18 @@ impl From<Failure> for String {
 
 /// The settings, and the digest of everything that the model's answers depend on.
 pub fn read(files: &ModelFiles) -> Result<Contents, String> {
+    let graph = files.graph.clone().ok_or("there is no graph")?;
     let json = files.settings.as_ref().map(fs::read).transpose();
     let json = json.map_err(|error| format!("model-settings.json cannot be read: {}", error.kind()))?;
     let settings = match &json {
         Some(json) => ModelSettings::from_json(json, &files.name)?,
         None => ModelSettings::default(),
     };
-    let Measured { digest, bytes } = digest::of(&files.graph, json.as_deref())?;
-    Ok(Contents { settings, digest, bytes })
+    if settings.is_pipeline() || !settings.steps.is_empty() {
+        return Err(
+            "model-settings.json: steps: a pipeline has no graph of its own, and there is a model.onnx".to_owned()
+        );
+    }
+    let Measured { digest, bytes } = digest::of(&graph, json.as_deref())?;
+    Ok(Contents { graph, settings, digest, bytes })
 }

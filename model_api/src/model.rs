@@ -1,17 +1,18 @@
 use std::sync::Arc;
 
-use contract::ModelDescription;
-use open_inference::{ModelMetadata, ModelState, Tensor, TensorMetadata};
+use contract::{Device, ModelDescription, Pipeline};
+use open_inference::{ModelMetadata, ModelState, Platform, Tensor, TensorMetadata};
 
 use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
+use crate::pipeline::{Definition, Wired};
 use crate::pool::{Pool, Ran, State, Urgency};
 use crate::repository::ModelFiles;
-use crate::session::Hello;
+use crate::session::{Hello, StartError};
 use crate::signature::Signature;
 
-/// A model whose files have been read, and the sessions that run it.
+/// A model whose files have been read, and what runs it.
 pub struct Model {
     /// The name in routes.
     pub name: String,
@@ -25,7 +26,23 @@ pub struct Model {
     pub signature: Signature,
     /// The same in the protocol's words.
     pub metadata: Arc<ModelMetadata>,
-    pool: Arc<Pool>,
+    runs: Runs,
+}
+
+/// What runs a model.
+enum Runs {
+    Sessions(Arc<Pool>),
+    Steps(Steps),
+}
+
+/// What runs a pipeline: other models, one after the other.
+pub struct Steps {
+    /// What its settings say.
+    pub definition: Arc<Definition>,
+    /// The same, with all outputs.
+    pub pipeline: Pipeline,
+    /// One for each step. Who holds the pipeline holds them.
+    pub models: Vec<Arc<Model>>,
 }
 
 impl Model {
@@ -38,22 +55,27 @@ impl Model {
         pool: Arc<Pool>,
     ) -> Result<Self, String> {
         let signature = Signature::agree(settings, graph)?;
-        Ok(Self::with(files, settings, digest, signature, pool))
+        Ok(Self::with(files, settings, digest, signature, Runs::Sessions(pool)))
+    }
+
+    /// A pipeline of `models`, one for each step. The error names the step and the field that do not fit.
+    pub fn of_steps(definition: &Arc<Definition>, models: Vec<Arc<Model>>) -> Result<Self, String> {
+        let Wired { pipeline, signature } = definition.wire(&models)?;
+        let digest = pipeline.digest(models.iter().map(|model| model.digest.as_str()));
+        let notice = notice(&definition.settings.parameters.extra, &models);
+        let steps = Runs::Steps(Steps { definition: Arc::clone(definition), pipeline, models });
+        let mut model = Self::with(&definition.files, &definition.settings, digest, signature, steps);
+        model.extra.notice = notice;
+        Ok(model)
     }
 
     /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered
     /// is found by the digest, and shown with the notice, while the model itself is still being started.
     pub fn announced(files: &ModelFiles, settings: &ModelSettings, digest: &str, pool: Arc<Pool>) -> Self {
-        Self::with(files, settings, digest.to_owned(), Signature::declared(settings), pool)
+        Self::with(files, settings, digest.to_owned(), Signature::declared(settings), Runs::Sessions(pool))
     }
 
-    fn with(
-        files: &ModelFiles,
-        settings: &ModelSettings,
-        digest: String,
-        signature: Signature,
-        pool: Arc<Pool>,
-    ) -> Self {
+    fn with(files: &ModelFiles, settings: &ModelSettings, digest: String, signature: Signature, runs: Runs) -> Self {
         let (name, version) = (files.name.clone(), files.version.clone());
         let metadata = ModelMetadata {
             name: name.clone(),
@@ -61,10 +83,10 @@ impl Model {
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
             max_batch_size: signature.max_batch_size,
-            platform: open_inference::Platform::default(),
+            platform: runs.platform(),
         };
         let metadata = Arc::new(metadata);
-        Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), pool }
+        Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), runs }
     }
 
     /// The input that pictures can be sent for, and how they become it.
@@ -85,29 +107,53 @@ impl Model {
         self.signature.outputs.first().map_or(&[], |output| &output.parameters.labels)
     }
 
-    /// Runs the model on these inputs, as soon as a session is idle.
+    /// Its steps, where it is a pipeline.
+    pub fn steps(&self) -> Option<&Steps> {
+        match &self.runs {
+            Runs::Steps(steps) => Some(steps),
+            Runs::Sessions(_) => None,
+        }
+    }
+
+    /// Runs the model on these inputs, as soon as a session is idle. A pipeline has none: its steps are to be run.
     pub async fn run(&self, mut inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, Error> {
         if inputs.len() > 1 {
             // Requests go together when their inputs stand in the same order, and callers have an order each.
             let place = |tensor: &Tensor| self.signature.inputs.iter().position(|input| input.name == tensor.name);
             inputs.sort_by_key(place);
         }
-        Ok(self.pool.run(inputs, urgency).await?)
+        match &self.runs {
+            Runs::Sessions(pool) => Ok(pool.run(inputs, urgency).await?),
+            Runs::Steps(_) => Err(Error::Internal),
+        }
     }
 
-    /// Ends its sessions.
+    /// Ends its sessions. The models of a pipeline's steps are others' to stop.
     pub async fn stop(&self) {
-        self.pool.stop().await;
+        if let Runs::Sessions(pool) = &self.runs {
+            pool.stop().await;
+        }
     }
 
     /// Resolves when its sessions have ended, as they do when nobody holds the model any more.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.pool.ended()
+        let ended = match &self.runs {
+            Runs::Sessions(pool) => Some(pool.ended()),
+            Runs::Steps(_) => None,
+        };
+        async move {
+            if let Some(ended) = ended {
+                ended.await;
+            }
+        }
     }
 
-    /// What its sessions can do now.
+    /// What its sessions can do now, or those of its steps.
     pub fn state(&self) -> State {
-        self.pool.state()
+        match &self.runs {
+            Runs::Sessions(pool) => pool.state(),
+            Runs::Steps(steps) => steps.state(),
+        }
     }
 
     /// What people and programs may know of it, with its sessions in this state.
@@ -125,9 +171,70 @@ impl Model {
             independent_rows: signature.independent_rows,
             // A picture alone is no question to a model that wants more than that.
             image: signature.image().filter(|_| signature.inputs.len() == 1).map(|(_, spec)| spec.describe()),
+            pipeline: self.steps().map(|steps| steps.pipeline.clone()),
+            platform: self.metadata.platform,
             ..describe_state(&self.name, &self.version, state)
         }
     }
+}
+
+impl Runs {
+    fn platform(&self) -> Platform {
+        match self {
+            Self::Sessions(_) => Platform::OnnxRuntime,
+            Self::Steps(_) => Platform::Ensemble,
+        }
+    }
+}
+
+impl Steps {
+    /// That of the step which does worst.
+    fn state(&self) -> State {
+        let mut devices: Vec<Device> = Vec::new();
+        let mut is_starting = false;
+        for (step, model) in self.pipeline.steps.iter().zip(&self.models) {
+            match model.state() {
+                State::Ready(hello) => devices.push(hello.device.clone()),
+                State::Starting => is_starting = true,
+                State::Unavailable(error) => {
+                    return State::Unavailable(StartError::Model(format!("step {:?}: {error}", step.name)));
+                }
+            }
+        }
+        match devices.split_first() {
+            Some((first, others)) if !is_starting => State::Ready(Arc::new(Hello {
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+                left_out: Vec::new(),
+                device: joined(first, others),
+            })),
+            _ => State::Starting,
+        }
+    }
+}
+
+/// A pipeline's own notice, and those of its steps' models: they are to be said wherever an answer of theirs is shown.
+fn notice(own: &Extra, models: &[Arc<Model>]) -> Option<String> {
+    let mut notices: Vec<&str> = Vec::new();
+    let of_models = models.iter().map(|model| &model.extra.notice);
+    for notice in std::iter::once(&own.notice).chain(of_models).flatten() {
+        if !notices.iter().any(|said| said.contains(notice.as_str())) {
+            notices.push(notice);
+        }
+    }
+    (!notices.is_empty()).then(|| notices.join(" "))
+}
+
+/// What several models run on, as one.
+fn joined(first: &Device, others: &[Device]) -> Device {
+    let mut joined = first.clone();
+    for other in others {
+        if !joined.name.split(", ").any(|name| name == other.name) {
+            joined.name = format!("{}, {}", joined.name, other.name);
+        }
+        joined.stepped_down = joined.stepped_down.or_else(|| other.stepped_down.clone());
+    }
+    joined
 }
 
 /// What there is to say of a model whose files have not been read.

@@ -2,6 +2,9 @@
 //! settings file written for MLServer stays usable. `parameters.version` and `parameters.uri` are among those: here the
 //! folder says which versions there are and where.
 
+use std::collections::BTreeMap;
+
+use contract::Source;
 use open_inference::{ContentType, Datatype, Task};
 use serde::Deserialize;
 
@@ -13,6 +16,8 @@ use crate::image_input::ImageSettings;
 pub struct ModelSettings {
     /// Must be the folder's name when it is given.
     pub name: Option<String>,
+    /// `"pipeline"` for a model that is made of others. Anything else is MLServer's word for a class of its own.
+    pub implementation: Option<String>,
     /// Rows of different requests that are run together at most, and that clients are told to send at most. 0, also where it
     /// is left out, is no opinion; 1 runs every request alone. It means nothing for a model whose graph fixes its batch axis
     /// or has none.
@@ -25,6 +30,8 @@ pub struct ModelSettings {
     pub inputs: Vec<TensorSettings>,
     /// What there is to say about outputs beyond the graph.
     pub outputs: Vec<TensorSettings>,
+    /// Of a pipeline, in their order.
+    pub steps: Vec<StepSettings>,
     /// What there is to say about the model.
     pub parameters: Parameters,
 }
@@ -40,9 +47,28 @@ pub struct TensorSettings {
     /// Must fit the graph's when it is given; may fix lengths that the graph leaves open.
     #[serde(default)]
     pub shape: Option<Vec<i64>>,
+    /// Where an output of a pipeline comes from, as `"STEP.OUTPUT"`; the last step's output of this name where it is left out.
+    #[serde(default)]
+    pub from: Option<Source>,
     /// More about it.
     #[serde(default)]
     pub parameters: TensorParameters,
+}
+
+/// `steps[]`: one of a pipeline's models.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepSettings {
+    /// What other steps call it; the model's name where it is left out.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The model that is asked.
+    pub model: String,
+    /// Its default version where it is left out.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// What feeds each of the model's inputs: `"INPUT"` of the pipeline, or `"STEP.OUTPUT"` of a step before.
+    pub inputs: BTreeMap<String, Source>,
 }
 
 /// `inputs[].parameters` and `outputs[].parameters`.
@@ -98,6 +124,9 @@ const SMALL_MODEL: u64 = 16 << 20;
 /// Of a model whose settings have no opinion.
 const MOST_SESSIONS: usize = 4;
 
+/// The `implementation` of a model that is made of others.
+pub const PIPELINE: &str = "pipeline";
+
 impl ModelSettings {
     /// Reads a settings file for the model `name`. The error names the field that is wrong.
     pub fn from_json(json: &[u8], name: &str) -> Result<Self, String> {
@@ -114,6 +143,11 @@ impl ModelSettings {
             return Err(format!("model-settings.json: max_batch_time: {time} is not within 0 and {MAX_BATCH_TIME} s"));
         }
         Ok(settings)
+    }
+
+    /// Whether they are those of a model that is made of others.
+    pub fn is_pipeline(&self) -> bool {
+        self.implementation.as_deref() == Some(PIPELINE)
     }
 
     /// How many sessions run a model of so many bytes on so many cores.

@@ -4,6 +4,7 @@
 
 mod index;
 mod load;
+mod pipelines;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -27,6 +28,8 @@ pub struct Models {
     repository: Repository,
     loader: Loader,
     shelf: RwLock<Shelf>,
+    /// Told of every change of the shelf.
+    changes: watch::Sender<()>,
     stopping: CancellationToken,
     refusal: watch::Sender<Option<String>>,
     metrics: Metrics,
@@ -50,6 +53,7 @@ impl Models {
             shelf: RwLock::new(asked_for.iter().map(|(name, found)| (name.clone(), place(found))).collect()),
             repository,
             loader: Loader::new(launcher, settings, metrics.clone()),
+            changes: watch::Sender::new(()),
             stopping: CancellationToken::new(),
             refusal: watch::Sender::new(None),
             metrics: metrics.clone(),
@@ -171,6 +175,16 @@ impl Models {
 
     fn places_mut(&self) -> RwLockWriteGuard<'_, Shelf> {
         self.shelf.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is served, or is to be, and with it the pipelines whose steps that are.
+    fn change_shelf<T>(&self, change: impl FnOnce(&mut Shelf) -> T) -> T {
+        let mut places = self.places_mut();
+        let changed = change(&mut places);
+        pipelines::settle(&mut places);
+        drop(places);
+        self.changes.send_replace(());
+        changed
     }
 }
 

@@ -5,6 +5,7 @@
 //! mnist/model.onnx               with room for mnist/model-settings.json
 //! mnist/1/model.onnx             versions, by number or name: all are served, and the largest answers where none is named
 //! mnist/1/model-settings.json    of this version alone, in place of mnist/model-settings.json
+//! digits/model-settings.json     without a graph: a pipeline, if it says so
 //! ```
 //!
 //! A graph that lies in the model's folder is the version `1`, unless there is a folder of that name. Whatever begins with a
@@ -16,8 +17,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use contract::valid_model_name;
+use serde::Deserialize;
+use serde_json::Value;
 use service::settings::SettingError;
 
+use crate::model_settings::PIPELINE;
 use crate::settings::Selection;
 use crate::version::Version;
 
@@ -49,8 +53,8 @@ pub struct ModelFiles {
     pub name: String,
     /// The version folder's name, or `"1"`.
     pub version: String,
-    /// The ONNX file.
-    pub graph: PathBuf,
+    /// The ONNX file; a pipeline has none.
+    pub graph: Option<PathBuf>,
     /// `model-settings.json`, where there is one.
     pub settings: Option<PathBuf>,
 }
@@ -87,7 +91,14 @@ impl Repository {
                 format!("there is no model {unknown:?}{why_none}; there are: {there_are}"),
             ));
         }
-        Ok(models.into_iter().filter(|(name, _)| names.contains(name)).collect())
+        // A pipeline is of no use without its steps.
+        let mut wanted: BTreeSet<String> = names.iter().cloned().collect();
+        let mut unread: Vec<String> = names.clone();
+        while let Some(name) = unread.pop() {
+            let steps = models.get(&name).into_iter().flat_map(|found| &found.versions).flat_map(ModelFiles::steps);
+            unread.extend(steps.filter(|step| wanted.insert(step.clone())));
+        }
+        Ok(models.into_iter().filter(|(name, _)| wanted.contains(name)).collect())
     }
 
     /// Everything that is a model or looks like one, by name.
@@ -106,7 +117,7 @@ impl Repository {
         let mut found = if folder.is_dir() {
             look_into(&folder, name)
         } else if file.is_file() {
-            Found::one(ModelFiles::new(name, ONLY_VERSION, file, None))
+            Found::one(ModelFiles::new(name, ONLY_VERSION, Some(file), None))
         } else {
             return None;
         };
@@ -139,8 +150,35 @@ impl Found {
 }
 
 impl ModelFiles {
-    fn new(name: &str, version: &str, graph: PathBuf, settings: Option<PathBuf>) -> Self {
+    fn new(name: &str, version: &str, graph: Option<PathBuf>, settings: Option<PathBuf>) -> Self {
         Self { name: name.to_owned(), version: version.to_owned(), graph, settings }
+    }
+
+    /// The models that a pipeline's steps name.
+    fn steps(&self) -> Vec<String> {
+        let settings = self.settings.as_deref().filter(|_| self.graph.is_none());
+        let said = settings.and_then(|settings| Outline::read(settings).ok()).unwrap_or_default();
+        said.steps.iter().filter_map(|step| Some(step.get("model")?.as_str()?.to_owned())).collect()
+    }
+}
+
+/// What settings say of a model's kind. All else in them may be wrong: that is told when they are loaded.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Outline {
+    implementation: Value,
+    steps: Vec<Value>,
+}
+
+impl Outline {
+    /// The error says why they cannot be read.
+    fn read(settings: &Path) -> Result<Self, String> {
+        let json = fs::read(settings).map_err(|error| format!("{SETTINGS} cannot be read: {}", error.kind()))?;
+        serde_json::from_slice(&json).map_err(|error| format!("{SETTINGS}: {error}"))
+    }
+
+    fn is_pipeline(&self) -> bool {
+        self.implementation == PIPELINE
     }
 }
 
@@ -152,22 +190,32 @@ fn look_into(folder: &Path, name: &str) -> Found {
     let settings = settings_in(folder);
     let mut versions = BTreeMap::new();
     if folder.join(GRAPH).is_file() {
-        let files = ModelFiles::new(name, ONLY_VERSION, folder.join(GRAPH), settings.clone());
+        let files = ModelFiles::new(name, ONLY_VERSION, Some(folder.join(GRAPH)), settings.clone());
         versions.insert(Version(ONLY_VERSION.to_owned()), files);
     }
     let mut other_graphs = Vec::new();
     for entry in entries {
         let Ok(entry) = entry.file_name().into_string() else { continue };
-        let graph = folder.join(&entry).join(GRAPH);
-        if valid_model_name(&entry) && is_shown(&entry) && graph.is_file() {
-            let settings = settings_in(&folder.join(&entry)).or_else(|| settings.clone());
-            versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, graph, settings));
+        let (graph, own_settings) = (folder.join(&entry).join(GRAPH), settings_in(&folder.join(&entry)));
+        let may_be_version = valid_model_name(&entry) && is_shown(&entry);
+        if may_be_version && graph.is_file() {
+            let settings = own_settings.or_else(|| settings.clone());
+            versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, Some(graph), settings));
+        } else if may_be_version && own_settings.as_deref().is_some_and(says_pipeline) {
+            versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, None, own_settings));
         } else if entry.strip_suffix(".onnx").is_some() {
             other_graphs.push(entry);
         }
     }
     if !versions.is_empty() {
         return Found { versions: versions.into_values().collect(), why_none: None };
+    }
+    match settings.as_deref().map(Outline::read) {
+        Some(Ok(said)) if said.is_pipeline() => {
+            return Found::one(ModelFiles::new(name, ONLY_VERSION, None, settings));
+        }
+        Some(Err(reason)) => return Found::none(format!("its folder has no {GRAPH}, and {reason}")),
+        Some(Ok(_)) | None => {}
     }
     match other_graphs.as_slice() {
         [] => Found::none(format!("its folder has no {GRAPH}, and no folder of a version that has one")),
@@ -179,6 +227,10 @@ fn look_into(folder: &Path, name: &str) -> Found {
 
 fn settings_in(folder: &Path) -> Option<PathBuf> {
     Some(folder.join(SETTINGS)).filter(|settings| settings.is_file())
+}
+
+fn says_pipeline(settings: &Path) -> bool {
+    Outline::read(settings).is_ok_and(|said| said.is_pipeline())
 }
 
 fn is_shown(name: &str) -> bool {

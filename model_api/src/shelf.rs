@@ -8,6 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::Error;
 use crate::model::{Model, describe_state};
+use crate::pipeline::Definition;
 use crate::pool::State;
 use crate::repository::ModelFiles;
 use crate::session::StartError;
@@ -61,8 +62,25 @@ pub enum Next {
         /// Ends the attempts to start it.
         retries: Option<DropGuard>,
     },
+    /// A pipeline whose steps cannot be asked, or do not fit each other, as the models are now. It is served as soon as
+    /// they can and do.
+    Waiting {
+        /// What it is to be.
+        definition: Arc<Definition>,
+        /// Why it is not.
+        unready: Unready,
+    },
     /// Its files are of no use.
     Broken(String),
+}
+
+/// Why a pipeline is not served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unready {
+    /// Which step and which field.
+    pub reason: String,
+    /// A model of a step is still being loaded: waiting is reasonable.
+    pub waits: bool,
 }
 
 impl Place {
@@ -90,7 +108,7 @@ impl Place {
         self.slots.values().flat_map(|slot| {
             let next = slot.next.as_ref().and_then(|next| match next {
                 Next::Starting { announced, .. } => Some(announced),
-                Next::Reading | Next::Broken(_) => None,
+                Next::Reading | Next::Waiting { .. } | Next::Broken(_) => None,
             });
             slot.served.iter().map(|served| &served.model).chain(next)
         })
@@ -135,7 +153,10 @@ impl Slot {
             (Some(_), Some(Next::Broken(why))) if state != ModelState::Ready => {
                 format!("version {} on disk cannot be served: {why}; the last good one is not ready either", version.0)
             }
-            (Some(Served { model, .. }), Some(Next::Broken(why))) => format!(
+            (
+                Some(Served { model, .. }),
+                Some(Next::Broken(why) | Next::Waiting { unready: Unready { reason: why, .. }, .. }),
+            ) => format!(
                 "version {} on disk cannot be served: {why}; the last good one ({}) is still served",
                 version.0, model.digest
             ),
@@ -151,6 +172,7 @@ impl Slot {
         match &self.next {
             Some(Next::Reading) => true,
             Some(Next::Starting { announced, .. }) => !matches!(announced.state(), State::Unavailable(_)),
+            Some(Next::Waiting { unready, .. }) => unready.waits,
             Some(Next::Broken(_)) | None => false,
         }
     }
@@ -162,7 +184,11 @@ impl Slot {
                 State::Ready(_) => State::Starting,
                 other => other,
             }),
-            Some(Next::Broken(reason)) => {
+            Some(Next::Waiting { unready: Unready { reason, waits: true }, .. }) => {
+                let reason = Some(reason.clone());
+                ModelDescription { reason, ..describe_state(name, &version.0, State::Starting) }
+            }
+            Some(Next::Broken(reason) | Next::Waiting { unready: Unready { reason, .. }, .. }) => {
                 describe_state(name, &version.0, State::Unavailable(StartError::Model(reason.clone())))
             }
             Some(Next::Reading) | None => describe_state(name, &version.0, State::Starting),

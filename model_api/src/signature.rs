@@ -26,8 +26,9 @@ pub struct Signature {
 impl Signature {
     /// Holds the settings against the graph. The error names the field that contradicts it.
     pub fn agree(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
-        let inputs = merge("inputs", &settings.inputs, &graph.inputs, &[])?;
-        let outputs = merge("outputs", &settings.outputs, &graph.outputs, &graph.left_out)?;
+        let of = Of { whom: "graph", left_out: &graph.left_out };
+        let inputs = merge("inputs", &settings.inputs, &graph.inputs, &of)?;
+        let outputs = merge("outputs", &settings.outputs, &graph.outputs, &of)?;
         let closed = closed(&inputs, &outputs);
         if let Some(reason) = closed.as_ref().filter(|_| settings.parameters.independent_rows == Some(true)) {
             return Err(format!("model-settings.json: parameters.independent_rows: {reason}"));
@@ -40,6 +41,25 @@ impl Signature {
             inputs,
             outputs,
         })
+    }
+
+    /// Holds a pipeline's settings against what its steps make of it. How a picture is read is theirs to say.
+    pub fn of_steps(
+        settings: &ModelSettings,
+        inputs: &[TensorMetadata],
+        outputs: &[TensorMetadata],
+        images: BTreeMap<String, ImageSpec>,
+    ) -> Result<Self, String> {
+        let of = Of { whom: "pipeline", left_out: &[] };
+        if let Some(index) = settings.inputs.iter().position(|input| input.parameters.image.is_some()) {
+            let field = format!("model-settings.json: inputs[{index}].parameters.image");
+            return Err(format!("{field}: how a picture is read stands in the settings of the step's model"));
+        }
+        let inputs = merge("inputs", &settings.inputs, inputs, &of)?;
+        let outputs = merge("outputs", &settings.outputs, outputs, &of)?;
+        let open = closed(&inputs, &outputs).is_none();
+        let max_batch_size = if open { settings.max_batch_size } else { 0 };
+        Ok(Self { inputs, outputs, left_out: Vec::new(), images, max_batch_size, independent_rows: false })
     }
 
     /// What the settings say before the graph has been opened. Whatever they leave to the graph is missing.
@@ -69,13 +89,19 @@ impl Signature {
     }
 }
 
+/// What settings are held against.
+struct Of<'a> {
+    whom: &'static str,
+    left_out: &'a [String],
+}
+
 fn merge(
     side: &str,
     settings: &[TensorSettings],
-    graph: &[TensorMetadata],
-    left_out: &[String],
+    found: &[TensorMetadata],
+    of: &Of<'_>,
 ) -> Result<Vec<TensorMetadata>, String> {
-    let mut merged = graph.to_vec();
+    let (mut merged, whom) = (found.to_vec(), of.whom);
     for (index, said) in settings.iter().enumerate() {
         let field = |field: &str| format!("model-settings.json: {side}[{index}].{field}");
         if settings[..index].iter().any(|other| other.name == said.name) {
@@ -83,23 +109,23 @@ fn merge(
         }
         let Some(tensor) = merged.iter_mut().find(|tensor| tensor.name == said.name) else {
             let this = format!("output {:?} ", said.name);
-            if let Some(reason) = left_out.iter().find(|reason| reason.starts_with(&this)) {
+            if let Some(reason) = of.left_out.iter().find(|reason| reason.starts_with(&this)) {
                 return Err(format!("{}: {reason}", field("name")));
             }
-            let names = graph.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(format!("{}: {:?} is not in the graph, which has: {names}", field("name"), said.name));
+            let names = found.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(format!("{}: {:?} is not in the {whom}, which has: {names}", field("name"), said.name));
         };
         if let Some(datatype) = said.datatype.filter(|&datatype| datatype != tensor.datatype) {
-            return Err(format!("{}: {datatype}, but the graph has {}", field("datatype"), tensor.datatype));
+            return Err(format!("{}: {datatype}, but the {whom} has {}", field("datatype"), tensor.datatype));
         }
         if let Some(shape) = &said.shape {
             if !narrows(shape, &tensor.shape) {
-                return Err(format!("{}: {shape:?} does not fit the graph's {:?}", field("shape"), tensor.shape));
+                return Err(format!("{}: {shape:?} does not fit the {whom}'s {:?}", field("shape"), tensor.shape));
             }
             tensor.shape.clone_from(shape);
         }
-        tensor.parameters = parameters(said);
-        check(said, tensor).map_err(|reason| field(&format!("parameters.{reason}")))?;
+        tensor.parameters = parameters(said, &tensor.parameters);
+        check(said, tensor, whom).map_err(|reason| field(&format!("parameters.{reason}")))?;
     }
     Ok(merged)
 }
@@ -111,29 +137,30 @@ fn declared(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
             name: said.name.clone(),
             datatype: said.datatype?,
             shape: said.shape.clone()?,
-            parameters: parameters(said),
+            parameters: parameters(said, &TensorParameters::default()),
         })
     };
     settings.iter().map(tensor).collect::<Option<_>>().unwrap_or_default()
 }
 
-fn parameters(said: &TensorSettings) -> TensorParameters {
+/// What is said, and the rest as it is.
+fn parameters(said: &TensorSettings, is: &TensorParameters) -> TensorParameters {
     let said = &said.parameters;
     TensorParameters {
-        content_type: said.content_type.or(said.image.as_ref().map(|_| ContentType::Image)),
-        task: said.task,
-        labels: said.labels.clone(),
-        allow_empty: said.allow_empty,
+        content_type: said.content_type.or(said.image.as_ref().map(|_| ContentType::Image)).or(is.content_type),
+        task: said.task.or(is.task),
+        labels: if said.labels.is_empty() { is.labels.clone() } else { said.labels.clone() },
+        allow_empty: said.allow_empty || is.allow_empty,
     }
 }
 
 /// Holds the parameters against datatype and shape. The error begins with the field's name.
-fn check(said: &TensorSettings, tensor: &TensorMetadata) -> Result<(), String> {
+fn check(said: &TensorSettings, tensor: &TensorMetadata, whom: &str) -> Result<(), String> {
     let TensorParameters { content_type, task, labels, .. } = &tensor.parameters;
     let is_text = tensor.datatype == Datatype::Bytes;
     match content_type {
         Some(ContentType::Str | ContentType::Base64 | ContentType::Datetime) if !is_text => {
-            return Err(format!("content_type: text is BYTES, and the graph has {}", tensor.datatype));
+            return Err(format!("content_type: text is BYTES, and the {whom} has {}", tensor.datatype));
         }
         Some(other) if said.parameters.image.is_some() && *other != ContentType::Image => {
             return Err("content_type: must be image where image says how pictures are read".to_owned());
@@ -141,7 +168,7 @@ fn check(said: &TensorSettings, tensor: &TensorMetadata) -> Result<(), String> {
         _ => {}
     }
     match task {
-        Some(_) if is_text => return Err("task: the graph has BYTES, and these are no values".to_owned()),
+        Some(_) if is_text => return Err(format!("task: the {whom} has BYTES, and these are no values")),
         Some(Task::Image) if !matches!(tensor.shape.len(), 3 | 4) => {
             return Err(format!("task: an image has 3 or 4 axes, batch first, not {:?}", tensor.shape));
         }

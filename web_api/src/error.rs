@@ -105,6 +105,14 @@ pub enum Error {
     /// `model_api` said no, in words that are meant for the caller.
     #[error("{0}")]
     Model(open_inference::Error),
+    /// A step of a pipeline had no answer.
+    #[error("step {step:?}: {error}")]
+    Step {
+        /// Which.
+        step: String,
+        /// Why not.
+        error: Box<Error>,
+    },
     /// `model_api` cannot be reached.
     #[error("The model cannot be reached at the moment; answers that are remembered are still given.")]
     ModelUnreachable,
@@ -186,6 +194,7 @@ impl Error {
             Self::NotRemembered => (StatusCode::GATEWAY_TIMEOUT, "not_remembered"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Model(error) => (model_status(error.status), "model"),
+            Self::Step { error, .. } => error.status(),
             Self::ModelUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "model_unreachable"),
             Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
             Self::MemoryUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "memory_unavailable"),
@@ -211,6 +220,7 @@ impl Error {
     pub(crate) fn retry_after_s(&self) -> u32 {
         match self {
             Self::Model(error) => error.retry_after_s,
+            Self::Step { error, .. } => error.retry_after_s(),
             _ => RETRY_AFTER_SECONDS,
         }
     }
@@ -281,6 +291,7 @@ mod tests {
             (Error::Busy, 503),
             (model(422), 422),
             (model(200), 502),
+            (Error::Step { step: name(), error: Box::new(Error::Busy) }, 503),
             (Error::Replica { failed: 1, replicas: 2, reason: Box::new(model(409)) }, 409),
             (Error::UnknownVersion { model: name(), asked: "7".to_owned(), known: vec![] }, 404),
             (Error::NotLoaded { model: name(), reason: "is being read".to_owned() }, 503),

@@ -41,6 +41,9 @@ pub mod question;
 /// The heart: key → near → Redis → flight → model.
 pub mod predictor;
 
+/// The same for each step of a pipeline.
+mod pipeline;
+
 /// The same for each row of a batch.
 mod row_memory;
 

@@ -28,6 +28,8 @@ pub struct Predictor {
     rows: RowMemory,
     model: Model,
     statistics: Statistics,
+    /// Where large tensors are hashed.
+    pub(crate) workbench: Workbench,
 }
 
 /// Asks the model, and counts it.
@@ -61,8 +63,8 @@ impl Predictor {
     ) -> Self {
         let gatherer = Gatherer::new(client.clone());
         let model = Model { client, gatherer, queue, catalog: catalog.clone(), metrics };
-        let rows = RowMemory::new(memory.clone(), model.clone(), workbench);
-        Self { app_type, catalog, memory, rows, model, statistics: Statistics::default() }
+        let rows = RowMemory::new(memory.clone(), model.clone(), workbench.clone());
+        Self { app_type, catalog, memory, rows, model, statistics: Statistics::default(), workbench }
     }
 
     /// A version of `model` (or its default one) asked with ready tensors and pictures. Reads all of them.
@@ -150,7 +152,7 @@ impl Predictor {
         let (entry, outcome) = if steering.only_if_cached {
             self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
         } else {
-            let infer = async { self.model.infer(question, steering.in_background).await.map_err(Failure::from) };
+            let infer = async { self.infer(question, steering).await.map_err(Failure::from) };
             let found = self.memory.recall_or_infer(key, name, |inference| question.key_of(inference), infer).await;
             found.map_err(|failure| failure.error)?
         };
@@ -166,7 +168,7 @@ impl Predictor {
         if steering.only_if_cached {
             return Err(Error::NotRemembered);
         }
-        let inference = self.model.infer(question, steering.in_background).await?;
+        let inference = self.infer(question, steering).await?;
         let key = question.key_of(&inference);
         let stored = !steering.no_store;
         let by_rows = stored && self.rows.remember(question, &inference).await?;
@@ -176,6 +178,13 @@ impl Predictor {
             Arc::new(Entry::new(key, inference))
         };
         Ok(Answer { entry, provenance: Provenance::Bypass { stored } })
+    }
+
+    async fn infer(&self, question: &Question, steering: Steering) -> Result<Inference, Error> {
+        match &question.model().pipeline {
+            Some(pipeline) => self.run_steps(question, pipeline, steering).await,
+            None => self.model.infer(question, steering.in_background).await,
+        }
     }
 }
 
@@ -194,7 +203,10 @@ impl Model {
     ) -> Result<Inference, Error> {
         let model = question.model();
         let inference = match model.platform {
-            Platform::OnnxRuntime => self.gatherer.infer(model, question.version(), in_background, inputs).await,
+            // A pipeline comes here only from a model_api that keeps its steps to itself.
+            Platform::OnnxRuntime | Platform::Ensemble => {
+                self.gatherer.infer(model, question.version(), in_background, inputs).await
+            }
             Platform::Queue => self.queue.infer(model, &inputs, self.client.patience()).await,
         };
         // A question that was turned away here has not been asked.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use contract::ModelDescription;
 use db_api::keys::{AnswerKey, Input, InputDigest};
-use open_inference::{Datatype, Inference, Tensor, TensorMetadata};
+use open_inference::{ContentType, Datatype, Inference, Tensor, TensorMetadata};
 
 use crate::catalog::Listed;
 use crate::error::Error;
@@ -142,12 +142,12 @@ fn digest(model: &ModelDescription, inputs: &[Tensor]) -> InputDigest {
     Input::Tensors(inputs).into()
 }
 
-/// The input of a model that has one, and takes pictures for it.
+/// The input of a model that has one, and takes pictures for it. A pipeline whose steps have no tensor in common takes nothing
+/// else.
 fn picture_input(model: &ModelDescription) -> Option<&TensorMetadata> {
-    match model.inputs.as_slice() {
-        [input] if input.takes_images() => Some(input),
-        _ => None,
-    }
+    let [input] = model.inputs.as_slice() else { return None };
+    let is_for_steps = model.pipeline.is_some() && input.parameters.content_type == Some(ContentType::Image);
+    (input.takes_images() || is_for_steps).then_some(input)
 }
 
 /// The length of the first axis, where all inputs have it and the graph leaves it open.
@@ -159,7 +159,7 @@ fn common_rows(model: &ModelDescription, inputs: &[Tensor]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use open_inference::{ContentType, ModelState};
+    use open_inference::ModelState;
 
     use super::*;
 

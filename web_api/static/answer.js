@@ -3,6 +3,7 @@
 import { showPicture } from "./pictures.js";
 
 const TOP = 5;
+const MOST_ROWS = 32;
 // A drawing, or a pasted picture as browsers name it, is no file yet; the curl line needs one.
 const NO_FILE_YET = ["drawing.png", "image.png"];
 
@@ -13,7 +14,7 @@ export function showAnswer(container, answer, picture) {
   const { age, ...json } = answer;
   const said = wording(answer);
   const texts = {
-    label: answer.label, percent: said.value, memory: said.memory, notice: answer.notice ?? "", total: said.time,
+    label: said.label, percent: said.value, memory: said.memory, notice: answer.notice ?? "", total: said.time,
     device: answer.device.toUpperCase(), model: answer.model, version: answer.version,
     json: JSON.stringify(json, null, 2), curl: curlLine(answer.model, picture.name),
   };
@@ -30,7 +31,9 @@ export function showAnswer(container, answer, picture) {
 /** The short texts of an answer, the same in a table row, in the full answer and for a screen reader. */
 export function wording(answer) {
   return {
-    value: number(answer.value, areShares(answer)),
+    // A pipeline may make several rows of one picture: all of them are said, and no more surely than the least sure one.
+    label: answer.rows?.map(({ label }) => label).join(" ") ?? answer.label,
+    value: number(Math.min(...(answer.rows ?? [answer]).map(({ value }) => value)), areShares(answer)),
     memory: answer.cached ? ["Remembered", ago(answer.age)].filter(Boolean).join(" · ") : "Fresh",
     time: milliseconds(answer.timing_ms.total),
   };
@@ -38,7 +41,7 @@ export function wording(answer) {
 
 function bars(answer) {
   const shares = areShares(answer);
-  const top = [...answer.probabilities].sort((a, b) => b.value - a.value).slice(0, TOP);
+  const top = answer.rows?.slice(0, MOST_ROWS) ?? [...answer.probabilities].sort((a, b) => b.value - a.value).slice(0, TOP);
   const full = shares ? 1 : Math.max(...top.map(({ value }) => Math.abs(value)), Number.MIN_VALUE);
   return top.map(({ label, value }) => {
     const row = document.createElement("li");
@@ -51,8 +54,8 @@ function bars(answer) {
 }
 
 /** Whether the values can be read as per cent: a model may also answer with raw scores. */
-function areShares({ probabilities, value }) {
-  return [value, ...probabilities.map((each) => each.value)].every((each) => each >= -1e-4 && each <= 1.0001);
+function areShares({ probabilities, rows = [], value }) {
+  return [value, ...[...probabilities, ...rows].map((each) => each.value)].every((each) => each >= -1e-4 && each <= 1.0001);
 }
 
 /** Never rounds up to a certainty that the model did not state. */

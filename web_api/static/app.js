@@ -187,8 +187,8 @@ async function askOne(model, picture, signal) {
   });
   signal.throwIfAborted();
   const said = wording(answer);
-  state("answer", `${answer.label}, ${said.value}. ${said.memory}.`);
-  const label = Object.assign(document.createElement("strong"), { textContent: answer.label });
+  state("answer", `${said.label}, ${said.value}. ${said.memory}.`);
+  const label = Object.assign(document.createElement("strong"), { textContent: said.label });
   if (!sheet.isEmpty()) byId("quick").replaceChildren(label, ` ${said.value} · ${said.memory}`);
   const showSeen = showAnswer(answerBox, answer, picture);
   showSeen(await seen);

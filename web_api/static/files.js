@@ -23,7 +23,7 @@ export async function askSeveral(files, model, { table, progress, label, signal,
       const onWait = (seconds) => say(row, "asking", `The server is busy. Waiting ${seconds} s …`);
       const answer = await predict(model, file, { signal, onWait });
       const said = wording(answer);
-      say(row, "answered", `${said.memory} · ${said.time}`, answer.label, said.value);
+      say(row, "answered", `${said.memory} · ${said.time}`, said.label, said.value);
       const name = row.querySelector("button");
       name.disabled = false;
       name.onclick = () => onOpen(answer, file);

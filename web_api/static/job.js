@@ -197,7 +197,7 @@ function texts(answer) {
   const outputs = () => (answer.outputs ?? []).map(({ name, shape }) => `${name} [${shape}]`).join(", ");
   if (typeof answer.label !== "string") return ["", "Answered", outputs()];
   const said = wording(answer);
-  return [`${said.memory} · ${said.time}`, answer.label, said.value];
+  return [`${said.memory} · ${said.time}`, said.label, said.value];
 }
 
 /** What failed comes first, since somebody has to look at it; then the inputs' order, whichever came first. */

@@ -5,9 +5,11 @@
 mod fit;
 mod image_array;
 mod model;
+mod pipeline;
 mod prediction;
 
 pub use fit::Misfit;
 pub use image_array::{ImageArray, ImageArrayError, LegacyAnswer};
 pub use model::{Device, ImageInput, ModelDescription, ModelList, valid_model_name};
-pub use prediction::{ClassScore, NoPrediction, Prediction};
+pub use pipeline::{Missing, Pipeline, Progress, Source, Step, Wire, answer_to_nothing};
+pub use prediction::{Choice, ClassScore, NoPrediction, Prediction};

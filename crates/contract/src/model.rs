@@ -1,6 +1,8 @@
 use open_inference::{ModelMetadata, ModelState, Platform, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
+use crate::Pipeline;
+
 /// What `GET /models` of `model_api` answers: every model that was asked for, served or not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelList {
@@ -46,6 +48,9 @@ pub struct ModelDescription {
     pub independent_rows: bool,
     /// Present when the model can be asked with an encoded picture.
     pub image: Option<ImageInput>,
+    /// The steps of a model that is a pipeline: `web_api` asks their models one by one, and remembers each answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<Pipeline>,
     /// What computes its answers.
     #[serde(default)]
     pub platform: Platform,
@@ -96,6 +101,7 @@ impl ModelDescription {
             max_batch_size: 0,
             independent_rows: false,
             image: None,
+            pipeline: None,
             platform: Platform::default(),
         }
     }

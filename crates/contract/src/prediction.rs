@@ -21,6 +21,9 @@ pub struct Prediction<'a> {
     pub value: f32,
     /// Row 0 of the first output in the output's order.
     pub probabilities: Vec<ClassScore<'a>>,
+    /// Where the first output has several rows, though one picture was sent, as a pipeline's may: the choice for each of
+    /// them. Empty where it has one.
+    pub rows: Vec<Choice<'a>>,
     /// Who answered, and what it took.
     pub provenance: &'a Provenance,
 }
@@ -29,6 +32,17 @@ pub struct Prediction<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassScore<'a> {
     /// The class's label.
+    pub label: Cow<'a, str>,
+    /// The model's value for it, unscaled.
+    pub value: f32,
+}
+
+/// A row's largest value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Choice<'a> {
+    /// Its index.
+    pub cls: usize,
+    /// The label at `cls`.
     pub label: Cow<'a, str>,
     /// The model's value for it, unscaled.
     pub value: f32,
@@ -51,18 +65,24 @@ pub enum NoPrediction {
 impl<'a> Prediction<'a> {
     /// Reads `inference`, an answer of a model whose classes are called `labels`.
     pub fn read_out(inference: &'a Inference, labels: &'a [String]) -> Result<Self, NoPrediction> {
-        let row = inference.outputs.first().map(row_zero).unwrap_or_default();
-        if !(1..=MAX_CLASSES).contains(&row.len()) {
+        let (values, in_row) = inference.outputs.first().map(rows).unwrap_or_default();
+        if !(1..=MAX_CLASSES).contains(&in_row) || values.is_empty() {
             return Err(NoPrediction::NoClasses { model: inference.model.clone() });
         }
-        if !row.iter().all(|value| value.is_finite()) {
+        if !values.iter().all(|value| value.is_finite()) {
             return Err(NoPrediction::NotFinite);
         }
-        let cls = index_of_largest(&row);
+        let row = &values[..in_row];
+        let cls = index_of_largest(row);
         let label = |class: usize| {
             labels.get(class).map_or_else(|| Cow::Owned(class.to_string()), |label| Cow::Borrowed(label.as_str()))
         };
         let score = |(class, &value)| ClassScore { label: label(class), value };
+        let choice = |row: &[f32]| {
+            let cls = index_of_largest(row);
+            Choice { cls, label: label(cls), value: row[cls] }
+        };
+        let is_alone = values.len() == in_row;
         Ok(Self {
             model: &inference.model,
             version: &inference.version,
@@ -70,17 +90,21 @@ impl<'a> Prediction<'a> {
             label: label(cls),
             value: row[cls],
             probabilities: row.iter().enumerate().map(score).collect(),
+            rows: if is_alone { Vec::new() } else { values.chunks_exact(in_row).map(choice).collect() },
             provenance: &inference.provenance,
         })
     }
 }
 
-/// What belongs to the first of the batch: everything but the first axis.
-fn row_zero(output: &Tensor) -> Vec<f32> {
-    let length = output.shape.iter().skip(1).product();
+/// The values of all rows, and how many one has: everything but the first axis. The first row alone where the output is no
+/// table of rows and classes, or all of it would be too long.
+fn rows(output: &Tensor) -> (Vec<f32>, usize) {
+    let in_row = output.shape.iter().skip(1).product();
     let mut values = output.to_f32();
-    values.truncate(length);
-    values
+    if output.shape.len() != 2 || values.len() > MAX_CLASSES {
+        values.truncate(in_row);
+    }
+    (values, in_row)
 }
 
 /// The first of several equal ones, as `argmax` has it.
@@ -100,12 +124,36 @@ mod tests {
     fn row_zero_is_what_belongs_to_the_first_of_the_batch() {
         let output = |shape: &[usize]| {
             let values: Vec<f32> = (1..=6_u8).take(shape.iter().product()).map(f32::from).collect();
-            row_zero(&Tensor::from_f32("y", Datatype::Fp32, shape.to_vec(), &values).unwrap())
+            let (mut values, in_row) = rows(&Tensor::from_f32("y", Datatype::Fp32, shape.to_vec(), &values).unwrap());
+            values.truncate(in_row);
+            values
         };
         assert_eq!(output(&[2, 3]), [1., 2., 3.]);
         assert_eq!(output(&[1, 6]), [1., 2., 3., 4., 5., 6.]);
         assert_eq!(output(&[6]), [1.]);
         assert_eq!(output(&[]), [1.]);
+    }
+
+    #[test]
+    fn of_several_rows_each_has_its_choice_and_one_alone_has_no_list() {
+        let read = |shape: Vec<usize>, values: &[f32]| {
+            let inference = Inference {
+                model: "m".to_owned(),
+                version: "1".to_owned(),
+                outputs: vec![Tensor::from_f32("y", Datatype::Fp32, shape, values).unwrap()],
+                provenance: Provenance::default(),
+                headers: HeaderMap::new(),
+            };
+            let labels = ["cat".to_owned(), "dog".to_owned()];
+            let read = Prediction::read_out(&inference, &labels);
+            read.map(|read| read.rows.iter().map(|row| row.label.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(read(vec![3, 2], &[0.1, 0.9, 0.8, 0.2, 0.3, 0.7]).unwrap(), ["dog", "cat", "dog"]);
+        assert_eq!(read(vec![1, 2], &[0.1, 0.9]).unwrap(), [""; 0]);
+        assert_eq!(read(vec![3], &[0.1, 0.9, 0.8]).unwrap(), [""; 0], "no rows of classes");
+        assert_eq!(read(vec![2, 1, 2], &[0.1, 0.9, 0.8, 0.2]).unwrap(), [""; 0]);
+        assert_eq!(read(vec![2, 2], &[0.1, 0.9, f32::NAN, 0.2]), Err(NoPrediction::NotFinite));
+        assert_eq!(read(vec![0, 2], &[]), Err(NoPrediction::NoClasses { model: "m".to_owned() }));
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub enum Platform {
     /// Programs that take requests out of a queue, in whatever language.
     #[serde(rename = "queue")]
     Queue,
+    /// Other models, one after the other, in Triton's word for it.
+    #[serde(rename = "ensemble")]
+    Ensemble,
 }
 
 /// Name, datatype and shape of an input or output.
@@ -98,6 +101,7 @@ impl Platform {
         match self {
             Self::OnnxRuntime => "onnxruntime_onnx",
             Self::Queue => "queue",
+            Self::Ensemble => "ensemble",
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -12,11 +13,16 @@ use super::Models;
 use crate::error::Error;
 use crate::loader::{Attempt, Failure, read};
 use crate::model::Model;
+use crate::pipeline::Definition;
 use crate::pool::{RunError, State};
 use crate::repository::{Found, ModelFiles};
 use crate::session::StartError;
-use crate::shelf::{Next, Place, Served, Slot};
+use crate::shelf::{Next, Place, Served, Slot, Unready};
 use crate::version::Version;
+
+/// So often a pipeline that waits for its steps is looked at, beside whenever the shelf changes: their sessions come and go
+/// without the shelf.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One load of one model.
 struct Load {
@@ -44,14 +50,13 @@ impl Models {
     /// Takes a model out of service at once. Requests that have begun are answered; comes back when its sessions have
     /// ended, or when a run may take no longer.
     pub async fn unload(&self, name: &str) -> Result<(), Error> {
-        let models = {
-            let mut places = self.places_mut();
-            let there_are = super::names(&places);
+        let models = self.change_shelf(|places| {
+            let there_are = super::names(places);
             let place = places.get_mut(name).filter(|place| !place.slots.is_empty());
             let place = place.ok_or(Error::UnknownModel { there_are })?;
             place.unloaded = true;
-            place.clear()
-        };
+            Ok::<_, Error>(place.clear())
+        })?;
         info!(model = name, "a model is unloaded");
         self.wait_for_the_end(name, models).await;
         Ok(())
@@ -60,7 +65,8 @@ impl Models {
     /// Takes a model out whose folder is gone.
     pub async fn remove(&self, name: &str) {
         // In one step: what is being loaded for it must not find the place of whoever comes next.
-        let models = self.places_mut().remove(name).map(|mut place| place.clear()).unwrap_or_default();
+        let models = self.change_shelf(|places| places.remove(name).map(|mut place| place.clear()));
+        let models = models.unwrap_or_default();
         if !models.is_empty() {
             warn!(model = name, "a model is gone from the repository and is unloaded");
             self.wait_for_the_end(name, models).await;
@@ -133,7 +139,7 @@ impl Models {
             error!(model = load.name, version = files.version, reason, "a model cannot be served");
             self.change_slot(load, files, |slot| {
                 // Who goes on trying knows the reason at any time.
-                let tries = matches!(&slot.next, Some(Next::Starting { retries: Some(_), .. }));
+                let tries = matches!(&slot.next, Some(Next::Starting { retries: Some(_), .. } | Next::Waiting { .. }));
                 if !tries {
                     slot.next = Some(Next::Broken(reason.clone()));
                 }
@@ -145,6 +151,9 @@ impl Models {
     /// `None` when there is nothing to do.
     async fn try_to_bring(self: &Arc<Self>, load: &Load, files: &ModelFiles) -> Result<Option<()>, String> {
         self.change_slot(load, files, |slot| slot.next = Some(Next::Reading));
+        if files.graph.is_none() {
+            return self.try_to_bring_pipeline(load, files).await;
+        }
         let reading = files.clone();
         let contents = spawn_blocking(move || read(&reading)).await;
         let contents = contents.map_err(|_| "its files could not be read".to_owned())??;
@@ -174,6 +183,48 @@ impl Models {
             Err(failure) => return Err(failure.into()),
         }
         Ok(Some(()))
+    }
+
+    /// Comes back when its steps can be asked and fit each other, or when it is plain that they do not.
+    async fn try_to_bring_pipeline(&self, load: &Load, files: &ModelFiles) -> Result<Option<()>, String> {
+        let reading = files.clone();
+        let definition = spawn_blocking(move || Definition::read(&reading)).await;
+        let definition = definition.map_err(|_| "its settings could not be read".to_owned())??;
+        let is_served = |slot: &mut Slot| {
+            let steps = slot.served.as_ref().and_then(|served| served.model.steps());
+            let same = steps.is_some_and(|steps| *steps.definition == definition);
+            if same {
+                slot.next = None;
+            }
+            same
+        };
+        if self.change_slot(load, files, is_served) == Some(true) {
+            return Ok(None);
+        }
+        let mut changes = self.changes.subscribe();
+        let unready = Unready { waits: true, ..Unready::default() };
+        let waiting = Next::Waiting { definition: Arc::new(definition), unready };
+        self.change_slot(load, files, |slot| slot.next = Some(waiting));
+        loop {
+            changes.mark_unchanged();
+            match self.why_not_yet(load, files) {
+                None => return Ok(Some(())),
+                Some(Unready { waits: false, reason }) => return Err(reason),
+                Some(_) => {}
+            }
+            if timeout(LOOK_EVERY, changes.changed()).await.is_err() {
+                self.change(load, |_| ());
+            }
+        }
+    }
+
+    /// Why a pipeline still waits.
+    fn why_not_yet(&self, load: &Load, files: &ModelFiles) -> Option<Unready> {
+        let places = self.places();
+        match &places.get(&load.name)?.slots.get(&Version(files.version.clone()))?.next {
+            Some(Next::Waiting { unready, .. }) => Some(unready.clone()),
+            _ => None,
+        }
     }
 
     fn serve(&self, load: &Load, files: &ModelFiles, model: Arc<Model>) {
@@ -210,11 +261,10 @@ impl Models {
 
     /// Changes the model's place, unless it was taken out since the load began.
     fn change<T>(&self, load: &Load, change: impl FnOnce(&mut Place) -> T) -> Option<T> {
-        let mut places = self.places_mut();
-        if load.tenure.is_cancelled() {
-            return None;
-        }
-        places.get_mut(&load.name).map(change)
+        self.change_shelf(|places| {
+            // Within the lock: whoever takes a model out cancels there.
+            if load.tenure.is_cancelled() { None } else { places.get_mut(&load.name).map(change) }
+        })
     }
 
     fn change_slot<T>(&self, load: &Load, files: &ModelFiles, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {

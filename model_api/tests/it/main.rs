@@ -10,6 +10,8 @@ mod watch;
 
 mod lifetimes;
 
+mod pipelines;
+
 mod routes;
 
 mod infer;

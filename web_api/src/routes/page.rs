@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contract::{ClassScore, ModelDescription, Prediction};
+use contract::{Choice, ClassScore, ModelDescription, Prediction};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Deserialize;
 use service::problem::RETRY_AFTER_SECONDS;
@@ -23,6 +23,9 @@ use crate::upload::{ImageUpload, Rejected};
 
 /// What is shown in an answer's bars.
 const TOP_CLASSES: usize = 5;
+
+/// The same, where an answer has several rows.
+const MOST_ROWS: usize = 32;
 
 /// Pictures up to this size are shown again in the page of a plain form post, inside its HTML.
 const MAX_INLINE_BYTES: usize = 4 << 20;
@@ -132,15 +135,15 @@ async fn answer(
     let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
     let prediction = read_out(&answer, model)?;
     let view = ResultView {
-        label: prediction.label.to_string(),
-        percent: percent(prediction.value),
+        label: headline(&prediction),
+        percent: percent(least_sure(&prediction)),
         remembered: answer.provenance.is_remembered(),
         model: prediction.model.to_owned(),
         version: prediction.version.to_owned(),
         device: prediction.provenance.device.clone(),
         total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
         notice: model.notice.clone(),
-        bars: bars(&prediction.probabilities),
+        bars: if prediction.rows.is_empty() { bars(&prediction.probabilities) } else { bars_of_rows(&prediction.rows) },
         sent: shown_again(&upload),
         seen: seen.map(|png| data_uri("image/png", &png)),
         json: pretty(&answer, &prediction, model, begun),
@@ -176,6 +179,30 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
             Error::Internal.into_response()
         }
     }
+}
+
+/// What is said; of an answer in several rows, all of it.
+fn headline(prediction: &Prediction<'_>) -> String {
+    match prediction.rows.as_slice() {
+        [] => prediction.label.to_string(),
+        rows => rows.iter().map(|row| &*row.label).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// How sure the model is of that: as sure as of the row that it is least sure of.
+fn least_sure(prediction: &Prediction<'_>) -> f32 {
+    prediction.rows.iter().map(|row| row.value).reduce(f32::min).unwrap_or(prediction.value)
+}
+
+/// One for each row, in their order.
+fn bars_of_rows(rows: &[Choice<'_>]) -> Vec<Bar> {
+    let whole = rows.iter().map(|row| row.value).fold(1.0, f32::max);
+    let bar = |row: &Choice<'_>| Bar {
+        label: row.label.to_string(),
+        text: percent(row.value),
+        value: (row.value / whole).clamp(0.0, 1.0),
+    };
+    rows.iter().take(MOST_ROWS).map(bar).collect()
 }
 
 fn bars(probabilities: &[ClassScore<'_>]) -> Vec<Bar> {

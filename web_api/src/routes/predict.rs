@@ -4,7 +4,7 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use contract::{ClassScore, ModelDescription, Prediction};
+use contract::{Choice, ClassScore, ModelDescription, Prediction};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use service::conditional::none_match;
@@ -27,6 +27,8 @@ pub struct AnswerBody<'a> {
     label: &'a str,
     value: f32,
     probabilities: &'a [ClassScore<'a>],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    rows: &'a [Choice<'a>],
     cached: bool,
     key: String,
     model_digest: &'a str,
@@ -149,6 +151,7 @@ impl<'a> AnswerBody<'a> {
             label: &prediction.label,
             value: prediction.value,
             probabilities: &prediction.probabilities,
+            rows: &prediction.rows,
             cached: answer.provenance.is_remembered(),
             key: answer.entry.key.to_string(),
             model_digest: &prediction.provenance.model_digest,

@@ -7,12 +7,13 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use contract::{Device, ImageInput, ModelDescription, ModelList};
+use contract::{Device, ImageInput, ModelDescription, ModelList, Pipeline};
 use http::{HeaderMap, StatusCode};
 use open_inference::{
     ContentType, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, ModelState,
     Provenance, Statistics, Tensor, TensorMetadata, Timing, rest,
 };
+use serde_json::json;
 use service::body::BodyReader;
 use service::settings::ServerSettings;
 use tokio::time::sleep;
@@ -49,6 +50,38 @@ pub fn model(name: &str) -> ModelDescription {
         }),
         independent_rows: name != "whole",
         ..ModelDescription::unread(name, "1", ModelState::Ready, None)
+    }
+}
+
+/// As `model_api` describes a pipeline: `cut` gives what `read` takes, and that is `model`'s answer.
+pub fn pipeline(name: &str, settings_digest: &str, steps: &[&ModelDescription; 2]) -> ModelDescription {
+    let [cut, read] = steps;
+    let pipeline: Pipeline = serde_json::from_value(json!({
+        "settings_digest": settings_digest,
+        "steps": [
+            { "name": "find", "model": cut.name, "inputs": [{ "name": "image", "from": "picture" }] },
+            { "name": "read", "model": read.name, "inputs": [{ "name": "image", "from": "find.crops" }] },
+        ],
+        "outputs": [{ "name": "classes", "from": "read.probabilities" }, { "name": "crops", "from": "find.crops" }],
+    }))
+    .unwrap();
+    let renamed = |name: &str, tensor: &TensorMetadata| TensorMetadata { name: name.to_owned(), ..tensor.clone() };
+    ModelDescription {
+        digest: pipeline.digest([&*cut.digest, &*read.digest]),
+        inputs: vec![renamed("picture", &cut.inputs[0])],
+        outputs: vec![renamed("classes", &read.outputs[0]), renamed("crops", &cut.outputs[0])],
+        pipeline: Some(pipeline),
+        independent_rows: false,
+        ..model(name)
+    }
+}
+
+/// Gives of a picture as many crops as its file has bytes, of a tensor as many as its first number says; each is another.
+pub fn cutter() -> ModelDescription {
+    ModelDescription {
+        outputs: vec![TensorMetadata::new("crops", Datatype::Fp32, &[-1, 2, 2, 1])],
+        independent_rows: false,
+        ..model("cut")
     }
 }
 
@@ -115,8 +148,14 @@ impl InferenceServer for FakeModelApi {
             Tensor::from_f32(name, Datatype::Fp32, vec![rows, columns], &values[..rows * columns]).unwrap()
         };
         let infer = if model.name == "sluggish" { 12.0 } else { 0.3 };
+        let outputs = if model.name == "cut" {
+            let crops = (0..echo[0] as u8).map(|crop| [f32::from(crop), 0., 0., 0.]).collect::<Vec<_>>();
+            vec![Tensor::from_f32("crops", Datatype::Fp32, vec![crops.len(), 2, 2, 1], crops.as_flattened()).unwrap()]
+        } else {
+            vec![output("probabilities", 3, &probabilities), output("echo", 1, &echo)]
+        };
         Ok(Inference {
-            outputs: vec![output("probabilities", 3, &probabilities), output("echo", 1, &echo)],
+            outputs,
             model: model.name,
             version: model.version,
             provenance: Provenance {

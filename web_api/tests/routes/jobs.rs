@@ -11,7 +11,7 @@ use web_api::settings::AppType;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use crate::fake_model_api::model;
+use crate::fake_model_api::{cutter, model, pipeline};
 use crate::stack::{Answer, Stack, form_request, get_request, image_request};
 
 fn zip(files: &[(&str, &str)]) -> Vec<u8> {
@@ -93,6 +93,18 @@ async fn files_of_a_form_and_archives_among_them_are_inputs() {
     let job = ended(&stack, &job_of(&stack.send(form_request("/jobs", &fields)).await)).await;
     assert_eq!((&job["status"], &job["total"]), (&json!("succeeded"), &json!(2)));
     assert_eq!(job["results"][1]["name"], "2.png");
+}
+
+#[tokio::test]
+async fn a_pipeline_takes_jobs_as_any_model_does() {
+    let (cut, mnist) = (cutter(), model("mnist"));
+    let stack = Stack::serving(vec![cut.clone(), pipeline("digits", "s", &[&cut, &mnist]), mnist], |_| {}).await;
+    let body = zip(&[("three.png", "abc"), ("two.png", "de")]);
+    let path = job_of(&stack.send(post("/jobs?model=digits", "application/zip", body)).await);
+    let job = ended(&stack, &path).await;
+    assert_eq!(job["status"], "succeeded", "{job}");
+    let rows: Vec<_> = (0..2).map(|at| job["results"][at]["answer"]["rows"].as_array().unwrap().len()).collect();
+    assert_eq!(rows, [3, 2]);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod gatherer;
 mod health;
 mod jobs;
 mod page;
+mod pipelines;
 mod predict;
 mod protocol;
 mod rows;

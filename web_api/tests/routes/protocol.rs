@@ -46,6 +46,16 @@ fn gzip(path: &str, body: &Value) -> Request<Body> {
 }
 
 async fn call(stack: &Stack, input: Tensor, cache_control: &str) -> tonic::Response<ModelInferResponse> {
+    call_model(stack, "mnist", input, cache_control).await
+}
+
+/// Over gRPC.
+pub async fn call_model(
+    stack: &Stack,
+    model: &str,
+    input: Tensor,
+    cache_control: &str,
+) -> tonic::Response<ModelInferResponse> {
     let contents = InferInputTensor {
         name: input.name,
         datatype: input.datatype.to_string(),
@@ -53,7 +63,7 @@ async fn call(stack: &Stack, input: Tensor, cache_control: &str) -> tonic::Respo
         ..Default::default()
     };
     let mut request = tonic::Request::new(ModelInferRequest {
-        model_name: "mnist".to_owned(),
+        model_name: model.to_owned(),
         inputs: vec![contents],
         raw_input_contents: vec![input.data.to_vec().into()],
         ..Default::default()
