@@ -12,7 +12,10 @@ unset REDIS_PASSWORD
 # What the services may do: read, write and publish what is theirs. Not @dangerous and @admin (FLUSHALL, KEYS, CONFIG,
 # SHUTDOWN, …), even where another category would grant it: the last words win. What jobs need beyond that is named one by
 # one: their functions, and in those the time and how full Redis is.
+#
+# Nobody can be the default user, who is off. But Redis reads its own log back as that user, and a transaction there (all that a
+# function does is one) is held against his rights: without them what functions did would be gone after a restart.
 exec redis-server /usr/local/etc/redis.conf - <<CONF
-user default off
+user default off ~* &* +@all
 user mlserve on #$hash resetkeys ~mlserve:* resetchannels &mlserve:* -@all +@connection +@read +@write +@pubsub -@dangerous -@admin -function +function|load +fcall +info +time
 CONF
