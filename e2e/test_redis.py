@@ -20,6 +20,8 @@ from services import Redis, Service, free_port, wait_until
 # What a computed answer may take here, Redis or not, on a machine that is busy with other things.
 PATIENCE_S = 2.0
 
+ANSWERS = "mlserve:answer:*"
+
 Spawn = Callable[..., Service]
 
 
@@ -87,8 +89,8 @@ def test_what_is_stored_are_the_outputs_and_every_key_has_a_time_to_live(
     assert time.time() - stored_at < 60
     values = [score["value"] for score in answers[0]["probabilities"]]
     assert form.endswith(PROBABILITIES.pack(1, 10, 40, *values))
-    wait_until(lambda: len(redis.keys()) == 6, "all six are stored")
-    for key in redis.keys():
+    wait_until(lambda: len(redis.keys(ANSWERS)) == 6, "all six are stored")
+    for key in redis.keys(ANSWERS):
         assert key.startswith(("mlserve:answer:mnist:", "mlserve:answer:leukemia:"))
         assert 900 < int(redis.ask("TTL", key)) <= 1000
         assert redis.ask("TYPE", key) == "string"
@@ -99,7 +101,7 @@ def test_an_answer_is_forgotten_when_its_time_is_over(start_web: Callable[..., S
     picture = never_seen()
     answer_of(ask(web.url, picture))
     wait_until(lambda: not remembered(web, picture), "near has forgotten")
-    wait_until(lambda: redis.keys() == [], "Redis has forgotten")
+    wait_until(lambda: redis.keys(ANSWERS) == [], "Redis has forgotten")
     assert not answer_of(ask(web.url, picture))["cached"]
 
 
@@ -111,7 +113,7 @@ def test_two_web_apis_share_what_they_know_and_forget_together(start_web: Callab
     assert remembered(right, picture)
 
     assert answer_of(requests.delete(f"{left.url}/cache/mnist", timeout=10)) == {"model": "mnist", "forgotten": 1}
-    assert redis.keys() == []
+    assert redis.keys(ANSWERS) == []
     wait_until(lambda: not remembered(right, picture), "the other one has heard of it")
     assert not answer_of(ask(right.url, picture))["cached"]
 
