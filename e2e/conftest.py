@@ -124,6 +124,11 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[[], Redis]]:
         started.remove(redis)
 
 
+@pytest.fixture
+def redis(start_redis: Callable[[], Redis]) -> Redis:
+    return start_redis()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     """A failed test shows the end of what the processes said."""

@@ -26,11 +26,6 @@ EXAMPLE = ROOT / "examples" / "python_worker"
 
 
 @pytest.fixture
-def redis(start_redis: Callable[[], Redis]) -> Redis:
-    return start_redis()
-
-
-@pytest.fixture
 def start_web(spawn: Spawn, model_api: Service, redis: Redis) -> Callable[..., Service]:
     def start(**settings: object) -> Service:
         return spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=redis.url, **settings)

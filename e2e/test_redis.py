@@ -26,11 +26,6 @@ Spawn = Callable[..., Service]
 
 
 @pytest.fixture
-def redis(start_redis: Callable[[], Redis]) -> Redis:
-    return start_redis()
-
-
-@pytest.fixture
 def start_web(spawn: Spawn, model_api: Service, redis: Redis) -> Callable[..., Service]:
     """A web_api that is connected to the Redis."""
 

@@ -90,7 +90,7 @@ pub(crate) fn queue_of(model: &str) -> String {
 }
 
 /// What belongs to a job: `job` (a hash of its fields), `inputs` and `results` (hashes by index), `events` (a stream),
-/// `names` (a JSON array).
+/// `names` (a list).
 pub(crate) fn job_key(what: &str, id: JobId) -> String {
     format!("mlserve:{{jobs}}:{what}:{id}")
 }

@@ -7,6 +7,8 @@ local PREFIX = 'mlserve:{jobs}:'
 local GROUP = 'workers'
 -- What was uploaded for a job that nobody submitted goes after so long.
 local UPLOAD_MS = 600000
+-- A consumer that holds nothing and has not asked for so long belonged to a process that has ended.
+local CONSUMER_MS = 3600 * 1000
 -- So long an id that has expired is told from one that never was.
 local GONE_MS = 7 * 24 * 3600 * 1000
 
@@ -79,9 +81,22 @@ local function enqueue(id, model, indices)
   redis.call('HSET', at('job', id), 'last', last)
 end
 
+-- What was uploaded for a job that is not accepted takes no room until it expires.
+local function discard(id)
+  redis.call('DEL', at('inputs', id))
+  redis.call('ZREM', PREFIX .. 'expiring', id)
+end
+
+local function refuse(id, words)
+  discard(id)
+  return redis.error_reply(words)
+end
+
+local FULL = 'FULL Redis has no room for more jobs'
+
 -- FCALL mlserve_upload 1 mlserve:{jobs}:inputs:<id> [index bytes]…: before mlserve_submit, in as many calls as it takes.
 local function upload(keys, args)
-  if is_full() then return redis.error_reply('FULL Redis has no room for more jobs') end
+  if is_full() then return refuse(named(keys[1]), FULL) end
   redis.call('ZADD', PREFIX .. 'expiring', now() + UPLOAD_MS, named(keys[1]))
   return redis.call('HSET', keys[1], unpack(args))
 end
@@ -98,9 +113,8 @@ local function submit(keys, args)
   if once ~= '' then
     local before = redis.call('HMGET', at('once', once), 'job', 'digest')
     if before[1] then
-      redis.call('DEL', at('inputs', id))
-      redis.call('ZREM', PREFIX .. 'expiring', id)
-      if before[2] ~= digest then return redis.error_reply('CONFLICT the key was used for another job') end
+      if before[2] ~= digest then return refuse(id, 'CONFLICT the key was used for another job') end
+      discard(id)
       return before[1]
     end
   end
@@ -112,14 +126,14 @@ local function submit(keys, args)
   end
   local length = redis.call('XLEN', at('queue', model))
   if #waiting > 0 and length + #waiting > max_length then
-    return redis.error_reply('LONG ' .. length)
+    return refuse(id, 'LONG ' .. length)
   end
-  if is_full() then return redis.error_reply('FULL Redis has no room for more jobs') end
+  if is_full() then return refuse(id, FULL) end
   local time = now()
   redis.call('HSET', job, 'model', model, 'status', 'queued', 'total', total, 'done', 0, 'failed', 0, 'dead', 0, 'runs', 0,
     'created', time, 'ttl', ttl, 'once', once)
   for field, value in pairs(cjson.decode(args[8])) do redis.call('HSET', job, field, value) end
-  redis.call('SET', at('names', id), args[7])
+  for _, name in ipairs(cjson.decode(args[7])) do redis.call('RPUSH', at('names', id), name) end
   redis.call('ZADD', PREFIX .. 'known', time, id)
   redis.call('ZREM', PREFIX .. 'expiring', id)
   if once ~= '' then redis.call('HSET', at('once', once), 'job', id, 'digest', digest) end
@@ -178,6 +192,16 @@ local function bury(queue, entry, id, index, deliveries)
   end
 end
 
+local function forget_consumers(queue)
+  for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', queue, GROUP)) do
+    local consumer = {}
+    for place = 1, #fields, 2 do consumer[fields[place]] = fields[place + 1] end
+    if consumer.pending == 0 and consumer.idle > CONSUMER_MS then
+      redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, consumer.name)
+    end
+  end
+end
+
 -- FCALL mlserve_take_over 1 mlserve:{jobs}:queue:<model> consumer idle_ms max_deliveries count: entries of workers that have not
 -- been heard of for so long, as entry, job, index, …; one that was delivered too often fails instead.
 local function take_over(keys, args)
@@ -195,6 +219,7 @@ local function take_over(keys, args)
       for _, part in ipairs({ entry, found[2][2], found[2][4] }) do table.insert(taken, part) end
     end
   end
+  forget_consumers(queue)
   return taken
 end
 

@@ -1,4 +1,5 @@
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -170,8 +171,10 @@ impl LocalJobs {
         jobs.into_iter().skip(offset).take(most).cloned().collect()
     }
 
-    pub(super) fn names(&self, id: JobId) -> Vec<String> {
-        self.state().jobs.get(&id).map(|kept| kept.names.clone()).unwrap_or_default()
+    pub(super) fn names(&self, id: JobId, inputs: Range<u32>) -> Vec<String> {
+        let (first, count) = (inputs.start as usize, inputs.len());
+        let state = self.state();
+        state.jobs.get(&id).map_or_else(Vec::new, |kept| kept.names.iter().skip(first).take(count).cloned().collect())
     }
 
     pub(super) fn results(&self, id: JobId, indices: &[u32]) -> Vec<Option<Outcome>> {

@@ -1,22 +1,18 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, cmd, pipe};
+use redis::{Client, Cmd, RedisError, cmd, pipe};
 use serde_json::json;
-use tokio::time::timeout;
-use tracing::{info, warn};
 
+use super::link::{Link, failure};
 use super::{
     Announced, Asked, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome, Status,
     Told, Tried, Webhook, WebhookClaim, What, Work,
 };
 use crate::keys::{JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, JOBS_MODELS, JOBS_WEBHOOKS, job_key, queue_of};
-
-/// Every step of a job as one function in Redis.
-const FUNCTIONS: &str = include_str!("functions.lua");
 
 /// Longer than for the memory: there is no going on without the queue, and a job of ten thousand inputs takes its time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -50,14 +46,6 @@ pub struct RedisJobs {
     /// What this process is called among the consumers.
     consumer: Arc<str>,
     limits: JobLimits,
-}
-
-/// A connection with a deadline, which is made anew when its other end has fallen silent.
-struct Link {
-    client: Client,
-    config: ConnectionManagerConfig,
-    deadline: Duration,
-    connection: RwLock<ConnectionManager>,
 }
 
 impl RedisJobs {
@@ -166,9 +154,11 @@ impl RedisJobs {
         Ok(found)
     }
 
-    pub(super) async fn names(&self, id: JobId) -> Result<Vec<String>, JobError> {
-        let names: Option<String> = self.link.ask(cmd("GET").arg(job_key("names", id))).await?;
-        Ok(names.and_then(|names| serde_json::from_str(&names).ok()).unwrap_or_default())
+    pub(super) async fn names(&self, id: JobId, inputs: Range<u32>) -> Result<Vec<String>, JobError> {
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.link.ask(cmd("LRANGE").arg(job_key("names", id)).arg(inputs.start).arg(inputs.end - 1)).await
     }
 
     pub(super) async fn results(&self, id: JobId, indices: &[u32]) -> Result<Vec<Option<Outcome>>, JobError> {
@@ -228,7 +218,7 @@ impl RedisJobs {
         if let Some(link) = waiting.get(model) {
             return Ok(Arc::clone(link));
         }
-        let link = Link::new(self.link.client.clone(), WAIT + DEADLINE).map_err(|error| failure(&error))?;
+        let link = self.link.beside(WAIT + DEADLINE).map_err(|error| failure(&error))?;
         Ok(Arc::clone(waiting.entry(model.to_owned()).or_insert(Arc::new(link))))
     }
 
@@ -324,92 +314,10 @@ impl RedisJobs {
     }
 }
 
-impl Link {
-    fn new(client: Client, deadline: Duration) -> Result<Self, RedisError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(deadline))
-            .set_number_of_retries(1);
-        let connection = RwLock::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
-        Ok(Self { client, config, deadline, connection })
-    }
-
-    /// Asks, and asks once more over a new connection when the old one turns out to be closed: everything that is asked here may be
-    /// asked twice.
-    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, JobError> {
-        let answer = match self.command(command).await {
-            Err(error) if is_unknown_function(&error) => {
-                self.load_functions().await.map_err(|error| failure(&error))?;
-                self.command(command).await
-            }
-            Err(error) if error.is_connection_dropped() => self.command(command).await,
-            answer => answer,
-        };
-        answer.map_err(|error| failure(&error))
-    }
-
-    async fn load_functions(&self) -> Result<(), RedisError> {
-        let mut load = cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(FUNCTIONS);
-        self.command::<String>(&load).await.map(|_| info!("the functions for jobs are in Redis"))
-    }
-
-    async fn ask_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, JobError> {
-        let mut connection = self.connection();
-        let mut asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
-        if matches!(&asked, Ok(Err(error)) if error.is_connection_dropped()) {
-            asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
-        }
-        asked.unwrap_or_else(|_| Err(self.fell_silent())).map_err(|error| failure(&error))
-    }
-
-    async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection();
-        match timeout(self.deadline, command.query_async(&mut connection)).await {
-            Ok(Err(error)) if error.is_timeout() => Err(self.fell_silent()),
-            Ok(answer) => answer,
-            Err(_) => Err(self.fell_silent()),
-        }
-    }
-
-    fn connection(&self) -> ConnectionManager {
-        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Puts a new connection in the place of one that may be half open: see `RedisStore`.
-    fn fell_silent(&self) -> RedisError {
-        if let Ok(connection) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
-            *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
-        }
-        RedisError::from((redis::ErrorKind::Io, "no answer in time"))
-    }
-}
-
 fn call(function: &str, key: &str) -> Cmd {
     let mut call = cmd("FCALL");
     call.arg(format!("mlserve_{function}")).arg(1).arg(key);
     call
-}
-
-fn is_unknown_function(error: &RedisError) -> bool {
-    error.detail().is_some_and(|words| words.contains("Function not found"))
-        || error.to_string().contains("Function not found")
-}
-
-/// What the caller is told; the log is told the rest.
-fn failure(error: &RedisError) -> JobError {
-    match error.code() {
-        Some("FULL" | "OOM" | "MISCONF") => JobError::Full,
-        Some("LONG") => {
-            JobError::Long(error.detail().and_then(|length| length.trim().parse().ok()).unwrap_or_default())
-        }
-        Some("CONFLICT") => JobError::Conflict,
-        Some("NOGROUP") => JobError::Unavailable,
-        _ => {
-            warn!(%error, "Redis does not do what a job needs");
-            JobError::Unavailable
-        }
-    }
 }
 
 fn delivery(model: &str, entry: String, job: &str, index: &str) -> Option<Delivery> {

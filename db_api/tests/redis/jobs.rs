@@ -107,7 +107,8 @@ async fn keeps_the_promises(jobs: Jobs) {
     let ended = state(&jobs, id).await;
     assert_eq!((ended.status, ended.done, ended.failed, ended.runs), (Status::Succeeded, 3, 0, 3));
     assert!(ended.finished_ms >= ended.started_ms && ended.started_ms >= Some(ended.created_ms));
-    assert_eq!(jobs.names(id).await.unwrap(), ["a.png", "b.png", "c.png"]);
+    assert_eq!(jobs.names(id, 1..2).await.unwrap(), ["b.png"]);
+    assert_eq!(jobs.names(id, 0..3).await.unwrap(), ["a.png", "b.png", "c.png"]);
     let results = jobs.results(id, &[2, 0, 9]).await.unwrap();
     assert_eq!(results, [Some(answer("c")), Some(answer("a")), None]);
 
@@ -297,16 +298,24 @@ async fn take_from_full(redis: &Redis, jobs: &Jobs) -> Delivery {
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_submits_is_known_to_expire() {
-    let Some(redis) = Redis::start("jobs-upload") else { return };
+async fn what_was_uploaded_for_a_job_that_is_refused_takes_no_room() {
+    let Some(redis) = Redis::start("jobs-refused") else { return };
     let jobs = over(&redis);
-    // The queue is too short: the inputs are there by then.
     let many: Vec<&str> = vec!["a"; LIMITS.queue_length + 1];
     assert_eq!(jobs.submit(job(&many)).await, Err(JobError::Long(0)));
-    let mut client = redis.client();
-    let uploads = client.keys::<_, Vec<String>>("mlserve:{jobs}:inputs:*").unwrap();
+    assert!(redis.client().keys::<_, Vec<String>>("*").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_submits_is_known_to_expire() {
+    let Some(redis) = Redis::start("jobs-upload") else { return };
+    over(&redis).prepare().await.unwrap();
+    let (mut client, id) = (redis.client(), JobId::random());
+    let mut upload = redis::cmd("FCALL");
+    upload.arg("mlserve_upload").arg(1).arg(format!("mlserve:{{jobs}}:inputs:{id}")).arg(0).arg("a");
+    let _: i64 = upload.query(&mut client).unwrap();
     let expiring: Vec<String> = client.zrange("mlserve:{jobs}:expiring", 0, -1).unwrap();
-    assert_eq!(uploads, [format!("mlserve:{{jobs}}:inputs:{}", expiring[0])]);
+    assert_eq!(expiring, [id.to_string()]);
 }
 
 #[test]

@@ -1,5 +1,8 @@
+use std::iter::repeat;
+use std::ops::Range;
+
 use axum::response::{IntoResponse, Response};
-use db_api::jobs::{Job, Jobs, Outcome, Told, Webhook};
+use db_api::jobs::{Job, JobId, Jobs, Outcome, Told, Webhook};
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -102,6 +105,16 @@ impl<'a> ResultBody<'a> {
             Outcome::Error(json) => Self { index, name, status: "failed", answer: None, error: Some(raw(json)?) },
         })
     }
+}
+
+/// Of these inputs those that have ended, each with what the client calls it.
+pub async fn ended(app: &App, job: JobId, inputs: Range<u32>) -> Result<Vec<(u32, String, Outcome)>, Error> {
+    let indices: Vec<u32> = inputs.clone().collect();
+    let outcomes = app.jobs.results(job, &indices).await?;
+    // Programs that submit without us may have named fewer.
+    let names = app.jobs.names(job, inputs).await?.into_iter().chain(repeat(String::new()));
+    let all = indices.into_iter().zip(names).zip(outcomes);
+    Ok(all.filter_map(|((index, name), outcome)| Some((index, name, outcome?))).collect())
 }
 
 /// JSON whose like is different in a moment.

@@ -40,7 +40,7 @@ pub async fn listen(State(app): State<App>, JobPath(job): JobPath, headers: Head
     // It goes into a command to Redis.
     let is_ours = last.bytes().all(|b| b.is_ascii_digit() || b == b'-') && last.len() <= 40;
     let after = if is_ours { last.to_owned() } else { String::new() };
-    let names = app.jobs.names(job.id).await?.into();
+    let names = app.jobs.names(job.id, 0..job.total).await?.into();
     let listener = Listener { app, job: job.id, names, after, to_send: VecDeque::new(), is_over: false };
     let messages = stream::unfold(listener, |mut listener| async move {
         let message = listener.next().await?;

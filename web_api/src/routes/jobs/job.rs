@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::body::{JobBody, ResultBody, fresh_json};
+use super::body::{JobBody, ResultBody, ended, fresh_json};
 use super::job_path::{JobPath, find};
 use crate::app::App;
 use crate::error::Error;
@@ -61,13 +61,9 @@ pub async fn show(
     }
     let offset = page.offset.unwrap_or(0).min(job.total);
     let end = job.total.min(offset.saturating_add(page.limit() as u32));
-    let indices: Vec<u32> = (offset..end).collect();
-    let outcomes = app.jobs.results(job.id, &indices).await?;
-    let names = app.jobs.names(job.id).await?;
-    let ended = indices.iter().zip(&outcomes).filter_map(|(index, outcome)| Some((*index, outcome.as_ref()?)));
-    let name_of = |index: u32| names.get(index as usize).map_or("", String::as_str);
-    let results =
-        ended.map(|(index, outcome)| ResultBody::new(index, name_of(index), outcome)).collect::<Result<_, _>>()?;
+    let ended = ended(&app, job.id, offset..end).await?;
+    let results = ended.iter().map(|(index, name, outcome)| ResultBody::new(*index, name, outcome));
+    let results = results.collect::<Result<_, _>>()?;
     let next = (end < job.total).then(|| format!("/jobs/{}?offset={end}&limit={}", job.id, page.limit()));
     fresh_json(StatusCode::OK, &JobWithResults { job: JobBody::new(&app, &job), offset, results, next })
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::body::ResultBody;
+use super::body::{ResultBody, ended};
 use super::job_path::JobPath;
 use crate::app::App;
 use crate::error::Error;
@@ -46,19 +46,18 @@ pub async fn collect(
         None if accept.contains("text/csv") => Format::Csv,
         None => Format::Ndjson,
     };
-    let names = app.jobs.names(job.id).await?;
     // The first lines before the head is sent, so that a queue that does not answer is an error and no empty answer.
-    let first = lines(&app, job.id, &names, 0..job.total.min(AT_A_TIME), format).await?;
+    let first = lines(&app, job.id, 0..job.total.min(AT_A_TIME), format).await?;
     let head = if format == Format::Csv { COLUMNS } else { "" };
     let first = Bytes::from(head.to_owned() + &first);
-    let rest = stream::unfold((app, names, AT_A_TIME), move |(app, names, from)| async move {
+    let rest = stream::unfold((app, AT_A_TIME), move |(app, from)| async move {
         if from >= job.total {
             return None;
         }
         let to = job.total.min(from + AT_A_TIME);
         // An answer that breaks off is seen to be broken.
-        let lines = lines(&app, job.id, &names, from..to, format).await.map_err(std::io::Error::other);
-        Some((lines.map(Bytes::from), (app, names, to)))
+        let lines = lines(&app, job.id, from..to, format).await.map_err(std::io::Error::other);
+        Some((lines.map(Bytes::from), (app, to)))
     });
     let body = futures_util::StreamExt::chain(stream::iter([Ok(first)]), rest);
     let (media_type, extension) = match format {
@@ -74,20 +73,10 @@ pub async fn collect(
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-async fn lines(
-    app: &App,
-    job: JobId,
-    names: &[String],
-    range: std::ops::Range<u32>,
-    format: Format,
-) -> Result<String, Error> {
-    let indices: Vec<u32> = range.collect();
-    let outcomes = app.jobs.results(job, &indices).await?;
+async fn lines(app: &App, job: JobId, range: std::ops::Range<u32>, format: Format) -> Result<String, Error> {
     let mut lines = String::new();
-    for (index, outcome) in
-        indices.iter().zip(&outcomes).filter_map(|(index, outcome)| Some((*index, outcome.as_ref()?)))
-    {
-        let name = names.get(index as usize).map_or("", String::as_str);
+    for (index, name, outcome) in &ended(app, job, range).await? {
+        let index = *index;
         match format {
             Format::Ndjson => {
                 let body = ResultBody::new(index, name, outcome)?;
