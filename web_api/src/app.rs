@@ -190,6 +190,7 @@ pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
         app.catalog.clone(),
         replay(app),
         app.metrics.clone(),
+        app.predictor.people().clone(),
         settings.concurrency,
         settings.limits.claim_after,
     )

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::catalog::Catalog;
 use crate::metrics::Metrics;
+use crate::people::{Lane, People};
 use crate::replay::{Reach, Replay, Replayed};
 use crate::webhook::{WebhookSettings, Webhooks};
 
@@ -43,6 +44,7 @@ pub struct JobWorker {
     catalog: Catalog,
     replay: Replay,
     metrics: Metrics,
+    people: People,
     /// Inputs of one model at the same time.
     places: usize,
     claim_after: Duration,
@@ -57,6 +59,8 @@ struct Bench {
     worker: JobWorker,
     model: Arc<str>,
     places: Arc<Semaphore>,
+    /// For when somebody waits for answers.
+    lane: Lane,
     at_work: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -74,11 +78,12 @@ impl JobWorker {
         catalog: Catalog,
         replay: Replay,
         metrics: Metrics,
+        people: People,
         places: usize,
         claim_after: Duration,
     ) -> Self {
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self { jobs, catalog, replay, metrics, places, claim_after, webhooks: None, stopping, tasks }
+        Self { jobs, catalog, replay, metrics, people, places, claim_after, webhooks: None, stopping, tasks }
     }
 
     /// Also tells of jobs that have ended, where it works on any.
@@ -121,6 +126,7 @@ impl JobWorker {
             worker: self.clone(),
             model: model.into(),
             places: Arc::new(Semaphore::new(self.places)),
+            lane: Lane::default(),
             at_work: Arc::default(),
         };
         self.tasks.spawn(bench.clone().take());
@@ -208,13 +214,13 @@ impl Bench {
 
 impl AtWork {
     async fn work(self) {
-        let JobWorker { jobs, metrics, stopping, .. } = &self.bench.worker;
+        let JobWorker { jobs, metrics, people, replay, stopping, .. } = &self.bench.worker;
         // Where Redis does not answer, the input stays with us in its books, and is taken over later.
         let Ok(Some(work)) = jobs.begin(&self.delivery).await else { return };
         let mut tries = 0;
         let outcome = loop {
-            match self.bench.worker.replay.ask(&self.delivery.model, &work.asked, work.data.clone(), Reach::Model).await
-            {
+            let asked = replay.ask(&self.delivery.model, &work.asked, work.data.clone(), Reach::Model);
+            match people.make_room(&self.bench.lane, asked).await {
                 Replayed::Ended(outcome) => break outcome,
                 Replayed::NoAnswer(outcome) if tries + 1 == TRIES => break outcome,
                 Replayed::NoAnswer(_) => tries += 1,

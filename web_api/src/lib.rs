@@ -59,6 +59,9 @@ pub mod model_client;
 /// Inputs of jobs, asked like any other question.
 pub mod replay;
 
+/// Who waits for an answer, and how work that nobody waits for makes room for him.
+pub mod people;
+
 /// Works on jobs.
 pub mod job_worker;
 

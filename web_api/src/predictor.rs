@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::gatherer::Gatherer;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
+use crate::people::People;
 use crate::question::Question;
 use crate::queue_client::QueueClient;
 use crate::row_memory::RowMemory;
@@ -40,6 +41,7 @@ pub(crate) struct Model {
     queue: QueueClient,
     catalog: Catalog,
     metrics: Metrics,
+    people: People,
 }
 
 /// An answer and where it came from.
@@ -62,7 +64,7 @@ impl Predictor {
         workbench: Workbench,
     ) -> Self {
         let gatherer = Gatherer::new(client.clone());
-        let model = Model { client, gatherer, queue, catalog: catalog.clone(), metrics };
+        let model = Model { client, gatherer, queue, catalog: catalog.clone(), metrics, people: People::default() };
         let rows = RowMemory::new(memory.clone(), model.clone(), workbench.clone());
         Self { app_type, catalog, memory, rows, model, statistics: Statistics::default(), workbench }
     }
@@ -91,6 +93,11 @@ impl Predictor {
     pub async fn input(&self, model: Option<&str>, image: Bytes) -> Result<Bytes, Error> {
         let model = self.catalog.find(model)?;
         self.model.client.input(&model.name, image).await
+    }
+
+    /// Who waits for an answer that has to be computed.
+    pub fn people(&self) -> &People {
+        &self.model.people
     }
 
     /// What was asked of each model, by every route.
@@ -201,6 +208,9 @@ impl Model {
         rows: u64,
         in_background: bool,
     ) -> Result<Inference, Error> {
+        if !in_background {
+            self.people.are_asking();
+        }
         let model = question.model();
         let inference = match model.platform {
             // A pipeline comes here only from a model_api that keeps its steps to itself.
