@@ -89,6 +89,11 @@ pub(crate) fn queue_of(model: &str) -> String {
     [QUEUE, model].concat()
 }
 
+/// Jobs of `model` by their content, a hash.
+pub(crate) fn same_as(model: &str) -> String {
+    format!("mlserve:{{jobs}}:same:{model}")
+}
+
 /// What belongs to a job: `job` (a hash of its fields), `inputs` and `results` (hashes by index), `events` (a stream),
 /// `names` (a list).
 pub(crate) fn job_key(what: &str, id: JobId) -> String {

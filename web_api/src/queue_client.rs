@@ -65,7 +65,8 @@ impl QueueClient {
         let data = write_request(inputs).map_err(Error::Model)?;
         let asked = Asked { kind: Kind::V2, version: None, content_type: String::new(), json_length: None };
         let inputs = vec![Input { name: String::new(), data, known: None }];
-        let job = NewJob { model: model.name.clone(), asked, inputs, once: None, webhook: None, ttl: Some(TTL) };
+        let name = model.name.clone();
+        let job = NewJob { model: name, asked, inputs, once: None, content: None, webhook: None, ttl: Some(TTL) };
         let id = self.jobs.submit(job).await?;
         let given_up = GivenUp { jobs: &self.jobs, id: Some(id) };
         let mut look = FIRST_LOOK;

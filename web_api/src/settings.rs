@@ -66,6 +66,7 @@ pub enum AppType {
 impl Settings {
     /// Reads the variables named at the fields.
     pub fn from_env() -> Result<Self, SettingError> {
+        let cache_ttl = Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?);
         let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
         Ok(Self {
             server: ServerSettings::from_env(5000, 9100)?,
@@ -76,16 +77,16 @@ impl Settings {
             repository_api: parse("REPOSITORY_API", Switch(true))?.0,
             redis_url: optional("REDIS_URL"),
             redis_timeout: millis("REDIS_TIMEOUT_MS", 50)?,
-            cache_ttl: Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?),
+            cache_ttl,
             near_cache_bytes: parse("NEAR_CACHE_BYTES", 64 << 20)?,
-            jobs: JobSettings::from_env()?,
+            jobs: JobSettings::from_env(cache_ttl)?,
             webhooks: WebhookSettings::from_env()?,
         })
     }
 }
 
 impl JobSettings {
-    fn from_env() -> Result<Self, SettingError> {
+    fn from_env(cache_ttl: Duration) -> Result<Self, SettingError> {
         Ok(Self {
             concurrency: between("JOB_CONCURRENCY", 0, 4096, 64)? as usize,
             list: parse("JOB_LIST", Switch(true))?.0,
@@ -93,6 +94,7 @@ impl JobSettings {
             limits: JobLimits {
                 ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
                 queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,
+                repeat_within: cache_ttl,
                 claim_after: Duration::from_millis(between("JOB_CLAIM_AFTER_MS", 100, 24 * 3600 * 1000, 30_000)?),
                 max_deliveries: between("JOB_MAX_DELIVERIES", 1, 1000, 3)? as u32,
             },

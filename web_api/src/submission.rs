@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, Query, Request};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use db_api::jobs::{Asked, Input, Kind, Once};
+use db_api::jobs::{Asked, Input, Kind};
 use futures_util::{FutureExt, stream};
 use http::{HeaderMap, header};
 use multer::Multipart;
@@ -24,21 +24,20 @@ const MAX_OTHER_FIELDS: usize = 16;
 /// The longest idempotency key.
 const MAX_KEY: usize = 255;
 
-/// Many inputs out of one request: files of a form, files of an archive, requests in JSON. Whatever can be wrong with the whole is
-/// settled here; what is wrong with one input is that input's outcome.
+/// Many inputs in one request: files of a form, files of an archive, requests in JSON. What can be wrong with the request is settled here;
+/// with what it holds, when it is unpacked; with one input, in that input's outcome.
 pub struct Submission {
     /// `?model=`, or the form's field.
     pub model: Option<String>,
     /// How all inputs are to be read.
     pub asked: Asked,
-    /// At least one.
-    pub inputs: Vec<Input>,
     /// `?webhook=`, or the form's field: a URL that may be called.
     pub webhook: Option<String>,
     /// The header `Idempotency-Key`.
     pub key: Option<String>,
-    /// Keep their share of the memory for bodies.
-    _held: (ReadBody, Share),
+    parcel: Parcel,
+    /// Keeps the body's share of the memory for bodies.
+    _body: ReadBody,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,25 +58,36 @@ impl FromRequest<App> for Submission {
         let body = app.bodies.read(&parts.headers, body).await?;
         let media_type =
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (bytes, media_type) = (body.bytes.clone(), media_type.to_owned());
-        let bounds = Bounds { files: app.max_job_inputs, bytes: app.bodies.max_bytes() };
-        let read = move || Read::all(&bytes, &media_type, bounds);
-        let Read { kind, inputs, wishes: in_form } = app.workbench.run(body.bytes.len(), read).await??;
-        if inputs.is_empty() {
-            return Err(Error::NoInputs);
-        }
-        if inputs.len() > app.max_job_inputs {
-            return Err(Error::TooManyInputs { sent: inputs.len(), most: app.max_job_inputs });
-        }
+        let (bytes, media_type, most) = (body.bytes.clone(), media_type.to_owned(), app.max_job_inputs);
+        let read = move || Parcel::read(&bytes, &media_type, most);
+        let (parcel, in_form) = app.workbench.run(body.bytes.len(), read).await??;
         let webhook = wishes.webhook.filter(|webhook| !webhook.is_empty()).or(in_form.webhook);
         if let Some(webhook) = &webhook {
             app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
         }
-        // What was unpacked is not in the body.
+        let asked =
+            Asked { kind: parcel.kind(), version: wishes.version, content_type: String::new(), json_length: None };
+        Ok(Self { model: wishes.model.or(in_form.model), asked, webhook, key, parcel, _body: body })
+    }
+}
+
+impl Submission {
+    /// Whether another submission asks `model` the same.
+    pub fn digest(&self, model: &str) -> String {
+        digest(model, &self.asked, &self.parcel.digest)
+    }
+
+    /// At least one; the share is for what was unpacked.
+    pub async fn inputs(&self, app: &App) -> Result<(Vec<Input>, Share), Error> {
+        let bounds = Bounds { files: app.max_job_inputs, bytes: app.bodies.max_bytes() };
+        let (parcel, length) = (self.parcel.clone(), self.parcel.files.iter().map(|(_, bytes)| bytes.len()).sum());
+        let inputs = app.workbench.run(length, move || parcel.unpack(bounds)).await??;
+        if inputs.is_empty() {
+            return Err(Error::NoInputs);
+        }
         let mut share = app.bodies.share();
         share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
-        let asked = Asked { kind, version: wishes.version, content_type: String::new(), json_length: None };
-        Ok(Self { model: wishes.model.or(in_form.model), asked, inputs, webhook, key, _held: (body, share) })
+        Ok((inputs, share))
     }
 }
 
@@ -91,76 +101,107 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     Ok(Some(key.to_owned()))
 }
 
-/// What was asked under an idempotency key: SHA-256 over length-prefixed fields.
-pub fn once(key: String, model: &str, asked: &Asked, inputs: &[Input]) -> Once {
+/// What decides the answers to `data`, read as `asked`: SHA-256 over length-prefixed fields.
+pub fn digest(model: &str, asked: &Asked, data: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(hash([model.as_bytes(), format!("{asked:?}").as_bytes(), data]))
+}
+
+fn hash<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let mut field = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    field(model.as_bytes());
-    field(format!("{asked:?}").as_bytes());
-    for input in inputs {
-        field(input.name.as_bytes());
-        field(&input.data);
+    for field in fields {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field);
     }
-    Once { key, digest: URL_SAFE_NO_PAD.encode(hash.finalize()) }
+    hash.finalize().into()
 }
 
-/// What a body holds.
-struct Read {
-    kind: Kind,
-    inputs: Vec<Input>,
-    wishes: Wishes,
+/// What a body holds, archives still packed.
+#[derive(Clone)]
+struct Parcel {
+    form: Form,
+    /// Under their names.
+    files: Vec<(String, Bytes)>,
+    /// Of the files and their names; not of a form's boundary, which is another one each time.
+    digest: [u8; 32],
 }
 
-impl Read {
-    fn all(body: &Bytes, media_type: &str, bounds: Bounds) -> Result<Self, Error> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Pictures, and archives of pictures.
+    Files,
+    /// A request, or a list of them.
+    List,
+    /// A request on each line.
+    Lines,
+}
+
+impl Parcel {
+    fn read(body: &Bytes, media_type: &str, most: usize) -> Result<(Self, Wishes), Error> {
         let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let pictures = |inputs| Self { kind: Kind::Image, inputs, wishes: Wishes::default() };
+        let alone = |form| (Self::new(form, vec![(String::new(), body.clone())]), Wishes::default());
         match essence.as_str() {
-            "multipart/form-data" => Self::form(body, media_type, bounds),
+            "multipart/form-data" => Self::of_form(body, media_type, most),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json-lines" => {
-                Ok(Self { kind: Kind::V2, inputs: lines(body, bounds)?, wishes: Wishes::default() })
+                Ok(alone(Form::Lines))
             }
-            "application/json" => Ok(Self { kind: Kind::V2, inputs: list(body)?, wishes: Wishes::default() }),
-            _ if Format::of(body).is_some() => files("", body.clone(), bounds).map(pictures),
+            "application/json" => Ok(alone(Form::List)),
             // A single picture is a job of one.
-            _ if essence.starts_with("image/") => Ok(pictures(vec![input("", body.clone())])),
+            _ if Format::of(body).is_some() || essence.starts_with("image/") => Ok(alone(Form::Files)),
             _ => Err(Error::JobMediaType(media_type.chars().take(100).collect())),
         }
     }
 
+    fn new(form: Form, files: Vec<(String, Bytes)>) -> Self {
+        let digest = hash(files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]));
+        Self { form, files, digest }
+    }
+
     /// Never waits, since the whole form is there.
-    fn form(body: &Bytes, media_type: &str, bounds: Bounds) -> Result<Self, Error> {
+    fn of_form(body: &Bytes, media_type: &str, most: usize) -> Result<(Self, Wishes), Error> {
         let form_error = |error: multer::Error| Error::Form(error.to_string());
         let boundary = multer::parse_boundary(media_type).map_err(form_error)?;
         let read = async {
             let mut form = Multipart::new(stream::iter([Ok::<_, Infallible>(body.clone())]), boundary);
-            let (mut inputs, mut wishes, mut others) = (Vec::new(), Wishes::default(), 0);
+            let (mut files, mut wishes, mut others) = (Vec::new(), Wishes::default(), 0);
             while let Some(field) = form.next_field().await.map_err(form_error)? {
                 let name = field.name().unwrap_or_default().to_owned();
                 match (name.as_str(), field.file_name().map(ToOwned::to_owned)) {
                     ("model", None) => wishes.model = Some(field.text().await.map_err(form_error)?),
                     ("webhook", None) => wishes.webhook = Some(field.text().await.map_err(form_error)?),
-                    (_, Some(file)) => {
-                        let bytes = field.bytes().await.map_err(form_error)?;
-                        inputs.extend(files(&file, bytes, bounds)?);
-                    }
+                    (_, Some(file)) => files.push((file, field.bytes().await.map_err(form_error)?)),
                     _ => others += 1,
                 }
                 if others > MAX_OTHER_FIELDS {
                     return Err(Error::Form(format!("it has more than {MAX_OTHER_FIELDS} fields that are no files")));
                 }
-                if inputs.len() > bounds.files {
-                    return Err(Error::TooManyInputs { sent: inputs.len(), most: bounds.files });
+                if files.len() > most {
+                    return Err(Error::TooManyInputs { sent: files.len(), most });
                 }
             }
             wishes.model = wishes.model.filter(|model| !model.is_empty());
             wishes.webhook = wishes.webhook.filter(|webhook| !webhook.is_empty());
-            Ok(Self { kind: Kind::Image, inputs, wishes })
+            Ok((Self::new(Form::Files, files), wishes))
         };
         read.now_or_never().unwrap_or(Err(Error::Internal))
+    }
+
+    fn kind(&self) -> Kind {
+        if self.form == Form::Files { Kind::Image } else { Kind::V2 }
+    }
+
+    fn unpack(self, bounds: Bounds) -> Result<Vec<Input>, Error> {
+        let mut inputs = Vec::new();
+        for (name, bytes) in self.files {
+            inputs.extend(match self.form {
+                Form::Files => files(&name, bytes, bounds)?,
+                Form::List => list(&bytes)?,
+                Form::Lines => lines(&bytes, bounds)?,
+            });
+            if inputs.len() > bounds.files {
+                return Err(Error::TooManyInputs { sent: inputs.len(), most: bounds.files });
+            }
+        }
+        Ok(inputs)
     }
 }
 

@@ -56,12 +56,23 @@ local function drop(queue, entry)
   redis.call('XDEL', queue, entry)
 end
 
+-- A job is no longer the one whose answers are given to whoever submits the same.
+local function forget_content(id)
+  local fields = redis.call('HMGET', at('job', id), 'model', 'content')
+  if fields[2] and redis.call('HGET', at('same', fields[1]), fields[2]) == id then
+    redis.call('HDEL', at('same', fields[1]), fields[2])
+  end
+end
+
 -- Whoever is second changes nothing.
 local function settle(id, index, outcome)
   local job = at('job', id)
-  if not runs(redis.call('HGET', job, 'status')) then return 0 end
+  local fields = redis.call('HMGET', job, 'status', 'digest')
+  if not runs(fields[1]) then return 0 end
   if redis.call('HSETNX', at('results', id), index, outcome) == 0 then return 0 end
   local answered = string.sub(outcome, 1, 1) == '+'
+  -- The model has changed since the job was submitted: what is asked of that one has other answers.
+  if fields[2] and not string.find(outcome, '"model_digest":"' .. fields[2] .. '"', 1, true) then forget_content(id) end
   redis.call('HINCRBY', job, answered and 'done' or 'failed', 1)
   -- The input of one that failed stays: it can be tried again.
   if answered then redis.call('HDEL', at('inputs', id), index) end
@@ -137,10 +148,31 @@ local function submit(keys, args)
   redis.call('ZADD', PREFIX .. 'known', time, id)
   redis.call('ZREM', PREFIX .. 'expiring', id)
   if once ~= '' then redis.call('HSET', at('once', once), 'job', id, 'digest', digest) end
+  local content = redis.call('HGET', job, 'content')
+  if content then redis.call('HSET', at('same', model), content, id) end
   tell(id, 'status', 'queued')
   for place = 9, #args, 2 do settle(id, args[place], args[place + 1]) end
   enqueue(id, model, waiting)
   return id
+end
+
+-- FCALL mlserve_repeat 1 mlserve:{jobs}:job:<id> model content ttl_ms max_age_ms: a job that has ended, with the answers of the one
+-- of the same content, where there is one that has succeeded and is not older than that. Whether there is.
+local function repeat_job(keys, args)
+  local job, id, model = keys[1], named(keys[1]), args[1]
+  -- Asked again by who did not hear the answer.
+  if redis.call('EXISTS', job) == 1 then return 1 end
+  local first = redis.call('HGET', at('same', model), args[2])
+  if not first then return 0 end
+  local fields = redis.call('HMGET', at('job', first), 'status', 'finished', 'total')
+  local time = now()
+  if fields[1] ~= 'succeeded' or time - fields[2] > tonumber(args[4]) or is_full() then return 0 end
+  for _, what in ipairs({ 'names', 'results', 'events' }) do redis.call('COPY', at(what, first), at(what, id)) end
+  redis.call('HSET', job, 'model', model, 'status', 'succeeded', 'total', fields[3], 'done', fields[3], 'failed', 0, 'dead', 0,
+    'runs', 0, 'created', time, 'finished', time, 'ttl', args[3], 'once', '')
+  redis.call('ZADD', PREFIX .. 'known', time, id)
+  redis.call('ZADD', PREFIX .. 'expiring', time + args[3], id)
+  return 1
 end
 
 -- FCALL mlserve_begin 1 mlserve:{jobs}:queue:<model> entry job index: the input's bytes and the job's kind; nothing, and the
@@ -318,6 +350,7 @@ local function sweep(keys, args)
     if once then redis.call('ZADD', PREFIX .. 'gone', time + GONE_MS, id) end
     if once and once ~= '' then redis.call('DEL', at('once', once)) end
     forget_graves(id)
+    forget_content(id)
     redis.call('DEL', at('job', id), at('inputs', id), at('results', id), at('events', id), at('names', id))
     redis.call('ZREM', PREFIX .. 'known', id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
@@ -355,6 +388,7 @@ end
 redis.register_function('mlserve_upload', upload)
 redis.register_function('mlserve_announce', announce)
 redis.register_function('mlserve_submit', submit)
+redis.register_function('mlserve_repeat', repeat_job)
 -- These free more than they take, and work that was done must have a place: also above maxmemory.
 redis.register_function({ function_name = 'mlserve_begin', callback = begin, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_finish', callback = finish, flags = { 'allow-oom' } })

@@ -12,6 +12,8 @@ pub struct JobLimits {
     pub ttl: Duration,
     /// Inputs that may wait for one model.
     pub queue_length: usize,
+    /// Answers of a job that are older are not given to whoever submits the same.
+    pub repeat_within: Duration,
     /// After so long without a word from its worker an entry is given to another.
     pub claim_after: Duration,
     /// So often an entry is given to a worker before it fails.
@@ -33,6 +35,8 @@ pub struct NewJob {
     pub inputs: Vec<Input>,
     /// Whoever submits the same again under this key gets the same job.
     pub once: Option<Once>,
+    /// What tells whether another job is the same, where its answers may be given again.
+    pub content: Option<Content>,
     /// Who is told when it has ended.
     pub webhook: Option<String>,
     /// How long it is kept when it has ended, where that is not as long as other jobs.
@@ -80,6 +84,15 @@ pub struct Once {
     pub key: String,
     /// What was submitted under it.
     pub digest: String,
+}
+
+/// What decides all answers of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Of what is asked, and of which model: jobs with the same one have the same answers.
+    pub digest: String,
+    /// The model's own, which answers tell: where one was given by another model, the job is none that can be given again.
+    pub model_digest: String,
 }
 
 /// What came of an input: a JSON document.

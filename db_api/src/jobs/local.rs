@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Asked, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told, Tried, Webhook,
-    WebhookClaim, What, Work,
+    Asked, Content, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told, Tried,
+    Webhook, WebhookClaim, What, Work,
 };
 
 /// So long an empty queue is waited at.
@@ -34,6 +34,8 @@ struct State {
     jobs: HashMap<JobId, Kept>,
     queues: HashMap<String, VecDeque<(JobId, u32)>>,
     once: HashMap<String, (String, JobId)>,
+    /// Jobs by their content, of each model.
+    same: HashMap<String, HashMap<String, JobId>>,
     gone: VecDeque<JobId>,
     bytes: usize,
     /// Webhooks claimed so far.
@@ -48,6 +50,7 @@ struct Kept {
     results: HashMap<u32, Outcome>,
     events: Vec<What>,
     once: Option<String>,
+    content: Option<Content>,
     /// How long it is kept when it has ended.
     ttl: Duration,
     expires: Option<Instant>,
@@ -109,6 +112,7 @@ impl LocalJobs {
             results: HashMap::new(),
             events: vec![What::Status(Status::Queued)],
             once,
+            content: new.content,
             ttl: new.ttl.unwrap_or(self.limits.ttl),
             expires: None,
             webhook_due: None,
@@ -124,12 +128,60 @@ impl LocalJobs {
                 state.queues.entry(new.model.clone()).or_default().push_back((id, index));
             }
         }
+        if let Some(content) = &kept.content {
+            state.same.entry(new.model).or_default().insert(content.digest.clone(), id);
+        }
         state.jobs.insert(id, kept);
         for (index, outcome) in known {
             Self::settle(&mut state, id, index, &outcome);
         }
         self.came.notify_waiters();
         Ok(id)
+    }
+
+    pub(super) fn repeat(&self, model: &str, content: &Content) -> Option<JobId> {
+        let mut state = self.state();
+        let first = state.jobs.get(state.same.get(model)?.get(&content.digest)?)?;
+        let now = now_ms();
+        let age = now.saturating_sub(first.job.finished_ms?);
+        let bytes = first.bytes();
+        if first.job.status != Status::Succeeded
+            || u128::from(age) > self.limits.repeat_within.as_millis()
+            || state.bytes + bytes > MOST_BYTES
+        {
+            return None;
+        }
+        let id = JobId::random();
+        let ttl = self.limits.ttl;
+        let again = Kept {
+            job: Job {
+                id,
+                runs: 0,
+                created_ms: now,
+                started_ms: None,
+                finished_ms: Some(now),
+                expires_ms: Some(now + ttl.as_millis() as u64),
+                webhook: None,
+                ..first.job.clone()
+            },
+            asked: first.asked.clone(),
+            names: first.names.clone(),
+            inputs: HashMap::new(),
+            results: first.results.clone(),
+            events: first.events.clone(),
+            once: None,
+            content: None,
+            ttl,
+            expires: Some(Instant::now() + ttl),
+            webhook_due: None,
+        };
+        state.bytes += bytes;
+        state.jobs.insert(id, again);
+        Some(id)
+    }
+
+    pub(super) fn forget(&self, model: &str) {
+        self.state().same.remove(model);
     }
 
     /// Whoever is second changes nothing.
@@ -151,6 +203,11 @@ impl LocalJobs {
         if kept.job.done + kept.job.failed == kept.job.total {
             let status = if kept.job.failed == 0 { Status::Succeeded } else { Status::Failed };
             kept.end(status);
+        }
+        let is_of = |content: &Content| json.contains(&format!("\"model_digest\":\"{}\"", content.model_digest));
+        if !kept.content.as_ref().is_none_or(is_of) {
+            let (model, content) = (kept.job.model.clone(), kept.content.take());
+            state.forget_content(id, &model, content);
         }
         true
     }
@@ -310,10 +367,23 @@ impl LocalJobs {
             if let Some(once) = kept.once {
                 state.once.remove(&once);
             }
+            state.forget_content(id, &kept.job.model, kept.content);
             state.gone.push_back(id);
         }
         let too_many = state.gone.len().saturating_sub(MOST_GONE);
         state.gone.drain(..too_many);
+    }
+}
+
+impl State {
+    /// A job is no longer the one that is repeated.
+    fn forget_content(&mut self, id: JobId, model: &str, content: Option<Content>) {
+        if let Some(same) = self.same.get_mut(model)
+            && let Some(content) = content
+            && same.get(&content.digest) == Some(&id)
+        {
+            same.remove(&content.digest);
+        }
     }
 }
 
@@ -347,12 +417,14 @@ mod tests {
 
     fn ended_with_a_webhook() -> (LocalJobs, JobId) {
         let ttl = Duration::from_hours(24);
-        let limits = JobLimits { ttl, queue_length: 10, claim_after: ttl, max_deliveries: 3 };
+        let limits = JobLimits { ttl, queue_length: 10, repeat_within: ttl, claim_after: ttl, max_deliveries: 3 };
         let jobs = LocalJobs::new(limits);
         let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
         let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
         let webhook = Some("http://hooks.example.org/".to_owned());
-        let id = jobs.submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, webhook, ttl: None }).unwrap();
+        let id = jobs
+            .submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, content: None, webhook, ttl: None })
+            .unwrap();
         assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
         let taken = jobs.take_now("m", 1);
         assert!(jobs.finish(&taken[0], &Outcome::Error("{}".to_owned())));

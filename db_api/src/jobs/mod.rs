@@ -16,8 +16,8 @@ mod local;
 mod redis;
 
 pub use job::{
-    Announced, Asked, Delivery, Event, Found, Input, Job, JobId, JobLimits, Kind, NewJob, NoJobId, Once, Outcome,
-    Status, Told, Tried, Webhook, WebhookClaim, What, Work,
+    Announced, Asked, Content, Delivery, Event, Found, Input, Job, JobId, JobLimits, Kind, NewJob, NoJobId, Once,
+    Outcome, Status, Told, Tried, Webhook, WebhookClaim, What, Work,
 };
 pub use local::LocalJobs;
 pub use redis::RedisJobs;
@@ -70,6 +70,17 @@ impl Jobs {
             Self::Redis(jobs) => jobs.submit(job).await,
             Self::Local(jobs) => jobs.submit(job),
         }
+    }
+
+    /// A job that has ended, with the answers of one of this content that has succeeded, if there is one: what `submit` would come to when
+    /// every answer is remembered, without a look at each.
+    pub async fn repeat(&self, model: &str, content: &Content) -> Result<Option<JobId>, JobError> {
+        either!(self.repeat(model, content))
+    }
+
+    /// Repeats no job of `model` that was submitted before.
+    pub async fn forget(&self, model: &str) -> Result<(), JobError> {
+        either!(self.forget(model))
     }
 
     /// The job of this name.

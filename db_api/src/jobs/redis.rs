@@ -9,10 +9,12 @@ use serde_json::json;
 
 use super::link::{Link, failure};
 use super::{
-    Announced, Asked, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome, Status,
-    Told, Tried, Webhook, WebhookClaim, What, Work,
+    Announced, Asked, Content, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, Kind, NewJob, Outcome,
+    Status, Told, Tried, Webhook, WebhookClaim, What, Work,
 };
-use crate::keys::{JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, JOBS_MODELS, JOBS_WEBHOOKS, job_key, queue_of};
+use crate::keys::{
+    JOBS_EXPIRING, JOBS_GONE, JOBS_GROUP, JOBS_KNOWN, JOBS_MODELS, JOBS_WEBHOOKS, job_key, queue_of, same_as,
+};
 
 /// Longer than for the memory: there is no going on without the queue, and a job of ten thousand inputs takes its time.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -69,6 +71,8 @@ impl RedisJobs {
             ("content_type", Some(content_type.clone()).filter(|text| !text.is_empty())),
             ("json_length", json_length.map(|length| length.to_string())),
             ("webhook", job.webhook.clone()),
+            ("content", job.content.as_ref().map(|content| content.digest.clone())),
+            ("digest", job.content.as_ref().map(|content| content.model_digest.clone())),
         ];
         for (field, value) in optional {
             if let Some(value) = value {
@@ -92,6 +96,19 @@ impl RedisJobs {
             accepted => accepted?,
         };
         accepted.parse().map_err(|_| JobError::Unavailable)
+    }
+
+    pub(super) async fn repeat(&self, model: &str, content: &Content) -> Result<Option<JobId>, JobError> {
+        let id = JobId::random();
+        let mut repeat = call("repeat", &job_key("job", id));
+        repeat.arg(model).arg(&content.digest);
+        repeat.arg(self.limits.ttl.as_millis() as u64).arg(self.limits.repeat_within.as_millis() as u64);
+        let repeated: bool = self.link.ask(&repeat).await?;
+        Ok(repeated.then_some(id))
+    }
+
+    pub(super) async fn forget(&self, model: &str) -> Result<(), JobError> {
+        self.link.ask::<i64>(cmd("DEL").arg(same_as(model))).await.map(drop)
     }
 
     /// Inputs go ahead of their job: a job is accepted in one step, and that step is short.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use db_api::jobs::{
-    Asked, Delivery, Found, Input, Job, JobError, JobId, JobLimits, Jobs, Kind, LocalJobs, NewJob, Once, Outcome,
-    RedisJobs, Status, What,
+    Asked, Content, Delivery, Found, Input, Job, JobError, JobId, JobLimits, Jobs, Kind, LocalJobs, NewJob, Once,
+    Outcome, RedisJobs, Status, What,
 };
 use redis::Commands;
 use tokio::time::sleep;
@@ -15,6 +15,7 @@ use crate::server::Redis;
 const LIMITS: JobLimits = JobLimits {
     ttl: Duration::from_hours(1),
     queue_length: 100,
+    repeat_within: Duration::from_hours(1),
     claim_after: Duration::from_millis(50),
     max_deliveries: 3,
 };
@@ -44,6 +45,7 @@ fn job(inputs: &[&str]) -> NewJob {
         },
         inputs: inputs.iter().map(input).collect(),
         once: None,
+        content: None,
         webhook: None,
         ttl: None,
     }
@@ -190,6 +192,81 @@ async fn the_queue_in_the_process_keeps_the_promises() {
     keeps_the_promises(local()).await;
 }
 
+/// An answer of the model with this digest.
+fn told_by(digest: &str) -> Outcome {
+    Outcome::Answer(format!("{{\"model_digest\":\"{digest}\"}}"))
+}
+
+/// Has the inputs that wait answered, each by the model of the next of `digests`; an empty one is an error.
+async fn answer_by(jobs: &Jobs, digests: &[&str]) {
+    for (delivery, digest) in take(jobs, 100).await.iter().zip(digests) {
+        jobs.begin(delivery).await.unwrap().unwrap();
+        let outcome = if digest.is_empty() { error() } else { told_by(digest) };
+        assert!(jobs.finish(delivery, &outcome).await.unwrap());
+    }
+}
+
+/// What holds of a job that has the content of an earlier one.
+async fn repeats_what_has_succeeded(jobs: Jobs) {
+    let content = |digest: &str| Content { digest: digest.to_owned(), model_digest: "d1".to_owned() };
+    let with = |digest| NewJob { content: Some(content(digest)), ..job(&["a", "b"]) };
+    assert_eq!(jobs.repeat("m", &content("first")).await.unwrap(), None, "there is none");
+
+    let first = jobs.submit(with("first")).await.unwrap();
+    assert_eq!(jobs.repeat("m", &content("first")).await.unwrap(), None, "it has not ended");
+    answer_by(&jobs, &["d1", "d1"]).await;
+    let again = jobs.repeat("m", &content("first")).await.unwrap().unwrap();
+    assert_ne!(again, first, "whoever asks has a job of his own");
+    let (of_again, of_first) = (state(&jobs, again).await, state(&jobs, first).await);
+    assert_eq!((of_again.status, of_again.total, of_again.done, of_again.runs), (Status::Succeeded, 2, 2, 0));
+    assert!(of_again.created_ms >= of_first.finished_ms.unwrap() && of_again.expires_ms >= of_first.expires_ms);
+    assert_eq!(jobs.names(again, 0..2).await.unwrap(), ["a.png", "b.png"]);
+    assert_eq!(jobs.results(again, &[0, 1]).await.unwrap(), [Some(told_by("d1")), Some(told_by("d1"))]);
+    assert_eq!(jobs.events(again, "", 9).await.unwrap().last().unwrap().what, What::Status(Status::Succeeded));
+    assert!(jobs.list(|_| true, 0, 9).await.unwrap().iter().any(|job| job.id == again));
+    assert_eq!(jobs.repeat("m", &content("other")).await.unwrap(), None);
+    assert_eq!(jobs.repeat("other", &content("first")).await.unwrap(), None);
+
+    // Not a job that failed, nor one that another model answered, in whatever order.
+    for (name, digests) in [("failed", ["d1", ""]), ("changed", ["d1", "d2"]), ("replaced", ["d2", "d1"])] {
+        jobs.submit(with(name)).await.unwrap();
+        answer_by(&jobs, &digests).await;
+        assert_eq!(jobs.repeat("m", &content(name)).await.unwrap(), None, "{name}");
+    }
+
+    // Nor one that was to be forgotten, even if it ends afterwards.
+    jobs.submit(with("forgotten")).await.unwrap();
+    jobs.forget("m").await.unwrap();
+    answer_by(&jobs, &["d1", "d1"]).await;
+    assert_eq!(jobs.repeat("m", &content("forgotten")).await.unwrap(), None);
+    assert_eq!(jobs.repeat("m", &content("first")).await.unwrap(), None);
+    assert_eq!(state(&jobs, again).await.status, Status::Succeeded, "jobs stay");
+}
+
+#[tokio::test]
+async fn the_queue_in_redis_repeats_what_has_succeeded() {
+    let Some(redis) = Redis::start("jobs-repeat") else { return };
+    repeats_what_has_succeeded(over(&redis)).await;
+}
+
+#[tokio::test]
+async fn the_queue_in_the_process_repeats_what_has_succeeded() {
+    repeats_what_has_succeeded(local()).await;
+}
+
+#[tokio::test]
+async fn what_is_older_than_it_may_be_is_not_repeated() {
+    let limits = JobLimits { repeat_within: Duration::from_millis(20), ..LIMITS };
+    let Some(redis) = Redis::start("jobs-repeat-age") else { return };
+    for jobs in [with(&redis, limits), Jobs::Local(LocalJobs::new(limits))] {
+        let content = Content { digest: "c".to_owned(), model_digest: "d1".to_owned() };
+        jobs.submit(NewJob { content: Some(content.clone()), ..job(&["a"]) }).await.unwrap();
+        answer_by(&jobs, &["d1"]).await;
+        sleep(Duration::from_millis(40)).await;
+        assert_eq!(jobs.repeat("m", &content).await.unwrap(), None);
+    }
+}
+
 #[tokio::test]
 async fn what_a_dead_worker_held_is_taken_over_and_buried_after_the_third_death() {
     let Some(redis) = Redis::start("jobs-death") else { return };
@@ -258,8 +335,10 @@ async fn a_job_is_forgotten_when_its_time_is_over_and_nothing_of_it_stays() {
     let Some(redis) = Redis::start("jobs-expiry") else { return };
     let jobs = with(&redis, JobLimits { ttl: Duration::from_millis(20), ..LIMITS });
     let once = Some(Once { key: "k".to_owned(), digest: "d".to_owned() });
-    let id = jobs.submit(NewJob { once, ..job(&["a"]) }).await.unwrap();
-    answer_all(&jobs).await;
+    let content = Content { digest: "c".to_owned(), model_digest: "d1".to_owned() };
+    let id = jobs.submit(NewJob { once, content: Some(content.clone()), ..job(&["a"]) }).await.unwrap();
+    answer_by(&jobs, &["d1"]).await;
+    let again = jobs.repeat("m", &content).await.unwrap().unwrap();
     let mut client = redis.client();
     for key in client.keys::<_, Vec<String>>("*").unwrap() {
         assert_eq!(client.ttl::<_, i64>(&key).unwrap(), -1, "{key} could be evicted");
@@ -267,6 +346,7 @@ async fn a_job_is_forgotten_when_its_time_is_over_and_nothing_of_it_stays() {
     sleep(Duration::from_millis(40)).await;
     jobs.sweep().await.unwrap();
     assert_eq!(jobs.find(id).await.unwrap(), Found::Gone);
+    assert_eq!(jobs.find(again).await.unwrap(), Found::Gone);
     let mut left = client.keys::<_, Vec<String>>("*").unwrap();
     left.sort();
     assert_eq!(left, ["mlserve:{jobs}:gone", "mlserve:{jobs}:queue:m"]);

@@ -15,6 +15,7 @@ fn jobs_of(redis: &Redis) -> Jobs {
     let limits = JobLimits {
         ttl: Duration::from_hours(1),
         queue_length: 100,
+        repeat_within: Duration::from_hours(1),
         claim_after: Duration::from_mins(1),
         max_deliveries: 3,
     };
@@ -25,7 +26,9 @@ async fn submit(jobs: &Jobs, webhook: Option<&str>) -> JobId {
     let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
     let inputs = vec![Input { name: String::new(), data: b"image".as_slice().into(), known: None }];
     let webhook = webhook.map(str::to_owned);
-    jobs.submit(NewJob { model: "mnist".to_owned(), asked, inputs, once: None, webhook, ttl: None }).await.unwrap()
+    jobs.submit(NewJob { model: "mnist".to_owned(), asked, inputs, once: None, content: None, webhook, ttl: None })
+        .await
+        .unwrap()
 }
 
 async fn webhook(jobs: &Jobs, id: JobId) -> Webhook {

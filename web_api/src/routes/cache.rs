@@ -26,6 +26,8 @@ pub async fn forget(State(app): State<App>, ModelName(model): ModelName) -> Resu
         warn!(%error, model, "cannot forget");
         Error::MemoryUnavailable
     })?;
+    // Or a job of the same content would bring answers back.
+    app.jobs.forget(&model).await?;
     if forgotten == 0 {
         app.catalog.find(Some(&model))?;
     }

@@ -87,6 +87,39 @@ async fn a_zip_of_pictures_becomes_a_job_with_a_result_for_each() {
 }
 
 #[tokio::test]
+async fn the_same_submission_is_repeated_as_a_whole_until_its_model_is_forgotten() {
+    let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
+    let submit = async |path: &str, files: &[(&str, &str)]| stack.send(post(path, "application/zip", zip(files))).await;
+    let (path, files) = ("/jobs?model=mnist", [("a.png", "a"), ("b.png", "bb")]);
+    let first = job_of(&submit(path, &files).await);
+    let results = ended(&stack, &first).await["results"].clone();
+    let again = submit(path, &files).await;
+    assert_eq!((again.status, &again.json()["runs"]), (StatusCode::OK, &json!(0)));
+    let second = job_of(&again);
+    assert_ne!(second, first);
+    // To the letter, which the answers of a job that was looked up one by one are not: they are `cached`.
+    assert_eq!(ended(&stack, &second).await["results"], results);
+    assert_eq!(results[0]["answer"]["cached"], false);
+    let other_name = submit(path, &[("a.png", "a"), ("c.png", "bb")]).await;
+    assert_eq!(ended(&stack, &job_of(&other_name)).await["results"][1]["answer"]["cached"], true);
+    let other_model = submit("/jobs?model=other", &files).await;
+    assert_eq!(other_model.status, StatusCode::ACCEPTED);
+
+    // A form is the same whatever its parts are told apart by.
+    let form = |boundary: &str| {
+        let part = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=f; filename=x.png\r\n\r\nabc\r\n--{boundary}--\r\n"
+        );
+        post(path, &format!("multipart/form-data; boundary={boundary}"), part)
+    };
+    let results = ended(&stack, &job_of(&stack.send(form("one")).await)).await["results"].clone();
+    assert_eq!(ended(&stack, &job_of(&stack.send(form("two")).await)).await["results"], results);
+
+    stack.send(bare("DELETE", "/cache/mnist")).await;
+    assert_eq!(submit(path, &files).await.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
 async fn files_of_a_form_and_archives_among_them_are_inputs() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let fields = [("file", Some("1.png"), "a"), ("model", None, "mnist"), ("other", Some("2.png"), "bb")];

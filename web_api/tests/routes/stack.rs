@@ -182,6 +182,7 @@ pub fn settings(model_api: &str) -> Settings {
             limits: JobLimits {
                 ttl: Duration::from_hours(1),
                 queue_length: 20,
+                repeat_within: Duration::from_hours(1),
                 claim_after: Duration::from_secs(1),
                 max_deliveries: 3,
             },

@@ -3,7 +3,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use db_api::jobs::{Asked, Input, Job, Kind, NewJob};
+use contract::ModelDescription;
+use db_api::jobs::{Asked, Content, Input, Job, JobId, Kind, NewJob, Once};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -12,7 +13,7 @@ use super::job_path::find;
 use crate::app::App;
 use crate::error::Error;
 use crate::replay::{Reach, Replay, Replayed};
-use crate::submission::{Submission, idempotency_key, once};
+use crate::submission::{Submission, digest, idempotency_key};
 use crate::upload::ImageUpload;
 
 /// Inputs looked up in the memory at the same time.
@@ -24,15 +25,32 @@ pub async fn submit(
     Extension(replay): Extension<Replay>,
     submission: Submission,
 ) -> Result<Response, Error> {
-    let Submission { model, asked, inputs, webhook, key, .. } = &submission;
-    let model = app.catalog.find(model.as_deref())?.name.clone();
-    if let Some(version) = &asked.version {
-        app.catalog.find_version(&model, Some(version))?;
+    let Submission { model, asked, webhook, key, .. } = &submission;
+    let default = app.catalog.find(model.as_deref())?;
+    let model = app.catalog.find_version(&default.name, asked.version.as_deref())?;
+    let digest = submission.digest(&model.name);
+    let content = content(&app, &model, &digest);
+    if key.is_none()
+        && webhook.is_none()
+        && let Some(content) = &content
+        && let Ok(Some(id)) = app.jobs.repeat(&model.name, content).await
+    {
+        return accepted(&app, id).await;
     }
-    let inputs = recall(&replay, &model, asked, inputs.clone()).await;
-    let once = key.clone().map(|key| once(key, &model, asked, &submission.inputs));
-    let job = NewJob { model, asked: asked.clone(), inputs, once, webhook: webhook.clone(), ttl: None };
-    accept(&app, job).await
+    let (inputs, _share) = submission.inputs(&app).await?;
+    let inputs = recall(&replay, &model.name, asked, inputs).await;
+    let once = key.clone().map(|key| Once { key, digest });
+    let (model, asked, webhook) = (model.name.clone(), asked.clone(), webhook.clone());
+    accept(&app, NewJob { model, asked, inputs, once, content, webhook, ttl: None }).await
+}
+
+/// What decides a job's answers; nothing does where the model may be another one without our knowledge.
+fn content(app: &App, model: &ModelDescription, asked: &str) -> Option<Content> {
+    let (version, digest) = (model.version.as_str(), model.digest.as_str());
+    (!digest.is_empty()).then(|| Content {
+        digest: [app.app_type.as_str(), version, digest, asked].join(" "),
+        model_digest: digest.to_owned(),
+    })
 }
 
 /// What is remembered, or wrong at first sight, need not wait.
@@ -47,9 +65,13 @@ async fn recall(replay: &Replay, model: &str, asked: &Asked, inputs: Vec<Input>)
     stream::iter(inputs).map(recall).buffered(AT_A_TIME).collect().await
 }
 
-/// 202, or 200 when there is nothing left to do.
 async fn accept(app: &App, job: NewJob) -> Result<Response, Error> {
     let id = app.jobs.submit(job).await?;
+    accepted(app, id).await
+}
+
+/// 202, or 200 when there is nothing left to do.
+async fn accepted(app: &App, id: JobId) -> Result<Response, Error> {
     let job = find(app, id).await?;
     let status = if job.status.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
     respond(app, &job, status)
@@ -123,8 +145,9 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     };
     let model = app.catalog.find(model.as_deref())?.name.clone();
     let inputs = vec![Input { name: String::new(), data, known: None }];
-    let once = key.map(|key| once(key, &model, &asked, &inputs));
-    let mut response = accept(app, NewJob { model, asked, inputs, once, webhook: None, ttl: None }).await?;
+    let once = key.map(|key| Once { key, digest: digest(&model, &asked, &inputs[0].data) });
+    let job = NewJob { model, asked, inputs, once, content: None, webhook: None, ttl: None };
+    let mut response = accept(app, job).await?;
     // Also where the key's job has ended long ago: 200 would say that this is the answer.
     *response.status_mut() = StatusCode::ACCEPTED;
     response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
