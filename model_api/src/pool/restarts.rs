@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// So many failures in a row are no accident: requests are turned away until a session works again.
@@ -12,17 +13,20 @@ pub struct Restarts {
 }
 
 impl Restarts {
-    /// The first pause, and the one after a death that was a request's fault.
-    pub const SHORTEST: Duration = Duration::from_millis(100);
-
     /// A request was answered.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }
 
-    /// A session died or did not start. Gives the pause before the next.
+    /// A session died that had worked. The first time there is no pause: nothing says that the next will not work, and everybody waits.
+    pub fn died(&mut self) -> Duration {
+        let pause = self.failed();
+        if self.failures == 1 { Duration::ZERO } else { pause }
+    }
+
+    /// A session did not start. Gives the pause before the next.
     pub fn failed(&mut self) -> Duration {
-        let pause = Self::SHORTEST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let pause = SHORTEST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures += 1;
         pause
     }
@@ -46,5 +50,9 @@ mod tests {
         restarts.succeeded();
         assert!(!restarts.keeps_dying());
         assert_eq!(restarts.failed().as_millis(), 100);
+        assert_eq!(restarts.died().as_millis(), 200);
+        restarts.succeeded();
+        assert_eq!(restarts.died().as_millis(), 0);
+        assert_eq!(restarts.died().as_millis(), 200);
     }
 }

@@ -72,7 +72,11 @@ impl<L: Launcher> Worker<L> {
                 }
                 Err(error) => Death { error, blame: Blame::Start },
             };
-            let pause = if blame == Blame::Request { Restarts::SHORTEST } else { self.restarts.failed() };
+            let pause = match blame {
+                Blame::Start => self.restarts.failed(),
+                Blame::Unknown => self.restarts.died(),
+                Blame::Request => Duration::ZERO,
+            };
             self.meters.restarts.inc();
             warn!(model = self.blueprint.model, reason = %error, ?pause, "a new session is needed");
             if blame == Blame::Start || self.restarts.keeps_dying() {
