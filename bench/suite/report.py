@@ -242,6 +242,12 @@ def write_jobs(results: dict) -> str:
     again = here["again"]
     words = "New pictures for the same model, by people at a fixed rate and by jobs whose queue is never empty, with Redis."
     more = f"A job of 1,000 digits took {again['first_s']:.2f} s, and {again['second_s'] * 1e3:.0f} ms when it was sent again ({again['first_s'] / again['second_s']:.0f} ×)."
+    killer = here["killer"]
+    ratios = f"{min(killer['ratios']):.2f}–{max(killer['ratios']):.2f}"
+    more += (
+        f"\n\nBeside a job whose input kills its session the others kept {killer['ratio']:.2f} ({ratios}) of their pace over {killer['seconds']} s;"
+        f" that job had failed, alone, after {killer['took_s']:.2f} s."
+    )
     return f"## Jobs beside people\n\n{words}\n\n" + table(["", "alone", "both"], rows) + f"\n\n{more}"
 
 

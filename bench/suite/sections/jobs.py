@@ -1,4 +1,4 @@
-"""Jobs beside people: both at the same model, alone and together; and the same job once more.
+"""Jobs beside people: both at the same model, alone and together; the same job once more; and jobs beside one that kills.
 
 People ask at a fixed rate, two tenths of what 16 connections get when they are alone, so that what the jobs do to them shows and
 not what they do to each other. The queue is filled anew before it is empty.
@@ -7,19 +7,26 @@ not what they do to each other. The queue is filled anew before it is empty.
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import shutil
 import statistics
 import threading
 import time
 import urllib.request
 import zipfile
+from collections.abc import Callable
 
+from ..graphs import write_division
 from ..load import run_load
-from ..place import SAMPLES, Effort
+from ..place import SAMPLES, STATE, Effort
 from ..processes import Redis, Stack, running
 
 # Inputs of a job that fills the queue, and how many must wait at least.
 FULL, LEAST = 5000, 2000
+
+# Of 64 bits.
+SMALLEST = -(2**63)
 
 
 def run(effort: Effort) -> dict:
@@ -27,7 +34,12 @@ def run(effort: Effort) -> dict:
     with running(redis):
         redis.start()
         with Stack(web={"REDIS_URL": redis.url}) as ours:
-            return beside_people(ours, effort) | {"again": again(ours, 3 if effort.quick else 7)}
+            found = beside_people(ours, effort) | {"again": again(ours, 3 if effort.quick else 7)}
+        folder = STATE / "models"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_division(folder / "division")
+        with Stack(model="division", models=folder, web={"REDIS_URL": redis.url}) as ours:
+            return found | {"killer": beside_a_killer(ours, effort)}
 
 
 def beside_people(ours: Stack, effort: Effort) -> dict:
@@ -38,7 +50,7 @@ def beside_people(ours: Stack, effort: Effort) -> dict:
     people, jobs, together = [], [], []
     for number in range(effort.rounds):
         people.append(run_load(ours.address, **asked, connections=64, rate=rate, seconds=spell, seed=1000 + number))
-        with Queue(ours) as queue:
+        with Queue(ours, lambda: submit(ours, FULL)) as queue:
             time.sleep(0.5)
             jobs.append(queue.pace(lambda: time.sleep(spell)))
             both = []
@@ -71,12 +83,12 @@ def beside_people(ours: Stack, effort: Effort) -> dict:
 class Queue:
     """Never empty while this is open."""
 
-    def __init__(self, ours: Stack):
-        self.ours, self.jobs, self.is_open = ours, [], True
+    def __init__(self, ours: Stack, another: Callable[[], dict]):
+        self.ours, self.another, self.jobs, self.is_open = ours, another, [], True
         self.filler = threading.Thread(target=self.fill)
 
     def __enter__(self) -> Queue:
-        self.jobs.append(submit(self.ours, FULL)["id"])
+        self.jobs.append(self.another()["id"])
         self.filler.start()
         return self
 
@@ -90,13 +102,13 @@ class Queue:
         while self.is_open:
             last = ask(self.ours, f"/jobs/{self.jobs[-1]}?limit=1")
             if last["total"] - last["done"] < LEAST:
-                self.jobs.append(submit(self.ours, FULL)["id"])
+                self.jobs.append(self.another()["id"])
             time.sleep(0.1)
 
     def done(self) -> int:
         return sum(ask(self.ours, f"/jobs/{job}?limit=1")["done"] for job in self.jobs)
 
-    def pace(self, meanwhile: object) -> float:
+    def pace(self, meanwhile: Callable[[], object]) -> float:
         before, begun = self.done(), time.monotonic()
         meanwhile()
         return (self.done() - before) / (time.monotonic() - begun)
@@ -118,6 +130,44 @@ def again(ours: Stack, rounds: int) -> dict:
     return {"first_s": statistics.median(first), "second_s": statistics.median(second)}
 
 
+def beside_a_killer(ours: Stack, effort: Effort) -> dict:
+    """Jobs of divisions, while another has one that kills its session: how fast they go on, and when that one has ended."""
+    spell = 3 if effort.quick else 5
+    numbers = itertools.count(1)
+    took, ratios, kills = [], [], itertools.count(1)
+
+    def divisions() -> dict:
+        return divide(ours, [([next(numbers), 1], [1, 1]) for _ in range(FULL)])
+
+    def kill() -> None:
+        begun = time.monotonic()
+        # Another one each time: what has killed once is not run again.
+        job = divide(ours, [([SMALLEST, next(kills)], [-1, 1])])
+        while not job["finished"]:
+            time.sleep(0.02)
+            job = ask(ours, f"/jobs/{job['id']}")
+        took.append(time.monotonic() - begun)
+        assert job["results"][0]["error"]["status"] == 500, job
+        time.sleep(max(0.0, begun + spell - time.monotonic()))
+
+    with Queue(ours, divisions) as queue:
+        time.sleep(1)
+        for _ in range(effort.rounds):
+            alone = queue.pace(lambda: time.sleep(spell))
+            beside = queue.pace(kill)
+            ratios.append(beside / alone)
+            print(f"  beside a killer {alone:.0f} → {beside:.0f}/s, it ended after {took[-1]:.2f} s", flush=True)
+    return {"seconds": spell, "ratio": statistics.median(ratios), "ratios": ratios, "took_s": statistics.median(took)}
+
+
+def divide(ours: Stack, pairs: list[tuple[list[int], list[int]]]) -> dict:
+    def tensor(name: str, row: list[int]) -> dict:
+        return {"name": name, "datatype": "INT64", "shape": [1, 2], "data": row}
+
+    lines = (json.dumps({"inputs": [tensor("a", a), tensor("b", b)]}) for a, b in pairs)
+    return ask(ours, "/jobs?model=division", "\n".join(lines).encode(), "POST", "application/x-ndjson")
+
+
 def pack(count: int) -> bytes:
     """Digits that no memory has met: each has other bytes behind its end."""
     digits = [(SAMPLES / f"digit-{digit}.png").read_bytes() for digit in range(10)]
@@ -136,8 +186,10 @@ def post(ours: Stack, archive: bytes) -> dict:
     return ask(ours, "/jobs?model=mnist", archive, "POST")
 
 
-def ask(ours: Stack, path: str, body: bytes | None = None, method: str = "GET") -> dict:
-    headers = {"Content-Type": "application/zip"} if body else {}
+def ask(
+    ours: Stack, path: str, body: bytes | None = None, method: str = "GET", media_type: str = "application/zip"
+) -> dict:
+    headers = {"Content-Type": media_type} if body else {}
     request = urllib.request.Request(f"http://{ours.address}{path}", body, headers, method=method)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
