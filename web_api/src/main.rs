@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
+use service::cores::Cores;
 use service::readiness::Readiness;
 use service::settings::SettingError;
 use service::telemetry::LogSettings;
@@ -19,7 +20,7 @@ use web_api::settings::Settings;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let (settings, log) = match Settings::from_env().and_then(|settings| Ok((settings, LogSettings::from_env()?))) {
         Ok(settings) => settings,
@@ -69,12 +70,14 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
         .with_context(|| format!("METRICS_ADDR {}", server.metrics_address))?;
     info!(address = %server.address, app_type = settings.app_type.as_str(), "web_api listens");
 
+    // Kept to the end: what is still to be done when connections have ended is done there.
+    let cores = Cores::all()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(background);
     tasks.spawn(worker.clone().run());
     let never_unready = Readiness::default();
     let drained = tokio::select! {
-        drained = server::serve(listener, routes, server, &app.readiness, stop) => drained,
+        drained = server::serve_on(&cores, listener, routes, server, &app.readiness, stop) => drained,
         _ = server::serve(numbers, metrics::router(registry), server, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };

@@ -17,6 +17,9 @@ mod request_log;
 /// Who still needs time before traffic may come.
 pub mod readiness;
 
+/// A scheduler for each core.
+pub mod cores;
+
 /// The accept loop: time-outs, a connection cap, a graceful end.
 pub mod server;
 

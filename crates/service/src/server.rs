@@ -15,6 +15,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::cores::{Core, Cores};
 use crate::readiness::Readiness;
 use crate::settings::ServerSettings;
 
@@ -37,7 +38,19 @@ pub async fn serve(
     readiness: &Readiness,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DrainTimeout> {
-    let connections = Connections::new(app, settings);
+    serve_on(&Cores::current(), listener, app, settings, readiness, stop).await
+}
+
+/// [`serve`], where a connection and all that comes of it stay on one of `cores`.
+pub async fn serve_on(
+    cores: &Cores,
+    listener: TcpListener,
+    app: Router,
+    settings: &ServerSettings,
+    readiness: &Readiness,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DrainTimeout> {
+    let connections = Connections::new(cores, app, settings);
     tokio::select! {
         () = connections.accept(&listener) => {}
         () = stop => {}
@@ -53,7 +66,8 @@ pub async fn serve(
     Ok(())
 }
 
-struct Connections {
+struct Connections<'a> {
+    cores: &'a Cores,
     app: Router,
     builder: auto::Builder<TokioExecutor>,
     graceful: GracefulShutdown,
@@ -64,8 +78,8 @@ struct Connections {
     stopping: CancellationToken,
 }
 
-impl Connections {
-    fn new(app: Router, settings: &ServerSettings) -> Self {
+impl<'a> Connections<'a> {
+    fn new(cores: &'a Cores, app: Router, settings: &ServerSettings) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(settings.header_timeout).max_buf_size(64 << 10);
         builder
@@ -82,6 +96,7 @@ impl Connections {
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10));
         Self {
+            cores,
             app,
             builder,
             graceful: GracefulShutdown::new(),
@@ -112,11 +127,15 @@ impl Connections {
             return;
         };
         let _ = stream.set_nodelay(true);
+        // Its events are to wake the thread that it is going to live on.
+        let Ok(stream) = stream.into_std() else { return };
+        let Core { runtime, connections } = self.cores.idlest().clone();
         let service = TowerToHyperService::new(self.app.clone());
         let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
         let (header_timeout, write_timeout) = (self.header_timeout, self.write_timeout);
         let stopping = self.stopping.clone();
-        tokio::spawn(async move {
+        runtime.spawn(async move {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
             let begun = tokio::select! {
                 biased;
                 begun = timeout(header_timeout, has_begun(&stream)) => begun.unwrap_or(false),
@@ -128,7 +147,7 @@ impl Connections {
             if begun && let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
                 debug!(%error, "a connection ended early");
             }
-            drop(permit);
+            drop((permit, connections));
         });
     }
 }
@@ -163,6 +182,7 @@ async fn refuse(mut stream: TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::net::SocketAddr;
     use std::time::Instant;
 
@@ -203,12 +223,14 @@ mod tests {
         let app = Router::new()
             .route("/", get(|| async { "here" }))
             .route("/slow", slow)
+            .route("/thread", get(|| async { format!("{:?}", std::thread::current().id()) }))
             .route("/large", get(|| async { vec![b'x'; LARGE] }));
         let task = tokio::spawn(async move {
             let stop = async {
                 let _ = stopped.await;
             };
-            serve(listener, app, &settings, &Readiness::default(), stop).await
+            let cores = Cores::new(2).unwrap();
+            serve_on(&cores, listener, app, &settings, &Readiness::default(), stop).await
         });
         Server { address, stop, task }
     }
@@ -218,6 +240,23 @@ mod tests {
         let mut answer = Vec::new();
         let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.expect("never closed");
         String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_lives_on_the_core_that_has_the_fewest() {
+        let server = start(HEADER_TIMEOUT).await;
+        let mut connections = Vec::new();
+        let mut threads = HashMap::new();
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(b"GET /thread HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut answer = [0; 1024];
+            let length = stream.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..length]);
+            *threads.entry(answer.lines().last().unwrap().to_owned()).or_default() += 1;
+            connections.push(stream);
+        }
+        assert_eq!(threads.into_values().collect::<Vec<i32>>(), [2, 2]);
     }
 
     #[tokio::test]
