@@ -19,7 +19,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// so what is remembered is still found while nobody can compute.
 #[derive(Clone, Default)]
 pub struct Catalog {
-    known: Arc<RwLock<Known>>,
+    /// Shared and not copied by whoever looks: descriptions may have thousands of labels.
+    known: Arc<RwLock<Arc<Known>>>,
     stale: Arc<Notify>,
     /// Lists are asked for one after the other, so that an older one never replaces a newer.
     asking: Arc<Mutex<()>>,
@@ -122,8 +123,8 @@ impl Known {
         })
     }
 
-    fn listed(self, at: usize) -> Listed {
-        Listed { list: self.models, metadata: self.metadata, at }
+    fn listed(&self, at: usize) -> Listed {
+        Listed { list: Arc::clone(&self.models), metadata: Arc::clone(&self.metadata), at }
     }
 
     /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
@@ -170,8 +171,8 @@ impl Known {
 
 impl Catalog {
     /// What is known now.
-    pub fn known(&self) -> Known {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The default version of the model `name`, or of the only one when there is no name.
@@ -219,6 +220,7 @@ impl Catalog {
             // What cannot be asked for has not changed as far as is known; who asks such a model is told of the queue.
             if let Ok(models) = client.models().await {
                 let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                let known = Arc::make_mut(&mut known);
                 known.of_queue = models;
                 known.put_together();
             }
@@ -229,6 +231,7 @@ impl Catalog {
     /// Replaces what is known; an error keeps the models and marks them as not reachable.
     pub fn learn(&self, list: Result<ModelList, Error>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let known = Arc::make_mut(&mut known);
         let was_reachable = known.reachable;
         known.reachable = list.is_ok();
         if let Ok(list) = list {
