@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
 use crate::queue_client::QueueClient;
+use crate::rarely::Rarely;
 use crate::replay::Replay;
 use crate::routes::{cache, docs, health, input, jobs, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, JobSettings, Settings};
@@ -143,6 +144,8 @@ pub fn router(app: &App) -> Router {
         .route("/jobs/{id}/events", get(jobs::events::listen))
         .route("/jobs/{id}/results", get(jobs::results::collect))
         .layer(Extension(replay(app)));
+    let respond_async = from_fn_with_state(app.clone(), jobs::submit::respond_async);
+    let respond_async = Rarely { is_for: jobs::submit::prefers_async, layer: respond_async };
     let routes = Router::new()
         .route("/", get(page::show))
         .route("/input/{model}", post(input::input))
@@ -162,7 +165,7 @@ pub fn router(app: &App) -> Router {
         .method_not_allowed_fallback(async |method| Error::Method(method))
         .fallback(async || Error::NoRoute)
         .with_state(app.clone())
-        .merge(questions(app).layer(from_fn_with_state(app.clone(), jobs::submit::respond_async)))
+        .merge(questions(app).layer(respond_async))
         // After the fallbacks: what the protocol has no route for, it says in its own way.
         .merge(grpc::router(app.clone(), app.bodies.clone()));
     wrap_with(routes, app.http.clone(), security::headers)

@@ -8,6 +8,9 @@ pub mod settings;
 /// The state and all routes on one screen.
 pub mod app;
 
+/// What few requests need, around routes that many ask.
+mod rarely;
+
 /// The model in a path.
 pub mod model_name;
 

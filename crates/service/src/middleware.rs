@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use http::header::Entry;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use tower::{Layer, Service};
+use tower::{Layer, Service, ServiceExt};
 use tracing::{Instrument, debug, error, info, info_span};
 
 use crate::body::lend;
@@ -66,19 +66,18 @@ impl<S> Layer<S> for Wrap {
 
     fn layer(&self, route: S) -> Wrapped<S> {
         let Self { metrics, finish } = self.clone();
-        Wrapped { route, around: Arc::new(Around { metrics, of_route: OnceLock::new(), finish }) }
+        Wrapped(Arc::new(Around { route, metrics, of_route: OnceLock::new(), finish }))
     }
 }
 
-/// A route, wrapped.
+/// A route, wrapped. axum copies it for each request.
 #[derive(Clone)]
-struct Wrapped<S> {
-    route: S,
-    around: Arc<Around>,
-}
+struct Wrapped<S>(Arc<Around<S>>);
 
 /// What all requests to a route share.
-struct Around {
+struct Around<S> {
+    /// Copied when it is called.
+    route: S,
     metrics: HttpMetrics,
     /// Found when the route is first asked.
     of_route: OnceLock<RouteMetrics>,
@@ -87,29 +86,29 @@ struct Around {
 
 impl<S> Service<Request> for Wrapped<S>
 where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     type Response = Response;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.route.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The copy that is called is asked.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // axum makes a copy of a route for each request, so this one is ours.
-        let (mut route, around) = (self.route.clone(), Arc::clone(&self.around));
-        Box::pin(async move { Ok(answer(&mut route, request, &around).await) })
+        let around = Arc::clone(&self.0);
+        Box::pin(async move { Ok(answer(request, &around).await) })
     }
 }
 
-async fn answer<S>(route: &mut S, request: Request, around: &Around) -> Response
+async fn answer<S>(request: Request, around: &Around<S>) -> Response
 where
-    S: Service<Request, Response = Response, Error = Infallible>,
+    S: Service<Request, Response = Response, Error = Infallible> + Clone,
 {
-    let Around { metrics, of_route, finish } = around;
+    let Around { route, metrics, of_route, finish } = around;
     let of_route = of_route.get_or_init(|| metrics.of_route(request.extensions().get::<MatchedPath>()));
     let _in_flight = metrics.begin();
     let begun = Instant::now();
@@ -117,7 +116,7 @@ where
     let span = info_span!("request", id = asked.id.to_str().ok());
     let (request, lent) = lend(request);
     let answering = async {
-        let Ok(response) = route.call(request).await;
+        let Ok(response) = route.clone().oneshot(request).await;
         response
     };
     let answering = REQUEST_ID.scope(asked.id.clone(), AssertUnwindSafe(answering).catch_unwind());

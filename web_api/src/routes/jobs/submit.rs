@@ -173,7 +173,7 @@ fn asked_in(headers: &HeaderMap, version: Option<String>) -> Asked {
 }
 
 /// Packed bodies are answered at once: a preference may be ignored.
-fn prefers_async(headers: &HeaderMap) -> bool {
+pub fn prefers_async(headers: &HeaderMap) -> bool {
     let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     preferences.flat_map(|value| value.split([',', ';'])).any(|word| word.trim().eq_ignore_ascii_case("respond-async"))
         && !headers.contains_key(header::CONTENT_ENCODING)
