@@ -20,6 +20,9 @@ pub mod readiness;
 /// A scheduler for each core.
 pub mod cores;
 
+/// What bytes of a connection go through.
+mod connection;
+
 /// The accept loop: time-outs, a connection cap, a graceful end.
 pub mod server;
 

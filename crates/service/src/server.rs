@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Version;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -11,10 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::connection::Connection;
 use crate::cores::{Core, Cores};
 use crate::readiness::Readiness;
 use crate::settings::ServerSettings;
@@ -138,14 +139,14 @@ impl<'a> Connections<'a> {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let begun = tokio::select! {
                 biased;
-                begun = timeout(header_timeout, has_begun(&stream)) => begun.unwrap_or(false),
-                () = stopping.cancelled() => false,
+                begun = timeout(header_timeout, has_begun(&stream)) => begun.unwrap_or(None),
+                () = stopping.cancelled() => None,
             };
-            // A client that does not read what it asked for would keep its place as well.
-            let mut stream = Box::pin(TimeoutStream::new(stream));
-            stream.as_mut().set_write_timeout_pinned(Some(write_timeout));
-            if begun && let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
-                debug!(%error, "a connection ended early");
+            if let Some(version) = begun {
+                let stream = Connection::new(stream, version, write_timeout);
+                if let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
+                    debug!(%error, "a connection ended early");
+                }
             }
             drop((permit, connections));
         });
@@ -153,13 +154,14 @@ impl<'a> Connections<'a> {
 }
 
 /// Waits until the client has said enough to tell HTTP/1 from HTTP/2, and takes none of it. The builder would wait for
-/// the same, but without a timer: a client that says nothing would keep its place for ever. `false`: it has gone.
-async fn has_begun(stream: &TcpStream) -> bool {
+/// the same, but without a timer: a client that says nothing would keep its place for ever. `None`: it has gone.
+async fn has_begun(stream: &TcpStream) -> Option<Version> {
     let mut said = [0; HTTP2_PREFACE.len()];
     loop {
         match stream.peek(&mut said).await {
-            Ok(0) | Err(_) => return false,
-            Ok(length) if length == said.len() || !HTTP2_PREFACE.starts_with(&said[..length]) => return true,
+            Ok(0) | Err(_) => return None,
+            Ok(_) if said == *HTTP2_PREFACE => return Some(Version::HTTP_2),
+            Ok(length) if !HTTP2_PREFACE.starts_with(&said[..length]) => return Some(Version::HTTP_11),
             // Looking again shows the same bytes at once, so there is nothing to wait for but time.
             Ok(_) => sleep(Duration::from_millis(5)).await,
         }
