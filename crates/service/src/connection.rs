@@ -57,3 +57,23 @@ impl AsyncWrite for Connection {
         self.stream.as_mut().poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_h2_is_told_before_it_writes_is_not_so_afterwards() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (version, at_first) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut connection = Connection::new(stream, version, Duration::from_secs(1));
+            assert_eq!(connection.is_write_vectored(), at_first);
+            connection.write_all(b"x").await.unwrap();
+            assert!(connection.is_write_vectored());
+        }
+    }
+}
