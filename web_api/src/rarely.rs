@@ -7,8 +7,8 @@ use futures_util::future::Either;
 use http::HeaderMap;
 use tower::{Layer, Service};
 
-/// Puts a layer around routes for the requests that it is for: copying and boxing a route for what hardly anybody asks
-/// would be a tenth of answering from memory.
+/// Puts a layer around routes for the requests that it is for: it would copy and box the route for all the others too, and
+/// hardly anybody asks for it.
 #[derive(Clone)]
 pub(crate) struct Rarely<L> {
     pub is_for: fn(&HeaderMap) -> bool,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 /// Who runs connections: a thread for each core, with a scheduler of its own, for as long as this is kept.
 ///
 /// Tokio's scheduler of several threads hands tasks from one to the other, and wakes a second thread for each event, to
-/// look for more. Where requests are answered within microseconds, both take longer than the requests.
+/// look for more. Where a request takes some ten microseconds, that is a good part of it.
 pub struct Cores {
     cores: Vec<Core>,
     stop: CancellationToken,
