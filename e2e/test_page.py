@@ -298,6 +298,14 @@ def test_an_error_of_the_server_to_a_job_is_shown_in_its_words(page: Browser, we
     assert not page.part("#jobs").is_displayed()
 
 
+def test_what_is_sent_once_more_is_not_called_fresh(page: Browser):
+    archive = zipped(sevens(3))
+    for said in ("Fresh", "Remembered"):
+        page.choose_files({"sevens.zip": archive})
+        page.predict()
+        wait_until(lambda: [row.text.split(" · ")[0] for row in page.parts("#job tbody th small")] == [said] * 3, said)
+
+
 def test_the_list_keeps_this_browsers_jobs_until_they_expire_an_error(page: Browser, spawn: Callable[..., Service], model_api: Service):
     web = spawn("web_api", APP_TYPE="ui", MODEL_API_URL=model_api.url, JOB_TTL_S=10)
     page.open(f"{web.url}/?model=mnist")

@@ -96,7 +96,7 @@ export function followJob(box, job, { name, noun, signal, onChange, announce, on
     counts[kind] += 1;
     if (shown[kind] < (kind === "failed" ? MOST_FAILED : MOST_ANSWERED)) {
       shown[kind] += 1;
-      coming.push(result);
+      coming.push(isRepeated(job) ? { ...result, answer: { ...result.answer, cached: true } } : result);
     }
     soon();
   }
@@ -190,6 +190,11 @@ function newRow({ index, name, answer, error }) {
   row.querySelector("strong").textContent = label;
   row.querySelectorAll("small").forEach((small, place) => { small.textContent = [detail, value][place]; });
   return row;
+}
+
+/** The same job had ended before, and this one has its answers, to the letter: they were fresh then. */
+function isRepeated({ finished, runs }) {
+  return finished !== null && runs === 0;
 }
 
 /** Not every model chooses between classes. */
