@@ -8,6 +8,11 @@
 //! Only rows that are independent of each other go together, and nobody is to notice: a call that is refused or fails is made
 //! again for each of its questions, so that everybody gets his own answer, or the words that fit his own question. A call for
 //! several has half of the time, so that the other half is there for each alone.
+//!
+//! A model that says "later" is sent no more than it takes ([`window`]). Whoever else comes is told the same here, which costs
+//! a small part of what it costs there; at many times of what can be answered, that is what the answers themselves need.
+
+mod window;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -25,6 +30,7 @@ use tokio::sync::oneshot::{self, Sender};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
+use self::window::{End, Window};
 use crate::error::Error;
 use crate::model_client::{Call, ModelClient};
 
@@ -34,11 +40,6 @@ const LANES: usize = 4;
 
 /// Rows of a call where the model names no size.
 const DEFAULT_ROWS: usize = 32;
-
-/// So long nobody else is sent to a model that has just said "later". Its queue is then some batches long and not empty before;
-/// being turned away here costs a small part of what it costs there, which at many times of what can be answered is what
-/// the answers themselves need.
-const LATER: Duration = Duration::from_millis(5);
 
 /// So long the rows of a call may take together: nobody is to wait for many others.
 const LONG_CALL: Duration = Duration::from_millis(10);
@@ -69,12 +70,20 @@ struct Destination {
 /// What is under way to a destination, and what waits.
 #[derive(Default)]
 struct Road {
-    under_way: usize,
+    /// Calls under way.
+    calls: usize,
+    /// Questions under way, those that wait for their call among them.
+    window: Window,
     waiting: Vec<Waiting>,
     /// What a row took in the last call; at the most, since it may have run together with others'.
     row_takes: Duration,
-    /// When the model last said "later", and in which words.
-    later: Option<(Instant, Error)>,
+}
+
+/// A question's place on its road, until this is dropped.
+struct Place<'a> {
+    gatherer: &'a Gatherer,
+    to: &'a Destination,
+    end: End,
 }
 
 /// A question that waits for its call.
@@ -114,7 +123,7 @@ impl Gatherer {
         inputs: Vec<Tensor>,
     ) -> Result<Inference, Error> {
         let to = Destination { model: model.name.clone(), version: version.map(str::to_owned), in_background };
-        self.admit(&to)?;
+        let mut place = self.admit(&to)?;
         let permit = self.client.permit()?;
         let answer = if let Some(rows) = small_rows(&inputs).filter(|_| model.independent_rows) {
             self.gather(model, &to, inputs, rows, permit).await
@@ -123,20 +132,21 @@ impl Gatherer {
             let call = Call { model: &model.name, version, request_id: request_id(), patience, in_background };
             self.client.infer(call, inputs).await
         };
-        if let Err(error @ Error::Model(_)) = &answer
-            && error.status().0 == StatusCode::SERVICE_UNAVAILABLE
-        {
-            self.roads().entry(to).or_default().later = Some((Instant::now(), error.clone()));
-        }
+        place.end = End::of(&answer);
         answer
     }
 
-    /// An error where the model has just said "later".
-    fn admit(&self, to: &Destination) -> Result<(), Error> {
-        match self.roads().get(to).and_then(|road| road.later.as_ref()) {
-            Some((since, error)) if since.elapsed() < LATER => Err(error.clone()),
-            _ => Ok(()),
+    /// A place for one more question; an error where the model has said that it takes no more.
+    fn admit<'a>(&'a self, to: &'a Destination) -> Result<Place<'a>, Error> {
+        let mut roads = self.roads();
+        // There are as many roads as versions have been asked, and none is taken away.
+        if !roads.contains_key(to) {
+            roads.insert(to.clone(), Road::default());
         }
+        if let Some(road) = roads.get_mut(to) {
+            road.window.admit()?;
+        }
+        Ok(Place { gatherer: self, to, end: End::Other })
     }
 
     async fn gather(
@@ -164,14 +174,10 @@ impl Gatherer {
     /// Whether a call is to leave for it, which then counts as under way.
     fn enqueue(&self, to: &Destination, most_rows: usize, waiting: Waiting) -> bool {
         let mut roads = self.roads();
-        // There are as many roads as versions have been asked, and none is taken away.
-        if !roads.contains_key(to) {
-            roads.insert(to.clone(), Road::default());
-        }
         let Some(road) = roads.get_mut(to) else { return false };
         road.waiting.push(waiting);
-        let leaves = road.under_way < LANES || road.is_full(most_rows);
-        road.under_way += usize::from(leaves);
+        let leaves = road.calls < LANES || road.is_full(most_rows);
+        road.calls += usize::from(leaves);
         leaves
     }
 
@@ -195,8 +201,8 @@ impl Lane {
         let mut roads = self.gatherer.roads();
         let road = roads.get_mut(&self.to)?;
         road.waiting.retain(|waiting| !waiting.asker.is_closed());
-        if road.waiting.is_empty() || (road.under_way > LANES && !road.is_full(self.most_rows)) {
-            road.under_way -= 1;
+        if road.waiting.is_empty() || (road.calls > LANES && !road.is_full(self.most_rows)) {
+            road.calls -= 1;
             self.is_given_back = true;
             return None;
         }
@@ -277,7 +283,15 @@ impl Drop for Lane {
         if !self.is_given_back
             && let Some(road) = self.gatherer.roads().get_mut(&self.to)
         {
-            road.under_way -= 1;
+            road.calls -= 1;
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(road) = self.gatherer.roads().get_mut(self.to) {
+            road.window.leave(std::mem::replace(&mut self.end, End::Other));
         }
     }
 }

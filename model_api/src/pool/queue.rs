@@ -5,15 +5,15 @@
 //!
 //! Whoever finds the queue full is told at once when to come back; so is whoever would wait long in it. Either shows that more
 //! comes than can go, and then a long queue makes everybody wait and answers nobody sooner. So from that moment it is kept as
-//! short as keeps the sessions busy, until a session finds nothing in it. A crowd that asks again when it has its answers
-//! never gets there; many more than the sessions can answer get there at once.
+//! short as keeps the sessions busy, until they have nothing to do for a part of the time. A crowd that asks again when it has
+//! its answers never gets there; many more than the sessions can answer get there at once.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::batch::{Batch, Past};
 use super::entry::{Entry, Urgency};
@@ -23,6 +23,13 @@ use super::{BatchSettings, Meters, RunError};
 /// So long, or as long as [`LONG_WAIT_BATCHES`] batches take, somebody may have to wait before the queue is shortened.
 const LONG_WAIT: Duration = Duration::from_millis(250);
 const LONG_WAIT_BATCHES: u32 = 64;
+
+/// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before a
+/// queue is kept short no more. A moment will not do: telling hundreds that there is no room takes longer than a short queue
+/// lasts, and the next hundreds would then fill it.
+const SPELL: Duration = Duration::from_secs(1);
+const SPELL_BATCHES: u32 = 16;
+const IDLE_PART: u32 = 4;
 
 /// So long, or as long as a batch takes, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
@@ -58,11 +65,19 @@ pub struct Queue {
 struct Waiting {
     interactive: Line,
     background: Line,
-    /// Whether more comes than can go.
-    kept_short: bool,
+    /// Where more comes than can go.
+    kept_short: Option<Short>,
     /// Sessions that take batches.
     serving: usize,
     closed: bool,
+}
+
+/// A part of the time for which the queue is kept short.
+#[derive(Debug)]
+struct Short {
+    since: Instant,
+    /// How long sessions had nothing to do in it, all together.
+    idle: Duration,
 }
 
 /// Those that are equally urgent, in the order in which they came.
@@ -147,8 +162,11 @@ impl Queue {
             }
             if let Some(moment) = self.due(settings) {
                 let _ = timeout_at(moment, came).await;
+            } else if self.waiting().kept_short.is_some() {
+                let begun = Instant::now();
+                let _ = timeout(self.spell() / IDLE_PART, came).await;
+                self.was_idle(begun.elapsed());
             } else {
-                self.waiting().kept_short = false;
                 came.await;
             }
         }
@@ -201,23 +219,39 @@ impl Queue {
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
             rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
-        fits && (!waiting.kept_short
+        fits && (waiting.kept_short.is_none()
             || entry.urgency == Urgency::Background
-            || self.wait(waiting.interactive.rows) < self.short_wait())
+            || self.wait(waiting.interactive.rows + 1) <= self.short_wait())
     }
 
     /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
     fn shorten(&self, waiting: &mut Waiting) -> Vec<Entry> {
         let mut too_late = Vec::new();
         // Without a session everybody waits for the next one, which is not far, or is told that there is none.
-        if waiting.serving > 0 && !waiting.kept_short {
-            waiting.kept_short = true;
+        if waiting.serving > 0 && waiting.kept_short.is_none() {
+            waiting.kept_short = Some(Short::begin());
             // A request that is long by itself has nobody before it to wait for.
             while waiting.interactive.entries.len() > 1 && self.wait(waiting.interactive.rows) > self.short_wait() {
                 too_late.extend(waiting.interactive.pop_last());
             }
         }
         too_late
+    }
+
+    /// A session had nothing to do for so long.
+    fn was_idle(&self, idle: Duration) {
+        let mut waiting = self.waiting();
+        let Some(short) = &mut waiting.kept_short else { return };
+        short.idle += idle;
+        if short.idle >= self.spell() * self.sessions / IDLE_PART {
+            waiting.kept_short = None;
+        } else if short.since.elapsed() >= self.spell() {
+            *short = Short::begin();
+        }
+    }
+
+    fn spell(&self) -> Duration {
+        SPELL.max(self.pace.of_batch() * SPELL_BATCHES)
     }
 
     fn is_long(&self, line: &Line) -> bool {
@@ -283,6 +317,12 @@ impl Waiting {
 
     fn first(&self) -> Option<&Entry> {
         self.interactive.entries.front().or(self.background.entries.front())
+    }
+}
+
+impl Short {
+    fn begin() -> Self {
+        Self { since: Instant::now(), idle: Duration::ZERO }
     }
 }
 

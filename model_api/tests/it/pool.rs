@@ -387,7 +387,7 @@ async fn people_go_before_background_work_which_has_half_of_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session_is_idle() {
+async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_there_is_little_to_do() {
     let fake = Fake::taking(Duration::from_millis(400));
     let alone = BatchSettings::new(1, Duration::ZERO, None, RUN_TIMEOUT);
     let pool = start_before(&fake, QueueLimits { rows: 100, ..QUEUE }, alone, Arc::new(|| true));
@@ -410,6 +410,10 @@ async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_a_session
     assert_eq!(outcomes(vec![ask(&pool, 2.0)]).await, [full], "it is kept short");
     assert!(outcomes(asked).await.iter().all(Result::is_ok));
     settle().await;
+    let told = outcomes(crowd().await).await;
+    assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 2, "a moment without work is not enough");
+    // A quarter of what 16 batches take.
+    sleep(Duration::from_millis(1600)).await;
     assert!(outcomes(crowd().await).await.iter().all(Result::is_ok), "as many as before may wait");
 }
 
