@@ -18,6 +18,9 @@ mod flights;
 /// Near and Redis behind one type: hit, miss, or one flight for all who ask at the same moment.
 pub mod memory;
 
+/// A connection to Redis for each core.
+mod connections;
+
 /// Redis with a deadline and a breaker: a slow or dead Redis makes us slower, never wrong.
 pub mod store;
 

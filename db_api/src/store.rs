@@ -1,15 +1,16 @@
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub};
+use redis::aio::{ConnectionManagerConfig, PubSub};
 use redis::{Client, FromRedisValue, RedisError, cmd};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::connections::Connections;
 use crate::entry::{Entry, MAX_STORED, to_redis};
 use crate::keys::{AnswerKey, FORGET, PROBE, answers_of};
 use crate::metrics::MemoryMetrics;
@@ -39,14 +40,13 @@ pub struct Unavailable;
 /// Redis with a deadline on every command, and a breaker so that a dead one does not cost the deadline every time.
 ///
 /// The breaker is a count of failures in a row. A prober that asks every second is what closes it again, so that no
-/// request of a user is ever spent on finding out. It also replaces the connection, which by itself notices that the
+/// request of a user is ever spent on finding out. It also replaces the connections, which by themselves notice that the
 /// other end is gone only when that end says so.
 #[derive(Clone)]
 pub struct RedisStore {
     client: Client,
-    config: ConnectionManagerConfig,
-    connection: Arc<RwLock<ConnectionManager>>,
-    /// Told when the connection has been replaced: the subscription's is no better than the old one was.
+    connections: Arc<Connections>,
+    /// Told when the connections have been replaced: the subscription's is no better than the old one was.
     replaced: Arc<Notify>,
     deadline: Duration,
     ttl: Duration,
@@ -62,12 +62,11 @@ impl RedisStore {
             .set_connection_timeout(Some(PROBE_EVERY))
             .set_response_timeout(Some(deadline))
             .set_number_of_retries(1);
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
-        let connection = Arc::new(RwLock::new(connection));
+        let connections = Arc::new(Connections::new(client.clone(), config)?);
         // Unavailable until the prober has seen it: the first request must not wait for a connection either.
         let failures = Arc::new(AtomicU32::new(FAILURES_TO_OPEN));
         metrics.breaker(true);
-        Ok(Self { client, config, connection, replaced: Arc::default(), deadline, ttl, failures, metrics })
+        Ok(Self { client, connections, replaced: Arc::default(), deadline, ttl, failures, metrics })
     }
 
     /// Whether the breaker is closed.
@@ -129,7 +128,9 @@ impl RedisStore {
     /// Asks for ever, once a second, whether Redis is there.
     pub async fn probe(self) {
         loop {
-            if !self.answers().await && !self.is_available() && self.replace().await {
+            let is_silent = !self.answers().await && !self.is_available();
+            // Another thread's may be half open where the prober's is not.
+            if (is_silent || self.connections.failures() >= FAILURES_TO_OPEN) && self.replace().await {
                 self.answers().await;
             }
             sleep(PROBE_EVERY).await;
@@ -140,13 +141,11 @@ impl RedisStore {
         self.command::<Option<Vec<u8>>>(cmd("GET").arg(PROBE)).await.is_ok()
     }
 
-    /// Puts a new connection in the place of one that may be half open, whose other end has gone without a word (a
+    /// Puts new connections in the place of some that may be half open, whose other end has gone without a word (a
     /// machine lost, a firewall's state dropped): to time-outs the manager does not react, and the kernel takes a
-    /// quarter of an hour. Only once the new one stands, so that one which is slow to connect gets there as well.
+    /// quarter of an hour. Only once a new one stands, so that one which is slow to connect gets there as well.
     async fn replace(&self) -> bool {
-        let connecting = ConnectionManager::new_with_config(self.client.clone(), self.config.clone());
-        let Ok(Ok(connection)) = timeout(PROBE_EVERY, connecting).await else { return false };
-        *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
+        let Ok(Ok(())) = timeout(PROBE_EVERY, self.connections.replace()).await else { return false };
         self.replaced.notify_waiters();
         true
     }
@@ -183,9 +182,10 @@ impl RedisStore {
     }
 
     async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Unavailable> {
-        let mut connection = self.connection.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let (kind, error) = match timeout(self.deadline, command.query_async(&mut connection)).await {
+        let connection = self.connections.own();
+        let (kind, error) = match timeout(self.deadline, command.query_async(&mut connection.manager.clone())).await {
             Ok(Ok(value)) => {
+                connection.failures.store(0, Ordering::Relaxed);
                 if self.failures.swap(0, Ordering::Relaxed) >= FAILURES_TO_OPEN {
                     self.metrics.breaker(false);
                     info!("Redis answers");
@@ -202,6 +202,7 @@ impl RedisStore {
             Err(_) => ("timeout", format!("no answer within {:?}", self.deadline)),
         };
         self.metrics.error(kind);
+        connection.failures.fetch_add(1, Ordering::Relaxed);
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILURES_TO_OPEN {
             self.metrics.breaker(true);
             warn!(error, "Redis does not answer; going on without it");

@@ -1,5 +1,6 @@
 //! The memory over a real Redis, and over one that is killed, hung or full of garbage.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use db_api::keys::{AnswerKey, Input};
@@ -9,6 +10,8 @@ use db_api::store::RedisStore;
 use http::HeaderMap;
 use open_inference::{Datatype, Inference, Provenance, Tensor};
 use redis::Commands;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::server::{Redis, until};
@@ -187,6 +190,40 @@ async fn a_connection_whose_other_end_has_gone_without_a_word_is_replaced() {
     memory.flush().await;
     assert_eq!(ask(&redis.memory().await, "after").await, Outcome::Redis);
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn so_is_one_that_only_another_thread_uses() {
+    const THREADS: usize = 8;
+    let Some(redis) = Redis::start("half-open-elsewhere") else { return };
+    let (url, silence) = redis.proxy().await;
+    let memory = Redis::memory_over(&url).await;
+    until("it listens", || redis.listeners() == 1).await;
+    let other = redis.memory().await;
+    // How many of some new threads find what the other replica has remembered.
+    let found_by_threads = async |round: usize| {
+        for thread in 0..THREADS {
+            ask(&other, &format!("{round} {thread}")).await;
+        }
+        other.flush().await;
+        let mut found = 0;
+        for thread in 0..THREADS {
+            let (memory, here) = (memory.clone(), Handle::current());
+            let image = format!("{round} {thread}");
+            let asked = thread::spawn(move || here.block_on(ask(&memory, &image)));
+            found += usize::from(spawn_blocking(|| asked.join().unwrap()).await.unwrap() == Outcome::Redis);
+        }
+        found
+    };
+    assert_eq!(found_by_threads(0).await, THREADS);
+    silence.notify_last();
+    for round in 1..20 {
+        if found_by_threads(round).await == THREADS && round > 1 {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it was not replaced");
 }
 
 #[tokio::test]
