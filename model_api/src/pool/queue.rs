@@ -25,11 +25,14 @@ const LONG_WAIT: Duration = Duration::from_millis(250);
 const LONG_WAIT_BATCHES: u32 = 64;
 
 /// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before a
-/// queue is kept short no more. A moment will not do: telling hundreds that there is no room takes longer than a short queue
-/// lasts, and the next hundreds would then fill it.
+/// queue is kept short no more.
 const SPELL: Duration = Duration::from_secs(1);
 const SPELL_BATCHES: u32 = 16;
-const IDLE_PART: u32 = 4;
+const IDLE_PART: u32 = 8;
+
+/// For so long after it has begun to be, that counts for nothing: telling hundreds that there is no room takes longer than a
+/// short queue lasts, and the next hundreds would then fill it.
+const TURMOIL: Duration = LONG_WAIT;
 
 /// So long, or as long as a batch takes, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
@@ -165,7 +168,7 @@ impl Queue {
             } else if self.waiting().kept_short.is_some() {
                 let begun = Instant::now();
                 let _ = timeout(self.spell() / IDLE_PART, came).await;
-                self.was_idle(begun.elapsed());
+                self.was_idle(begun);
             } else {
                 came.await;
             }
@@ -229,7 +232,7 @@ impl Queue {
         let mut too_late = Vec::new();
         // Without a session everybody waits for the next one, which is not far, or is told that there is none.
         if waiting.serving > 0 && waiting.kept_short.is_none() {
-            waiting.kept_short = Some(Short::begin());
+            waiting.kept_short = Some(Short::begin(Instant::now() + TURMOIL));
             // A request that is long by itself has nobody before it to wait for.
             while waiting.interactive.entries.len() > 1 && self.wait(waiting.interactive.rows) > self.short_wait() {
                 too_late.extend(waiting.interactive.pop_last());
@@ -238,15 +241,15 @@ impl Queue {
         too_late
     }
 
-    /// A session had nothing to do for so long.
-    fn was_idle(&self, idle: Duration) {
+    /// A session has had nothing to do since then.
+    fn was_idle(&self, begun: Instant) {
         let mut waiting = self.waiting();
         let Some(short) = &mut waiting.kept_short else { return };
-        short.idle += idle;
+        short.idle += begun.max(short.since).elapsed();
         if short.idle >= self.spell() * self.sessions / IDLE_PART {
             waiting.kept_short = None;
         } else if short.since.elapsed() >= self.spell() {
-            *short = Short::begin();
+            *short = Short::begin(Instant::now());
         }
     }
 
@@ -321,8 +324,8 @@ impl Waiting {
 }
 
 impl Short {
-    fn begin() -> Self {
-        Self { since: Instant::now(), idle: Duration::ZERO }
+    fn begin(since: Instant) -> Self {
+        Self { since, idle: Duration::ZERO }
     }
 }
 

@@ -412,8 +412,8 @@ async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_there_is_
     settle().await;
     let told = outcomes(crowd().await).await;
     assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 2, "a moment without work is not enough");
-    // A quarter of what 16 batches take.
-    sleep(Duration::from_millis(1600)).await;
+    // An eighth of what 16 batches take.
+    sleep(Duration::from_millis(800)).await;
     assert!(outcomes(crowd().await).await.iter().all(Result::is_ok), "as many as before may wait");
 }
 
