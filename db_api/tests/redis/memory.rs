@@ -193,7 +193,7 @@ async fn a_connection_whose_other_end_has_gone_without_a_word_is_replaced() {
 }
 
 #[tokio::test]
-async fn so_is_one_that_only_another_thread_uses() {
+async fn a_silent_connection_that_only_another_thread_uses_is_replaced() {
     const THREADS: usize = 8;
     let Some(redis) = Redis::start("half-open-elsewhere") else { return };
     let (url, silence) = redis.proxy().await;
