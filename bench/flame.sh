@@ -28,10 +28,10 @@ binaries=$CARGO_TARGET_DIR/release
 folder=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; wait; rm -rf "$folder"' EXIT
 
-export HOST=127.0.0.1 LOG_LEVEL=warn DEVICE=cpu MODEL_NAME=mnist MODELS_DIR=$root/model_api/models APP_TYPE=cli
-PORT=21050 METRICS_ADDR=127.0.0.1:21150 "$binaries/model_api" &
+export HOST=127.0.0.1 DEVICE=cpu MODEL_NAME=mnist MODELS_DIR=$root/model_api/models APP_TYPE=cli
+PORT=21050 METRICS_ADDR=127.0.0.1:21150 "$binaries/model_api" 2>"$folder/model_api.log" &
 pid=$!
-PORT=21000 METRICS_ADDR=127.0.0.1:21100 MODEL_API_URL=http://127.0.0.1:21050 "$binaries/web_api" &
+PORT=21000 METRICS_ADDR=127.0.0.1:21100 MODEL_API_URL=http://127.0.0.1:21050 "$binaries/web_api" 2>"$folder/web_api.log" &
 [[ $service == model_api ]] || pid=$!
 until curl -sf --max-time 1 127.0.0.1:21000/health/ready >"$folder/ready"; do sleep 0.1; done
 "$binaries/load" 127.0.0.1:21000 "$@" --seconds 12 >"$folder/load" &
