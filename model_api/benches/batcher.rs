@@ -59,6 +59,7 @@ fn pool() -> Pool {
         unchanged: Arc::new(|| true),
     };
     let settings = PoolSettings {
+        bytes: 0,
         sessions: 1,
         queue: QueueLimits { rows: 1024, bytes: 64 << 20 },
         batch: BatchSettings::new(64, Duration::ZERO, Some(true), Duration::from_secs(30)),

@@ -101,6 +101,7 @@ impl Loader {
     fn pool_settings(&self, files: &ModelFiles, contents: &Contents) -> PoolSettings {
         let settings = &contents.settings;
         PoolSettings {
+            bytes: contents.bytes,
             sessions: self.sessions(contents),
             queue: self.settings.queue,
             batch: BatchSettings::new(

@@ -62,7 +62,7 @@ fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint) -> Arc<Pool> {
     let batch = BatchSettings::new(MAX_ROWS, Duration::ZERO, Some(true), Duration::from_secs(30));
     let meters = Metrics::register(&mut Registry::default()).session("mnist");
     let queue = QueueLimits { rows: 256, bytes: 64 << 20 };
-    Arc::new(Pool::start(launcher, blueprint, &PoolSettings { sessions: SESSIONS, queue, batch, meters }))
+    Arc::new(Pool::start(launcher, blueprint, &PoolSettings { bytes: 0, sessions: SESSIONS, queue, batch, meters }))
 }
 
 async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<Asked> {

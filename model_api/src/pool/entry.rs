@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::{Ran, RunError};
+use crate::session::common_rows;
 
 /// Who goes first where several wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,13 +81,6 @@ impl Entry {
     pub fn tell(self, answer: Result<Ran, RunError>) {
         let _ = self.answer.send(answer);
     }
-}
-
-/// How many rows all inputs have; `None` when they differ, or when there are none.
-fn common_rows(inputs: &[Tensor]) -> Option<usize> {
-    let (first, rest) = inputs.split_first()?;
-    let rows = first.rows().filter(|&rows| rows > 0)?;
-    rest.iter().all(|input| input.rows() == Some(rows)).then_some(rows)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod queue;
 mod restarts;
 mod rows;
 mod settings;
+mod sizes;
 mod worker;
 
 use std::sync::Arc;
@@ -55,6 +56,10 @@ struct Shared {
     rows: OnceCell<Rows>,
     /// What the running model has shown to the contrary.
     went_apart: AtomicBool,
+    /// The session started last runs on a card.
+    on_card: AtomicBool,
+    /// The model is too large to keep sizes apart, or a session has died of it.
+    keeps_no_sizes: AtomicBool,
 }
 
 /// A model's counters.
@@ -142,6 +147,8 @@ impl Pool {
             batch: settings.batch,
             rows: OnceCell::new(),
             went_apart: AtomicBool::new(false),
+            on_card: AtomicBool::new(false),
+            keeps_no_sizes: AtomicBool::new(settings.bytes > sizes::LARGEST_MODEL),
         });
         for number in 0..settings.sessions {
             let worker = Worker {
@@ -226,7 +233,8 @@ impl Shared {
             Some(Rows::Untried) => self.batch.claimed,
             _ => false,
         };
-        if together && !self.went_apart.load(Ordering::Relaxed) { self.batch } else { self.batch.alone() }
+        let batch = if self.on_card.load(Ordering::Relaxed) { self.batch.on_card() } else { self.batch };
+        if together && !self.went_apart.load(Ordering::Relaxed) { batch } else { batch.alone() }
     }
 }
 

@@ -6,6 +6,8 @@ use super::{Meters, QueueLimits};
 /// Bounds and counters of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
+    /// Of the model's files.
+    pub bytes: u64,
     /// How many sessions.
     pub sessions: usize,
     /// How much may wait.
@@ -37,6 +39,9 @@ const DEFAULT_ROWS: usize = 32;
 /// Unless the settings name a size: a larger batch makes everybody in it wait for longer than it saves anybody.
 const DEFAULT_LONGEST: Duration = Duration::from_millis(10);
 
+/// The same on a card, where more rows take little longer: with less, batches of few rows would never show that.
+const LONGEST_ON_CARD: Duration = Duration::from_millis(50);
+
 impl BatchSettings {
     /// For a model whose settings name this `max_batch_size` (0: no opinion), this `max_batch_time`, and whether its rows are
     /// independent.
@@ -48,6 +53,12 @@ impl BatchSettings {
         };
         let rows = if independent == Some(false) { 1 } else { rows };
         Self { max_rows: rows, max_wait, longest, claimed: independent == Some(true), run_timeout }
+    }
+
+    /// The same, on a card.
+    #[must_use]
+    pub fn on_card(self) -> Self {
+        Self { longest: self.longest.max(LONGEST_ON_CARD), ..self }
     }
 
     /// The same, with every request alone.
@@ -72,6 +83,12 @@ mod tests {
         let pace = Pace::default();
         pace.observe(1, row);
         BatchSettings::new(max_rows, Duration::ZERO, independent, RUN_TIMEOUT).rows(&pace)
+    }
+
+    #[test]
+    fn on_a_card_a_batch_may_take_longer_unless_the_settings_name_its_size() {
+        let longest = |max_rows| BatchSettings::new(max_rows, Duration::ZERO, None, RUN_TIMEOUT).on_card().longest;
+        assert_eq!((longest(0), longest(64)), (LONGEST_ON_CARD, RUN_TIMEOUT / 16));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tracing::{Instrument, Span, info, warn};
 use super::batch::{Answered, Batch, Past};
 use super::restarts::Restarts;
 use super::rows::{Rows, try_rows};
+use super::sizes::keep_sizes;
 use super::{Meters, RunError, Shared, State, best};
 use crate::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
 
@@ -90,22 +91,51 @@ impl<L: Launcher> Worker<L> {
 
     async fn launch(&self) -> Result<(Arc<Hello>, L::Session), StartError> {
         let (hello, mut session) = self.launcher.launch(&self.blueprint).await?;
-        let unchanged = Arc::clone(&self.blueprint.unchanged);
-        if !spawn_blocking(move || unchanged()).await.unwrap_or(false) {
-            return Err(StartError::Model(FILES_CHANGED.to_owned()));
-        }
+        self.check_files().await?;
+        self.shared.on_card.store(hello.device.name == "cuda", Ordering::Relaxed);
         self.try_rows(&mut session, &hello).await?;
+        let sizes = self.keep_sizes(&mut session, &hello).await?;
+        if !sizes.is_empty() {
+            // It has read them once more for each.
+            self.check_files().await?;
+        }
         let device = &hello.device;
         info!(
             model = self.blueprint.model,
             device = device.name,
             stepped_down = device.stepped_down,
             rows = ?self.shared.rows.get(),
+            ?sizes,
             "a session is warm"
         );
         self.meters.on_cpu.set((device.name == "cpu").into());
         self.meters.on_cuda.set((device.name == "cuda").into());
         Ok((Arc::new(hello), session))
+    }
+
+    async fn check_files(&self) -> Result<(), StartError> {
+        let unchanged = Arc::clone(&self.blueprint.unchanged);
+        let is_unchanged = spawn_blocking(move || unchanged()).await.unwrap_or(false);
+        if is_unchanged { Ok(()) } else { Err(StartError::Model(FILES_CHANGED.to_owned())) }
+    }
+
+    /// On a card, where rows of different callers go together. What a session dies of is not tried with the next one.
+    async fn keep_sizes(&self, session: &mut L::Session, hello: &Hello) -> Result<Vec<usize>, StartError> {
+        let batch = self.shared.batch();
+        if !self.shared.on_card.load(Ordering::Relaxed)
+            || batch.max_rows == 1
+            || self.shared.keeps_no_sizes.load(Ordering::Relaxed)
+        {
+            return Ok(Vec::new());
+        }
+        let kept = match timeout(batch.run_timeout, keep_sizes(session, hello, &self.blueprint, &batch)).await {
+            Ok(kept) => kept,
+            Err(_) => Err("that took too long".to_owned()),
+        };
+        kept.map_err(|reason| {
+            self.shared.keeps_no_sizes.store(true, Ordering::Relaxed);
+            StartError::Died(format!("when it was to keep batches of different sizes apart, {reason}"))
+        })
     }
 
     /// Finds out, once for each model, whether requests of different callers may be run together.

@@ -55,8 +55,12 @@ fn serve(orders: &mut UnixStream, endings: UnixStream) -> io::Result<()> {
     ending.arm(model.interrupt());
     frame::write(orders, &Reply::Hello(hello), &[])?;
     while let Ok((order, inputs)) = frame::read(&mut socket) {
-        let Order::Run(number) = order else { return Err(io::Error::other("a second model cannot be loaded")) };
-        let ran = if ending.begin(number) { model.run(&inputs) } else { Err(SessionError::GivenUp) };
+        let ran = match order {
+            Order::Run(number) if ending.begin(number) => model.run(&inputs),
+            Order::Run(_) => Err(SessionError::GivenUp),
+            Order::KeepSize(rows) => model.keep_size(rows).map(|()| Vec::new()).map_err(SessionError::Refused),
+            Order::Load(_) => return Err(io::Error::other("a second model cannot be loaded")),
+        };
         match ran {
             Ok(outputs) => answer(orders, &outputs)?,
             Err(SessionError::Refused(reason)) => frame::write(orders, &Reply::Refused(reason), &[])?,

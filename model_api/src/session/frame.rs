@@ -5,8 +5,9 @@
 //! ```
 //!
 //! The parent begins with `Load` and waits for `Hello` or `Failed`; then each `Run` is answered by `Answer`, `Refused` or
-//! `Terminated`. One run at a time: a second thread in ONNX Runtime would only compete for the same cores. The number of a
-//! run that is to end goes to the child by another way ([`super::ending`]), since nobody reads here while one is under way.
+//! `Terminated`, and each `KeepSize` by `Answer` or `Refused`. One run at a time: a second thread in ONNX Runtime would only
+//! compete for the same cores. The number of a run that is to end goes to the child by another way ([`super::ending`]), since
+//! nobody reads here while one is under way.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub enum Order {
     Load(Load),
     /// Run the model on the frame's tensors. Runs are numbered from 1.
     Run(u64),
+    /// Keep a session for batches of so many rows ([`super::sizes`]). Answered without tensors.
+    KeepSize(usize),
 }
 
 /// What a child needs to know to open a model.

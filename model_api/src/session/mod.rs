@@ -12,13 +12,14 @@ mod frame;
 mod graph;
 mod onnx;
 mod process;
+mod sizes;
 mod strings;
 mod value;
 mod warm_up;
 mod words;
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use child::main as child_main;
 pub use process::ChildLauncher;
+pub use sizes::common_rows;
 pub use warm_up::{narrows, trial_row};
 
 /// `DEVICE`: where a model may run.
@@ -115,6 +117,13 @@ pub trait Session: Send + 'static {
         requests: &[&[Tensor]],
         give_up: impl Future<Output = ()> + Send,
     ) -> impl Future<Output = Result<Vec<Tensor>, SessionError>> + Send;
+
+    /// From here on batches of up to so many rows, and of more than any smaller size that is kept, are run as ones of so
+    /// many. Only for a model whose rows are independent of each other. Dropping the future early is as with [`Self::run`].
+    /// Nothing by default.
+    fn keep_size(&mut self, _rows: usize) -> impl Future<Output = Result<(), SessionError>> + Send {
+        ready(Ok(()))
+    }
 
     /// Resolves, with the reason, when the session has died by itself. Cancel-safe.
     fn died(&mut self) -> impl Future<Output = String> + Send;

@@ -1,5 +1,6 @@
 //! ONNX Runtime itself, through `ort`. Only a child process gets here.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
@@ -19,6 +20,7 @@ use tracing::warn;
 use super::device::{self, Kind, Opened};
 use super::frame::Load;
 use super::graph::Graph;
+use super::sizes::{Filled, common_rows};
 use super::words::for_callers;
 use super::{Hello, SessionError, StartError, value, warm_up};
 use crate::{digest, external_data};
@@ -26,6 +28,10 @@ use crate::{digest, external_data};
 /// A model, open and warm.
 pub struct Onnx {
     session: Session,
+    /// For batches of one size each, by their rows.
+    sized: BTreeMap<usize, Session>,
+    environment: Environment,
+    load: Load,
     kind: Kind,
     graph: Graph,
     options: Arc<Options>,
@@ -69,7 +75,7 @@ impl Onnx {
         let library_knows_cuda = ep::CUDA::is_available().unwrap_or(false);
         let Opened { model, kind, stepped_down } = device::open(load.device, library_knows_cuda, |kind| {
             let mut model = Self::open_on(&environment, load, kind)?;
-            model.warm_up(&environment, load)?;
+            model.warm_up()?;
             Ok(model)
         })?;
         let device = Device { name: kind.name().to_owned(), stepped_down, runtime: version(&load.library) };
@@ -79,18 +85,17 @@ impl Onnx {
     }
 
     fn open_on(environment: &Environment, load: &Load, kind: Kind) -> Result<Self, String> {
-        let builder = Session::builder(environment).map_err(said)?;
-        let builder = options(builder, load.threads, kind).map_err(said)?;
-        let mut builder = with_data_files(builder, &load.graph)?;
-        let session = builder.commit_from_file(&load.graph).map_err(said)?;
+        let session = open_session(environment, load, kind)?;
         let graph = Graph::read(session.inputs(), session.outputs())?;
         let served = graph.outputs.iter().fold(OutputSelector::no_default(), |all, output| all.with(&output.name));
         let run = RunOptions::new().map_err(said)?.with_outputs(served);
         let options = Arc::new(Options { run, is_set: AtomicBool::new(false) });
-        Ok(Self { session, kind, graph, options })
+        let (environment, load) = (environment.clone(), load.clone());
+        Ok(Self { session, sized: BTreeMap::new(), environment, load, kind, graph, options })
     }
 
-    fn warm_up(&mut self, environment: &Environment, load: &Load) -> Result<(), String> {
+    fn warm_up(&mut self) -> Result<(), String> {
+        let load = &self.load;
         let inputs: Vec<Tensor> =
             self.graph.inputs.iter().map(|input| warm_up::input(input, load)).collect::<Result<_, _>>()?;
         let failed = |reason| Err(format!("the first run failed: {reason}"));
@@ -104,10 +109,10 @@ impl Onnx {
         // On CUDA it is the CPU that tells such a model from a device that does not work: it must refuse them as well.
         let is_the_models = || match self.kind {
             Kind::Cpu => true,
-            Kind::Cuda => Self::open_on(environment, load, Kind::Cpu)
+            Kind::Cuda => Self::open_on(&self.environment, &self.load, Kind::Cpu)
                 .is_ok_and(|mut on_cpu| matches!(on_cpu.run(&inputs), Err(SessionError::Refused(_)))),
         };
-        if warm_up::is_guessed(&self.graph.inputs, load) && is_the_models() {
+        if warm_up::is_guessed(&self.graph.inputs, &self.load) && is_the_models() {
             warn!(reason, "the model refuses its first run, whose inputs were guessed; it is served all the same");
             return Ok(());
         }
@@ -119,27 +124,65 @@ impl Onnx {
         Interrupt(Arc::clone(&self.options))
     }
 
-    /// Runs the model once.
-    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
-        let inputs: Vec<(&str, SessionInputValue)> = inputs
-            .iter()
-            .map(|tensor| Ok((tensor.name.as_str(), value::to_ort(tensor)?)))
-            .collect::<Result<_, String>>()
-            .map_err(SessionError::Refused)?;
-        let (kind, options) = (self.kind, &self.options);
-        let failed = |error| match failure(kind, said(error)) {
-            // Whatever it says of it: it would not have failed by itself.
-            SessionError::Refused(_) if options.is_set.load(Ordering::SeqCst) => SessionError::GivenUp,
-            failure => failure,
-        };
-        let outputs = self.session.run_with_options(inputs, &options.run).map_err(failed)?;
-        self.graph
-            .outputs
-            .iter()
-            .zip(outputs.values())
-            .map(|(spec, output)| value::from_ort(spec, &output).map_err(SessionError::Refused))
-            .collect()
+    /// Keeps a session for batches of so many rows.
+    pub fn keep_size(&mut self, rows: usize) -> Result<(), String> {
+        let session = open_session(&self.environment, &self.load, self.kind)?;
+        self.sized.insert(rows, session);
+        Ok(())
     }
+
+    /// Runs the model once: on the session for the smallest size that is large enough, where there is one.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
+        let Self { session, sized, graph, options, kind, .. } = self;
+        let rows = common_rows(inputs).unwrap_or(usize::MAX);
+        if let Some((&size, session)) = sized.range_mut(rows..).next()
+            && let Some(filled) = Filled::new(inputs, size)
+        {
+            match run(session, *kind, graph, options, &filled.inputs) {
+                Ok(outputs) => {
+                    if let Some(outputs) = filled.cut(&outputs) {
+                        return Ok(outputs);
+                    }
+                }
+                // Of rows that nobody asked for nobody is to hear.
+                Err(SessionError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        run(session, *kind, graph, options, inputs)
+    }
+}
+
+fn open_session(environment: &Environment, load: &Load, kind: Kind) -> Result<Session, String> {
+    let builder = Session::builder(environment).map_err(said)?;
+    let builder = options(builder, load.threads, kind).map_err(said)?;
+    with_data_files(builder, &load.graph)?.commit_from_file(&load.graph).map_err(said)
+}
+
+fn run(
+    session: &mut Session,
+    kind: Kind,
+    graph: &Graph,
+    options: &Options,
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>, SessionError> {
+    let inputs: Vec<(&str, SessionInputValue)> = inputs
+        .iter()
+        .map(|tensor| Ok((tensor.name.as_str(), value::to_ort(tensor)?)))
+        .collect::<Result<_, String>>()
+        .map_err(SessionError::Refused)?;
+    let failed = |error| match failure(kind, said(error)) {
+        // Whatever it says of it: it would not have failed by itself.
+        SessionError::Refused(_) if options.is_set.load(Ordering::SeqCst) => SessionError::GivenUp,
+        failure => failure,
+    };
+    let outputs = session.run_with_options(inputs, &options.run).map_err(failed)?;
+    graph
+        .outputs
+        .iter()
+        .zip(outputs.values())
+        .map(|(spec, output)| value::from_ort(spec, &output).map_err(SessionError::Refused))
+        .collect()
 }
 
 /// Reads the files in which the graph keeps tensors. ONNX Runtime by itself maps them into memory: who then overwrites one

@@ -172,13 +172,11 @@ impl Session for ChildSession {
         give_up: impl Future<Output = ()> + Send,
     ) -> Result<Vec<Tensor>, SessionError> {
         self.runs += 1;
-        match self.ask(&Order::Run(self.runs), requests, give_up).await {
-            Ok((Reply::Answer, outputs)) => Ok(outputs),
-            Ok((Reply::Refused(reason), _)) => Err(SessionError::Refused(reason)),
-            Ok((Reply::Terminated, _)) => Err(SessionError::GivenUp),
-            Ok(_) => Err(nonsense()),
-            Err(error) => Err(error),
-        }
+        answer(self.ask(&Order::Run(self.runs), requests, give_up).await?)
+    }
+
+    async fn keep_size(&mut self, rows: usize) -> Result<(), SessionError> {
+        answer(self.ask(&Order::KeepSize(rows), &[], pending()).await?).map(drop)
     }
 
     async fn died(&mut self) -> String {
@@ -186,6 +184,15 @@ impl Session for ChildSession {
             Ok(status) => cause_of_death(status),
             Err(error) => format!("the session process was lost: {error}"),
         }
+    }
+}
+
+fn answer((reply, outputs): (Reply, Vec<Tensor>)) -> Result<Vec<Tensor>, SessionError> {
+    match reply {
+        Reply::Answer => Ok(outputs),
+        Reply::Refused(reason) => Err(SessionError::Refused(reason)),
+        Reply::Terminated => Err(SessionError::GivenUp),
+        Reply::Hello(_) | Reply::Failed(_) => Err(nonsense()),
     }
 }
 

@@ -42,10 +42,20 @@ fn start_before(
     batch: BatchSettings,
     unchanged: Arc<dyn Fn() -> bool + Send + Sync>,
 ) -> Arc<Pool> {
+    start_of(fake, 1000, queue, batch, unchanged)
+}
+
+fn start_of(
+    fake: &Fake,
+    bytes: u64,
+    queue: QueueLimits,
+    batch: BatchSettings,
+    unchanged: Arc<dyn Fn() -> bool + Send + Sync>,
+) -> Arc<Pool> {
     let blueprint =
         Blueprint { model: "m".to_owned(), graph: PathBuf::new(), threads: 1, shapes: BTreeMap::new(), unchanged };
     let meters = Metrics::register(&mut Registry::default()).session("m");
-    let settings = PoolSettings { sessions: 1, queue, batch, meters };
+    let settings = PoolSettings { bytes, sessions: 1, queue, batch, meters };
     Arc::new(Pool::start(fake, &blueprint, &settings))
 }
 
@@ -426,4 +436,35 @@ async fn a_request_that_takes_long_by_itself_is_run_when_nothing_waits_before_it
     let many = Tensor::from_f32("x", Datatype::Fp32, vec![100, 2, 2, 1], &[1.0; 400]).unwrap();
     let ran = pool.run(vec![many], Urgency::Interactive).await.unwrap();
     assert_eq!(ran.outputs[0].shape[0], 100, "a row takes 0.4 s, as far as is known");
+}
+
+/// The sizes that a session on this card keeps apart.
+async fn sizes_on(fake: &Fake, max_rows: usize) -> Vec<usize> {
+    start_with(fake, max_rows, Duration::ZERO).ready(|_| ()).await.unwrap();
+    fake.kept.lock().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_card_sizes_are_kept_apart_where_another_one_is_dear() {
+    let dear = Duration::from_millis(100);
+    assert_eq!(sizes_on(&Fake::on_card(dear), 6).await, [1, 2, 4, 6]);
+    let cheap = Fake::on_card(Duration::from_millis(8));
+    assert!(sizes_on(&cheap, 6).await.is_empty(), "another size costs less than a run");
+    assert!(sizes_on(&Fake::on_card(dear), 1).await.is_empty(), "every request runs alone");
+    let on_cpu = Fake::changing_slowly(dear);
+    assert!(sizes_on(&on_cpu, 6).await.is_empty());
+    let (large, batch) = (Fake::on_card(dear), BatchSettings::new(6, Duration::ZERO, None, RUN_TIMEOUT));
+    start_of(&large, 1 << 30, QUEUE, batch, Arc::new(|| true)).ready(|_| ()).await.unwrap();
+    assert!(large.kept.lock().unwrap().is_empty(), "its weights would take the card's memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_dies_of_keeping_sizes_is_followed_by_one_that_keeps_none() {
+    let fake = Fake::on_small_card(Duration::from_millis(100), 4);
+    let pool = start_with(&fake, 64, Duration::ZERO);
+    let mut reasons = Vec::new();
+    pool.ready(|reason| reasons.push(reason.to_string())).await.unwrap();
+    assert_eq!(fake.launches(), 2);
+    assert!(reasons.iter().all(|reason| reason.ends_with("different sizes apart, no memory")), "{reasons:?}");
+    run(&pool, 0.5).await.unwrap();
 }

@@ -91,6 +91,31 @@ async fn every_datatype_comes_back_bit_for_bit() {
 }
 
 #[tokio::test]
+async fn with_sizes_kept_apart_every_batch_is_answered_as_before() {
+    let inputs = [("numbers", Datatype::Fp32, &[-1, 3][..]), ("words", Datatype::Bytes, &[-1, 3])];
+    let Some(mut opened) = open(onnx::identities(&inputs)).await else { return };
+    for size in [1, 2, 4, 6] {
+        opened.session.keep_size(size).await.unwrap();
+    }
+    for rows in [3, 1, 6, 2, 5, 7, 4, 100, 0] {
+        let words: Vec<String> = (0..rows * 3).map(|number| number.to_string()).collect();
+        let words = Tensor::from_strings("words", vec![rows, 3], words);
+        opened
+            .gives_back(&[tensor("numbers", Datatype::Fp32, &[rows, 3], bits(Datatype::Fp32, rows * 3)), words])
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_rows_that_nobody_asked_for_is_told_to_nobody() {
+    let Some(mut opened) = open(onnx::two_by_three(-1)).await else { return };
+    opened.session.keep_size(8).await.unwrap();
+    let six = tensor("x", Datatype::Fp32, &[6], bits(Datatype::Fp32, 6));
+    let outputs = opened.session.run(&[std::slice::from_ref(&six)], pending()).await.unwrap();
+    assert_eq!((&outputs[0].shape, &outputs[0].data), (&vec![2, 3], &six.data));
+}
+
+#[tokio::test]
 async fn strings_are_any_bytes_of_any_length() {
     let Some(mut opened) = open(onnx::identities(&[("x", Datatype::Bytes, &[-1])])).await else { return };
     let large = vec![b'a'; 10 << 20];

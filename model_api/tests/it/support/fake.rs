@@ -38,6 +38,13 @@ pub struct Fake {
     pause: Duration,
     /// Answers one row, however many there are.
     answers_one_row: bool,
+    /// A run of another size than the last one takes so much longer, unless its size is kept.
+    change_takes: Duration,
+    /// Sizes that a session dies of when it is to keep them.
+    too_large: usize,
+    last_size: usize,
+    /// Sizes that are kept.
+    pub kept: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Fake {
@@ -58,6 +65,23 @@ impl Fake {
     /// Whose answers have one row, whatever was asked.
     pub fn answering_one_row() -> Self {
         Self { answers_one_row: true, ..Self::default() }
+    }
+
+    /// Takes 10 ms for a run, and so much longer for one of another size than the last.
+    pub fn changing_slowly(change_takes: Duration) -> Self {
+        Self { pause: Duration::from_millis(10), change_takes, too_large: usize::MAX, ..Self::default() }
+    }
+
+    /// [`Self::changing_slowly`] on a card.
+    pub fn on_card(change_takes: Duration) -> Self {
+        let device = Device { name: "cuda".to_owned(), ..hello().device };
+        let hello = Hello { device, ..hello() };
+        Self { hello: Some(Arc::new(hello)), ..Self::changing_slowly(change_takes) }
+    }
+
+    /// [`Self::on_card`], whose memory does not do for a session of so many rows.
+    pub fn on_small_card(change_takes: Duration, too_large: usize) -> Self {
+        Self { too_large, ..Self::on_card(change_takes) }
     }
 
     pub fn launches(&self) -> usize {
@@ -93,8 +117,12 @@ impl Session for Fake {
             self.runs.fetch_add(1, Ordering::SeqCst);
             self.batches.lock().unwrap().push(requests.len());
         }
-        if !self.pause.is_zero() {
-            sleep(self.pause).await;
+        let rows = values.len() / 4;
+        let is_change =
+            rows != std::mem::replace(&mut self.last_size, rows) && !self.kept.lock().unwrap().contains(&rows);
+        let pause = if is_change { self.pause + self.change_takes } else { self.pause };
+        if !pause.is_zero() {
+            sleep(pause).await;
         }
         let answer = |values: &[f32]| {
             let rows = if self.answers_one_row { 1 } else { values.len() / 4 };
@@ -120,6 +148,14 @@ impl Session for Fake {
             return answer(&vec![f32::NAN; values.len()]);
         }
         answer(&values)
+    }
+
+    async fn keep_size(&mut self, rows: usize) -> Result<(), SessionError> {
+        if rows >= self.too_large {
+            return Err(SessionError::Died("no memory".to_owned()));
+        }
+        self.kept.lock().unwrap().push(rows);
+        Ok(())
     }
 
     async fn died(&mut self) -> String {
