@@ -5,6 +5,7 @@
 //! as its standard input. [`crate::pool`] keeps a model's children alive and hands them batches; everything above it sees
 //! tensors going in and out. Tests put a [`Launcher`] of their own in the children's place.
 
+mod card;
 mod child;
 mod device;
 mod ending;
@@ -119,8 +120,8 @@ pub trait Session: Send + 'static {
     ) -> impl Future<Output = Result<Vec<Tensor>, SessionError>> + Send;
 
     /// From here on batches of up to so many rows, and of more than any smaller size that is kept, are run as ones of so
-    /// many. Only for a model whose rows are independent of each other. Dropping the future early is as with [`Self::run`].
-    /// Nothing by default.
+    /// many. Only for a model whose rows are independent of each other. Refused where it would take memory that others need.
+    /// Dropping the future early is as with [`Self::run`]. Nothing by default.
     fn keep_size(&mut self, _rows: usize) -> impl Future<Output = Result<(), SessionError>> + Send {
         ready(Ok(()))
     }

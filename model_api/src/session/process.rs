@@ -17,6 +17,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::card;
 use super::frame::{self, Load, Order, Reply};
 use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
 
@@ -52,6 +53,8 @@ pub struct ChildSession {
     endings: UnixStream,
     /// Of runs so far.
     runs: u64,
+    /// Whether it runs on one.
+    on_card: bool,
 }
 
 impl Launcher for ChildLauncher {
@@ -76,6 +79,7 @@ impl Launcher for ChildLauncher {
             }
             Err(_) => return Err(StartError::Died(format!("the model did not load within {:?}", self.start_timeout))),
         };
+        child.on_card = hello.device.name == "cuda";
         Ok((hello, child))
     }
 }
@@ -101,7 +105,7 @@ impl ChildSession {
             .spawn()?;
         let (replies, orders) = UnixStream::from_std(orders)?.into_split();
         let replies = BufReader::with_capacity(REPLY_BUFFER, replies);
-        Ok(Self { process, replies, orders, endings: UnixStream::from_std(endings)?, runs: 0 })
+        Ok(Self { process, replies, orders, endings: UnixStream::from_std(endings)?, runs: 0, on_card: false })
     }
 
     async fn ask(
@@ -176,6 +180,9 @@ impl Session for ChildSession {
     }
 
     async fn keep_size(&mut self, rows: usize) -> Result<(), SessionError> {
+        if self.on_card {
+            card::has_room().await.map_err(SessionError::Refused)?;
+        }
         answer(self.ask(&Order::KeepSize(rows), &[], pending()).await?).map(drop)
     }
 
@@ -220,7 +227,8 @@ mod tests {
         let (socket, _theirs) = UnixStream::pair().unwrap();
         let (replies, orders) = socket.into_split();
         let (endings, _theirs) = UnixStream::pair().unwrap();
-        let mut session = ChildSession { process, replies: BufReader::new(replies), orders, endings, runs: 0 };
+        let mut session =
+            ChildSession { process, replies: BufReader::new(replies), orders, endings, runs: 0, on_card: false };
         let input = Tensor::from_f32(&"x".repeat(2 << 20), Datatype::Fp32, vec![1], &[0.5]).unwrap();
         let run = timeout(Duration::from_secs(5), session.run(&[&[input]], pending())).await.unwrap();
         assert_eq!(run, Err(SessionError::Refused("the inputs are too large for a session".to_owned())));
