@@ -92,7 +92,7 @@ impl<L: Launcher> Worker<L> {
     async fn launch(&self) -> Result<(Arc<Hello>, L::Session), StartError> {
         let (hello, mut session) = self.launcher.launch(&self.blueprint).await?;
         self.check_files().await?;
-        self.shared.on_card.store(hello.device.name == "cuda", Ordering::Relaxed);
+        self.shared.on_card.store(hello.is_on_card(), Ordering::Relaxed);
         self.try_rows(&mut session, &hello).await?;
         let sizes = self.keep_sizes(&mut session, &hello).await?;
         if !sizes.is_empty() {
@@ -105,11 +105,11 @@ impl<L: Launcher> Worker<L> {
             device = device.name,
             stepped_down = device.stepped_down,
             rows = ?self.shared.rows.get(),
-            ?sizes,
+            sizes = (!sizes.is_empty()).then(|| debug(&sizes)),
             "a session is warm"
         );
         self.meters.on_cpu.set((device.name == "cpu").into());
-        self.meters.on_cuda.set((device.name == "cuda").into());
+        self.meters.on_cuda.set(hello.is_on_card().into());
         Ok((Arc::new(hello), session))
     }
 
@@ -122,10 +122,7 @@ impl<L: Launcher> Worker<L> {
     /// On a card, where rows of different callers go together. What a session dies of is not tried with the next one.
     async fn keep_sizes(&self, session: &mut L::Session, hello: &Hello) -> Result<Vec<usize>, StartError> {
         let batch = self.shared.batch();
-        if !self.shared.on_card.load(Ordering::Relaxed)
-            || batch.max_rows == 1
-            || self.shared.keeps_no_sizes.load(Ordering::Relaxed)
-        {
+        if !hello.is_on_card() || batch.max_rows == 1 || self.shared.keeps_no_sizes.load(Ordering::Relaxed) {
             return Ok(Vec::new());
         }
         let kept = match timeout(batch.run_timeout, keep_sizes(session, hello, &self.blueprint, &batch)).await {

@@ -29,6 +29,7 @@ use open_inference::{Tensor, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 pub use child::main as child_main;
+use device::Kind;
 pub use process::ChildLauncher;
 pub use sizes::common_rows;
 pub use warm_up::{narrows, trial_row};
@@ -55,6 +56,13 @@ pub struct Hello {
     pub left_out: Vec<String>,
     /// What really runs.
     pub device: Device,
+}
+
+impl Hello {
+    /// Whether the session runs on a graphics card.
+    pub fn is_on_card(&self) -> bool {
+        self.device.name == Kind::Cuda.name()
+    }
 }
 
 /// What is needed to start a session of a model.

@@ -135,9 +135,8 @@ impl Onnx {
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
         let Self { session, sized, graph, options, kind, .. } = self;
         let rows = common_rows(inputs).unwrap_or(usize::MAX);
-        if let Some((&size, session)) = sized.range_mut(rows..).next()
-            && let Some(filled) = Filled::new(inputs, size)
-        {
+        if let Some((&size, session)) = sized.range_mut(rows..).next() {
+            let Some(filled) = Filled::new(inputs, size) else { return run(session, *kind, graph, options, inputs) };
             match run(session, *kind, graph, options, &filled.inputs) {
                 Ok(outputs) => {
                     if let Some(outputs) = filled.cut(&outputs) {

@@ -79,7 +79,7 @@ impl Launcher for ChildLauncher {
             }
             Err(_) => return Err(StartError::Died(format!("the model did not load within {:?}", self.start_timeout))),
         };
-        child.on_card = hello.device.name == "cuda";
+        child.on_card = hello.is_on_card();
         Ok((hello, child))
     }
 }
