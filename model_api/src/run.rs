@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use service::body::BodyReader;
 use service::middleware::HttpMetrics;
 use service::readiness::Readiness;
-use service::server::serve;
+use service::server::{listen, serve};
 use service::settings::ServerSettings;
 use service::shutdown;
 use tokio::net::TcpListener;
@@ -34,8 +34,8 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
     info!(models = names, device = ?settings.device, threads = settings.session_threads, "model_api starts");
     let mut registry = Registry::with_prefix("model_api");
     let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
-    let listener = bind(settings.server.address).await?;
-    let metrics_listener = bind(settings.server.metrics_address).await?;
+    let listener = bind(settings.server.address)?;
+    let metrics_listener = bind(settings.server.metrics_address)?;
     let signalled = shutdown::signalled()?;
 
     let watch = Watch::new(repository.clone(), settings.models.clone());
@@ -81,8 +81,8 @@ async fn serve_metrics(listener: TcpListener, registry: Registry, settings: &Ser
     let _ = serve(listener, router, settings, &Readiness::default(), pending()).await;
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}"))
 }
 
 fn launcher(settings: &Settings) -> ChildLauncher {

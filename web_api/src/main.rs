@@ -10,7 +10,6 @@ use service::readiness::Readiness;
 use service::settings::SettingError;
 use service::telemetry::LogSettings;
 use service::{health, metrics, server, shutdown};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 use web_api::app::{App, health_router, job_worker, router};
@@ -64,10 +63,9 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     let worker = job_worker(&app, &settings.jobs);
 
     let server = &settings.server;
-    let listener = TcpListener::bind(server.address).await.with_context(|| format!("PORT {}", server.address))?;
-    let numbers = TcpListener::bind(server.metrics_address)
-        .await
-        .with_context(|| format!("METRICS_ADDR {}", server.metrics_address))?;
+    let listener = server::listen(server.address).with_context(|| format!("PORT {}", server.address))?;
+    let numbers =
+        server::listen(server.metrics_address).with_context(|| format!("METRICS_ADDR {}", server.metrics_address))?;
     info!(address = %server.address, app_type = settings.app_type.as_str(), "web_api listens");
 
     // Kept to the end: what is still to be done when connections have ended is done there.

@@ -1,4 +1,6 @@
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +25,23 @@ use crate::settings::ServerSettings;
 /// What an HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Connections that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`). Whoever comes when it is
+/// full is not heard, and tries again a second later; with the 128 that are customary, that befell some of 700 that came at once.
+const BACKLOG: u32 = 4096;
+
 /// The drain took longer than `DRAIN_TIMEOUT_MS`; what was still open has been cut.
 #[derive(Debug, thiserror::Error)]
 #[error("connections were still busy after {0:?} and have been cut")]
 pub struct DrainTimeout(Duration);
+
+/// A socket that listens there.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A new process takes the port over while connections of the last one are still ending.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `app` until `stop` resolves, then ends in the order that loses nothing: unready at once, a lame duck that
 /// still accepts, no new connections, what was begun finishes.
@@ -185,7 +200,6 @@ async fn refuse(mut stream: TcpStream) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::net::SocketAddr;
     use std::time::Instant;
 
     use axum::routing::get;
@@ -207,8 +221,8 @@ mod tests {
         task: JoinHandle<Result<(), DrainTimeout>>,
     }
 
-    async fn start(header_timeout: Duration) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fn start(header_timeout: Duration) -> Server {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let settings = ServerSettings {
             header_timeout,
@@ -245,8 +259,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn hundreds_that_come_at_once_need_not_come_again() {
+        // Nobody accepts.
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connections = Vec::new();
+        for number in 0..400 {
+            let connected = timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
+            connections.push(connected.unwrap_or_else(|_| panic!("connection {number} was not heard")).unwrap());
+        }
+    }
+
+    #[tokio::test]
     async fn a_connection_lives_on_the_core_that_has_the_fewest() {
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         let mut connections = Vec::new();
         let mut threads = HashMap::new();
         for _ in 0..4 {
@@ -263,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_begin_is_closed_in_time() {
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         for said in [&b""[..], b"PRI * HT", b"GET / HT"] {
             let mut stream = TcpStream::connect(server.address).await.unwrap();
             let begun = Instant::now();
@@ -275,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_in_time() {
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         // Unread, the answer fills the buffers of both ends; read after the time, it breaks off.
@@ -285,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_in_pieces_that_begins_like_http2_is_served() {
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         for piece in [&b"P"[..], b"OST / HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\nContent-Length: 0\r\n\r\n"] {
             stream.write_all(piece).await.unwrap();
@@ -297,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn http2_in_pieces_is_served() {
         const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         for piece in [&HTTP2_PREFACE[..10], &HTTP2_PREFACE[10..], &NO_SETTINGS] {
             stream.write_all(piece).await.unwrap();
@@ -311,7 +337,7 @@ mod tests {
     #[tokio::test]
     async fn as_many_small_messages_as_a_stream_has_room_for_end_no_connection() {
         const MESSAGE: usize = 50;
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(&[&HTTP2_PREFACE[..], &frame(4, 0, 0, b"")].concat()).await.unwrap();
         let (_, settings) = read_frame(&mut stream).await;
@@ -324,7 +350,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hundred_calls_that_are_cancelled_at_once_end_no_other() {
-        let server = start(HEADER_TIMEOUT).await;
+        let server = start(HEADER_TIMEOUT);
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         let slow = |stream| frame(1, 5, stream, SLOW);
         let cancelled =
@@ -362,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_drain_finishes_what_was_begun_and_does_not_wait_for_the_silent() {
-        let server = start(Duration::from_mins(1)).await;
+        let server = start(Duration::from_mins(1));
         let silent = TcpStream::connect(server.address).await.unwrap();
         let mut idle = TcpStream::connect(server.address).await.unwrap();
         idle.write_all(REQUEST).await.unwrap();
