@@ -42,6 +42,10 @@ const DEFAULT_LONGEST: Duration = Duration::from_millis(10);
 /// The same on a card, where more rows take little longer: with less, batches of few rows would never show that.
 const LONGEST_ON_CARD: Duration = Duration::from_millis(50);
 
+/// Where rows together take as long as one after the other, a batch saves no more than its way to the session: it may take
+/// this part of the time, since everybody in it waits for all of it.
+const LITTLE: u32 = 4;
+
 impl BatchSettings {
     /// For a model whose settings name this `max_batch_size` (0: no opinion), this `max_batch_time`, and whether its rows are
     /// independent.
@@ -69,7 +73,8 @@ impl BatchSettings {
 
     /// Rows of the next batch at the most.
     pub fn rows(&self, pace: &Pace) -> usize {
-        self.max_rows.min(pace.rows_within(self.longest))
+        let longest = if pace.saves_together() { self.longest } else { self.longest / LITTLE };
+        self.max_rows.min(pace.rows_within(longest))
     }
 }
 
@@ -99,5 +104,15 @@ mod tests {
         assert_eq!(rows(64, Some(true), Duration::from_millis(500)), 4);
         assert_eq!(rows(64, Some(false), Duration::from_micros(1)), 1);
         assert_eq!(rows(1, None, Duration::from_micros(1)), 1);
+    }
+
+    #[test]
+    fn a_batch_that_saves_little_is_kept_small() {
+        let pace = Pace::default();
+        pace.observe(2, Duration::from_millis(4));
+        let rows = |max_rows: usize| BatchSettings::new(max_rows, Duration::ZERO, None, RUN_TIMEOUT).rows(&pace);
+        assert_eq!(rows(0), 5);
+        pace.observe(1, Duration::from_millis(2));
+        assert_eq!((rows(0), rows(64)), (1, 64), "unless the settings name a size");
     }
 }
