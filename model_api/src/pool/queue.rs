@@ -20,9 +20,11 @@ use super::entry::{Entry, Urgency};
 use super::pace::Pace;
 use super::{BatchSettings, Meters, RunError};
 
-/// So long, or as long as [`LONG_WAIT_BATCHES`] batches take, somebody may have to wait before the queue is shortened.
-const LONG_WAIT: Duration = Duration::from_millis(250);
-const LONG_WAIT_BATCHES: u32 = 64;
+/// So long somebody may have to wait before the queue is shortened, or longer where no more batches wait than a crowd asks for:
+/// so many for each session, and so many at the least. Clients of one question each are always let in up to there.
+const LONG_WAIT: Duration = Duration::from_millis(150);
+const CROWD_OF_SESSION: u32 = 32;
+const CROWD: u32 = 64;
 
 /// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before a
 /// queue is kept short no more.
@@ -32,7 +34,7 @@ const IDLE_PART: u32 = 8;
 
 /// For so long after it has begun to be, that counts for nothing: telling hundreds that there is no room takes longer than a
 /// short queue lasts, and the next hundreds would then fill it.
-const TURMOIL: Duration = LONG_WAIT;
+const TURMOIL: Duration = Duration::from_millis(250);
 
 /// So long, or as long as a batch takes, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
@@ -224,7 +226,7 @@ impl Queue {
             rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
         fits && (waiting.kept_short.is_none()
             || entry.urgency == Urgency::Background
-            || self.wait(waiting.interactive.rows + 1) <= self.short_wait())
+            || self.wait(waiting.interactive.rows + 1) < self.short_wait())
     }
 
     /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
@@ -241,11 +243,12 @@ impl Queue {
         too_late
     }
 
-    /// A session has had nothing to do since then.
+    /// A session has had nothing to do from then until somebody came, which on a busy machine is a while before it is here.
     fn was_idle(&self, begun: Instant) {
         let mut waiting = self.waiting();
+        let until = waiting.first().map_or_else(Instant::now, |first| first.since);
         let Some(short) = &mut waiting.kept_short else { return };
-        short.idle += begun.max(short.since).elapsed();
+        short.idle += until.saturating_duration_since(begun.max(short.since));
         if short.idle >= self.spell() * self.sessions / IDLE_PART {
             waiting.kept_short = None;
         } else if short.since.elapsed() >= self.spell() {
@@ -258,7 +261,8 @@ impl Queue {
     }
 
     fn is_long(&self, line: &Line) -> bool {
-        self.wait(line.rows) > LONG_WAIT.max(self.pace.of_batch() * LONG_WAIT_BATCHES)
+        let crowd = CROWD.max(self.sessions.saturating_mul(CROWD_OF_SESSION));
+        self.wait(line.rows) > LONG_WAIT && self.pace.of_rows(line.rows) > self.pace.of_batch().saturating_mul(crowd)
     }
 
     fn short_wait(&self) -> Duration {
@@ -378,6 +382,50 @@ impl Line {
             } else {
                 place += 1;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use open_inference::{Datatype, Tensor};
+    use prometheus_client::registry::Registry;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const SETTINGS: BatchSettings = BatchSettings {
+        max_rows: 1,
+        max_wait: Duration::ZERO,
+        longest: Duration::from_millis(10),
+        claimed: false,
+        run_timeout: Duration::from_secs(30),
+    };
+
+    /// In front of one session, and kept short from now on.
+    fn short_queue() -> Queue {
+        let meters = Metrics::register(&mut Registry::default()).session("x");
+        let queue = Queue::new(QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
+        queue.pace.observe(1, Duration::from_millis(4));
+        queue.waiting().kept_short = Some(Short::begin(Instant::now()));
+        queue
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_a_busy_machine_does_not_let_run_is_not_idle() {
+        for (comes_after, is_idle) in [(10, false), (130, true)] {
+            let queue = short_queue();
+            let mut next = std::pin::pin!(queue.next(&SETTINGS));
+            assert!(poll!(&mut next).is_pending());
+            advance(Duration::from_millis(comes_after)).await;
+            let input = Tensor::from_f32("x", Datatype::Fp32, vec![1, 1], &[0.5]).unwrap();
+            let (entry, _answered) = Entry::new(vec![input], Urgency::Interactive);
+            queue.push(entry).unwrap();
+            advance(Duration::from_millis(500)).await;
+            assert!(poll!(&mut next).is_ready());
+            assert_eq!(queue.waiting().kept_short.is_none(), is_idle, "somebody came after {comes_after} ms");
         }
     }
 }
