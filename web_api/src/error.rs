@@ -99,7 +99,7 @@ pub enum Error {
     /// `only-if-cached`, and it is not.
     #[error("The answer is not remembered, or the request forbids to look, and it allows no other.")]
     NotRemembered,
-    /// `MAX_CONCURRENT_REQUESTS` are on their way.
+    /// `MAX_CONCURRENT_REQUESTS` are on their way, or a crowd to one model.
     #[error("Too many requests at the same time; try again shortly.")]
     Busy,
     /// `model_api` said no, in words that are meant for the caller.

@@ -15,8 +15,10 @@
 mod window;
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +49,11 @@ const LONG_CALL: Duration = Duration::from_millis(10);
 /// Bytes of a call.
 const MOST_BYTES: usize = 4 << 20;
 
+/// For each core of this machine so many questions are sent to a model at once, or as many as it answers in such a time: more
+/// than the model's queue takes before it is too long there, so that it says so when there are too many.
+const CROWD_OF_CORE: usize = 64;
+const CROWD_TAKES: Duration = Duration::from_millis(150);
+
 /// Questions with more rows or bytes than this are calls of their own: what they cost is not the call.
 const SMALL_ROWS: usize = 16;
 const SMALL_BYTES: usize = 64 << 10;
@@ -56,6 +63,7 @@ const SMALL_BYTES: usize = 64 << 10;
 pub struct Gatherer {
     client: ModelClient,
     roads: Arc<Mutex<HashMap<Destination, Road>>>,
+    cores: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +119,8 @@ struct Lane {
 impl Gatherer {
     /// Gathers for this client.
     pub fn new(client: ModelClient) -> Self {
-        Self { client, roads: Arc::default() }
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        Self { client, roads: Arc::default(), cores }
     }
 
     /// What `model` makes of `inputs`; its default version where none is named. Dropping the future gives the question up.
@@ -130,7 +139,10 @@ impl Gatherer {
         } else {
             let patience = self.client.patience();
             let call = Call { model: &model.name, version, request_id: request_id(), patience, in_background };
-            self.client.infer(call, inputs).await
+            let rows = inputs.first().and_then(Tensor::rows).unwrap_or(1);
+            let answer = self.client.infer(call, inputs).await;
+            self.note(&to, &answer, rows);
+            answer
         };
         place.end = End::of(&answer);
         answer
@@ -144,7 +156,7 @@ impl Gatherer {
             roads.insert(to.clone(), Road::default());
         }
         if let Some(road) = roads.get_mut(to) {
-            road.window.admit()?;
+            road.window.admit(road.crowd(self.cores))?;
         }
         Ok(Place { gatherer: self, to, end: End::Other })
     }
@@ -179,6 +191,15 @@ impl Gatherer {
         let leaves = road.calls < LANES || road.is_full(most_rows);
         road.calls += usize::from(leaves);
         leaves
+    }
+
+    /// Notes what a row took.
+    fn note(&self, to: &Destination, answer: &Result<Inference, Error>, rows: usize) {
+        if let Ok(inference) = answer
+            && let Some(road) = self.roads().get_mut(to)
+        {
+            road.row_takes = took(inference) / u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
+        }
     }
 
     fn roads(&self) -> MutexGuard<'_, HashMap<Destination, Road>> {
@@ -267,12 +288,7 @@ impl Lane {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => return None,
         };
-        if let Ok(inference) = &answer
-            && let Some(road) = self.gatherer.roads().get_mut(&self.to)
-        {
-            let rows: usize = group.iter().map(|waiting| waiting.rows).sum();
-            road.row_takes = took(inference) / u32::try_from(rows).unwrap_or(u32::MAX);
-        }
+        self.gatherer.note(&self.to, &answer, group.iter().map(|waiting| waiting.rows).sum());
         Some(answer)
     }
 }
@@ -304,8 +320,15 @@ impl Road {
     }
 
     fn rows_of_a_call(&self, most: usize) -> usize {
-        let within = LONG_CALL.as_nanos() / self.row_takes.as_nanos().max(1);
-        usize::try_from(within).unwrap_or(usize::MAX).clamp(1, most)
+        self.rows_within(LONG_CALL).clamp(1, most)
+    }
+
+    fn crowd(&self, cores: usize) -> usize {
+        self.rows_within(CROWD_TAKES).max(CROWD_OF_CORE).saturating_mul(cores)
+    }
+
+    fn rows_within(&self, time: Duration) -> usize {
+        usize::try_from(time.as_nanos() / self.row_takes.as_nanos().max(1)).unwrap_or(usize::MAX)
     }
 }
 
