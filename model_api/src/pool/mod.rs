@@ -7,6 +7,7 @@
 
 mod batch;
 mod entry;
+mod line;
 mod pace;
 mod quarantine;
 mod queue;

@@ -8,7 +8,6 @@
 //! short as keeps the sessions busy, until they have nothing to do for a part of the time. A crowd that asks again when it has
 //! its answers never gets there; many more than the sessions can answer get there at once.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::batch::{Batch, Past};
 use super::entry::{Entry, Urgency};
+use super::line::{Line, Room};
 use super::pace::Pace;
 use super::{BatchSettings, Meters, RunError};
 
@@ -83,14 +83,6 @@ struct Short {
     since: Instant,
     /// How long sessions had nothing to do in it, all together.
     idle: Duration,
-}
-
-/// Those that are equally urgent, in the order in which they came.
-#[derive(Debug, Default)]
-struct Line {
-    entries: VecDeque<Entry>,
-    rows: usize,
-    bytes: usize,
 }
 
 /// Why a request may not wait.
@@ -212,7 +204,7 @@ impl Queue {
         let interactive = std::mem::take(&mut waiting.interactive);
         let background = std::mem::take(&mut waiting.background);
         self.note(&waiting);
-        interactive.entries.into_iter().chain(background.entries).collect()
+        interactive.into_entries().into_iter().chain(background.into_entries()).collect()
     }
 
     fn has_room(&self, waiting: &Waiting, entry: &Entry) -> bool {
@@ -226,7 +218,7 @@ impl Queue {
             rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
         fits && (waiting.kept_short.is_none()
             || entry.urgency == Urgency::Background
-            || self.wait(waiting.interactive.rows + 1) < self.short_wait())
+            || self.wait(waiting.interactive.rows() + 1) < self.short_wait())
     }
 
     /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
@@ -236,7 +228,7 @@ impl Queue {
         if waiting.serving > 0 && waiting.kept_short.is_none() {
             waiting.kept_short = Some(Short::begin(Instant::now() + TURMOIL));
             // A request that is long by itself has nobody before it to wait for.
-            while waiting.interactive.entries.len() > 1 && self.wait(waiting.interactive.rows) > self.short_wait() {
+            while waiting.interactive.has_several() && self.wait(waiting.interactive.rows()) > self.short_wait() {
                 too_late.extend(waiting.interactive.pop_last());
             }
         }
@@ -262,7 +254,8 @@ impl Queue {
 
     fn is_long(&self, line: &Line) -> bool {
         let crowd = CROWD.max(self.sessions.saturating_mul(CROWD_OF_SESSION));
-        self.wait(line.rows) > LONG_WAIT && self.pace.of_rows(line.rows) > self.pace.of_batch().saturating_mul(crowd)
+        self.wait(line.rows()) > LONG_WAIT
+            && self.pace.of_rows(line.rows()) > self.pace.of_batch().saturating_mul(crowd)
     }
 
     fn short_wait(&self) -> Duration {
@@ -307,82 +300,23 @@ impl Drop for Serving<'_> {
     }
 }
 
-/// What a batch still takes.
-struct Room {
-    rows: usize,
-    bytes: usize,
-}
-
 impl Waiting {
     fn rows(&self) -> usize {
-        self.interactive.rows + self.background.rows
+        self.interactive.rows() + self.background.rows()
     }
 
     fn bytes(&self) -> usize {
-        self.interactive.bytes + self.background.bytes
+        self.interactive.bytes() + self.background.bytes()
     }
 
     fn first(&self) -> Option<&Entry> {
-        self.interactive.entries.front().or(self.background.entries.front())
+        self.interactive.first().or(self.background.first())
     }
 }
 
 impl Short {
     fn begin(since: Instant) -> Self {
         Self { since, idle: Duration::ZERO }
-    }
-}
-
-impl Line {
-    fn push(&mut self, entry: Entry) {
-        self.rows += entry.weight();
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
-    }
-
-    fn pop_last(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_back();
-        self.left(entry)
-    }
-
-    fn remove(&mut self, place: usize) -> Option<Entry> {
-        let entry = self.entries.remove(place);
-        self.left(entry)
-    }
-
-    fn left(&mut self, entry: Option<Entry>) -> Option<Entry> {
-        let entry = entry?;
-        self.rows -= entry.weight();
-        self.bytes -= entry.bytes();
-        Some(entry)
-    }
-
-    fn forget_gone(&mut self) {
-        self.entries.retain(|entry| !entry.is_gone());
-        self.rows = self.entries.iter().map(Entry::weight).sum();
-        self.bytes = self.entries.iter().map(Entry::bytes).sum();
-    }
-
-    /// Moves what goes together to `entries`, and drops those whose askers have gone.
-    fn fill(&mut self, entries: &mut Vec<Entry>, room: &mut Room) {
-        let mut place = 0;
-        while room.rows > 0
-            && let Some(entry) = self.entries.get(place)
-        {
-            let (rows, bytes) = (entry.weight(), entry.bytes());
-            let fits = entries
-                .first()
-                .is_none_or(|first: &Entry| rows <= room.rows && bytes <= room.bytes && first.goes_with(entry));
-            if entry.is_gone() {
-                self.remove(place);
-            } else if fits {
-                entries.extend(self.remove(place));
-                room.rows = room.rows.saturating_sub(rows);
-                room.bytes = room.bytes.saturating_sub(bytes);
-            } else {
-                place += 1;
-            }
-        }
     }
 }
 
