@@ -1,6 +1,9 @@
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, registry};
 
 use crate::log_lines::LogLines;
 use crate::request_log::RequestLog;
@@ -10,7 +13,8 @@ use crate::settings::{SettingError, parse};
 #[derive(Debug)]
 pub struct LogSettings {
     json: bool,
-    filter: EnvFilter,
+    /// Not an `EnvFilter`, which can do more: it is asked again whenever a request's span is entered or left.
+    filter: Targets,
 }
 
 impl LogSettings {
@@ -22,20 +26,20 @@ impl LogSettings {
             other => return Err(SettingError::new("LOG_FORMAT", format!("{other:?} is neither human nor json"))),
         };
         let level = parse("LOG_LEVEL", "info".to_owned())?;
-        let filter = EnvFilter::try_new(&level).map_err(|error| SettingError::new("LOG_LEVEL", error))?;
+        let filter = level.parse().map_err(|error: ParseError| SettingError::new("LOG_LEVEL", error))?;
         Ok(Self { json, filter })
     }
 
     /// Logs to stderr from here on: stdout belongs to subcommands whose output somebody reads.
     pub fn init(self) {
-        let log = RequestLog::start();
-        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(log).with_target(false);
+        let registry = registry().with(self.filter);
+        let layer = fmt::layer().with_writer(RequestLog::start()).with_target(false);
         if self.json {
-            builder.json().flatten_event(true).init();
+            registry.with(layer.json().flatten_event(true)).init();
         } else if std::io::stderr().is_terminal() {
-            builder.init();
+            registry.with(layer).init();
         } else {
-            builder.with_ansi(false).fmt_fields(LogLines).event_format(LogLines).init();
+            registry.with(layer.with_ansi(false).fmt_fields(LogLines).event_format(LogLines)).init();
         }
     }
 }
