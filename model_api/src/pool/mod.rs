@@ -143,7 +143,7 @@ impl Pool {
         let (workers, stop) = (TaskTracker::new(), CancellationToken::new());
         let publish = Arc::new(publish);
         let shared = Arc::new(Shared {
-            queue: Queue::new(settings.queue, settings.sessions, settings.meters.clone()),
+            queue: Queue::new(blueprint.model.clone(), settings.queue, settings.sessions, settings.meters.clone()),
             quarantine: Quarantine::default(),
             batch: settings.batch,
             rows: OnceCell::new(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::info;
 
 use super::batch::{Batch, Past};
 use super::entry::{Entry, Urgency};
@@ -57,6 +58,8 @@ pub struct QueueLimits {
 /// The requests that wait for a model's sessions.
 #[derive(Debug)]
 pub struct Queue {
+    /// The model's name.
+    model: String,
     waiting: Mutex<Waiting>,
     came: Notify,
     limits: QueueLimits,
@@ -95,9 +98,10 @@ pub enum Refused {
 }
 
 impl Queue {
-    /// An empty queue before so many sessions.
-    pub fn new(limits: QueueLimits, sessions: usize, meters: Meters) -> Self {
+    /// An empty queue before so many sessions of a model.
+    pub fn new(model: String, limits: QueueLimits, sessions: usize, meters: Meters) -> Self {
         Self {
+            model,
             waiting: Mutex::default(),
             came: Notify::new(),
             limits,
@@ -125,6 +129,7 @@ impl Queue {
             waiting.background.forget_gone();
         }
         let is_refused = !self.has_room(&waiting, &entry);
+        let was_kept_short = waiting.kept_short.is_some();
         let (urgency, rows) = (entry.urgency, entry.weight());
         if !is_refused && urgency == Urgency::Background {
             waiting.background.push(entry);
@@ -138,7 +143,11 @@ impl Queue {
         };
         let retry_after = self.retry_after(waiting.rows() + rows);
         self.note(&waiting);
+        let is_shortened = !was_kept_short && waiting.kept_short.is_some();
         drop(waiting);
+        if is_shortened {
+            info!(model = self.model, refused = too_late.len(), "more comes than can go: its queue is kept short");
+        }
         self.meters.refused.inc_by(too_late.len() as u64 + u64::from(is_refused));
         for entry in too_late {
             entry.tell(Err(RunError::Full { retry_after }));
@@ -243,6 +252,8 @@ impl Queue {
         short.idle += until.saturating_duration_since(begun.max(short.since));
         if short.idle >= self.spell() * self.sessions / IDLE_PART {
             waiting.kept_short = None;
+            drop(waiting);
+            info!(model = self.model, "its queue is kept short no more");
         } else if short.since.elapsed() >= self.spell() {
             *short = Short::begin(Instant::now());
         }
@@ -341,7 +352,7 @@ mod tests {
     /// In front of one session, and kept short from now on.
     fn short_queue() -> Queue {
         let meters = Metrics::register(&mut Registry::default()).session("x");
-        let queue = Queue::new(QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
+        let queue = Queue::new("x".to_owned(), QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
         queue.pace.observe(1, Duration::from_millis(4));
         queue.waiting().kept_short = Some(Short::begin(Instant::now()));
         queue
