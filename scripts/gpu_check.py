@@ -1,6 +1,6 @@
 """Asks a running model_api for answers and speed, and compares two such runs. Called by gpu_check.sh; standard library only.
 
-    gpu_check.py measure URL MODELS_DIR SECONDS RESULT.json
+    gpu_check.py measure PORT FOLDER SECONDS RESULT.json     FOLDER holds `load` and models/; metrics at PORT + 1
     gpu_check.py compare FIRST.json SECOND.json TOLERANCE
 """
 
@@ -8,44 +8,42 @@ import array
 import http.client
 import json
 import math
-import multiprocessing
 import pathlib
 import random
+import subprocess
 import sys
-import time
-import urllib.parse
 
-CONNECTIONS = [1, 4, 16, 64]
+CONNECTIONS = [1, 4, 16, 64, 256]
 ROWS = [1, 8, 32, 64]
-CLIENTS_OF_BATCHES = 4
+CONNECTIONS_OF_BATCHES = 8
 LARGEST_BODY = 100 << 20
 
 
-def ask(connection, model, body, headers):
-    """The model's answer: the values of its first output, and the milliseconds that the session took."""
+def connect(port):
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+
+
+def get(port, path):
+    connection = connect(port)
+    connection.request("GET", path)
+    return connection.getresponse().read().decode()
+
+
+def ask(port, model, body, headers):
+    """The values of the answer's first output."""
+    connection = connect(port)
     connection.request("POST", f"/v2/models/{model}/infer", body, headers)
     response = connection.getresponse()
     answer = json.loads(response.read())
     if response.status != 200:
         sys.exit(f"{model}: {response.status} {answer}")
-    return answer["outputs"][0]["data"], answer["parameters"]["infer_ms"]
-
-
-def connect(url):
-    address = urllib.parse.urlsplit(url)
-    return http.client.HTTPConnection(address.hostname, address.port, timeout=120)
-
-
-def describe_models(url):
-    connection = connect(url)
-    connection.request("GET", "/models")
-    return json.loads(connection.getresponse().read())["models"]
+    return answer["outputs"][0]["data"]
 
 
 def find_samples(models_dir, name):
-    """The pictures that are shipped with the model, as bytes by file name."""
+    """The pictures that are shipped with the model, as bytes by file."""
     folder = pathlib.Path(models_dir) / name / "samples"
-    return {file.name: file.read_bytes() for file in sorted(folder.glob("*")) if file.suffix in (".png", ".jpg", ".bmp")}
+    return {file: file.read_bytes() for file in sorted(folder.glob("*")) if file.suffix in (".png", ".jpg", ".bmp")}
 
 
 def make_rows(model, count):
@@ -59,55 +57,58 @@ def make_rows(model, count):
     return head + block, {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
 
 
-def work(url, model, bodies, headers, seconds, results):
-    """One client: asks again and again on one connection, and hands over how often and how long the session took."""
-    connection = connect(url)
-    asked, infer = 0, []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        infer.append(ask(connection, model, bodies[asked % len(bodies)], headers)[1])
-        asked += 1
-    infer.sort()
-    results.put((asked, infer[len(infer) // 2]))
+def runs_so_far(port, model):
+    """How often the model's sessions have run, and with how many rows and for how many seconds in all."""
+    lines = dict(line.rsplit(" ", 1) for line in get(port + 1, "/metrics").splitlines() if line[:1] not in "#")
+    names = ("runs_total", "batch_rows_sum", "run_seconds_sum")
+    return [float(lines[f'model_api_{name}{{model="{model}"}}']) for name in names]
 
 
-def questions_per_second(url, model, bodies, headers, clients, seconds):
-    results = multiprocessing.Queue()
-    arguments = (url, model, bodies, headers, seconds, results)
-    processes = [multiprocessing.Process(target=work, args=arguments) for _ in range(clients)]
-    begun = time.monotonic()
-    for process in processes:
-        process.start()
-    outcomes = [results.get(timeout=seconds + 180) for _ in processes]
-    for process in processes:
-        process.join()
-    passed = time.monotonic() - begun
-    return sum(asked for asked, _ in outcomes) / passed, sum(infer for _, infer in outcomes) / len(outcomes)
+def speed_of(port, folder, model, seconds, **options):
+    """Rows a second with the load generator, and in words what the sessions did."""
+    before = runs_so_far(port, model)
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    path = f"/v2/models/{model}/infer"
+    command = [f"{folder}/load", f"127.0.0.1:{port}", "--path", path, "--memory", "miss", "--seconds", seconds, *words]
+    said = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+    statuses = said["statuses"]
+    if said["failures"] or set(statuses) - {"200", "503"}:
+        sys.exit(f"{model}: {statuses} {said['failures']}")
+    runs, rows, took = (now - then for now, then in zip(runs_so_far(port, model), before, strict=True))
+    speed = statuses.get("200", 0) / said["seconds"] * options.get("rows", 1)
+    latency = said["latency_us"]
+    words = f"p50 {latency['p50'] / 1e3:.1f} ms, p99 {latency['p99'] / 1e3:.1f} ms; {rows / runs:.1f} rows and {took / runs * 1e3:.2f} ms a run"
+    if "503" in statuses:
+        words += f"; {statuses['503']} times 503"
+    return speed, words
 
 
-def measure(url, models_dir, seconds, result):
+def measure(port, folder, seconds, result):
     report = {}
-    for model in describe_models(url):
-        name = model["name"]
-        device = model["device"]["name"]
+    for model in json.loads(get(port, "/models"))["models"]:
+        name, device = model["name"], model["device"]["name"]
         entry = report[name] = {"device": device, "answers": {}, "speed": {}}
-        samples = find_samples(models_dir, name)
+
+        def note(what, rate):
+            entry["speed"][what] = rate[0]
+            print(f"{name} on {device}: {what:25} {rate[0]:9.1f} images/s; {rate[1]}", flush=True)
+
+        samples = find_samples(folder / "models", name)
         if model["image"] and samples:
-            headers = {"Content-Type": "application/octet-stream"}
             for file, picture in samples.items():
-                entry["answers"][file] = ask(connect(url), name, picture, headers)[0]
-            for clients in CONNECTIONS:
-                speed, infer = questions_per_second(url, name, list(samples.values()), headers, clients, seconds)
-                entry["speed"][f"pictures, {clients} clients"] = speed
-                print(f"{name} on {device}: {clients:3} clients {speed:9.1f} images/s, session {infer:.3f} ms", flush=True)
-        for rows in ROWS if all(length > 0 for length in model["inputs"][0]["shape"][1:]) else []:
+                entry["answers"][file.name] = ask(port, name, picture, {"Content-Type": "application/octet-stream"})
+            for count in CONNECTIONS:
+                asked = {"ask": "png", "picture": next(iter(samples)), "connections": count}
+                note(f"pictures, {count} connections", speed_of(port, folder, name, seconds, **asked))
+        tensor = model["inputs"][0]
+        row = tensor["shape"][1:]
+        for rows in ROWS if all(length > 0 for length in row) else []:
             body, headers = make_rows(model, rows)
             if len(body) > LARGEST_BODY:
                 continue
-            entry["answers"][f"{rows} rows of noise"] = ask(connect(url), name, body, headers)[0]
-            speed, infer = questions_per_second(url, name, [body], headers, CLIENTS_OF_BATCHES, seconds)
-            entry["speed"][f"batches of {rows}"] = speed * rows
-            print(f"{name} on {device}: batches of {rows:3} {speed * rows:9.1f} images/s, session {infer:.3f} ms", flush=True)
+            entry["answers"][f"{rows} rows of noise"] = ask(port, name, body, headers)
+            asked = {"ask": "binary", "input": tensor["name"], "shape": "x".join(map(str, row)), "rows": rows}
+            note(f"batches of {rows}", speed_of(port, folder, name, seconds, **asked, connections=CONNECTIONS_OF_BATCHES))
     pathlib.Path(result).write_text(json.dumps(report))
 
 
@@ -125,15 +126,15 @@ def compare(first, second, tolerance):
         verdict = "agree" if agrees else "DO NOT AGREE"
         print(f"  {len(one['answers'])} answers {verdict}: largest difference {largest:.2e}, allowed {tolerance:g}")
         for what, speed in one["speed"].items():
-            print(f"  {what:22} {speed:9.1f} → {other['speed'][what]:9.1f} images/s ({other['speed'][what] / speed:.1f}×)")
+            print(f"  {what:25} {speed:9.1f} → {other['speed'][what]:9.1f} images/s ({other['speed'][what] / speed:.1f}×)")
     print("\n" + ("passed" if good else "FAILED"))
     return 0 if good else 1
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["measure", url, models_dir, seconds, result]:
-            measure(url, models_dir, float(seconds), result)
+        case ["measure", port, folder, seconds, result]:
+            measure(int(port), pathlib.Path(folder), seconds, result)
         case ["compare", first, second, tolerance]:
             sys.exit(compare(first, second, float(tolerance)))
         case _:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Proves that model_api works on an NVIDIA card: the same answers as on the processor, and how many images a second.
 #
-#   gpu_check.sh --prepare FOLDER     where things can be built and fetched: binary, CUDA's libraries, models → FOLDER
+#   gpu_check.sh --prepare FOLDER     where things can be built and fetched: binaries, CUDA's libraries, models → FOLDER
 #   gpu_check.sh FOLDER               on the machine with the card, where nothing is installed; needs bash and Python 3
 #   gpu_check.sh --processor FOLDER   the processor against itself: tries this script out where there is no card
 #
-# FOLDER holds model_api, lib/libonnxruntime.so with everything it loads, and models/. CUDA's libraries may also lie
+# FOLDER holds model_api, load, lib/libonnxruntime.so with everything it loads, and models/. CUDA's libraries may also lie
 # elsewhere on that machine: name their folders in LD_LIBRARY_PATH and leave them out of lib/.
 # TOLERANCE (0.005; a card adds in another order) and SECONDS_EACH (3) may be set. Ends with 0 only if the answers agree.
 set -euo pipefail
@@ -17,8 +17,8 @@ server=''
 
 prepare() {
   mkdir -p "$1"
-  (cd "$root" && cargo build --release --locked --bin model_api)
-  cp "$(binaries)/model_api" "$1/"
+  (cd "$root" && cargo build --release --locked --bin model_api --bin load)
+  cp "$(binaries)/model_api" "$(binaries)/load" "$1/"
   "$root/scripts/fetch_onnxruntime.sh" "${ONNXRUNTIME:-gpu}" "$1/lib"
   rm -rf "$1/models"
   cp -R "$(find_models_dir)" "$1/models"
@@ -54,7 +54,7 @@ stop_server() {
 measure() {
   say "== $1"
   start_server "$1"
-  python3 "$root/scripts/gpu_check.py" measure "http://127.0.0.1:$port" "$folder/models" "${SECONDS_EACH:-3}" "$2"
+  python3 "$root/scripts/gpu_check.py" measure "$port" "$folder" "${SECONDS_EACH:-3}" "$2"
   stop_server
 }
 
@@ -65,7 +65,7 @@ main() {
     --processor) second=cpu && shift ;;
   esac
   folder=$(cd "${1:?the folder made by --prepare}" && pwd)
-  [[ -x $folder/model_api && -e $folder/lib/libonnxruntime.so ]] || stop_with 1 "$folder lacks model_api or lib/libonnxruntime.so: gpu_check.sh --prepare makes it"
+  [[ -x $folder/model_api && -x $folder/load && -e $folder/lib/libonnxruntime.so ]] || stop_with 1 "$folder lacks model_api, load or lib/libonnxruntime.so: gpu_check.sh --prepare makes it"
   work=$(mktemp -d)
   trap 'stop_server; rm -rf "$work"' EXIT
   if [[ $second == cuda ]]; then nvidia-smi -L || stop_with 1 "no NVIDIA driver here: nvidia-smi -L does not answer"; fi

@@ -16,7 +16,7 @@ pub const USAGE: &str = "usage: load HOST:PORT [--option value]…
   --picture FILE --class N           (digit-7.png, 7) what is shown, and the right answer; no class: not checked
   --model NAME --path PATH           (mnist) where it is asked; the path follows from the model
   --rows N                           (1) pictures in one request of tensors
-  --input NAME --elements N          instead of the picture so many float32 that are 0
+  --input NAME --shape 3x450x450     instead of the picture, for each row so many float32 that are 0
   --seed N --first N --distinct N    which questions are asked: a question is a seed and a number. Misses count up from
                                      `first` (0); hits are one question, or any of the first `distinct`
   --series true                      also what happened in each second";
@@ -38,7 +38,7 @@ pub struct Arguments {
     pub(crate) path: Option<String>,
     pub(crate) rows: usize,
     pub(crate) input: String,
-    pub(crate) elements: Option<usize>,
+    pub(crate) shape: Option<Vec<usize>>,
     pub(crate) seed: u64,
     pub(crate) first: u64,
     pub(crate) distinct: u64,
@@ -101,7 +101,7 @@ impl Arguments {
             path: None,
             rows: 1,
             input: "image".to_owned(),
-            elements: None,
+            shape: None,
             seed,
             first: 0,
             distinct: 1,
@@ -124,7 +124,10 @@ impl Arguments {
             "--path" => self.path = Some(value.to_owned()),
             "--rows" => self.rows = value.parse()?,
             "--input" => value.clone_into(&mut self.input),
-            "--elements" => (self.elements, self.class) = (Some(value.parse()?), None),
+            "--shape" => {
+                let lengths = value.split('x').map(str::parse).collect::<Result<_, _>>()?;
+                (self.shape, self.class) = (Some(lengths), None);
+            }
             "--seed" => self.seed = value.parse()?,
             "--first" => self.first = value.parse()?,
             "--distinct" => self.distinct = value.parse::<u64>()?.max(1),

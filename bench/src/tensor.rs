@@ -16,9 +16,10 @@ impl Tensor {
     /// The picture in gray, 0 to 1; or the zeros that were asked for.
     pub(crate) fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let (name, rows) = (arguments.input.clone(), arguments.rows);
-        if let Some(elements) = arguments.elements {
+        if let Some(lengths) = &arguments.shape {
+            let elements = lengths.iter().product();
             ensure!(elements >= 3, "a question's number takes three elements");
-            return Ok(Self { name, shape: vec![rows, elements], row: vec![0.0; elements], rows });
+            return Ok(Self { name, shape: [&[rows], &lengths[..]].concat(), row: vec![0.0; elements], rows });
         }
         let picture = image::open(&arguments.picture)?.into_luma8();
         let (width, height) = picture.dimensions();

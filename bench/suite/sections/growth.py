@@ -50,7 +50,7 @@ def inputs(effort: Effort) -> list[dict]:
     write_largest(folder / "largest")
     with Stack(model="largest", models=folder) as ours:
         for elements in (256, 2_560, 25_600, 256_000, 2_560_000):
-            asked = {"ask": "binary", "model": "largest", "input": "x", "elements": elements, "memory": "miss"}
+            asked = {"ask": "binary", "model": "largest", "input": "x", "shape": elements, "memory": "miss"}
             many = 4 if elements > 1_000_000 else 16
             run = run_load(ours.address, **asked, connections=many, seconds=effort.seconds, warm_up=effort.warm_up)
             points.append(point("bytes", elements * 4, run["per_second"], run["latency_us"]["p99"]))

@@ -25,7 +25,7 @@ def overload(steps: int, effort: Effort) -> dict:
     folder = STATE / "models"
     shutil.rmtree(folder, ignore_errors=True)
     write_slow(folder / "slow", steps)
-    asked = {"ask": "binary", "model": "slow", "input": "x", "elements": 64, "memory": "miss", "series": "true"}
+    asked = {"ask": "binary", "model": "slow", "input": "x", "shape": 64, "memory": "miss", "series": "true"}
     spell = 3 if effort.quick else 10
     with Stack(model="slow", models=folder) as ours:
         closed = run_load(ours.address, **asked, connections=64, seconds=spell, warm_up=1)
