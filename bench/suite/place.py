@@ -15,7 +15,8 @@ MODELS = ROOT / "model_api" / "models"
 MNIST = MODELS / "mnist" / "1" / "model.onnx"
 SAMPLES = MODELS / "mnist" / "samples"
 PEERS = ROOT / "bench" / "peers"
-RESULTS = STATE / "results.json"
+# Kept with the report, so that one part can be measured anew anywhere.
+RESULTS = ROOT / "bench" / "results.json"
 
 
 @dataclass
@@ -49,5 +50,7 @@ def read_results() -> dict:
 
 def write_results(results: dict) -> None:
     part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1, default=str))
+    # A section to a line: what has been measured anew is what has changed.
+    lines = (f"{json.dumps(name)}: {json.dumps(section, default=str)}" for name, section in results.items())
+    part.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     part.replace(RESULTS)
