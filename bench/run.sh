@@ -2,7 +2,7 @@
 # Measures everything side by side and writes docs/BENCHMARKS.md.
 #   bench/run.sh                   all of it but the soak, half an hour on two cores
 #   bench/run.sh --quick           a part of it, one short round each, in three minutes
-#   bench/run.sh hits misses …     only these; the rest of the report stays as it was
+#   bench/run.sh hits misses …     only these; the rest of the report stays as it was, if bench/results.json holds it
 #   bench/run.sh --soak 600 soak   memory at full load for ten minutes
 #   bench/run.sh report            writes the report anew
 set -euo pipefail

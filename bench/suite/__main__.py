@@ -10,7 +10,7 @@ from importlib import import_module
 
 from . import machine, report
 from .aims import AIMS
-from .place import STATE, Effort, read_results, write_results
+from .place import RESULTS, STATE, Effort, read_results, write_results
 
 SECTIONS = [
     "hits",
@@ -49,16 +49,25 @@ def main() -> int:
         QUICK if options.quick else [name for name in SECTIONS if name != "soak" or options.soak]
     )
     STATE.mkdir(parents=True, exist_ok=True)
-    # All of it begins anew; a part replaces that part.
+    # All of it begins anew; a part replaces that part. Where the rest is not, a report of the part alone would be in its place.
+    is_kept = not options.sections or RESULTS.exists()
+    if sections == ["report"] and not is_kept:
+        parser.error(f"there is nothing to report: {RESULTS} is what bench/run.sh leaves when it measures all of it")
     results = read_results() if options.sections else {}
     if sections != ["report"]:
         about = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "effort": dataclasses.asdict(effort)}
         results["about"] = about
     failed = [name for name in sections if name != "report" and not measure(name, results, effort)]
-    report.write(results)
+    if is_kept:
+        write_results(results)
+        report.write(results)
     for aim in AIMS:
         print("{:75} {:14} {}".format(*(aim.told(results)[index] for index in (0, 3, 2))))
-    print("written: docs/BENCHMARKS.md")
+    print(
+        "written: docs/BENCHMARKS.md and bench/results.json"
+        if is_kept
+        else f"not written: docs/BENCHMARKS.md, since {RESULTS} with the rest of it is not there; bench/run.sh measures all"
+    )
     return 1 if failed else 0
 
 
@@ -76,7 +85,6 @@ def measure(name: str, results: dict, effort: Effort) -> bool:
         return False
     print(f"  {time.monotonic() - begun:.0f} s", flush=True)
     results.setdefault("measured", {})[name] = f"{time.strftime('%Y-%m-%d %H:%M')}, {machine.commit()}"
-    write_results(results)
     return True
 
 
