@@ -23,6 +23,9 @@ pub mod cores;
 /// What bytes of a connection go through.
 mod connection;
 
+/// A connection that wakes itself goes on at once.
+mod at_once;
+
 /// The accept loop: time-outs, a connection cap, a graceful end.
 pub mod server;
 

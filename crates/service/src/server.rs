@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::at_once::AtOnce;
 use crate::connection::Connection;
 use crate::cores::{Core, Cores};
 use crate::readiness::Readiness;
@@ -158,8 +159,8 @@ impl<'a> Connections<'a> {
                 () = stopping.cancelled() => None,
             };
             if let Some(version) = begun {
-                let stream = Connection::new(stream, version, write_timeout);
-                if let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
+                let stream = TokioIo::new(Connection::new(stream, version, write_timeout));
+                if let Err(error) = AtOnce::new(watcher.watch(builder.serve_connection(stream, service))).await {
                     debug!(%error, "a connection ended early");
                 }
             }

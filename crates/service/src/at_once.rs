@@ -1,0 +1,156 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+
+/// Polls in a row, after which others have their turn.
+const POLLS: usize = 2;
+
+const AT_REST: u8 = 0;
+const POLLED: u8 = 1;
+const WOKEN: u8 = 2;
+
+/// A future that is polled again at once where it woke itself while it was polled.
+///
+/// A connection does so for each request that has a body: who reads the body wakes who receives it, and both are in the same
+/// task. Tokio's scheduler of several threads takes it for work that another thread should look for, and wakes one.
+pub struct AtOnce<F> {
+    inner: Pin<Box<F>>,
+    bell: Arc<Bell>,
+    waker: Waker,
+}
+
+struct Bell {
+    state: AtomicU8,
+    outside: AtomicWaker,
+}
+
+impl<F> AtOnce<F> {
+    pub fn new(inner: F) -> Self {
+        let bell = Arc::new(Bell { state: AtomicU8::new(AT_REST), outside: AtomicWaker::new() });
+        Self { inner: Box::pin(inner), waker: Waker::from(Arc::clone(&bell)), bell }
+    }
+}
+
+impl<F: Future> Future for AtOnce<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { inner, bell, waker } = &mut *self;
+        bell.outside.register(context.waker());
+        for _ in 0..POLLS {
+            bell.state.swap(POLLED, Ordering::AcqRel);
+            let polled = inner.as_mut().poll(&mut Context::from_waker(waker));
+            let rests = bell.state.compare_exchange(POLLED, AT_REST, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            if polled.is_ready() || rests {
+                return polled;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(WOKEN, Ordering::AcqRel) == AT_REST {
+            self.outside.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::future::pending;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes itself when it is polled, so often; ready after it.
+    fn restless(mut times: usize) -> impl Future<Output = ()> {
+        poll_fn(move |context| {
+            if times == 0 {
+                return Poll::Ready(());
+            }
+            times -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    /// Polls so often; what the last poll gave, and how often the task was woken.
+    fn polled<F: Future>(future: F, times: usize) -> (Poll<F::Output>, usize) {
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut future = AtOnce::new(future);
+        let mut last = Poll::Pending;
+        for _ in 0..times {
+            last = Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
+        }
+        (last, count.0.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn one_that_wakes_itself_is_polled_again_and_its_task_is_not_woken() {
+        assert_eq!(polled(restless(1), 1), (Poll::Ready(()), 0));
+    }
+
+    #[test]
+    fn others_have_their_turn_before_one_that_wakes_itself_for_ever() {
+        assert_eq!(polled(restless(2), 1), (Poll::Pending, 1));
+        assert_eq!(polled(restless(2), 2), (Poll::Ready(()), 1));
+        assert_eq!(polled(restless(usize::MAX), 10), (Poll::Pending, 10));
+    }
+
+    #[test]
+    fn one_that_rests_wakes_its_task_once() {
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut future = AtOnce::new(pending::<()>());
+        for woken in 1..=2 {
+            assert!(Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+            future.waker.wake_by_ref();
+            future.waker.wake_by_ref();
+            assert_eq!(count.0.load(Ordering::Relaxed), woken);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_wake_of_another_thread_is_lost() {
+        let (questions, mut coming) = mpsc::channel::<oneshot::Sender<usize>>(1);
+        let answers = tokio::spawn(AtOnce::new(async move {
+            let mut number = 0;
+            while let Some(asker) = coming.recv().await {
+                number += 1;
+                let _ = asker.send(number);
+            }
+        }));
+        let asks = AtOnce::new(async move {
+            for number in 1..=10_000 {
+                let (asker, answer) = oneshot::channel();
+                questions.send(asker).await.unwrap();
+                assert_eq!(answer.await, Ok(number));
+            }
+        });
+        tokio::spawn(asks).await.unwrap();
+        answers.await.unwrap();
+    }
+}
