@@ -1,9 +1,9 @@
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::thread::available_parallelism;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError};
+use service::cores;
 
 /// Connections to Redis, as many as there are cores. A thread always uses the same one, whose events then wake that
 /// thread: with a single one, every answer passes through the thread on which it was made.
@@ -30,8 +30,7 @@ impl Connections {
 
     /// That of the thread which asks.
     pub fn own(&self) -> Arc<Connection> {
-        let open = self.open();
-        Arc::clone(&open[number_of_thread() % open.len()])
+        Arc::clone(&self.open()[cores::own()])
     }
 
     /// The most commands in a row that came to nothing on the same one.
@@ -43,8 +42,7 @@ impl Connections {
     pub async fn replace(&self) -> Result<(), RedisError> {
         let own = ConnectionManager::new_with_config(self.client.clone(), self.config.clone()).await?;
         let mut fresh = lazy(&self.client, &self.config)?;
-        let place = number_of_thread() % fresh.len();
-        fresh[place] = Arc::new(Connection::new(own));
+        fresh[cores::own()] = Arc::new(Connection::new(own));
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -61,14 +59,6 @@ impl Connection {
 }
 
 fn lazy(client: &Client, config: &ConnectionManagerConfig) -> Result<Vec<Arc<Connection>>, RedisError> {
-    let cores = available_parallelism().map_or(1, usize::from);
     let one = || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
-    (0..cores).map(|_| Ok(Arc::new(Connection::new(one()?)))).collect()
-}
-
-/// Threads are numbered as they come here for the first time.
-fn number_of_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
-    NUMBER.with(|number| *number)
+    (0..cores::count()).map(|_| Ok(Arc::new(Connection::new(one()?)))).collect()
 }

@@ -4,6 +4,8 @@
 //! questions wait, and go together in one call as soon as one of the others is back: the more there are, the more go
 //! together, and a question that comes alone leaves at once and alone. So does a full call, whose size goes by what a row takes:
 //! a slow model gets every question by itself. No queue forms here: that is `model_api`'s, which knows how long it may be.
+//! Those meet whose connections belong to the same core ([`service::cores`]): to wake the thread of another one costs more than
+//! half as many calls save.
 //!
 //! Only rows that are independent of each other go together, and nobody is to notice: a call that is refused or fails is made
 //! again for each of its questions, so that everybody gets his own answer, or the words that fit his own question. A call for
@@ -15,10 +17,8 @@
 mod window;
 
 use std::collections::HashMap;
-use std::num::NonZero;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use contract::ModelDescription;
 use futures_util::future::{Either, join_all, select};
 use http::{HeaderValue, StatusCode};
 use open_inference::{Inference, Tensor};
+use service::cores;
 use service::middleware::request_id;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::{self, Sender};
@@ -36,8 +37,8 @@ use self::window::{End, Window};
 use crate::error::Error;
 use crate::model_client::{Call, ModelClient};
 
-/// Calls for one model version under way at the same time: enough that its sessions have their next batch while the last
-/// answers are on their way back, and few enough that questions meet.
+/// Calls for one model version under way at the same time, shared out among the cores, which have one at the least: enough that
+/// its sessions have their next batch while the last answers are on their way back, and few enough that questions meet.
 const LANES: usize = 4;
 
 /// Rows of a call where the model names no size.
@@ -63,7 +64,6 @@ const SMALL_BYTES: usize = 64 << 10;
 pub struct Gatherer {
     client: ModelClient,
     roads: Arc<Mutex<HashMap<Destination, Road>>>,
-    cores: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,16 +75,22 @@ struct Destination {
     in_background: bool,
 }
 
-/// What is under way to a destination, and what waits.
-#[derive(Default)]
+/// The way to a destination.
 struct Road {
-    /// Calls under way.
-    calls: usize,
     /// Questions under way, those that wait for their call among them.
     window: Window,
-    waiting: Vec<Waiting>,
+    /// Of each core.
+    stops: Vec<Stop>,
     /// What a row took in the last call; at the most, since it may have run together with others'.
     row_takes: Duration,
+}
+
+/// Where the questions of one core's callers meet.
+#[derive(Default)]
+struct Stop {
+    /// Calls under way.
+    calls: usize,
+    waiting: Vec<Waiting>,
 }
 
 /// A question's place on its road, until this is dropped.
@@ -112,6 +118,7 @@ struct Waiting {
 struct Lane {
     gatherer: Gatherer,
     to: Destination,
+    core: usize,
     most_rows: usize,
     is_given_back: bool,
 }
@@ -119,8 +126,7 @@ struct Lane {
 impl Gatherer {
     /// Gathers for this client.
     pub fn new(client: ModelClient) -> Self {
-        let cores = available_parallelism().map_or(1, NonZero::get);
-        Self { client, roads: Arc::default(), cores }
+        Self { client, roads: Arc::default() }
     }
 
     /// What `model` makes of `inputs`; its default version where none is named. Dropping the future gives the question up.
@@ -153,10 +159,10 @@ impl Gatherer {
         let mut roads = self.roads();
         // There are as many roads as versions have been asked, and none is taken away.
         if !roads.contains_key(to) {
-            roads.insert(to.clone(), Road::default());
+            roads.insert(to.clone(), Road::new());
         }
         if let Some(road) = roads.get_mut(to) {
-            road.window.admit(road.crowd(self.cores))?;
+            road.window.admit(road.crowd())?;
         }
         Ok(Place { gatherer: self, to, end: End::Other })
     }
@@ -174,9 +180,10 @@ impl Gatherer {
         let deadline = Instant::now() + self.client.patience();
         let waiting = Waiting { inputs, rows, deadline, request_id, span, asker, _permit: permit };
         let most_rows = if model.max_batch_size > 0 { model.max_batch_size as usize } else { DEFAULT_ROWS };
-        if self.enqueue(to, most_rows, waiting) {
+        let core = cores::own();
+        if self.enqueue(to, core, most_rows, waiting) {
             let to = to.clone();
-            let lane = Lane { gatherer: self.clone(), to, most_rows, is_given_back: false };
+            let lane = Lane { gatherer: self.clone(), to, core, most_rows, is_given_back: false };
             // A task of its own: it goes on for others when its first caller has his answer.
             tokio::spawn(lane.run());
         }
@@ -184,12 +191,14 @@ impl Gatherer {
     }
 
     /// Whether a call is to leave for it, which then counts as under way.
-    fn enqueue(&self, to: &Destination, most_rows: usize, waiting: Waiting) -> bool {
+    fn enqueue(&self, to: &Destination, core: usize, most_rows: usize, waiting: Waiting) -> bool {
         let mut roads = self.roads();
         let Some(road) = roads.get_mut(to) else { return false };
-        road.waiting.push(waiting);
-        let leaves = road.calls < LANES || road.is_full(most_rows);
-        road.calls += usize::from(leaves);
+        let most_rows = road.rows_of_a_call(most_rows);
+        let stop = &mut road.stops[core];
+        stop.waiting.push(waiting);
+        let leaves = stop.calls < lanes() || stop.is_full(most_rows);
+        stop.calls += usize::from(leaves);
         leaves
     }
 
@@ -221,14 +230,15 @@ impl Lane {
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut roads = self.gatherer.roads();
         let road = roads.get_mut(&self.to)?;
-        road.waiting.retain(|waiting| !waiting.asker.is_closed());
-        if road.waiting.is_empty() || (road.calls > LANES && !road.is_full(self.most_rows)) {
-            road.calls -= 1;
+        let most_rows = road.rows_of_a_call(self.most_rows);
+        let stop = &mut road.stops[self.core];
+        stop.waiting.retain(|waiting| !waiting.asker.is_closed());
+        if stop.waiting.is_empty() || (stop.calls > lanes() && !stop.is_full(most_rows)) {
+            stop.calls -= 1;
             self.is_given_back = true;
             return None;
         }
-        let most_rows = road.rows_of_a_call(self.most_rows);
-        let mut waiting = std::mem::take(&mut road.waiting).into_iter();
+        let mut waiting = std::mem::take(&mut stop.waiting).into_iter();
         let first = waiting.next()?;
         let (mut rows, mut bytes) = (first.rows, first.bytes());
         let mut group = vec![first];
@@ -239,7 +249,7 @@ impl Lane {
                 bytes += other.bytes();
                 group.push(other);
             } else {
-                road.waiting.push(other);
+                stop.waiting.push(other);
             }
         }
         Some(group)
@@ -299,7 +309,7 @@ impl Drop for Lane {
         if !self.is_given_back
             && let Some(road) = self.gatherer.roads().get_mut(&self.to)
         {
-            road.calls -= 1;
+            road.stops[self.core].calls -= 1;
         }
     }
 }
@@ -313,23 +323,34 @@ impl Drop for Place<'_> {
 }
 
 impl Road {
-    /// Whether what waits would fill a call.
-    fn is_full(&self, most_rows: usize) -> bool {
-        let rows: usize = self.waiting.iter().map(|waiting| waiting.rows).sum();
-        rows >= self.rows_of_a_call(most_rows)
+    fn new() -> Self {
+        let stops = (0..cores::count()).map(|_| Stop::default()).collect();
+        Self { window: Window::default(), stops, row_takes: Duration::ZERO }
     }
 
     fn rows_of_a_call(&self, most: usize) -> usize {
         self.rows_within(LONG_CALL).clamp(1, most)
     }
 
-    fn crowd(&self, cores: usize) -> usize {
-        self.rows_within(CROWD_TAKES).max(CROWD_OF_CORE).saturating_mul(cores)
+    fn crowd(&self) -> usize {
+        self.rows_within(CROWD_TAKES).max(CROWD_OF_CORE).saturating_mul(self.stops.len())
     }
 
     fn rows_within(&self, time: Duration) -> usize {
         usize::try_from(time.as_nanos() / self.row_takes.as_nanos().max(1)).unwrap_or(usize::MAX)
     }
+}
+
+impl Stop {
+    /// Whether what waits would fill a call.
+    fn is_full(&self, rows_of_a_call: usize) -> bool {
+        self.waiting.iter().map(|waiting| waiting.rows).sum::<usize>() >= rows_of_a_call
+    }
+}
+
+/// Of each core.
+fn lanes() -> usize {
+    LANES.div_ceil(cores::count())
 }
 
 impl Waiting {

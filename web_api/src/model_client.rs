@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use open_inference::{Inference, ModelIndex, ModelState, Tensor, client};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use service::cores;
 use service::middleware::request_id;
 use service::problem::Problem;
 use tokio::net::lookup_host;
@@ -39,7 +40,8 @@ const MAX_ANSWER: usize = 256 << 20;
 /// Calls `model_api`. Clones share connections, the order of replicas and the number of calls that may be under way.
 #[derive(Clone)]
 pub struct ModelClient {
-    http: Client,
+    /// With connections of its own for each core.
+    http: Arc<[Client]>,
     replicas: Arc<[Url]>,
     next: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
@@ -72,16 +74,18 @@ struct Payload {
 impl ModelClient {
     /// Connects when it is first used.
     pub fn new(settings: &Settings, workbench: Workbench) -> reqwest::Result<Self> {
-        let http = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            // Shorter than model_api keeps an idle connection, so that no request meets one being closed.
-            .pool_idle_timeout(settings.server.header_timeout / 2)
-            // model_api is on a private network; a proxy of the environment leads elsewhere.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let client = |_| {
+            Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                // Shorter than model_api keeps an idle connection, so that no request meets one being closed.
+                .pool_idle_timeout(settings.server.header_timeout / 2)
+                // model_api is on a private network; a proxy of the environment leads elsewhere.
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+        };
         Ok(Self {
-            http,
+            http: (0..cores::count()).map(client).collect::<reqwest::Result<_>>()?,
             replicas: settings.model_api.clone().into(),
             next: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests)),
@@ -221,7 +225,7 @@ impl ModelClient {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let mut request = self.http.request(method, url).timeout(patience);
+        let mut request = self.http[cores::own()].request(method, url).timeout(patience);
         if let Some(Payload { headers, bytes }) = payload {
             request = request.headers(headers).body(bytes);
         }

@@ -1,9 +1,26 @@
 use std::io;
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
+
+static COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+
+/// How many cores there are for this process.
+pub fn count() -> usize {
+    *COUNT
+}
+
+/// The core whose thread asks, below [`count`]. What a thread waits for is kept for each of them, wherever that can be: it then
+/// wakes this thread, and no other has to pass it on. Threads are numbered as they come here for the first time.
+pub fn own() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+    NUMBER.with(|number| number % count())
+}
 
 /// Who runs connections: a thread for each core, with a scheduler of its own, for as long as this is kept.
 ///
@@ -25,7 +42,7 @@ pub(crate) struct Core {
 impl Cores {
     /// The thread that calls this, which runs a scheduler, and one more for each further core.
     pub fn all() -> io::Result<Self> {
-        Self::new(thread::available_parallelism()?.get())
+        Self::new(count())
     }
 
     pub(crate) fn new(count: usize) -> io::Result<Self> {
@@ -60,5 +77,19 @@ impl Drop for Cores {
 impl Core {
     fn of(runtime: Handle) -> Self {
         Self { runtime, connections: Arc::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_always_has_the_same_number_and_there_is_a_core_for_it() {
+        let numbers = || [own(), own()];
+        for [first, second] in [numbers(), thread::spawn(numbers).join().unwrap()] {
+            assert_eq!(first, second);
+            assert!(first < count());
+        }
     }
 }

@@ -10,6 +10,11 @@ use web_api::settings::AppType;
 use crate::fake_model_api::model;
 use crate::stack::{Answer, Stack, image_request};
 
+/// Calls of one core to a model that are under way at the same time.
+fn lanes() -> usize {
+    4usize.div_ceil(service::cores::count())
+}
+
 /// A stack all of whose calls to the model `mnist` are under way for 200 ms, so that what comes now waits and goes together.
 async fn busy() -> Arc<Stack> {
     let stack = Arc::new(
@@ -19,7 +24,7 @@ async fn busy() -> Arc<Stack> {
         })
         .await,
     );
-    for under_way in 1..=4 {
+    for under_way in 1..=lanes() {
         let mut slow = image_request("/predict/mnist", "slow");
         slow.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         tokio::spawn({
@@ -55,9 +60,9 @@ async fn lengths(asked: Vec<JoinHandle<Answer>>) -> Vec<usize> {
 async fn what_waits_goes_in_one_call_and_everybody_gets_his_own_answer() {
     let stack = busy().await;
     assert_eq!(lengths(ask_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
-    assert_eq!((stack.runs(), stack.rows()), (4 + 1, 4 + 20));
+    assert_eq!((stack.runs(), stack.rows()), (lanes() + 1, lanes() + 20));
     assert_eq!(lengths(ask_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
-    assert_eq!(stack.runs(), 4 + 1, "each is remembered by itself");
+    assert_eq!(stack.runs(), lanes() + 1, "each is remembered by itself");
 }
 
 #[tokio::test]
@@ -65,13 +70,13 @@ async fn a_full_call_leaves_at_once() {
     let stack = busy().await;
     let begun = Instant::now();
     let asked = ask_lengths(&stack, 10..50);
-    while stack.runs() == 4 {
+    while stack.runs() == lanes() {
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!((stack.runs(), stack.rows()), (4 + 1, 4 + 32));
+    assert_eq!((stack.runs(), stack.rows()), (lanes() + 1, lanes() + 32));
     assert!(begun.elapsed() < Duration::from_millis(150), "while the others are under way: {:?}", begun.elapsed());
     assert_eq!(lengths(asked).await, (10..50).collect::<Vec<_>>());
-    assert_eq!((stack.runs(), stack.rows()), (4 + 2, 4 + 40));
+    assert_eq!((stack.runs(), stack.rows()), (lanes() + 2, lanes() + 40));
 }
 
 #[tokio::test]
@@ -83,7 +88,7 @@ async fn a_slow_model_is_asked_one_by_one() {
     };
     assert_eq!(lengths(vec![ask(9)]).await, [9], "it is known how long a row takes");
     assert_eq!(lengths((10..40).map(ask).collect()).await, (10..40).collect::<Vec<_>>());
-    assert_eq!((stack.runs(), stack.rows()), (4 + 1 + 30, 4 + 1 + 30));
+    assert_eq!((stack.runs(), stack.rows()), (lanes() + 1 + 30, lanes() + 1 + 30));
 }
 
 #[tokio::test]
@@ -132,7 +137,7 @@ async fn one_that_is_refused_or_crashes_is_the_only_one_to_be_told_so() {
         assert_eq!(lengths(good).await, (10..17).collect::<Vec<_>>());
         let bad = bad.await.unwrap();
         assert_eq!((bad.status, bad.json()["detail"].as_str().unwrap()), (status, words));
-        assert_eq!(stack.runs(), 4 + 1 + 8, "together, and then each alone");
+        assert_eq!(stack.runs(), lanes() + 1 + 8, "together, and then each alone");
     }
 }
 
@@ -154,7 +159,7 @@ async fn who_has_gone_is_not_asked_for() {
     sleep(Duration::from_millis(20)).await;
     gone.iter().for_each(JoinHandle::abort);
     assert_eq!(lengths(stayed).await, (20..25).collect::<Vec<_>>());
-    assert_eq!(stack.rows(), 4 + 5);
+    assert_eq!(stack.rows(), lanes() + 5);
 }
 
 #[tokio::test]
