@@ -17,6 +17,13 @@ pub struct Decoded {
     _share: Share,
 }
 
+/// Pictures within these limits are read where they are: a dozen microseconds for each, where handing them to another thread and
+/// being woken by it takes more.
+const SMALL: ImageLimits = ImageLimits { bytes: 4 << 10, side: 64, pixels: 64 * 64, decode_bytes: 64 << 10 };
+
+/// So many of them at the most, of each input.
+const FEW: usize = 32;
+
 /// Encoded pictures become the tensors that the model expects: N of them one tensor of N rows.
 pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Decoded, Error> {
     let mut share = app.bodies.share();
@@ -29,6 +36,9 @@ pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Resul
     // A thousand pictures of a few bytes each can be gigabytes of pixels. One of each input is free: the length of the
     // queue bounds those.
     share.grow(beyond)?;
+    if let Some(inputs) = read_here(&inputs, &batches, &limits) {
+        return Ok(Decoded { inputs, _share: share });
+    }
     let gone = CancellationToken::new();
     let _asker = gone.clone().drop_guard();
     let model = Arc::clone(model);
@@ -40,6 +50,17 @@ pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Resul
         inputs.into_iter().map(read).collect()
     };
     Ok(Decoded { inputs: app.decoder.run(work).await?, _share: share })
+}
+
+/// `None` where they are many or large, or cannot be read, which is told after the longer way.
+fn read_here(inputs: &[Tensor], batches: &[Option<Batch>], limits: &ImageLimits) -> Option<Vec<Tensor>> {
+    let small = SMALL.and(limits);
+    let read = |(tensor, batch): (&Tensor, &Option<Batch>)| match batch {
+        Some(batch) if batch.is_small() => batch.read(&small, &CancellationToken::new()).ok(),
+        Some(_) => None,
+        None => Some(tensor.clone()),
+    };
+    inputs.iter().zip(batches).map(read).collect()
 }
 
 /// Encoded pictures for one input.
@@ -75,6 +96,12 @@ impl<'a> Batch<'a> {
         let (bytes, pictures) = (self.bytes(), self.pictures.len());
         limits.allow_batch(pictures, bytes)?;
         Ok(bytes - bytes / pictures.max(1))
+    }
+
+    /// Whether few pictures are to become as small as those that are read where they are.
+    fn is_small(&self) -> bool {
+        let pixels = u64::from(self.spec.width()) * u64::from(self.spec.height());
+        self.pictures.len() <= FEW && pixels <= SMALL.pixels
     }
 
     fn read(&self, limits: &ImageLimits, gone: &CancellationToken) -> Result<Tensor, Error> {
@@ -113,6 +140,35 @@ mod tests {
         assert!(matches!(batch.read(&limits, &gone), Err(Error::OneOfPictures { place: 0, .. })));
         gone.cancel();
         assert!(matches!(batch.read(&limits, &gone), Err(Error::Internal)));
+    }
+
+    #[test]
+    fn few_and_small_pictures_are_read_where_they_are_and_become_the_same() {
+        let png = |side: u32| {
+            let image = image::GrayImage::from_fn(side, side, |x, y| image::Luma([(x * 7 + y * 3) as u8]));
+            let mut file = std::io::Cursor::new(Vec::new());
+            image.write_to(&mut file, image::ImageFormat::Png).unwrap();
+            file.into_inner()
+        };
+        let ready = Tensor::from_f32("y", Datatype::Fp32, vec![1, 1], &[0.5]).unwrap();
+        let read_here = |picture: &[u8], count: usize, side: i64, limits: &ImageLimits| {
+            let input = TensorMetadata::new("x", Datatype::Fp32, &[-1, side, side, 1]);
+            let spec = ImageSpec::resolve(&ImageSettings::default(), input.datatype, &input.shape).unwrap();
+            let inputs = [Tensor::from_strings("x", vec![count], vec![picture; count]), ready.clone()];
+            let batch = Batch { pictures: &inputs[0], input: &input, spec: &spec };
+            let there = batch.read(limits, &CancellationToken::new()).ok();
+            let here = super::read_here(&inputs, &[Some(batch), None], limits);
+            assert!(here.as_ref().is_none_or(|here| there.as_ref() == Some(&here[0]) && here[1] == ready));
+            here.is_some()
+        };
+        let limits = ImageLimits::default();
+        assert!(read_here(&png(28), 1, 28, &limits));
+        assert!(read_here(&png(64), FEW, 28, &limits));
+        assert!(!read_here(&png(28), FEW + 1, 28, &limits), "many");
+        assert!(!read_here(&png(65), 1, 28, &limits), "large");
+        assert!(!read_here(&png(28), 1, 65, &limits), "large when it has been fitted");
+        assert!(!read_here(&png(28)[..100], 1, 28, &limits), "broken");
+        assert!(!read_here(&png(28), 1, 28, &ImageLimits { side: 27, ..limits }), "larger than the settings allow");
     }
 
     #[test]

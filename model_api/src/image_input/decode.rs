@@ -129,6 +129,16 @@ impl Decoded {
 }
 
 impl ImageLimits {
+    /// What is within both.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Self {
+            bytes: self.bytes.min(other.bytes),
+            side: self.side.min(other.side),
+            pixels: self.pixels.min(other.pixels),
+            decode_bytes: self.decode_bytes.min(other.decode_bytes),
+        }
+    }
+
     fn allow_bytes(&self, found: usize) -> Result<(), ImageError> {
         allow("bytes", "MAX_IMAGE_BYTES", self.bytes as u64, found as u64)
     }
