@@ -47,7 +47,8 @@ pub struct Picture {
 /// Reads an encoded picture and fits it to what `spec` asks for.
 ///
 /// Nothing is believed but the bytes: the format is told by its magic, and what the header announces is held against
-/// `limits` before memory is taken for it. Takes microseconds to a second, all on the CPU: call it off the reactor.
+/// `limits` before memory is taken for it. Takes microseconds to a second, all on the CPU: call it off the reactor, unless the
+/// limits are low.
 pub fn read(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<Picture, ImageError> {
     Opened::decode(bytes, spec, limits)?.fit(spec)
 }
