@@ -51,6 +51,12 @@ def read_results() -> dict:
 def write_results(results: dict) -> None:
     part = RESULTS.with_suffix(".part")
     # A section to a line: what has been measured anew is what has changed.
-    lines = (f"{json.dumps(name)}: {json.dumps(section, default=str)}" for name, section in results.items())
+    lines = (f"{json.dumps(name)}: {json.dumps(section, default=as_kept)}" for name, section in results.items())
     part.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     part.replace(RESULTS)
+
+
+def as_kept(value: object) -> str:
+    """Paths as seen from the project: the results are kept in it."""
+    inside = isinstance(value, Path) and value.is_relative_to(ROOT)
+    return str(value.relative_to(ROOT) if inside else value)
