@@ -14,6 +14,7 @@
 //! A model that says "later" is sent no more than it takes ([`window`]). Whoever else comes is told the same here, which costs
 //! a small part of what it costs there; at many times of what can be answered, that is what the answers themselves need.
 
+mod group;
 mod window;
 
 use std::collections::HashMap;
@@ -21,18 +22,18 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use contract::ModelDescription;
 use futures_util::future::{Either, join_all, select};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use open_inference::{Inference, Tensor};
 use service::cores;
 use service::middleware::request_id;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::oneshot::{self, Sender};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
+use self::group::{Waiting, cut, goes_with, small_rows, stack, tell};
 use self::window::{End, Window};
 use crate::error::Error;
 use crate::model_client::{Call, ModelClient};
@@ -54,10 +55,6 @@ const MOST_BYTES: usize = 4 << 20;
 /// than the model's queue takes before it is too long there, so that it says so when there are too many.
 const CROWD_OF_CORE: usize = 64;
 const CROWD_TAKES: Duration = Duration::from_millis(150);
-
-/// Questions with more rows or bytes than this are calls of their own: what they cost is not the call.
-const SMALL_ROWS: usize = 16;
-const SMALL_BYTES: usize = 64 << 10;
 
 /// Puts questions together. Clones share what is under way.
 #[derive(Clone)]
@@ -98,20 +95,6 @@ struct Place<'a> {
     gatherer: &'a Gatherer,
     to: &'a Destination,
     end: End,
-}
-
-/// A question that waits for its call.
-struct Waiting {
-    inputs: Vec<Tensor>,
-    /// Of each input.
-    rows: usize,
-    /// When its caller is told that there is no answer.
-    deadline: Instant,
-    request_id: Option<HeaderValue>,
-    span: Span,
-    asker: Sender<Result<Inference, Error>>,
-    /// Whoever waits counts among the questions that may be under way.
-    _permit: OwnedSemaphorePermit,
 }
 
 /// One of the calls that may be under way to a destination.
@@ -353,67 +336,10 @@ fn lanes() -> usize {
     LANES.div_ceil(cores::count())
 }
 
-impl Waiting {
-    fn bytes(&self) -> usize {
-        bytes(&self.inputs)
-    }
-}
-
-fn bytes(inputs: &[Tensor]) -> usize {
-    inputs.iter().map(|tensor| tensor.data.len()).sum()
-}
-
 /// What the model was busy with it for; zero for what no clock has said.
 fn took(inference: &Inference) -> Duration {
     let timing = &inference.provenance.timing_ms;
     Duration::try_from_secs_f64((timing.decode + timing.infer) / 1e3).unwrap_or_default()
-}
-
-/// How many rows a question has that is small enough to go with others.
-fn small_rows(inputs: &[Tensor]) -> Option<usize> {
-    let rows = inputs.first()?.rows().filter(|rows| (1..=SMALL_ROWS).contains(rows))?;
-    (bytes(inputs) <= SMALL_BYTES && inputs.iter().all(|input| input.rows() == Some(rows))).then_some(rows)
-}
-
-/// The same inputs in the same order, of the same datatypes and row shapes.
-fn goes_with(one: &[Tensor], other: &[Tensor]) -> bool {
-    let alike =
-        |(a, b): (&Tensor, &Tensor)| a.name == b.name && a.datatype == b.datatype && a.shape[1..] == b.shape[1..];
-    one.len() == other.len() && one.iter().zip(other).all(alike)
-}
-
-/// The rows of all, one after the other.
-fn stack(group: &[Waiting]) -> Vec<Tensor> {
-    let [first, _, ..] = group else { return group.iter().flat_map(|waiting| waiting.inputs.clone()).collect() };
-    let column = |place: usize| Tensor::stack(&group.iter().map(|waiting| &waiting.inputs[place]).collect::<Vec<_>>());
-    // Those of a group go together, so there is one for each place.
-    (0..first.inputs.len()).filter_map(column).collect()
-}
-
-/// To each question its rows; `None` when the answer has other rows than were asked for.
-fn cut(inference: Inference, group: &[Waiting]) -> Option<Vec<Inference>> {
-    if group.len() == 1 {
-        return Some(vec![inference]);
-    }
-    let rows: Vec<usize> = group.iter().map(|waiting| waiting.rows).collect();
-    let sum = rows.iter().sum();
-    if !inference.outputs.iter().all(|output| output.rows() == Some(sum)) {
-        return None;
-    }
-    let mut columns: Vec<_> = inference.outputs.iter().map(|output| output.split(&rows).into_iter()).collect();
-    let whole = Inference { outputs: Vec::new(), ..inference };
-    // A copy: an answer that is remembered must not keep those of its neighbours in memory.
-    let own = |rows: Tensor| Tensor { data: Bytes::copy_from_slice(&rows.data), ..rows };
-    let part =
-        |_| Inference { outputs: columns.iter_mut().filter_map(Iterator::next).map(own).collect(), ..whole.clone() };
-    Some(rows.iter().map(part).collect())
-}
-
-fn tell(group: Vec<Waiting>, answers: impl IntoIterator<Item = Result<Inference, Error>>) {
-    for (waiting, answer) in group.into_iter().zip(answers) {
-        // Who has gone meanwhile needs none.
-        let _ = waiting.asker.send(answer);
-    }
 }
 
 /// Whether one of several questions may be to blame, and the others would be answered without it.
