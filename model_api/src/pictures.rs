@@ -17,9 +17,9 @@ pub struct Decoded {
     _share: Share,
 }
 
-/// Pictures within these limits are read where they are: a dozen microseconds for each, where handing them to another thread and
-/// being woken by it takes more.
-const SMALL: ImageLimits = ImageLimits { bytes: 4 << 10, side: 64, pixels: 64 * 64, decode_bytes: 64 << 10 };
+/// Pictures within these limits are read where they are: a dozen microseconds for a digit, where handing it to another thread and
+/// being woken by that takes more.
+const SMALL: ImageLimits = ImageLimits { bytes: 4 << 10, side: 32, pixels: 32 * 32, decode_bytes: 64 << 10 };
 
 /// So many of them at the most, of each input.
 const FEW: usize = 32;
@@ -163,10 +163,10 @@ mod tests {
         };
         let limits = ImageLimits::default();
         assert!(read_here(&png(28), 1, 28, &limits));
-        assert!(read_here(&png(64), FEW, 28, &limits));
+        assert!(read_here(&png(32), FEW, 28, &limits));
         assert!(!read_here(&png(28), FEW + 1, 28, &limits), "many");
-        assert!(!read_here(&png(65), 1, 28, &limits), "large");
-        assert!(!read_here(&png(28), 1, 65, &limits), "large when it has been fitted");
+        assert!(!read_here(&png(33), 1, 28, &limits), "large");
+        assert!(!read_here(&png(28), 1, 33, &limits), "large when it has been fitted");
         assert!(!read_here(&png(28)[..100], 1, 28, &limits), "broken");
         assert!(!read_here(&png(28), 1, 28, &ImageLimits { side: 27, ..limits }), "larger than the settings allow");
     }
