@@ -12,6 +12,7 @@ use std::time::Duration;
 use contract::Device;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
+use model_api::analysis::GraphFacts;
 use model_api::metrics::Metrics;
 use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Urgency};
 use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
@@ -30,7 +31,7 @@ impl Launcher for AtOnce {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
         let device = Device { name: "cpu".to_owned(), stepped_down: None, runtime: "none".to_owned() };
         let (inputs, outputs) = (vec![tensor("x", &[-1, 784])], vec![tensor("y", &[-1, 1])]);
-        Ok((Hello { inputs, outputs, left_out: Vec::new(), device }, Self))
+        Ok((Hello { inputs, outputs, left_out: Vec::new(), device, facts: GraphFacts::default() }, Self))
     }
 }
 

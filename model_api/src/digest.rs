@@ -3,6 +3,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::external_data;
@@ -20,10 +21,10 @@ pub struct Measured {
 /// bytes from one part to the next.
 pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<Measured, String> {
     // As a whole: its data files are named all over it. They, which can be many times larger, go through in pieces.
-    let onnx = read_graph(graph).map_err(|error| format!("the graph cannot be read: {error}"))?;
+    let onnx = read_graph(graph).map(Bytes::from).map_err(|error| format!("the graph cannot be read: {error}"))?;
     let mut parts = Parts::default();
     parts.add("graph", &onnx);
-    for location in external_data::locations(&onnx)? {
+    for location in external_data::locations(onnx.clone())? {
         let added = open_data(graph, &location).and_then(|file| parts.add_file(&location, file));
         added.map_err(|error| format!("a data file of the graph cannot be read: {error}"))?;
     }

@@ -1,84 +1,19 @@
-//! Large ONNX models keep tensors in files beside the graph. This reads just enough of the format (a subset of
-//! `onnx.proto3`, field numbers as there; prost skips the rest) to know which files those are.
+//! Large ONNX models keep tensors in files beside the graph; this finds out which files those are.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use prost::Message;
+use bytes::Bytes;
 
-#[derive(Clone, PartialEq, Message)]
-struct Model {
-    #[prost(message, optional, tag = "7")]
-    graph: Option<Graph>,
-    #[prost(message, repeated, tag = "25")]
-    functions: Vec<Function>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Graph {
-    #[prost(message, repeated, tag = "1")]
-    node: Vec<Node>,
-    #[prost(message, repeated, tag = "5")]
-    initializer: Vec<Tensor>,
-    #[prost(message, repeated, tag = "15")]
-    sparse_initializer: Vec<SparseTensor>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Function {
-    #[prost(message, repeated, tag = "7")]
-    node: Vec<Node>,
-    #[prost(message, repeated, tag = "11")]
-    attribute: Vec<Attribute>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Node {
-    #[prost(message, repeated, tag = "5")]
-    attribute: Vec<Attribute>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Attribute {
-    #[prost(message, optional, tag = "5")]
-    tensor: Option<Tensor>,
-    #[prost(message, optional, tag = "6")]
-    graph: Option<Graph>,
-    #[prost(message, repeated, tag = "10")]
-    tensors: Vec<Tensor>,
-    #[prost(message, repeated, tag = "11")]
-    graphs: Vec<Graph>,
-    #[prost(message, optional, tag = "22")]
-    sparse_tensor: Option<SparseTensor>,
-    #[prost(message, repeated, tag = "23")]
-    sparse_tensors: Vec<SparseTensor>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SparseTensor {
-    #[prost(message, optional, tag = "1")]
-    values: Option<Tensor>,
-    #[prost(message, optional, tag = "2")]
-    indices: Option<Tensor>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Tensor {
-    #[prost(message, repeated, tag = "13")]
-    external_data: Vec<Entry>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Entry {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
+use crate::onnx_file::{Attribute, Graph, Model, SparseTensor, Tensor};
 
 /// The files, relative to the graph's folder, that hold tensors of this ONNX file. Refuses those outside that folder.
-pub fn locations(onnx: &[u8]) -> Result<BTreeSet<String>, String> {
-    let model = Model::decode(onnx).map_err(|_| "the file is no ONNX model, or is damaged".to_owned())?;
+pub fn locations(onnx: Bytes) -> Result<BTreeSet<String>, String> {
+    locations_of(&Model::read(onnx)?)
+}
+
+/// The same, of a model that has been read.
+pub fn locations_of(model: &Model) -> Result<BTreeSet<String>, String> {
     let mut locations = BTreeSet::new();
     model.graph.iter().for_each(|graph| graph.visit(&mut locations));
     for function in &model.functions {
@@ -107,8 +42,8 @@ impl Graph {
 
 impl Attribute {
     fn visit(&self, locations: &mut BTreeSet<String>) {
-        self.tensor.iter().chain(&self.tensors).for_each(|tensor| tensor.visit(locations));
-        self.graph.iter().chain(&self.graphs).for_each(|graph| graph.visit(locations));
+        self.t.iter().chain(&self.tensors).for_each(|tensor| tensor.visit(locations));
+        self.g.iter().chain(&self.graphs).for_each(|graph| graph.visit(locations));
         self.sparse_tensor.iter().chain(&self.sparse_tensors).for_each(|tensor| tensor.visit(locations));
     }
 }
@@ -128,15 +63,19 @@ impl Tensor {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
+    use crate::onnx_file::{Entry, Function, Node};
 
     fn tensor(location: &str) -> Tensor {
         let entry = |key: &str, value: &str| Entry { key: key.into(), value: value.into() };
-        Tensor { external_data: vec![entry("offset", "0"), entry("location", location)] }
+        Tensor { external_data: vec![entry("offset", "0"), entry("location", location)], ..Tensor::default() }
     }
 
     fn with(attribute: Attribute) -> Graph {
-        Graph { node: vec![Node { attribute: vec![attribute] }], ..Graph::default() }
+        let node = Node { attribute: vec![attribute], ..Node::default() };
+        Graph { node: vec![node], ..Graph::default() }
     }
 
     #[test]
@@ -147,16 +86,18 @@ mod tests {
             graph: Some(Graph {
                 initializer: vec![tensor("weights.bin"), tensor("data/more.bin"), tensor("weights.bin")],
                 sparse_initializer: vec![sparse],
-                ..with(Attribute { graph: Some(innermost), ..Attribute::default() })
+                ..with(Attribute { g: Some(innermost), ..Attribute::default() })
             }),
             functions: vec![Function {
                 node: vec![Node {
-                    attribute: vec![Attribute { tensor: Some(tensor("f.bin")), ..Attribute::default() }],
+                    attribute: vec![Attribute { t: Some(tensor("f.bin")), ..Attribute::default() }],
+                    ..Node::default()
                 }],
-                attribute: vec![],
+                ..Function::default()
             }],
+            ..Model::default()
         };
-        let found = locations(&model.encode_to_vec()).unwrap();
+        let found = locations(model.encode_to_vec().into()).unwrap();
         assert_eq!(
             found.iter().map(String::as_str).collect::<Vec<_>>(),
             ["data/more.bin", "f.bin", "indices.bin", "loop.bin", "values.bin", "weights.bin"]
@@ -167,14 +108,14 @@ mod tests {
     fn files_outside_the_folder_are_refused() {
         for bad in ["/etc/passwd", "../w.bin", "a/../../w.bin", ""] {
             let graph = Graph { initializer: vec![tensor(bad)], ..Graph::default() };
-            let model = Model { graph: Some(graph), functions: vec![] };
-            let error = locations(&model.encode_to_vec()).unwrap_err();
+            let model = Model { graph: Some(graph), ..Model::default() };
+            let error = locations(model.encode_to_vec().into()).unwrap_err();
             assert!(error.contains("outside its own folder"), "{bad}: {error}");
         }
     }
 
     #[test]
     fn bytes_that_are_no_model_are_an_error() {
-        assert!(locations(b"\xff\xff\xff").unwrap_err().contains("no ONNX model"));
+        assert!(locations(Bytes::from_static(b"\xff\xff\xff")).unwrap_err().contains("no ONNX model"));
     }
 }

@@ -14,8 +14,14 @@ pub mod repository;
 /// What a folder says about its model beyond the graph.
 pub mod model_settings;
 
+/// The ONNX file format.
+mod onnx_file;
+
 /// Files that belong to a graph.
 mod external_data;
+
+/// What a graph shows before it has run.
+pub mod analysis;
 
 /// What a model's answers depend on.
 mod digest;

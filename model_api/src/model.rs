@@ -3,6 +3,7 @@ use std::sync::Arc;
 use contract::{Device, ModelDescription, Pipeline};
 use open_inference::{ModelMetadata, ModelState, Platform, Tensor, TensorMetadata};
 
+use crate::analysis::GraphFacts;
 use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
@@ -84,6 +85,8 @@ impl Model {
             outputs: signature.outputs.clone(),
             max_batch_size: signature.max_batch_size,
             platform: runs.platform(),
+            batching: None,
+            not_cached: None,
         };
         let metadata = Arc::new(metadata);
         Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), runs }
@@ -207,6 +210,7 @@ impl Steps {
                 outputs: Vec::new(),
                 left_out: Vec::new(),
                 device: joined(first, others),
+                facts: GraphFacts::default(),
             })),
             _ => State::Starting,
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use contract::Source;
-use open_inference::{ContentType, Datatype, Task};
+use open_inference::{Activation, ContentType, Datatype, Task};
 use serde::Deserialize;
 
 use crate::image_input::ImageSettings;
@@ -32,8 +32,22 @@ pub struct ModelSettings {
     pub outputs: Vec<TensorSettings>,
     /// Of a pipeline, in their order.
     pub steps: Vec<StepSettings>,
+    /// Whether results are cached. `false` keeps all results of this model out of the cache.
+    pub cache: Option<bool>,
+    /// Whether requests may run in one batch at all.
+    pub batching: Option<BatchingMode>,
     /// What there is to say about the model.
     pub parameters: Parameters,
+}
+
+/// `batching`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchingMode {
+    /// Requests run together where rows are independent.
+    Auto,
+    /// Every request runs alone, so that results never differ by the rounding of another batch size.
+    Off,
 }
 
 /// An input or an output.
@@ -80,8 +94,14 @@ pub struct TensorParameters {
     pub content_type: Option<ContentType>,
     /// How a picture becomes this input. The content type is then `image`.
     pub image: Option<ImageSettings>,
-    /// What an output is: `classification` or `image`.
+    /// What an output is; derived from the graph where it is left out.
     pub task: Option<Task>,
+    /// What turns an output's values into probabilities.
+    pub activation: Option<Activation>,
+    /// From which value on a class of a binary or multi-label output counts as present.
+    pub threshold: Option<f64>,
+    /// The unit of a regression's value.
+    pub unit: Option<String>,
     /// Names of the classes, in the order of the output's last axis.
     pub labels: Vec<String>,
     /// Whether an axis of this input may have the length zero.

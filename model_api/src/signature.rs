@@ -151,6 +151,10 @@ fn parameters(said: &TensorSettings, is: &TensorParameters) -> TensorParameters 
         task: said.task.or(is.task),
         labels: if said.labels.is_empty() { is.labels.clone() } else { said.labels.clone() },
         allow_empty: said.allow_empty || is.allow_empty,
+        activation: said.activation.or(is.activation),
+        threshold: said.threshold.or(is.threshold),
+        unit: said.unit.clone().or_else(|| is.unit.clone()),
+        optional: is.optional,
     }
 }
 
@@ -216,6 +220,7 @@ mod tests {
     use open_inference::Datatype;
 
     use super::*;
+    use crate::analysis::GraphFacts;
 
     fn graph() -> Hello {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
@@ -224,6 +229,7 @@ mod tests {
             outputs: vec![tensor("probabilities", &[-1, 2])],
             left_out: vec!["output \"maps\" is a sequence".to_owned()],
             device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() },
+            facts: GraphFacts::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-use open_inference::{ModelMetadata, ModelState, Platform, TensorMetadata};
+use open_inference::{Batching, ModelMetadata, ModelState, NotCached, Platform, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 use crate::Pipeline;
@@ -54,6 +54,12 @@ pub struct ModelDescription {
     /// What computes its answers.
     #[serde(default)]
     pub platform: Platform,
+    /// Whether rows of different requests run in one batch, and why. `None` until a session has been started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
+    /// Why results are not cached. `None` where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_cached: Option<NotCached>,
 }
 
 /// What a session really runs on, and why it is not what was wished for.
@@ -103,6 +109,8 @@ impl ModelDescription {
             image: None,
             pipeline: None,
             platform: Platform::default(),
+            batching: None,
+            not_cached: None,
         }
     }
 
@@ -125,6 +133,8 @@ impl ModelDescription {
             outputs: self.outputs.clone(),
             max_batch_size: self.max_batch_size,
             platform: self.platform,
+            batching: self.batching.clone(),
+            not_cached: self.not_cached,
         }
     }
 }

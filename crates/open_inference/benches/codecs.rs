@@ -24,6 +24,8 @@ fn model() -> ModelMetadata {
         outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1, 10])],
         max_batch_size: 0,
         platform: open_inference::Platform::default(),
+        batching: None,
+        not_cached: None,
     }
 }
 

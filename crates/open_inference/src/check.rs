@@ -105,6 +105,8 @@ mod tests {
             outputs: Vec::new(),
             max_batch_size: 8,
             platform: crate::Platform::default(),
+            batching: None,
+            not_cached: None,
         }
     }
 

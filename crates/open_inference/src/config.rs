@@ -74,6 +74,8 @@ mod tests {
             outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1])],
             max_batch_size: 8,
             platform: crate::Platform::default(),
+            batching: None,
+            not_cached: None,
         };
         let config = model_config(&model);
         assert_eq!(config["input"][0]["data_type"], "TYPE_STRING");

@@ -89,7 +89,10 @@ pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::Error;
 pub use json::{JsonResponse, read_request, write_request, write_response};
-pub use metadata::{ContentType, ModelMetadata, Platform, Task, TensorMetadata, TensorParameters};
+pub use metadata::{
+    Activation, Batching, ContentType, ModelMetadata, NotCached, Platform, RowDependence, Task, TensorMetadata,
+    TensorParameters,
+};
 pub use parameters::{Parameter, Parameters};
 pub use render::render;
 pub use server::{

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use crate::Datatype;
 
 /// What there is to know of one model version before it is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelMetadata {
     /// The name in routes.
     pub name: String,
@@ -18,6 +18,65 @@ pub struct ModelMetadata {
     /// What computes its answers.
     #[serde(default)]
     pub platform: Platform,
+    /// Whether rows of different requests run in one batch, and why. `None` until a session has been started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
+    /// Why results are not cached. `None` where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_cached: Option<NotCached>,
+}
+
+/// Whether rows of different requests run in one batch, and what that decision rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batching {
+    /// Whether rows of different requests run in one batch now.
+    pub enabled: bool,
+    /// Whether a row's result depends on that row alone.
+    pub rows: RowDependence,
+    /// What shows it, or what stands against it: an operator, a difference that the probe found, a setting.
+    pub reason: String,
+}
+
+/// Whether a row's result depends on that row alone, and how that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowDependence {
+    /// The batch axis was followed through every operator of the graph, and the probe agrees.
+    IndependentByAnalysis,
+    /// The graph leaves it open; the probe found no difference.
+    IndependentByProbe,
+    /// The settings say so (`independent_rows: true`).
+    IndependentBySettings,
+    /// A row's result depends on the other rows of its batch, or the settings say that it may.
+    Dependent,
+    /// Neither analysis nor probe shows anything; treated as dependent.
+    Unknown,
+    /// An input or output has no open first axis, so there are no rows.
+    NoBatchAxis,
+}
+
+/// Why a model's results are not cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotCached {
+    /// The settings say `"cache": false`.
+    Settings,
+    /// The graph draws random numbers, or equal inputs gave different results.
+    Random,
+}
+
+impl RowDependence {
+    /// As metrics, logs and metadata give it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IndependentByAnalysis => "independent_by_analysis",
+            Self::IndependentByProbe => "independent_by_probe",
+            Self::IndependentBySettings => "independent_by_settings",
+            Self::Dependent => "dependent",
+            Self::Unknown => "unknown",
+            Self::NoBatchAxis => "no_batch_axis",
+        }
+    }
 }
 
 /// What computes a model's answers, as its metadata says it.
@@ -36,7 +95,7 @@ pub enum Platform {
 }
 
 /// Name, datatype and shape of an input or output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorMetadata {
     /// The graph's name for it.
     pub name: String,
@@ -50,15 +109,27 @@ pub struct TensorMetadata {
 }
 
 /// `parameters` of an input or output.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TensorParameters {
     /// How its elements are to be read, or written, where the request says nothing else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<ContentType>,
-    /// What an output is.
+    /// What an output is. Derived from the graph where the settings give none; absent for inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// What turns the output's values into probabilities. `None` where they are used as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
+    /// From which value on a binary or multi-label class counts as present, after the activation; 0.5 where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// The unit of a regression's value, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Whether the input may be left out of a request: the graph then uses its own default.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
     /// Names of the classes, in the order of the output's last axis.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
@@ -87,12 +158,36 @@ pub enum ContentType {
 
 /// What an output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Task {
-    /// A value for each class on the last axis.
+    /// A value for each class, of which one is right; or one value, the probability of the second of two classes.
     Classification,
-    /// A picture: N×H×W, N×H×W×C or N×C×H×W with one, three or four channels.
+    /// A value for each class, of which any number may be right.
+    MultiLabel,
+    /// A number, or several.
+    Regression,
+    /// An image: N×H×W, N×H×W×C or N×C×H×W with one, three or four channels.
     Image,
+    /// A class for each pixel, as N×C×H×W values, or as N×H×W (or N×1×H×W) class numbers.
+    Segmentation,
+    /// A vector.
+    Embedding,
+    /// Boxes. Their decoding is not part of this yet; they are returned as the tensors that they are.
+    Detection,
+    /// Nothing of the above, or unknown: returned as the tensors that it is.
+    None,
+}
+
+/// What turns an output's values into probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Over the classes of a row: for one right class.
+    Softmax,
+    /// For each value: for two classes, or for several that may be right together.
+    Sigmoid,
+    /// The values are probabilities already.
+    None,
 }
 
 impl Platform {

@@ -28,6 +28,7 @@ use contract::Device;
 use open_inference::{Tensor, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::GraphFacts;
 pub use child::main as child_main;
 use device::Kind;
 pub use process::ChildLauncher;
@@ -46,7 +47,7 @@ pub enum DeviceWish {
 }
 
 /// What a session says of itself once it is warm.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// In the graph's order.
     pub inputs: Vec<TensorMetadata>,
@@ -56,6 +57,8 @@ pub struct Hello {
     pub left_out: Vec<String>,
     /// What really runs.
     pub device: Device,
+    /// What the graph shows before it has run.
+    pub facts: GraphFacts,
 }
 
 impl Hello {

@@ -23,6 +23,8 @@ use super::graph::Graph;
 use super::sizes::{Filled, common_rows};
 use super::words::for_callers;
 use super::{Hello, SessionError, StartError, value, warm_up};
+use crate::analysis::{self, GraphFacts};
+use crate::onnx_file::Model;
 use crate::{digest, external_data};
 
 /// A model, open and warm.
@@ -81,7 +83,8 @@ impl Onnx {
         let device = Device { name: kind.name().to_owned(), stepped_down, runtime: version(&load.library) };
         let Graph { inputs, outputs, left_out } = &model.graph;
         let (inputs, outputs, left_out) = (inputs.clone(), outputs.clone(), left_out.clone());
-        Ok((model, Hello { inputs, outputs, left_out, device }))
+        let facts = facts(&load.graph);
+        Ok((model, Hello { inputs, outputs, left_out, device, facts }))
     }
 
     fn open_on(environment: &Environment, load: &Load, kind: Kind) -> Result<Self, String> {
@@ -158,6 +161,12 @@ fn open_session(environment: &Environment, load: &Load, kind: Kind) -> Result<Se
     with_data_files(builder, &load.graph)?.commit_from_file(&load.graph).map_err(said)
 }
 
+/// What the graph shows before it has run. The session has been opened from this file, so it can be read.
+fn facts(graph: &Path) -> GraphFacts {
+    let file = fs::read(graph).map_err(|error| error.to_string());
+    file.and_then(|file| Model::read(file.into())).map(|model| analysis::analyse(&model)).unwrap_or_default()
+}
+
 fn run(
     session: &mut Session,
     kind: Kind,
@@ -189,7 +198,7 @@ fn run(
 /// a graph within the graph, as of an `If`, are mapped even so.
 fn with_data_files(mut builder: SessionBuilder, graph: &Path) -> Result<SessionBuilder, String> {
     let unreadable = |error: io::Error| format!("the graph or a data file of it cannot be read: {}", error.kind());
-    for location in external_data::locations(&fs::read(graph).map_err(unreadable)?)? {
+    for location in external_data::locations(fs::read(graph).map_err(unreadable)?.into())? {
         let mut data = Vec::new();
         digest::open_data(graph, &location).and_then(|mut file| file.read_to_end(&mut data)).map_err(unreadable)?;
         builder = builder.with_external_initializer_file_in_memory(location, data.into()).map_err(said)?;

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use contract::Device;
+use model_api::analysis::GraphFacts;
 use model_api::session::Hello;
 use open_inference::{Datatype, Tensor, TensorMetadata, client};
 use serde_json::{Value, json};
@@ -93,6 +94,7 @@ async fn a_batch_that_would_be_too_large_as_numbers_is_refused_before_it_is_deco
         outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1, 4])],
         left_out: Vec::new(),
         device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "fake".to_owned() },
+        facts: GraphFacts::default(),
     };
     let settings = r#"{"inputs": [{"name": "x", "parameters": {"content_type": "image"}}]}"#;
     let folder = Folder::new().with("m/model.onnx", "").with("m/model-settings.json", settings);

@@ -35,7 +35,16 @@ fn empty(mut tensor: TensorMetadata) -> TensorMetadata {
 
 fn model(name: &str, version: &str, inputs: Vec<TensorMetadata>, outputs: Vec<TensorMetadata>) -> ModelMetadata {
     let (name, version) = (name.to_owned(), version.to_owned());
-    ModelMetadata { name, version, inputs, outputs, max_batch_size: 0, platform: open_inference::Platform::default() }
+    ModelMetadata {
+        name,
+        version,
+        inputs,
+        outputs,
+        max_batch_size: 0,
+        platform: open_inference::Platform::default(),
+        batching: None,
+        not_cached: None,
+    }
 }
 
 /// * `echo` (1 and 2): `x` FP32 `[-1, 2]` comes back as `y`.

@@ -76,6 +76,8 @@ fn model(name: &str, inputs: &[(&str, Datatype)]) -> ModelMetadata {
         outputs: tensors("_out"),
         max_batch_size: 8,
         platform: open_inference::Platform::default(),
+        batching: None,
+        not_cached: None,
     }
 }
 

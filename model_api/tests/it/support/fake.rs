@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use contract::Device;
+use model_api::analysis::GraphFacts;
 use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError, trial_row};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
@@ -177,6 +178,7 @@ pub fn hello() -> Hello {
         outputs: vec![tensor("y", &[-1, 4])],
         left_out: Vec::new(),
         device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "fake".to_owned() },
+        facts: GraphFacts::default(),
     }
 }
 
