@@ -78,7 +78,7 @@ impl ModelClient {
             Client::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
                 // Shorter than model_api keeps an idle connection, so that no request meets one being closed.
-                .pool_idle_timeout(settings.server.header_timeout / 2)
+                .pool_idle_timeout(settings.server.idle_timeout / 2)
                 // model_api is on a private network; a proxy of the environment leads elsewhere.
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())

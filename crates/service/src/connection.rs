@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 
+use crate::idle::Arrivals;
+
 /// A client's connection. A client that does not read what it asked for would keep its place: there is an end to that.
 pub(crate) struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
@@ -15,19 +17,25 @@ pub(crate) struct Connection {
     /// with messages from 256 bytes to a kilobyte, and copies them between the frames around them if this says no. A call's
     /// answer then leaves in one write instead of two.
     takes_pieces: bool,
+    /// Reads that brought bytes.
+    reads: Arrivals,
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream, version: Version, write_timeout: Duration) -> Self {
+    pub fn new(stream: TcpStream, version: Version, write_timeout: Duration, reads: Arrivals) -> Self {
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream.as_mut().set_write_timeout_pinned(Some(write_timeout));
-        Self { stream, takes_pieces: version != Version::HTTP_2 }
+        Self { stream, takes_pieces: version != Version::HTTP_2, reads }
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_read(cx, into)
+        let polled = self.stream.as_mut().poll_read(cx, into);
+        if polled.is_ready() {
+            self.reads.add();
+        }
+        polled
     }
 }
 
@@ -70,7 +78,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for (version, at_first) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let mut connection = Connection::new(stream, version, Duration::from_secs(1));
+            let mut connection = Connection::new(stream, version, Duration::from_secs(1), Arrivals::default());
             assert_eq!(connection.is_write_vectored(), at_first);
             connection.write_all(b"x").await.unwrap();
             assert!(connection.is_write_vectored());

@@ -20,6 +20,9 @@ pub mod readiness;
 /// A scheduler for each core.
 pub mod cores;
 
+/// Idle timeouts of connections, apart from the timeout for a request's header.
+mod idle;
+
 /// What bytes of a connection go through.
 mod connection;
 

@@ -102,8 +102,11 @@ pub struct ServerSettings {
     pub metrics_address: SocketAddr,
     /// `MAX_CONNECTIONS`: one more is answered 503 and closed.
     pub max_connections: usize,
-    /// `HEADER_TIMEOUT_MS`: a request's head must have come by then; also how long an idle connection is kept.
+    /// `HEADER_TIMEOUT_MS`: a request's header must have arrived by then, counted from its first byte, or from the start of
+    /// the connection.
     pub header_timeout: Duration,
+    /// `IDLE_TIMEOUT_MS`: a connection without a request is closed after this time.
+    pub idle_timeout: Duration,
     /// `BODY_TIMEOUT_MS`: a request's body must have come by then, and each piece of an answer must have gone.
     pub body_timeout: Duration,
     /// `MAX_BODY_BYTES`: of one request's body.
@@ -132,6 +135,7 @@ impl ServerSettings {
             metrics_address: parse("METRICS_ADDR", SocketAddr::new(loopback, metrics_port))?,
             max_connections: at_least("MAX_CONNECTIONS", 1, 1024)?,
             header_timeout: millis("HEADER_TIMEOUT_MS", 10_000)?,
+            idle_timeout: millis("IDLE_TIMEOUT_MS", 75_000)?,
             body_timeout: millis("BODY_TIMEOUT_MS", 30_000)?,
             max_body_bytes,
             body_memory_bytes,

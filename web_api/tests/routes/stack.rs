@@ -160,6 +160,7 @@ pub fn settings(model_api: &str) -> Settings {
             metrics_address: any,
             max_connections: 1000,
             header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(5),
             max_body_bytes: 1 << 20,
             body_memory_bytes: 64 << 20,

@@ -1,0 +1,202 @@
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::response::Response;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::rt::{Sleep, Timer};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+
+/// How many steps the idle time of an HTTP/2 connection is measured in: it ends at most one step late.
+const STEPS: u32 = 4;
+
+/// Counts what arrives on one connection: reads for HTTP/1, requests for HTTP/2.
+///
+/// Only the connection's own task adds to it, so that a relaxed store is enough.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Arrivals(Arc<AtomicU64>);
+
+impl Arrivals {
+    pub fn add(&self) {
+        self.0.store(self.count() + 1, Ordering::Relaxed);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Timer for hyper's HTTP/1 header timeout that tells an idle connection from a slow one.
+///
+/// hyper starts its timer as soon as the last response has gone, so that one timeout would bound both the time between two
+/// requests and the time that a header takes. Here the first is `idle`, and as soon as a byte of the next header has arrived,
+/// the second, `header`, takes its place. The first header of a connection has begun when hyper starts.
+#[derive(Debug)]
+pub(crate) struct HeaderTimer {
+    reads: Arrivals,
+    idle: Duration,
+    header: Duration,
+    is_first: AtomicBool,
+}
+
+impl HeaderTimer {
+    /// Of one connection with these `reads`; `header` is what hyper has as its header timeout.
+    pub fn new(reads: Arrivals, idle: Duration, header: Duration) -> Self {
+        Self { reads, idle, header, is_first: AtomicBool::new(true) }
+    }
+}
+
+impl Timer for HeaderTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(Instant::now() + duration)
+    }
+
+    /// `deadline` is hyper's: `header` from now.
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let is_first = self.is_first.swap(false, Ordering::Relaxed);
+        let now = deadline.checked_sub(self.header).unwrap_or_else(Instant::now);
+        let deadline = if is_first { deadline } else { now + self.idle };
+        Box::pin(HeaderSleep {
+            sleep: tokio::time::sleep_until(deadline.into()),
+            reads: self.reads.clone(),
+            seen: (!is_first).then(|| self.reads.count()),
+            header: self.header,
+        })
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct HeaderSleep {
+        #[pin]
+        sleep: tokio::time::Sleep,
+        reads: Arrivals,
+        // Reads when the wait began; none once a byte of the header has arrived.
+        seen: Option<u64>,
+        header: Duration,
+    }
+}
+
+impl Future for HeaderSleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if this.seen.is_some_and(|seen| seen != this.reads.count()) {
+            *this.seen = None;
+            this.sleep.as_mut().reset(tokio::time::Instant::now() + *this.header);
+        }
+        this.sleep.poll(cx)
+    }
+}
+
+impl Sleep for HeaderSleep {}
+
+/// The routes of one connection, which counts its requests.
+#[derive(Clone)]
+pub(crate) struct Counted {
+    routes: TowerToHyperService<Router>,
+    requests: Arrivals,
+}
+
+impl Counted {
+    pub fn new(routes: Router, requests: Arrivals) -> Self {
+        Self { routes: TowerToHyperService::new(routes), requests }
+    }
+}
+
+impl Service<Request<Incoming>> for Counted {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.requests.add();
+        self.routes.call(request)
+    }
+}
+
+/// Returns when no request has arrived for `timeout`, at most a quarter of it later.
+pub(crate) async fn without_requests(requests: &Arrivals, timeout: Duration) {
+    let (mut seen, mut quiet) = (requests.count(), 0);
+    while quiet < STEPS {
+        tokio::time::sleep(timeout / STEPS).await;
+        let count = requests.count();
+        quiet = if count == seen { quiet + 1 } else { 0 };
+        seen = count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(75);
+    const HEADER: Duration = Duration::from_secs(10);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn start(timer: &HeaderTimer) -> Pin<Box<dyn Sleep>> {
+        timer.sleep_until(tokio::time::Instant::now().into_std() + HEADER)
+    }
+
+    /// Of a connection that has had its first request.
+    fn start_second(reads: &Arrivals) -> Pin<Box<dyn Sleep>> {
+        let timer = HeaderTimer::new(reads.clone(), IDLE, HEADER);
+        drop(start(&timer));
+        start(&timer)
+    }
+
+    async fn ends_within(sleep: &mut Pin<Box<dyn Sleep>>, duration: Duration) -> bool {
+        timeout(duration, sleep).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_header_has_the_header_timeout() {
+        let mut sleep = start(&HeaderTimer::new(Arrivals::default(), IDLE, HEADER));
+        assert!(!ends_within(&mut sleep, HEADER - SECOND).await);
+        assert!(ends_within(&mut sleep, 2 * SECOND).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_between_two_requests_has_the_idle_timeout() {
+        let mut sleep = start_second(&Arrivals::default());
+        assert!(!ends_within(&mut sleep, IDLE - SECOND).await);
+        assert!(ends_within(&mut sleep, 2 * SECOND).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_byte_of_a_header_starts_the_header_timeout_and_further_ones_do_not_prolong_it() {
+        let reads = Arrivals::default();
+        let mut sleep = start_second(&reads);
+        assert!(!ends_within(&mut sleep, IDLE - SECOND).await);
+        for _ in 0..9 {
+            reads.add();
+            assert!(!ends_within(&mut sleep, SECOND).await);
+        }
+        reads.add();
+        assert!(ends_within(&mut sleep, 2 * SECOND).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_put_the_end_off_and_silence_brings_it() {
+        let requests = Arrivals::default();
+        let idle = tokio::spawn({
+            let requests = requests.clone();
+            async move { without_requests(&requests, IDLE).await }
+        });
+        for _ in 0..10 {
+            advance(IDLE / 2).await;
+            requests.add();
+        }
+        tokio::task::yield_now().await;
+        assert!(!idle.is_finished());
+        timeout(IDLE * 3 / 2, idle).await.unwrap().unwrap();
+    }
+}
