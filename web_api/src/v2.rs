@@ -34,6 +34,10 @@ impl InferenceServer for App {
         Ok(self.catalog.known().reachable && model.is_ready())
     }
 
+    fn caches(&self, model: &ModelMetadata) -> bool {
+        model.not_cached.is_none()
+    }
+
     async fn infer(&self, request: InferRequest) -> Result<Inference, ProtocolError> {
         let InferRequest { model, version, inputs, headers } = request;
         let question = ask(self, model, version, inputs).await?;

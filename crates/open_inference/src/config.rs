@@ -2,19 +2,23 @@ use serde_json::{Value, json};
 
 use crate::{Datatype, ModelMetadata, TensorMetadata};
 
+/// The smallest height or width of an input that counts as an image, pixels: that of scikit-learn's digits.
+const MIN_IMAGE_SIDE: i64 = 8;
+
 /// A model's signature as Triton's model configuration extension gives it. Its clients leave the batch axis to
-/// `max_batch_size`, so where that is not 0 the first axis is missing in `dims`.
-pub fn model_config(model: &ModelMetadata) -> Value {
+/// `max_batch_size`, so where that is not 0 the first axis is missing in `dims`. `cached` is whether the server caches the
+/// model's results: its load tool counts cache hits only of a model that says so.
+pub fn model_config(model: &ModelMetadata, cached: bool) -> Value {
     let batched = model.max_batch_size > 0;
     let input = |tensor: &TensorMetadata| {
         json!({
             "name": tensor.name,
             "data_type": type_name(tensor.datatype),
-            "format": "FORMAT_NONE",
+            "format": image_format(tensor, dims(tensor, batched)),
             "dims": dims(tensor, batched),
             "is_shape_tensor": false,
             "allow_ragged_batch": false,
-            "optional": false,
+            "optional": tensor.parameters.optional,
         })
     };
     let output = |tensor: &TensorMetadata| {
@@ -42,6 +46,7 @@ pub fn model_config(model: &ModelMetadata) -> Value {
         "metric_tags": {},
         "parameters": {},
         "model_warmup": [],
+        "response_cache": {"enable": cached},
     });
     if batched {
         config["dynamic_batching"] = json!({"max_queue_delay_microseconds": 0});
@@ -51,6 +56,23 @@ pub fn model_config(model: &ModelMetadata) -> Value {
 
 fn dims(tensor: &TensorMetadata, batched: bool) -> &[i64] {
     if batched { tensor.shape.get(1..).unwrap_or_default() } else { &tensor.shape }
+}
+
+/// Where the channels of an image are, in Triton's words: its image client refuses an input without. `FORMAT_NONE` where the
+/// tensor is no image, or could be read both ways.
+///
+/// An image has three axes beside the batch's. One of the outer two is its channels: one, three or four. The other two are its
+/// height and width: both open, or both of [`MIN_IMAGE_SIDE`] pixels or more.
+fn image_format(tensor: &TensorMetadata, dims: &[i64]) -> &'static str {
+    let &[first, middle, last] = dims else { return "FORMAT_NONE" };
+    let is_number = !matches!(tensor.datatype, Datatype::Bytes | Datatype::Bool);
+    let channels = |length| matches!(length, 1 | 3 | 4);
+    let plane = |height, width| (height < 0 && width < 0) || (height >= MIN_IMAGE_SIDE && width >= MIN_IMAGE_SIDE);
+    match (is_number && channels(last) && plane(first, middle), is_number && channels(first) && plane(middle, last)) {
+        (true, false) => "FORMAT_NHWC",
+        (false, true) => "FORMAT_NCHW",
+        _ => "FORMAT_NONE",
+    }
 }
 
 /// Triton's name of a datatype here, which is not the protocol's.
@@ -65,27 +87,64 @@ fn type_name(datatype: Datatype) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_signature_is_written_in_tritons_words() {
-        let mut model = ModelMetadata {
+    fn model(input: TensorMetadata, max_batch_size: u32) -> ModelMetadata {
+        ModelMetadata {
             name: "m".to_owned(),
             version: "1".to_owned(),
-            inputs: vec![TensorMetadata::new("x", Datatype::Bytes, &[-1, 2])],
+            inputs: vec![input],
             outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1])],
-            max_batch_size: 8,
+            max_batch_size,
             platform: crate::Platform::default(),
             batching: None,
             not_cached: None,
-        };
-        let config = model_config(&model);
+        }
+    }
+
+    #[test]
+    fn a_signature_is_written_in_tritons_words() {
+        let mut model = model(TensorMetadata::new("x", Datatype::Bytes, &[-1, 2]), 8);
+        let config = model_config(&model, true);
         assert_eq!(config["input"][0]["data_type"], "TYPE_STRING");
         assert_eq!(config["input"][0]["dims"], json!([2]));
         assert_eq!(config["output"][0]["dims"], json!([]));
         assert_eq!(config["max_batch_size"], 8);
+        assert_eq!(config["response_cache"]["enable"], true);
+        assert_eq!(config["input"][0]["optional"], false);
         model.max_batch_size = 0;
-        let config = model_config(&model);
+        model.inputs[0].parameters.optional = true;
+        let config = model_config(&model, false);
+        assert_eq!(config["response_cache"]["enable"], false);
+        assert_eq!(config["input"][0]["optional"], true);
         assert_eq!(config["input"][0]["dims"], json!([-1, 2]));
         assert_eq!(config["output"][0]["data_type"], "TYPE_FP32");
         assert!(config.get("dynamic_batching").is_none());
+    }
+
+    #[test]
+    fn images_are_told_from_other_tensors_and_their_channels_are_found() {
+        use Datatype::{Bytes, Fp32, Uint8};
+        for (datatype, shape, max_batch_size, format) in [
+            (Fp32, &[-1, 28, 28, 1][..], 8, "FORMAT_NHWC"),
+            (Uint8, &[-1, 224, 320, 3], 8, "FORMAT_NHWC"),
+            (Fp32, &[-1, -1, -1, 4], 8, "FORMAT_NHWC"),
+            (Fp32, &[-1, 3, 224, 224], 8, "FORMAT_NCHW"),
+            (Fp32, &[-1, 1, 8, 8], 8, "FORMAT_NCHW"),
+            (Fp32, &[-1, 3, -1, -1], 8, "FORMAT_NCHW"),
+            // Without a batch axis all three are the image's; with a fixed one Triton knows no format.
+            (Fp32, &[224, 224, 3], 0, "FORMAT_NHWC"),
+            (Fp32, &[1, 3, 224, 224], 0, "FORMAT_NONE"),
+            // No channels, both ways, no plane, no pixels.
+            (Fp32, &[-1, 2, 224, 224], 8, "FORMAT_NONE"),
+            (Fp32, &[-1, 3, 224, 3], 8, "FORMAT_NONE"),
+            (Fp32, &[-1, 4, -1, 64], 8, "FORMAT_NONE"),
+            (Fp32, &[-1, 16, 4, 3], 8, "FORMAT_NONE"),
+            (Bytes, &[-1, 28, 28, 1], 8, "FORMAT_NONE"),
+            (Fp32, &[-1, 28, 28], 8, "FORMAT_NONE"),
+            (Fp32, &[-1, 3], 8, "FORMAT_NONE"),
+            (Fp32, &[], 0, "FORMAT_NONE"),
+        ] {
+            let model = model(TensorMetadata::new("x", datatype, shape), max_batch_size);
+            assert_eq!(model_config(&model, false)["input"][0]["format"], format, "{datatype} {shape:?}");
+        }
     }
 }

@@ -35,6 +35,11 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
     /// Whether it can be asked now; an error when there is none.
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error>;
 
+    /// Whether results of this model are cached, as its configuration tells clients. A server that has no cache says no.
+    fn caches(&self, _model: &ModelMetadata) -> bool {
+        false
+    }
+
     /// The one verb. The request has been held against the model's signature. Dropping the future gives the request up.
     fn infer(&self, request: InferRequest) -> impl Future<Output = Result<Inference, Error>> + Send;
 

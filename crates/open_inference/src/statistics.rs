@@ -64,7 +64,7 @@ pub struct InferenceStatistics {
     pub success: StatisticDuration,
     /// Requests that got an error.
     pub fail: StatisticDuration,
-    /// Waiting for a session.
+    /// Waiting for a session. Cache hits count, with no time.
     pub queue: StatisticDuration,
     /// Reading pictures or text into tensors.
     pub compute_input: StatisticDuration,
@@ -123,8 +123,12 @@ impl Statistics {
         counts.last_inference = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
         counts.inference.success.add(total);
         match cache {
-            // Triton counts as inferences what was computed.
-            Some(CacheLookup::Hit) => return counts.inference.cache_hit.add(total),
+            // Triton counts as inferences what was computed, and a hit as a request that was in the queue: from that count its
+            // load tool tells which version has answered.
+            Some(CacheLookup::Hit) => {
+                counts.inference.queue.add(Duration::ZERO);
+                return counts.inference.cache_hit.add(total);
+            }
             Some(CacheLookup::Miss) => counts.inference.cache_miss.add(Duration::ZERO),
             None => {}
         }
@@ -216,7 +220,11 @@ mod tests {
         assert_eq!(stats.success, count(2, 2_000_000_000));
         assert_eq!(stats.fail, count(1, 1_000_000_000));
         assert_eq!((stats.cache_hit, stats.cache_miss), (count(1, 1_000_000_000), count(1, 0)));
-        assert_eq!((stats.compute_input, stats.queue), (count(1, 1_000_000), count(1, 2_000_000)));
+        assert_eq!((stats.compute_input, stats.queue), (count(1, 1_000_000), count(2, 2_000_000)));
+        // What load tools take for granted of the numbers.
+        assert_eq!(stats.success.count, stats.queue.count);
+        assert_eq!(stats.success.count, stats.cache_hit.count + stats.cache_miss.count);
+        assert_eq!(stats.compute_infer.count, stats.queue.count - stats.cache_hit.count);
         assert_eq!((stats.compute_infer, stats.compute_output), (count(1, 3_000_000), count(1, 0)));
         assert_eq!(one.batch_stats[0].batch_size, 8);
         assert_eq!(statistics.report(Some("m"), None).len(), 2);

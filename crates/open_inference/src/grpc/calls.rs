@@ -107,7 +107,7 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
         let request = request.into_inner();
         let model = self.model(&request.name, request.version)?;
-        Ok(Response::new(ModelConfigResponse { config: Some(describe::config(&model)) }))
+        Ok(Response::new(ModelConfigResponse { config: Some(describe::config(&model, self.server.caches(&model))) }))
     }
 
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {

@@ -55,11 +55,11 @@ fn parameters(json: Value) -> Parameters {
 }
 
 /// A model's configuration: the fields of REST's that gRPC has.
-pub fn config(model: &ModelMetadata) -> pb::ModelConfig {
+pub fn config(model: &ModelMetadata, cached: bool) -> pb::ModelConfig {
     use pb::model_config::SchedulingChoice::DynamicBatching;
     use pb::model_version_policy::{All, PolicyChoice};
 
-    let json = model_config(model);
+    let json = model_config(model, cached);
     let dims = |tensor: &Value| tensor["dims"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
     let each = |list: &Value| list.as_array().cloned().unwrap_or_default();
     pb::ModelConfig {
@@ -70,7 +70,13 @@ pub fn config(model: &ModelMetadata) -> pb::ModelConfig {
         max_batch_size: i32::try_from(model.max_batch_size).unwrap_or(i32::MAX),
         input: each(&json["input"])
             .iter()
-            .map(|input| pb::ModelInput { name: text(&input["name"]), data_type: data_type(input), dims: dims(input) })
+            .map(|input| pb::ModelInput {
+                name: text(&input["name"]),
+                data_type: data_type(input),
+                format: format(input),
+                dims: dims(input),
+                optional: input["optional"].as_bool().unwrap_or_default(),
+            })
             .collect(),
         output: each(&json["output"])
             .iter()
@@ -82,11 +88,16 @@ pub fn config(model: &ModelMetadata) -> pb::ModelConfig {
             .collect(),
         default_model_filename: text(&json["default_model_filename"]),
         scheduling_choice: json.get("dynamic_batching").map(|_| DynamicBatching(pb::ModelDynamicBatching::default())),
+        response_cache: Some(pb::ModelResponseCache { enable: cached }),
     }
 }
 
 fn data_type(tensor: &Value) -> i32 {
     tensor["data_type"].as_str().and_then(pb::DataType::from_str_name).unwrap_or_default().into()
+}
+
+fn format(input: &Value) -> i32 {
+    input["format"].as_str().and_then(pb::model_input::Format::from_str_name).unwrap_or_default().into()
 }
 
 fn text(value: &Value) -> String {

@@ -51,12 +51,19 @@ pub fn answers<S: InferenceServer>(
 fn answered(mut response: ModelInferResponse, headers: &HeaderMap) -> ModelStreamInferResponse {
     let text = |value: &HeaderValue| value.to_str().ok().map(Parameter::from);
     let headers = headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?)));
-    response.parameters.extend(write_parameters(headers.collect()));
+    response.parameters.extend(write_parameters(headers.chain([final_response()]).collect()));
     ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
 }
 
+/// Tells a client that waits for all responses to a request that this was the last. There is one for each, so every response
+/// has it, as with Triton; `triton_enable_empty_final_response` asks for nothing more.
+fn final_response() -> (String, Parameter) {
+    ("triton_final_response".to_owned(), Parameter::Bool(true))
+}
+
 fn failed(error: Error, id: String) -> ModelStreamInferResponse {
-    let response = ModelInferResponse { id, ..Default::default() };
+    let parameters = write_parameters([final_response()].into());
+    let response = ModelInferResponse { id, parameters, ..Default::default() };
     // An empty message would say that all went well.
     let words = Some(error.message).filter(|words| !words.is_empty()).unwrap_or_else(|| error.status.to_string());
     ModelStreamInferResponse { error_message: words, infer_response: Some(response) }

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Route, future::RouteFuture};
 use futures_util::future::Either;
-use http::header;
+use http::{Extensions, HeaderMap, StatusCode, Version, header};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -19,8 +19,9 @@ use super::reply;
 /// Smaller answers are sent faster as they are.
 const WORTH_COMPRESSING: u16 = 4096;
 
-/// Bodies may come compressed, and answers are compressed for whoever accepts it. A request that speaks of neither, as those
-/// of programs in a hurry, goes by without any of the layers that do it.
+/// Bodies may come compressed, and inference responses are compressed for a client that accepts it. Everything else goes out
+/// as it is: `tritonclient.http.aio` accepts compression on every route, but unpacks inference responses alone. A request that
+/// names neither encoding bypasses all of the layers that do it.
 #[derive(Clone)]
 pub(super) struct PackingLayer;
 
@@ -57,9 +58,12 @@ impl Service<Request> for Packing {
 }
 
 async fn packed(route: Route, request: Request) -> Result<Response, Infallible> {
-    let worth_it = SizeAbove::new(WORTH_COMPRESSING)
-        .and(NotForContentType::IMAGES)
-        .and(NotForContentType::const_new("text/event-stream"));
+    let is_inference = request.uri().path().ends_with("/infer");
+    let worth_it =
+        (move |status: StatusCode, _: Version, _: &HeaderMap, _: &Extensions| is_inference && status.is_success())
+            .and(SizeAbove::new(WORTH_COMPRESSING))
+            .and(NotForContentType::IMAGES)
+            .and(NotForContentType::const_new("text/event-stream"));
     let layers = ServiceBuilder::new()
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));

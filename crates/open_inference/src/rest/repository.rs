@@ -14,7 +14,8 @@ use crate::{Error, InferenceServer, ModelState, Parameters, parameters};
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct IndexRequest {
-    ready: bool,
+    /// `null`, as MLServer's types write it, is the same as none.
+    ready: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -31,7 +32,7 @@ pub(super) async fn index<S: InferenceServer>(
 ) -> Result<Response, Error> {
     let asked: IndexRequest = read(&rest, request).await?;
     let mut models = rest.server.index().await?;
-    models.retain(|model| !asked.ready || model.state == ModelState::Ready);
+    models.retain(|model| asked.ready != Some(true) || model.state == ModelState::Ready);
     Ok(reply::json(&models))
 }
 

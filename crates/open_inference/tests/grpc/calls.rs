@@ -1,5 +1,6 @@
 use open_inference::Datatype;
 use open_inference::grpc::proto::inference::model_config::SchedulingChoice;
+use open_inference::grpc::proto::inference::model_input::Format;
 use open_inference::grpc::proto::inference::{
     DataType, ModelConfigRequest, ModelMetadataRequest, ModelReadyRequest, ModelStatisticsRequest, ServerLiveRequest,
     ServerMetadataRequest, ServerReadyRequest, StatisticDuration,
@@ -64,6 +65,10 @@ async fn a_models_configuration_is_as_triton_gives_it() {
     assert_eq!(config.output[0].name, "x_out");
     assert_eq!(config.output[0].dims, [] as [i64; 0]);
     assert!(matches!(config.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
+    assert_eq!((config.input[0].format(), config.response_cache.unwrap().enable), (Format::None, false));
+    let request = ModelConfigRequest { name: "photo".to_owned(), version: String::new() };
+    let config = served.client().model_config(request).await.unwrap().into_inner().config.unwrap();
+    assert_eq!((config.input[0].format(), config.response_cache.unwrap().enable), (Format::Nchw, true));
     for datatype in Datatype::ALL {
         let request = ModelConfigRequest { name: datatype.name().to_owned(), version: String::new() };
         let config = served.client().model_config(request).await.unwrap().into_inner().config.unwrap();

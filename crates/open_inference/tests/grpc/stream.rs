@@ -7,7 +7,7 @@ use open_inference::grpc::proto::inference::infer_parameter::ParameterChoice;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request};
 
-use crate::support::{Served, floats, raw, until};
+use crate::support::{Served, floats, parameters, raw, until};
 
 fn question(model: &str, value: f32) -> ModelInferRequest {
     ModelInferRequest { id: format!("{model} {value}"), ..raw(model, &[floats(&[value])]) }
@@ -55,6 +55,28 @@ async fn what_a_call_has_in_its_metadata_each_answer_of_a_stream_has_in_its_para
     let text = |text: &str| ParameterChoice::StringParam(text.to_owned());
     assert_eq!(answer.parameters["cache-status"].parameter_choice, Some(text("mlserve; hit")));
     assert_eq!(answer.parameters["device"].parameter_choice, Some(text("cpu")));
+}
+
+#[tokio::test]
+async fn each_response_of_a_stream_is_marked_as_the_last_of_its_request() {
+    let served = Served::start().await;
+    let opted_in = parameters([("triton_enable_empty_final_response", ParameterChoice::BoolParam(true))]);
+    let requests = [
+        question("FP32", 1.0),
+        ModelInferRequest { parameters: opted_in, ..question("FP32", 2.0) },
+        question("none", 3.0),
+    ];
+    let mut responses = served.client().model_stream_infer(stream::iter(requests)).await.unwrap().into_inner();
+    for id in ["FP32 1", "FP32 2", "none 3"] {
+        let response = responses.message().await.unwrap().unwrap().infer_response.unwrap();
+        assert_eq!(response.id, id);
+        let last = response.parameters["triton_final_response"].parameter_choice.clone();
+        assert_eq!(last, Some(ParameterChoice::BoolParam(true)), "{id}");
+    }
+    // No empty response follows one that has tensors.
+    assert!(responses.message().await.unwrap().is_none());
+    let unary = served.client().model_infer(question("FP32", 1.0)).await.unwrap().into_inner();
+    assert!(!unary.parameters.contains_key("triton_final_response"));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// A model for each datatype under its name, which gives back what it gets; `two` with two inputs; `picture`, which takes
-/// them, and `mask`, which gives them; `slow`, which takes as
+/// them, `photo`, whose results are cached, and `mask`, which gives them; `slow`, which takes as
 /// many seconds as its first element says; `busy` and `panics`.
 #[derive(Clone, Default)]
 pub struct Fake(Arc<State>);
@@ -97,7 +97,9 @@ impl InferenceServer for Fake {
         let mut mask = model("mask", &[("x", Datatype::Uint8)]);
         mask.inputs[0].shape = vec![-1, -1, -1];
         mask.outputs[0].parameters.task = Some(Task::Image);
-        echoes.chain(others).chain([two, picture, mask]).map(Arc::new).collect()
+        let mut photo = model("photo", &[("x", Datatype::Fp32)]);
+        photo.inputs[0].shape = vec![-1, 3, 224, 224];
+        echoes.chain(others).chain([two, picture, mask, photo]).map(Arc::new).collect()
     }
 
     fn versions(&self, _: &str) -> Vec<String> {
@@ -119,6 +121,10 @@ impl InferenceServer for Fake {
 
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error> {
         self.model(name, version).map(|model| model.name != "busy")
+    }
+
+    fn caches(&self, model: &ModelMetadata) -> bool {
+        model.name == "photo"
     }
 
     async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {

@@ -93,3 +93,18 @@ async fn large_answers_go_compressed_to_whoever_accepts_it() {
     let plain = post(&service, &[], body(2000)).await;
     assert_eq!(plain.header("content-encoding"), None);
 }
+
+#[tokio::test]
+async fn only_inference_responses_are_compressed() {
+    let service = Service::new();
+    // As tritonclient.http.aio does: it accepts compression everywhere, and unpacks the responses of `infer` alone.
+    let headers = &[("accept-encoding", "gzip, deflate")];
+    let statistics = service.send(Method::GET, "/v2/models/stats", headers, Body::empty()).await;
+    assert!(statistics.body.len() > 4096, "too short to be compressed anyway");
+    assert_eq!(statistics.header("content-encoding"), None);
+    assert!(statistics.json()["model_stats"].is_array());
+    let body = json!({"inputs": [{"name": "x".repeat(5000), "datatype": "FP32", "shape": [1], "data": [1]}]});
+    let refused = post(&service, headers, body.to_string().into_bytes()).await;
+    assert_eq!(refused.header("content-encoding"), None);
+    assert_eq!(refused.status.as_u16(), 422);
+}

@@ -7,7 +7,7 @@ async fn the_index_lists_every_version_or_those_that_are_ready() {
     let service = Service::new();
     let echo = json!({"name": "echo", "version": "1", "state": "READY", "reason": ""});
     let broken = json!({"name": "broken", "version": "1", "state": "UNAVAILABLE", "reason": "model.onnx is no graph"});
-    for body in ["", "{}", r#"{"ready": false}"#] {
+    for body in ["", "{}", r#"{"ready": false}"#, r#"{"ready": null}"#] {
         assert_eq!(service.post("/v2/repository/index", body).await.json(), json!([echo, broken]));
     }
     assert_eq!(service.post("/v2/repository/index", r#"{"ready": true}"#).await.json(), json!([echo]));

@@ -252,9 +252,57 @@ pub struct ModelInput {
     pub name: ::prost::alloc::string::String,
     #[prost(enumeration = "DataType", tag = "2")]
     pub data_type: i32,
+    #[prost(enumeration = "model_input::Format", tag = "3")]
+    pub format: i32,
     /// Without the batch axis when the model has one.
     #[prost(int64, repeated, tag = "4")]
     pub dims: ::prost::alloc::vec::Vec<i64>,
+    /// Whether a request may leave it out.
+    #[prost(bool, tag = "8")]
+    pub optional: bool,
+}
+/// Nested message and enum types in `ModelInput`.
+pub mod model_input {
+    /// Where the channels of an image are. NONE for any other tensor.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Format {
+        None = 0,
+        Nhwc = 1,
+        Nchw = 2,
+    }
+    impl Format {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::None => "FORMAT_NONE",
+                Self::Nhwc => "FORMAT_NHWC",
+                Self::Nchw => "FORMAT_NCHW",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "FORMAT_NONE" => Some(Self::None),
+                "FORMAT_NHWC" => Some(Self::Nhwc),
+                "FORMAT_NCHW" => Some(Self::Nchw),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelOutput {
@@ -285,6 +333,11 @@ pub struct ModelDynamicBatching {
     #[prost(uint64, tag = "2")]
     pub max_queue_delay_microseconds: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelResponseCache {
+    #[prost(bool, tag = "1")]
+    pub enable: bool,
+}
 /// What Triton calls a model's configuration, as far as its clients and its load tool read it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelConfig {
@@ -305,6 +358,9 @@ pub struct ModelConfig {
     pub output: ::prost::alloc::vec::Vec<ModelOutput>,
     #[prost(string, tag = "8")]
     pub default_model_filename: ::prost::alloc::string::String,
+    /// Whether the server caches this model's results.
+    #[prost(message, optional, tag = "24")]
+    pub response_cache: ::core::option::Option<ModelResponseCache>,
     #[prost(oneof = "model_config::SchedulingChoice", tags = "11")]
     pub scheduling_choice: ::core::option::Option<model_config::SchedulingChoice>,
 }
