@@ -264,15 +264,16 @@ fn list(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use super::*;
 
-    #[test]
-    fn every_error_has_its_status() {
+    /// Every error, and the status that it must have.
+    fn table() -> Vec<(Error, u16)> {
         let model = |status| Error::Model(open_inference::Error::new(StatusCode::from_u16(status).unwrap(), "d"));
         let name = || "m".to_owned();
-        let table = [
+        vec![
             (Error::NoImage, 400),
             (Error::SeveralImages, 400),
             (Error::WrongField("picture".to_owned()), 400),
@@ -319,9 +320,31 @@ mod tests {
             (Error::Queue(JobError::Long(7)), 503),
             (Error::Queue(JobError::Unavailable), 503),
             (Error::Internal, 500),
-        ];
-        for (error, status) in table {
+        ]
+    }
+
+    #[test]
+    fn every_error_has_its_status() {
+        for (error, status) in table() {
             assert_eq!(error.status().0.as_u16(), status, "{error}");
         }
+    }
+
+    /// Statuses of the protocol's own routes, which this table has none of: no acceptable form, and a load with files.
+    const PROTOCOL: [u16; 2] = [406, 501];
+
+    /// A method that a path does not have is not described.
+    const NOWHERE: [u16; 1] = [405];
+
+    #[test]
+    fn the_description_names_the_statuses_that_there_are_and_no_others() {
+        let document = crate::openapi::describe(&[], false);
+        let operations =
+            document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+        let responses = operations.filter_map(|operation| operation["responses"].as_object());
+        let described = responses.flat_map(|all| all.keys()).map(|status| status.parse().unwrap());
+        let described: BTreeSet<u16> = described.filter(|&status: &u16| status >= 400).collect();
+        let ours = table().into_iter().map(|(_, status)| status).filter(|status| !NOWHERE.contains(status));
+        assert_eq!(described, ours.chain(PROTOCOL).collect());
     }
 }

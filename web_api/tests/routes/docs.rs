@@ -1,3 +1,4 @@
+use axum::body::Body;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use web_api::settings::AppType;
@@ -102,6 +103,62 @@ async fn every_path_that_is_described_is_there() {
         }
     }
     assert!(asked > 37);
+}
+
+/// What may be wrong with a request, as a query, headers and a body.
+const WRONG: [(&str, &[(&str, &str)], &[u8]); 12] = [
+    ("", &[], b""),
+    ("", &[], b"text"),
+    ("", &[("content-type", "application/json")], b"{"),
+    ("", &[("content-type", "application/json")], b"{}"),
+    ("", &[("content-type", "application/json")], b"[]"),
+    ("", &[("content-type", "multipart/form-data; boundary=x")], b"--x--\r\n"),
+    ("", &[("content-type", "image/png")], b"no image"),
+    ("", &[("content-type", "application/zip")], b"no archive"),
+    ("", &[("content-encoding", "br")], b"packed"),
+    ("", &[("accept", "image/png"), ("cache-control", "only-if-cached")], b"{}"),
+    ("?limit=0&format=xml", &[], b""),
+    ("?limit=x&offset=-1&status=none&model=nobody&version=7", &[], b""),
+];
+
+#[tokio::test]
+async fn every_response_to_a_wrong_request_is_described() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let document = stack.send(get_request("/openapi.json")).await.json();
+    let names = [("mnist", "1"), ("nobody", "1"), ("mnist", "7"), ("%ff", "1"), ("..%2fx", "1")];
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            for ((model, version), wrong) in names.iter().flat_map(|name| WRONG.map(|wrong| (name, wrong))) {
+                let (query, headers, body) = wrong;
+                let address = path.replace("{model}", model).replace("{version}", version).replace("{id}", NO_JOB);
+                let mut request = get_request(&(address.clone() + query)).map(|_| Body::from(body));
+                *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+                for (name, value) in headers {
+                    request.headers_mut().insert(*name, value.parse().unwrap());
+                }
+                let status = stack.send(request).await.status;
+                let described = !item[method]["responses"][status.as_str()].is_null();
+                assert!(described, "{method} {address} with {wrong:?}: {status} is not described");
+                assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{method} {address} with {wrong:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_smallest_number_that_is_described_is_the_smallest_that_is_taken() {
+    let stack = Stack::start(AppType::Ui, &["mnist"]).await;
+    let document = stack.send(get_request("/openapi.json")).await.json();
+    for parameter in ["Offset", "Limit"] {
+        let parameter = &document["components"]["parameters"][parameter];
+        let (name, least) = (parameter["name"].as_str().unwrap(), parameter["schema"]["minimum"].as_i64().unwrap());
+        let taken = stack.send(get_request(&format!("/jobs?{name}={least}"))).await;
+        assert_eq!(taken.status, StatusCode::OK, "{name}={least}");
+        let refused = stack.send(get_request(&format!("/jobs?{name}={}", least - 1))).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{name}={}", least - 1);
+        assert_eq!(refused.header("content-type"), "application/problem+json");
+        assert!(refused.json()["detail"].as_str().unwrap().contains(name), "{}", refused.text());
+    }
 }
 
 fn references(value: &Value) -> Vec<&str> {

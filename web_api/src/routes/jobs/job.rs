@@ -104,12 +104,17 @@ pub async fn retry(State(app): State<App>, JobPath(job): JobPath) -> Result<Resp
 
 impl Page {
     fn limit(&self) -> usize {
-        self.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE)
+        self.limit.unwrap_or(PAGE).min(MAX_PAGE)
     }
 }
 
 fn read(page: Result<Query<Page>, QueryRejection>) -> Result<Page, Error> {
-    page.map(|Query(page)| page).map_err(|error| Error::Job(error.body_text()))
+    let Query(page) = page.map_err(|error| Error::Job(error.body_text()))?;
+    // A page of nothing would have itself as its next one.
+    if page.limit == Some(0) {
+        return Err(Error::Job("limit is 0; it must be at least 1".to_owned()));
+    }
+    Ok(page)
 }
 
 /// `Prefer: wait=10` (RFC 7240 §4.3).
