@@ -81,15 +81,24 @@ impl Entry {
 
 /// The form in Redis of what has this one near, as the answer to `key`; `None` when it is longer than [`MAX_STORED`].
 pub(crate) fn to_redis(form: &[u8], key: AnswerKey) -> Option<Vec<u8>> {
-    let length = MAGIC.len() + key.as_bytes().len() + form.len() + CHECKSUM;
-    if length > MAX_STORED {
+    if !fits_redis(form, key) {
         return None;
     }
-    let mut bytes = Vec::with_capacity(length);
+    let mut bytes = Vec::with_capacity(redis_length(form, key));
     bytes.extend(MAGIC);
     bytes.extend(key.as_bytes());
     bytes.extend_from_slice(form);
     Some(seal(bytes))
+}
+
+/// Whether the form in Redis is at most [`MAX_STORED`] long.
+pub(crate) fn fits_redis(form: &[u8], key: AnswerKey) -> bool {
+    redis_length(form, key) <= MAX_STORED
+}
+
+/// Bytes of the form in Redis.
+fn redis_length(form: &[u8], key: AnswerKey) -> usize {
+    MAGIC.len() + key.as_bytes().len() + form.len() + CHECKSUM
 }
 
 /// `bytes` with their checksum.

@@ -8,7 +8,7 @@ use open_inference::Inference;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::entry::{Entry, MAX_STORED};
+use crate::entry::{Entry, MAX_STORED, fits_redis};
 use crate::flights::Flights;
 use crate::keys::AnswerKey;
 use crate::near::Near;
@@ -41,10 +41,31 @@ pub enum Outcome {
     Near,
     /// Remembered in Redis.
     Redis,
-    /// Computed for this caller.
+    /// Computed for this caller, and stored.
     Miss,
+    /// Computed for this caller, and not stored.
+    Unstored(NotStored),
     /// Computed for another caller who asked the same at the same moment.
     Collapsed,
+}
+
+impl Outcome {
+    /// Whether the result was computed for this caller.
+    pub fn is_computed(self) -> bool {
+        matches!(self, Self::Miss | Self::Unstored(_))
+    }
+}
+
+/// Whether a computed result was stored. A result that waits to be written to Redis counts as stored.
+pub type Storage = Result<(), NotStored>;
+
+/// Why a computed result was not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NotStored {
+    /// It is larger than each cache accepts: an eighth of the local cache, and 4 MiB in Redis.
+    TooLarge,
+    /// It is too large for the local cache, and Redis does not respond or too many writes are queued.
+    RedisUnavailable,
 }
 
 /// Why a flight brought no answer.
@@ -116,20 +137,25 @@ impl<E> Memory<E> {
         found
     }
 
-    /// Remembers an answer that was computed without looking here first.
-    pub fn remember(&self, key: AnswerKey, inference: Inference) -> Arc<Entry> {
+    /// Stores a result that was computed without a lookup, and returns whether it was stored.
+    pub fn remember(&self, key: AnswerKey, inference: Inference) -> (Arc<Entry>, Storage) {
         let entry = Arc::new(Entry::new(key, inference));
-        if let Some(form) = self.form_of(&entry) {
-            self.near.insert(key, &form);
-            self.write_behind(key, &entry.inference.model, form);
-        }
-        entry
+        let storage = self.store(key, &entry);
+        (entry, storage)
+    }
+
+    fn store(&self, key: AnswerKey, entry: &Entry) -> Storage {
+        let form = self.form_of(entry).ok_or(NotStored::TooLarge)?;
+        let is_near = self.near.insert(key, &form);
+        let written = self.write_behind(key, &entry.inference.model, form);
+        if is_near { Ok(()) } else { written }
     }
 
     /// The form of an answer that is not too large for both memories; a large one is not copied to find that out.
     fn form_of(&self, entry: &Entry) -> Option<Arc<[u8]>> {
         let bytes: usize = entry.inference.outputs.iter().map(|output| output.data.len()).sum();
-        (bytes as u64 <= self.near.largest().max(MAX_STORED as u64)).then(|| entry.to_form())?
+        let largest_in_redis = if self.redis.is_some() { MAX_STORED as u64 } else { 0 };
+        (bytes as u64 <= self.near.largest().max(largest_in_redis)).then(|| entry.to_form())?
     }
 
     /// Forgets every answer of `model` and says how many there were, counting each once. Answers on their way to Redis
@@ -162,17 +188,23 @@ impl<E> Memory<E> {
         self.writes.wait().await;
     }
 
-    /// Writes to Redis without making the caller wait for it.
-    fn write_behind(&self, key: AnswerKey, model: &str, form: Arc<[u8]>) {
-        let Some(redis) = self.redis.clone() else { return };
+    /// Writes to Redis without making the caller wait for it. `Ok` says that the write is queued.
+    fn write_behind(&self, key: AnswerKey, model: &str, form: Arc<[u8]>) -> Storage {
+        let redis = self.redis.as_ref().filter(|_| fits_redis(&form, key)).ok_or(NotStored::TooLarge)?;
+        if !redis.is_available() {
+            return Err(NotStored::RedisUnavailable);
+        }
         let room = u32::try_from(form.len().div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.write_room).try_acquire_many_owned(room) else { return };
+        let room = Arc::clone(&self.write_room).try_acquire_many_owned(room);
+        let room = room.map_err(|_| NotStored::RedisUnavailable)?;
+        let redis = redis.clone();
         let (lanes, model) = (Arc::clone(&self.write_lanes), model.to_owned());
         self.writes.spawn(async move {
             let lane = lanes.acquire().await;
             redis.set(key, &model, &form).await;
             drop((lane, room));
         });
+        Ok(())
     }
 }
 
@@ -227,7 +259,10 @@ impl<E: Clone> Memory<E> {
                 }
                 outcome = Outcome::Miss;
                 // It may belong under another key, since the model may have changed in mid-flight.
-                infer.as_mut().await.map(|inference| self.remember(key_of(&inference), inference))
+                let inference = infer.as_mut().await?;
+                let (entry, storage) = self.remember(key_of(&inference), inference);
+                outcome = computed(storage);
+                Ok(entry)
             };
             match self.flights.join(key, flight).await {
                 Ok(entry) => return Ok((entry, outcome)),
@@ -236,8 +271,13 @@ impl<E: Clone> Memory<E> {
             }
         }
         let inference = infer.await?;
-        Ok((self.remember(key_of(&inference), inference), Outcome::Miss))
+        let (entry, storage) = self.remember(key_of(&inference), inference);
+        Ok((entry, computed(storage)))
     }
+}
+
+fn computed(storage: Storage) -> Outcome {
+    storage.err().map_or(Outcome::Miss, Outcome::Unstored)
 }
 
 impl<E> Clone for Memory<E> {

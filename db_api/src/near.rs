@@ -78,11 +78,14 @@ impl Near {
         self.bytes / SHARE
     }
 
-    pub fn insert(&self, key: AnswerKey, form: &Arc<[u8]>) {
-        if weight(form) <= self.largest() {
+    /// Stores a result, unless it is larger than [`Self::largest`]; returns whether it did.
+    pub fn insert(&self, key: AnswerKey, form: &Arc<[u8]>) -> bool {
+        let fits = weight(form) <= self.largest();
+        if fits {
             let until = self.now().saturating_add(u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX));
             self.answers.insert(key, Held { form: Arc::clone(form), until });
         }
+        fits
     }
 
     /// Forgets what belongs to `model`, or everything, and says how many answers that were.

@@ -2,7 +2,7 @@ use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use contract::{ModelDescription, ModelList};
+use contract::{ModelDescription, ModelList, Step};
 use open_inference::{ModelMetadata, Platform};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
@@ -145,6 +145,7 @@ impl Known {
         let mut models: Vec<_> = self.of_model_api.iter().chain(self.of_queue.iter().filter(is_new)).cloned().collect();
         // Stable: the versions of a model stay in their order.
         models.sort_by(|a, b| a.name.cmp(&b.name));
+        spread_not_cached(&mut models);
         if *self.models != models {
             self.metadata = models.iter().map(|model| Arc::new(model.metadata())).collect();
             self.models = Arc::new(models);
@@ -247,6 +248,27 @@ impl Catalog {
     }
 }
 
+/// Marks each pipeline with a step that is not cached: its results are not cached either, for the reason of the first such
+/// step. A step may be a pipeline itself.
+fn spread_not_cached(models: &mut [ModelDescription]) {
+    loop {
+        let reason_of = |step: &Step| {
+            let answers = |model: &&ModelDescription| match &step.version {
+                Some(version) => model.version == *version,
+                None => model.is_default,
+            };
+            models.iter().filter(|model| model.name == step.model).find(answers)?.not_cached
+        };
+        let inherited =
+            models.iter().enumerate().filter(|(_, model)| model.not_cached.is_none()).find_map(|(at, model)| {
+                let reason = model.pipeline.as_ref()?.steps.iter().find_map(reason_of)?;
+                Some((at, reason))
+            });
+        let Some((at, reason)) = inherited else { return };
+        models[at].not_cached = Some(reason);
+    }
+}
+
 /// Whether a session of it has ever answered.
 fn has_been_warm(model: &ModelDescription) -> bool {
     model.device.is_some()
@@ -259,8 +281,8 @@ fn shortened(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use contract::Device;
-    use open_inference::ModelState;
+    use contract::{Device, Pipeline};
+    use open_inference::{ModelState, NotCached};
 
     use super::*;
 
@@ -306,5 +328,40 @@ mod tests {
         assert!(
             catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there are broken, mnist")
         );
+    }
+
+    #[test]
+    fn a_pipeline_is_not_cached_where_a_step_at_any_depth_is_not() {
+        let model = |name: &str, version: &str, is_default, not_cached| ModelDescription {
+            is_default,
+            not_cached,
+            ..ModelDescription::unread(name, version, ModelState::Ready, None)
+        };
+        let pipeline = |name: &str, steps: &[(&str, Option<&str>)]| {
+            let step = |&(model, version): &(&str, Option<&str>)| Step {
+                name: model.to_owned(),
+                model: model.to_owned(),
+                version: version.map(str::to_owned),
+                inputs: Vec::new(),
+            };
+            let steps = steps.iter().map(step).collect();
+            let pipeline = Pipeline { settings_digest: String::new(), steps, outputs: Vec::new() };
+            ModelDescription { pipeline: Some(pipeline), ..model(name, "1", true, None) }
+        };
+        let models = vec![
+            pipeline("outer", &[("stable", None), ("inner", None)]),
+            pipeline("inner", &[("random", Some("2"))]),
+            pipeline("other-version", &[("random", None), ("missing", None)]),
+            model("random", "1", true, None),
+            model("random", "2", false, Some(NotCached::Random)),
+            model("stable", "1", true, None),
+        ];
+        let catalog = Catalog::default();
+        catalog.learn(Ok(ModelList { models, ready: true }));
+        let known = catalog.known();
+        let not_cached: Vec<_> = known.models.iter().filter(|model| model.not_cached.is_some()).collect();
+        let names: Vec<_> = not_cached.iter().map(|model| (&*model.name, &*model.version)).collect();
+        assert_eq!(names, [("inner", "1"), ("outer", "1"), ("random", "2")]);
+        assert_eq!(catalog.find(Some("outer")).unwrap().metadata().not_cached, Some(NotCached::Random));
     }
 }

@@ -17,7 +17,7 @@ use crate::question::Question;
 use crate::queue_client::QueueClient;
 use crate::row_memory::RowMemory;
 use crate::settings::AppType;
-use crate::steering::{Provenance, Steering};
+use crate::steering::{Provenance, Steering, Uncached};
 use crate::workbench::Workbench;
 
 /// Answers questions: from memory where it can, from the model where it must.
@@ -108,16 +108,13 @@ impl Predictor {
     /// The answer, within what `steering` allows.
     pub async fn answer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
         let begun = Instant::now();
-        // What is not known to be the same model as before has no memory.
-        let no_store =
-            steering.no_store || question.model().digest.is_empty() && question.model().platform == Platform::Queue;
-        let answer = self.find_or_infer(question, Steering { no_store, ..steering }).await;
+        let answer = self.find_or_infer(question, steering).await;
         let (name, rows) = (question.model().name.as_str(), question.count());
         match &answer {
             Ok(Answer { entry, provenance }) => {
                 let inference = &entry.inference;
                 let cache = match provenance {
-                    Provenance::Bypass { .. } => None,
+                    Provenance::Bypass(_) | Provenance::Uncached(_) => None,
                     _ if provenance.cost_nothing() => Some(CacheLookup::Hit),
                     _ => Some(CacheLookup::Miss),
                 };
@@ -138,6 +135,7 @@ impl Predictor {
     async fn find_or_infer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
         if steering.reads_memory()
             && question.rows().is_empty()
+            && question.uncached().is_none()
             && let Some(entry) = self.memory.recall_near(question.key())
         {
             return Ok(Answer { entry, provenance: Provenance::Memory(Outcome::Near) });
@@ -147,6 +145,9 @@ impl Predictor {
     }
 
     async fn look_further(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
+        if let Some(reason) = question.uncached() {
+            return self.compute_uncached(question, reason, steering).await;
+        }
         if !steering.reads_memory() {
             return self.bypass(question, steering).await;
         }
@@ -170,6 +171,22 @@ impl Predictor {
         Ok(Answer { entry, provenance: Provenance::Memory(outcome) })
     }
 
+    /// Runs a model whose results are not cached. Identical concurrent requests are computed one by one: a shared result
+    /// is what these models must not give. The steps of a pipeline are cached as their own models allow.
+    async fn compute_uncached(
+        &self,
+        question: &Question,
+        reason: Uncached,
+        steering: Steering,
+    ) -> Result<Answer, Error> {
+        if steering.only_if_cached {
+            return Err(Error::NotRemembered);
+        }
+        let inference = self.infer(question, steering).await?;
+        let entry = Arc::new(Entry::new(question.key_of(&inference), inference));
+        Ok(Answer { entry, provenance: Provenance::Uncached(reason) })
+    }
+
     /// Does not look before it asks the model.
     async fn bypass(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
         if steering.only_if_cached {
@@ -177,14 +194,14 @@ impl Predictor {
         }
         let inference = self.infer(question, steering).await?;
         let key = question.key_of(&inference);
-        let stored = !steering.no_store;
-        let by_rows = stored && self.rows.remember(question, &inference).await?;
-        let entry = if stored && !by_rows {
-            self.memory.remember(key, inference)
-        } else {
-            Arc::new(Entry::new(key, inference))
+        if steering.no_store {
+            return Ok(Answer { entry: Arc::new(Entry::new(key, inference)), provenance: Provenance::Bypass(None) });
+        }
+        let (entry, storage) = match self.rows.remember(question, &inference).await? {
+            Some(storage) => (Arc::new(Entry::new(key, inference)), storage),
+            None => self.memory.remember(key, inference),
         };
-        Ok(Answer { entry, provenance: Provenance::Bypass { stored } })
+        Ok(Answer { entry, provenance: Provenance::Bypass(Some(storage)) })
     }
 
     async fn infer(&self, question: &Question, steering: Steering) -> Result<Inference, Error> {

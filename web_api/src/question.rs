@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use contract::ModelDescription;
 use db_api::keys::{AnswerKey, Input, InputDigest};
-use open_inference::{ContentType, Datatype, Inference, Tensor, TensorMetadata};
+use open_inference::{ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata};
 
 use crate::catalog::Listed;
 use crate::error::Error;
 use crate::settings::AppType;
+use crate::steering::Uncached;
 
 /// Batches with more rows are remembered as a whole: each row costs a look-up and a kilobyte of book-keeping, and nobody
 /// sends so many to have a few of them found.
@@ -48,7 +49,8 @@ impl Question {
         let input = digest(&model, &inputs);
         let rows = common_rows(&model, &inputs);
         let key_of = |input| AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
-        let split = |&rows: &usize| model.independent_rows && (2..=MAX_ROWS).contains(&rows);
+        let by_rows = model.independent_rows && uncached(&model).is_none();
+        let split = |&rows: &usize| by_rows && (2..=MAX_ROWS).contains(&rows);
         let rows_of_it = rows.filter(split).map_or_else(Vec::new, |rows| {
             let mut columns: Vec<_> = inputs.iter().map(|tensor| tensor.split_rows().into_iter()).collect();
             let next = |_| {
@@ -76,6 +78,11 @@ impl Question {
     /// The model it is asked of.
     pub fn model(&self) -> &ModelDescription {
         &self.model
+    }
+
+    /// Why its result is neither looked up nor stored; `None` where it is cached.
+    pub fn uncached(&self) -> Option<Uncached> {
+        uncached(&self.model)
     }
 
     /// The version to be asked; `None` for whichever is the default one by then.
@@ -127,6 +134,14 @@ impl Question {
     fn key_with(&self, input: InputDigest, inference: &Inference) -> AnswerKey {
         let digest = &inference.provenance.model_digest;
         AnswerKey::new(self.app_type.as_str(), &self.model.name, &inference.version, digest, input)
+    }
+}
+
+fn uncached(model: &ModelDescription) -> Option<Uncached> {
+    match model.not_cached {
+        Some(NotCached::Random) => Some(Uncached::Random),
+        Some(NotCached::Settings) => Some(Uncached::Settings),
+        None => (model.digest.is_empty() && model.platform == Platform::Queue).then_some(Uncached::NoDigest),
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use db_api::entry::Entry;
-use db_api::memory::{Failure, Memory, Outcome};
+use db_api::memory::{Failure, Memory, Outcome, Storage};
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
 use open_inference::{Inference, Tensor};
@@ -104,19 +104,22 @@ impl RowMemory {
         self.put_together(question, &found, &places).await
     }
 
-    /// Remembers the rows of `whole`, an answer to `question`. `false` when there are none.
-    pub(crate) async fn remember(&self, question: &Question, whole: &Inference) -> Result<bool, Error> {
+    /// Stores the rows of `whole`, an answer to `question`, and returns whether all were stored. `None` when there are no
+    /// rows.
+    pub(crate) async fn remember(&self, question: &Question, whole: &Inference) -> Result<Option<Storage>, Error> {
         if question.rows().is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let Some(answers) = self.cut(whole.clone(), question.rows().len()).await? else {
             self.give_up(question, whole);
-            return Ok(false);
+            return Ok(None);
         };
+        let mut stored = Ok(());
         for (row, answer) in question.rows().iter().zip(answers) {
-            self.memory.remember(question.key_of_row(row, &answer), answer);
+            let (_, storage) = self.memory.remember(question.key_of_row(row, &answer), answer);
+            stored = stored.and(storage);
         }
-        Ok(true)
+        Ok(Some(stored))
     }
 
     /// Computes `rows` of `question`, or waits for who is computing them.
@@ -217,7 +220,7 @@ impl RowMemory {
             counts.add(if known || first { found[place].1 } else { Outcome::Collapsed });
         }
         // Who answered is said of what was computed now, where something was.
-        let fresh = found.iter().find(|(_, outcome)| *outcome == Outcome::Miss).or(found.first());
+        let fresh = found.iter().find(|(_, outcome)| outcome.is_computed()).or(found.first());
         let Some(Inference { model, version, provenance, .. }) = fresh.map(|(entry, _)| entry.inference.clone()) else {
             return Ok(None);
         };

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use db_api::memory::Outcome;
+use db_api::memory::{NotStored, Outcome, Storage};
 use http::{HeaderMap, header};
 
 /// The header in which a request says how urgent it is.
@@ -31,11 +31,22 @@ pub enum Provenance {
     Memory(Outcome),
     /// The memory was asked for each row of a batch.
     Rows(RowCounts),
-    /// The request forbade to ask it; `stored` tells whether the answer is remembered now.
-    Bypass {
-        /// Whether it is remembered now.
-        stored: bool,
-    },
+    /// The request forbade a cached result. The field says whether the new result was stored; `None` where the request
+    /// forbade that as well.
+    Bypass(Option<Storage>),
+    /// Results of the model are not cached.
+    Uncached(Uncached),
+}
+
+/// Why no result of a model is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncached {
+    /// Its graph draws random numbers.
+    Random,
+    /// Its settings say so.
+    Settings,
+    /// It runs behind a queue without a digest: another model may take its place unnoticed.
+    NoDigest,
 }
 
 /// Rows of a batch by how their answers came about.
@@ -49,6 +60,8 @@ pub struct RowCounts {
     pub miss: u64,
     /// Computed for another caller, or for an equal row of this batch.
     pub collapsed: u64,
+    /// Why at least one computed row was not stored.
+    pub not_stored: Option<NotStored>,
 }
 
 impl RowCounts {
@@ -58,6 +71,10 @@ impl RowCounts {
             Outcome::Near => &mut self.near,
             Outcome::Redis => &mut self.redis,
             Outcome::Miss => &mut self.miss,
+            Outcome::Unstored(reason) => {
+                self.not_stored = Some(reason);
+                &mut self.miss
+            }
             Outcome::Collapsed => &mut self.collapsed,
         } += 1;
     }
@@ -68,6 +85,21 @@ impl RowCounts {
 
     fn all(self) -> u64 {
         self.known() + self.miss + self.collapsed
+    }
+
+    /// `Cache-Status` of a batch of which some rows were cached.
+    fn partial(self) -> String {
+        let (known, all) = (self.known(), self.all());
+        match self.not_stored {
+            Some(NotStored::TooLarge) => format!("mlserve; fwd=partial; detail=\"{known} of {all} rows, too-large\""),
+            Some(NotStored::RedisUnavailable) => {
+                format!("mlserve; fwd=partial; detail=\"{known} of {all} rows, redis-unavailable\"")
+            }
+            None => {
+                let stored = if self.miss > 0 { "stored" } else { "collapsed" };
+                format!("mlserve; fwd=partial; {stored}; detail=\"{known} of {all} rows\"")
+            }
+        }
     }
 }
 
@@ -99,32 +131,39 @@ impl Provenance {
         match self {
             Self::Memory(outcome) => matches!(outcome, Outcome::Near | Outcome::Redis),
             Self::Rows(rows) => rows.known() == rows.all(),
-            Self::Bypass { .. } => false,
+            Self::Bypass(_) | Self::Uncached(_) => false,
         }
     }
 
     /// Whether nothing had to be computed for this caller: it was remembered, or another's run was waited for.
     pub fn cost_nothing(self) -> bool {
         match self {
-            Self::Memory(outcome) => outcome != Outcome::Miss,
+            Self::Memory(outcome) => !outcome.is_computed(),
             Self::Rows(rows) => rows.miss == 0,
-            Self::Bypass { .. } => false,
+            Self::Bypass(_) | Self::Uncached(_) => false,
         }
     }
 
-    /// The value of `Cache-Status`.
+    /// The value of `Cache-Status`: `stored` only where the result was stored, and otherwise `detail` with the reason.
     pub fn cache_status(self) -> Cow<'static, str> {
         let status = match self {
             _ if self.is_remembered() => "mlserve; hit",
-            Self::Rows(rows) if rows.known() > 0 => {
-                let stored = if rows.miss > 0 { "stored" } else { "collapsed" };
-                let (known, all) = (rows.known(), rows.all());
-                return format!("mlserve; fwd=partial; {stored}; detail=\"{known} of {all} rows\"").into();
-            }
+            Self::Rows(rows) if rows.known() > 0 => return rows.partial().into(),
             _ if self.cost_nothing() => "mlserve; fwd=miss; collapsed",
+            Self::Memory(Outcome::Unstored(reason)) | Self::Rows(RowCounts { not_stored: Some(reason), .. }) => {
+                match reason {
+                    NotStored::TooLarge => "mlserve; fwd=miss; detail=too-large",
+                    NotStored::RedisUnavailable => "mlserve; fwd=miss; detail=redis-unavailable",
+                }
+            }
             Self::Memory(_) | Self::Rows(_) => "mlserve; fwd=miss; stored",
-            Self::Bypass { stored: true } => "mlserve; fwd=request; stored",
-            Self::Bypass { stored: false } => "mlserve; fwd=request",
+            Self::Bypass(None) => "mlserve; fwd=request",
+            Self::Bypass(Some(Ok(()))) => "mlserve; fwd=request; stored",
+            Self::Bypass(Some(Err(NotStored::TooLarge))) => "mlserve; fwd=request; detail=too-large",
+            Self::Bypass(Some(Err(NotStored::RedisUnavailable))) => "mlserve; fwd=request; detail=redis-unavailable",
+            Self::Uncached(Uncached::Random) => "mlserve; fwd=bypass; detail=random",
+            Self::Uncached(Uncached::Settings) => "mlserve; fwd=bypass; detail=settings",
+            Self::Uncached(Uncached::NoDigest) => "mlserve; fwd=bypass; detail=no-digest",
         };
         status.into()
     }
@@ -134,14 +173,14 @@ impl Provenance {
         match self {
             Self::Memory(Outcome::Near) => count("near", rows),
             Self::Memory(Outcome::Redis) => count("redis", rows),
-            Self::Memory(Outcome::Miss) => count("miss", rows),
+            Self::Memory(Outcome::Miss | Outcome::Unstored(_)) => count("miss", rows),
             Self::Memory(Outcome::Collapsed) => count("collapsed", rows),
-            Self::Rows(RowCounts { near, redis, miss, collapsed }) => {
+            Self::Rows(RowCounts { near, redis, miss, collapsed, .. }) => {
                 for (label, rows) in [("near", near), ("redis", redis), ("miss", miss), ("collapsed", collapsed)] {
                     count(label, rows);
                 }
             }
-            Self::Bypass { .. } => count("bypass", rows),
+            Self::Bypass(_) | Self::Uncached(_) => count("bypass", rows),
         }
     }
 }
@@ -164,12 +203,40 @@ mod tests {
     #[test]
     fn a_batch_of_which_some_rows_are_known_is_a_partial_hit() {
         let status = |near, redis, miss, collapsed| {
-            Provenance::Rows(RowCounts { near, redis, miss, collapsed }).cache_status().into_owned()
+            let counts = RowCounts { near, redis, miss, collapsed, not_stored: None };
+            Provenance::Rows(counts).cache_status().into_owned()
         };
         assert_eq!(status(30, 2, 0, 0), "mlserve; hit");
         assert_eq!(status(29, 1, 2, 0), "mlserve; fwd=partial; stored; detail=\"30 of 32 rows\"");
         assert_eq!(status(1, 0, 0, 1), "mlserve; fwd=partial; collapsed; detail=\"1 of 2 rows\"");
         assert_eq!(status(0, 0, 1, 31), "mlserve; fwd=miss; stored");
         assert_eq!(status(0, 0, 0, 2), "mlserve; fwd=miss; collapsed");
+    }
+
+    #[test]
+    fn what_was_not_stored_is_not_called_stored_and_the_reason_is_given() {
+        let unstored = Outcome::Unstored(NotStored::TooLarge);
+        let mut rows = RowCounts { near: 1, ..RowCounts::default() };
+        rows.add(Outcome::Miss);
+        rows.add(unstored);
+        for (provenance, status) in [
+            (Provenance::Memory(Outcome::Miss), "mlserve; fwd=miss; stored"),
+            (Provenance::Memory(unstored), "mlserve; fwd=miss; detail=too-large"),
+            (
+                Provenance::Memory(Outcome::Unstored(NotStored::RedisUnavailable)),
+                "mlserve; fwd=miss; detail=redis-unavailable",
+            ),
+            (Provenance::Rows(rows), "mlserve; fwd=partial; detail=\"1 of 3 rows, too-large\""),
+            (Provenance::Rows(RowCounts { near: 0, ..rows }), "mlserve; fwd=miss; detail=too-large"),
+            (Provenance::Bypass(None), "mlserve; fwd=request"),
+            (Provenance::Bypass(Some(Ok(()))), "mlserve; fwd=request; stored"),
+            (Provenance::Bypass(Some(Err(NotStored::TooLarge))), "mlserve; fwd=request; detail=too-large"),
+            (Provenance::Uncached(Uncached::Random), "mlserve; fwd=bypass; detail=random"),
+            (Provenance::Uncached(Uncached::Settings), "mlserve; fwd=bypass; detail=settings"),
+            (Provenance::Uncached(Uncached::NoDigest), "mlserve; fwd=bypass; detail=no-digest"),
+        ] {
+            assert_eq!(provenance.cache_status(), status);
+            assert!(!provenance.is_remembered() && !provenance.cost_nothing(), "{status}");
+        }
     }
 }

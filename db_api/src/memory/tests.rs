@@ -104,9 +104,19 @@ async fn an_answer_too_large_for_its_share_is_given_but_not_held_near() {
     let data = vec![0; 1 << 18].into();
     let large = Tensor::new("y", Datatype::Uint8, &[1 << 18], data).unwrap();
     let infer = async { Ok::<_, Failure<String>>(Inference { outputs: vec![large], ..inference("d1", 0.0) }) };
-    let (entry, _) = memory.recall_or_infer(key("d1", "x"), MODEL, |_| key("d1", "x"), infer).await.unwrap();
-    assert_eq!(entry.inference.outputs[0].len(), 1 << 18);
+    let (entry, outcome) = memory.recall_or_infer(key("d1", "x"), MODEL, |_| key("d1", "x"), infer).await.unwrap();
+    assert_eq!((entry.inference.outputs[0].len(), outcome), (1 << 18, Outcome::Unstored(NotStored::TooLarge)));
     assert!(memory.recall(key("d1", "x"), MODEL).await.is_none());
+}
+
+#[tokio::test]
+async fn a_cache_without_room_stores_nothing_and_says_so() {
+    let (memory, runs) = (Memory::new(0, Duration::from_mins(1), None), AtomicUsize::new(0));
+    for run in 1..=2 {
+        let computed = ask(&memory, "seven", &runs).await.unwrap();
+        assert_eq!(computed, (7.0, Outcome::Unstored(NotStored::TooLarge)));
+        assert_eq!(runs.load(Ordering::SeqCst), run);
+    }
 }
 
 #[tokio::test]
@@ -123,9 +133,9 @@ async fn an_answer_of_a_model_changed_in_mid_flight_is_not_filed_under_the_old_o
 #[tokio::test]
 async fn forgetting_a_model_leaves_the_others() {
     let memory = memory();
-    memory.remember(key("d1", "a"), inference("d1", 1.0));
+    assert_eq!(memory.remember(key("d1", "a"), inference("d1", 1.0)).1, Ok(()));
     let other = Inference { model: "leukemia".to_owned(), ..inference("d1", 2.0) };
-    memory.remember(key("d1", "b"), other);
+    assert_eq!(memory.remember(key("d1", "b"), other).1, Ok(()));
     assert_eq!(memory.forget(MODEL).await.unwrap(), 1);
     assert!(memory.recall(key("d1", "a"), MODEL).await.is_none());
     assert!(memory.recall(key("d1", "b"), "leukemia").await.is_some());

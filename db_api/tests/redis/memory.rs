@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use db_api::keys::{AnswerKey, Input};
-use db_api::memory::{Failure, Memory, Outcome};
+use db_api::memory::{Failure, Memory, NotStored, Outcome};
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
 use http::HeaderMap;
@@ -117,10 +117,48 @@ async fn an_answer_too_large_for_redis_is_given_and_not_written() {
     let Some(redis) = Redis::start("large") else { return };
     let memory = redis.memory().await;
     let large = Tensor::new("y", Datatype::Uint8, &[5 << 20], vec![0; 5 << 20].into()).unwrap();
-    memory.remember(key("large"), Inference { outputs: vec![large], ..inference() });
+    let (_, storage) = memory.remember(key("large"), Inference { outputs: vec![large], ..inference() });
+    assert_eq!(storage, Err(NotStored::TooLarge));
     memory.flush().await;
     assert!(redis.client().keys::<_, Vec<String>>("*").unwrap().is_empty());
     assert!(is_available(&memory));
+}
+
+#[tokio::test]
+async fn a_result_that_only_redis_has_room_for_is_stored_while_redis_responds() {
+    let Some(redis) = Redis::start("room") else { return };
+    let memory = redis.memory().await;
+    let remember = |name: &str, bytes: usize| {
+        let output = Tensor::new("y", Datatype::Uint8, &[bytes as i64], vec![0; bytes].into()).unwrap();
+        memory.remember(key(name), Inference { outputs: vec![output], ..inference() }).1
+    };
+    // An eighth of the local cache of 1 MiB is less than this, and Redis takes 4 MiB.
+    assert_eq!(remember("before", 1 << 18), Ok(()));
+    memory.flush().await;
+    let found = redis.memory().await.recall(key("before"), "mnist").await;
+    assert_eq!(found.map(|(_, outcome)| outcome), Some(Outcome::Redis));
+
+    redis.signal("-KILL");
+    until("the breaker opens", || !is_available(&memory)).await;
+    assert_eq!(remember("after", 1 << 18), Err(NotStored::RedisUnavailable));
+    assert_eq!(remember("too large for both", 5 << 20), Err(NotStored::TooLarge));
+    assert_eq!(remember("small", 1 << 10), Ok(()), "the local cache stores it");
+}
+
+#[tokio::test]
+async fn a_result_is_not_called_stored_when_too_many_writes_are_queued() {
+    let Some(redis) = Redis::start("queue") else { return };
+    let memory = redis.memory().await;
+    redis.signal("-STOP");
+    let remember = |number: usize| {
+        let output = Tensor::new("y", Datatype::Uint8, &[3 << 20], vec![0; 3 << 20].into()).unwrap();
+        memory.remember(key(&number.to_string()), Inference { outputs: vec![output], ..inference() }).1
+    };
+    // 64 MiB may be queued, which is 21 of them. No write ends meanwhile: nothing here waits.
+    let stored: Vec<_> = (0..22).map(remember).collect();
+    assert!(stored[..21].iter().all(Result::is_ok), "{stored:?}");
+    assert_eq!(stored[21], Err(NotStored::RedisUnavailable));
+    redis.signal("-CONT");
 }
 
 #[tokio::test]
@@ -129,7 +167,7 @@ async fn many_are_found_at_once_and_in_their_order() {
     let first = redis.memory().await;
     let keys: Vec<_> = (0..300).map(|number| key(&number.to_string())).collect();
     for key in keys.iter().step_by(3) {
-        first.remember(*key, inference());
+        assert_eq!(first.remember(*key, inference()).1, Ok(()));
     }
     first.flush().await;
     let found = redis.memory().await.recall_all(&keys, "mnist").await;

@@ -15,7 +15,7 @@ use crate::model_name::ModelName;
 use crate::predictor::Answer;
 use crate::question::Question;
 use crate::routes::page;
-use crate::steering::Steering;
+use crate::steering::{Provenance, Steering};
 use crate::upload::{ImageUpload, Rejected};
 
 /// The body of an answer to a picture.
@@ -109,7 +109,7 @@ pub(crate) async fn respond(
     steering: Steering,
     render: impl FnOnce(&Answer) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
-    if steering.reads_memory() && headers.contains_key(header::IF_NONE_MATCH) {
+    if steering.reads_memory() && question.uncached().is_none() && headers.contains_key(header::IF_NONE_MATCH) {
         let etag = question.etag();
         if none_match(headers, &etag) {
             return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
@@ -129,6 +129,10 @@ pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Resul
         Cow::Owned(status) => HeaderValue::try_from(status).map_err(|_| Error::Internal)?,
     };
     headers.insert(HeaderName::from_static("cache-status"), status);
+    if let Provenance::Uncached(_) = provenance {
+        // Another request of the same may have another result: an entity tag would make a client keep this one.
+        return Ok(());
+    }
     // The answer's own key: the model may have changed since the question's was made.
     headers.insert(header::ETAG, HeaderValue::try_from(answer.entry.key.etag()).map_err(|_| Error::Internal)?);
     if provenance.is_remembered() {

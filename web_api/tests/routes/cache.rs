@@ -1,8 +1,15 @@
-use http::{Request, StatusCode};
-use serde_json::json;
+use contract::ModelDescription;
+use http::{HeaderValue, Request, StatusCode, header};
+use open_inference::{Datatype, NotCached, Tensor};
+use serde_json::{Value, json};
 use web_api::settings::AppType;
 
-use crate::stack::{Stack, image_request};
+use crate::fake_model_api::{cutter, model, pipeline};
+use crate::jobs::{ended, job_of, zip};
+use crate::protocol::{call_model, post, question};
+use crate::stack::{Stack, form_request, image_request};
+
+const INFER: &str = "/v2/models/mnist/infer";
 
 fn forget(model: &str) -> Request<axum::body::Body> {
     Request::delete(format!("/cache/{model}")).body(axum::body::Body::empty()).unwrap()
@@ -17,4 +24,121 @@ async fn forgetting_a_model_makes_its_answers_fresh_and_leaves_the_others() {
     assert_eq!(stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"], false);
     assert_eq!(stack.send(image_request("/predict/leukemia", "seven")).await.json()["cached"], true);
     assert_eq!(stack.send(forget("nonesuch")).await.status, StatusCode::NOT_FOUND);
+}
+
+fn not_cached(reason: NotCached) -> ModelDescription {
+    ModelDescription { not_cached: Some(reason), ..model("mnist") }
+}
+
+async fn serving(reason: NotCached) -> Stack {
+    Stack::serving(vec![not_cached(reason)], |settings| settings.app_type = AppType::Ui).await
+}
+
+fn two_rows() -> Value {
+    question(&[[1., 0., 0., 0.], [2., 0., 0., 0.]])
+}
+
+fn with(mut request: Request<axum::body::Body>, name: header::HeaderName, value: &str) -> Request<axum::body::Body> {
+    request.headers_mut().insert(name, HeaderValue::try_from(value).unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_large_to_be_stored_is_not_called_stored() {
+    // No result is smaller than an eighth of this.
+    let stack = Stack::serving(vec![model("mnist")], |settings| settings.near_cache_bytes = 1 << 10).await;
+    for run in 1..=2 {
+        let alone = stack.send(image_request("/predict/mnist", "seven")).await;
+        assert_eq!(alone.header("cache-status"), "mlserve; fwd=miss; detail=too-large");
+        assert_eq!(alone.json()["cached"], false);
+        let batch = stack.send(post(INFER, &two_rows())).await;
+        assert_eq!(batch.header("cache-status"), "mlserve; fwd=miss; detail=too-large");
+        let anew = stack.send(with(post(INFER, &two_rows()), header::CACHE_CONTROL, "no-cache")).await;
+        assert_eq!(anew.header("cache-status"), "mlserve; fwd=request; detail=too-large");
+        let row = Tensor::from_f32("image", Datatype::Fp32, vec![1, 2, 2, 1], &[1.; 4]).unwrap();
+        let call = call_model(&stack, "mnist", row, "").await;
+        assert_eq!(call.metadata().get("cache-status").unwrap(), "mlserve; fwd=miss; detail=too-large");
+        assert_eq!(stack.runs(), 4 * run);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_cached_runs_for_every_request_on_every_route() {
+    for (reason, status) in [
+        (NotCached::Random, "mlserve; fwd=bypass; detail=random"),
+        (NotCached::Settings, "mlserve; fwd=bypass; detail=settings"),
+    ] {
+        let stack = serving(reason).await;
+        for run in 1..=2 {
+            let image = stack.send(image_request("/predict/mnist", "seven")).await;
+            assert_eq!((image.status, image.header("cache-status")), (StatusCode::OK, status));
+            assert_eq!((image.header("etag"), image.header("age")), ("", ""), "a later result may be another one");
+            assert_eq!(image.json()["cached"], false);
+            let page = form_request("/predict/mnist", &[("image", Some("7.png"), "seven")]);
+            let page = stack.send(with(page, header::ACCEPT, "text/html")).await;
+            assert_eq!((page.status, page.header("cache-status")), (StatusCode::OK, status));
+            let batch = stack.send(post(INFER, &two_rows())).await;
+            assert_eq!(batch.header("cache-status"), status, "rows are not cached one by one either");
+            let row = Tensor::from_strings("image", vec![1], ["seven"]);
+            let call = call_model(&stack, "mnist", row, "").await;
+            assert_eq!(call.metadata().get("cache-status").unwrap(), status);
+            assert!(call.metadata().get("etag").is_none());
+            assert_eq!((stack.runs(), stack.rows()), (4 * run, 5 * run));
+        }
+        let only = with(image_request("/predict/mnist", "seven"), header::CACHE_CONTROL, "only-if-cached");
+        assert_eq!(stack.send(only).await.status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(stack.send(forget("mnist")).await.json()["forgotten"], 0);
+        let metrics = stack.metrics();
+        assert!(metrics.contains("answers_total{model=\"mnist\",outcome=\"bypass\"} 10\n"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn identical_concurrent_requests_of_a_model_that_is_not_cached_run_one_by_one() {
+    for reason in [NotCached::Random, NotCached::Settings] {
+        let model = ModelDescription { independent_rows: false, ..not_cached(reason) };
+        let stack = Stack::serving(vec![model], |_| {}).await;
+        let ask = || stack.send(image_request("/predict/mnist", "slow"));
+        let (one, other, third) = tokio::join!(ask(), ask(), ask());
+        assert!([one, other, third].iter().all(|answer| answer.status == StatusCode::OK));
+        assert_eq!((stack.runs(), stack.rows()), (3, 3));
+    }
+}
+
+#[tokio::test]
+async fn an_entity_tag_does_not_stand_for_a_result_that_is_not_cached() {
+    let stack = Stack::start(AppType::Cli, &["mnist"]).await;
+    let etag = stack.send(image_request("/predict/mnist", "seven")).await.header("etag").to_owned();
+    let again = || with(image_request("/predict/mnist", "seven"), header::IF_NONE_MATCH, &etag);
+    assert_eq!(stack.send(again()).await.status, StatusCode::NOT_MODIFIED);
+    stack.change(|models| models[0].not_cached = Some(NotCached::Random)).await;
+    let answer = stack.send(again()).await;
+    assert_eq!(answer.header("cache-status"), "mlserve; fwd=bypass; detail=random", "what was stored is not read");
+    assert_eq!((answer.status, stack.runs()), (StatusCode::OK, 2));
+}
+
+#[tokio::test]
+async fn a_job_of_a_model_that_is_not_cached_runs_each_time_it_is_submitted() {
+    let stack = serving(NotCached::Random).await;
+    let submit = || {
+        let archive = zip(&[("a.png", "seven"), ("b.png", "seven")]);
+        with(Request::post("/jobs").body(archive.into()).unwrap(), header::CONTENT_TYPE, "application/zip")
+    };
+    for run in 1..=2 {
+        let job = ended(&stack, &job_of(&stack.send(submit()).await)).await;
+        assert_eq!((&job["status"], &job["runs"]), (&json!("succeeded"), &json!(2)));
+        assert_eq!(stack.rows(), 2 * run);
+    }
+}
+
+#[tokio::test]
+async fn a_pipeline_with_a_step_that_is_not_cached_is_not_cached_but_its_other_steps_are() {
+    let (cut, random) = (cutter(), not_cached(NotCached::Random));
+    let digits = pipeline("digits", "settings", &[&cut, &random]);
+    let stack = Stack::serving(vec![cut, digits, random], |_| {}).await;
+    for run in 1..=2 {
+        let answer = stack.send(image_request("/v2/models/digits/infer", "four")).await;
+        assert_eq!(answer.header("cache-status"), "mlserve; fwd=bypass; detail=random", "{}", answer.text());
+        assert_eq!((stack.runs(), stack.rows()), (1 + run, 1 + 4 * run), "the picture is cut once");
+    }
 }

@@ -14,7 +14,7 @@ use zip::write::SimpleFileOptions;
 use crate::fake_model_api::{cutter, model, pipeline};
 use crate::stack::{Answer, Stack, form_request, get_request, image_request};
 
-fn zip(files: &[(&str, &str)]) -> Vec<u8> {
+pub fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in files {
         writer.start_file(*name, SimpleFileOptions::default()).unwrap();
@@ -42,14 +42,14 @@ fn request_of(rows: &[&str]) -> Value {
 }
 
 /// The path of the job that was accepted.
-fn job_of(accepted: &Answer) -> String {
+pub fn job_of(accepted: &Answer) -> String {
     assert!([StatusCode::ACCEPTED, StatusCode::OK].contains(&accepted.status), "{}", accepted.text());
     let path = accepted.header("location").to_owned();
     assert_eq!(path, format!("/jobs/{}", accepted.json()["id"].as_str().unwrap()));
     path
 }
 
-async fn ended(stack: &Stack, job: &str) -> Value {
+pub async fn ended(stack: &Stack, job: &str) -> Value {
     for _ in 0..500 {
         let body = stack.send(get_request(job)).await.json();
         if body["finished"].is_string() {

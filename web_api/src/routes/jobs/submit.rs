@@ -44,10 +44,11 @@ pub async fn submit(
     accept(&app, NewJob { model, asked, inputs, once, content, webhook, ttl: None }).await
 }
 
-/// What decides a job's answers; nothing does where the model may be another one without our knowledge.
+/// What decides a job's answers; nothing does where the model may be another one without our knowledge, or where its
+/// results are not cached.
 fn content(app: &App, model: &ModelDescription, asked: &str) -> Option<Content> {
     let (version, digest) = (model.version.as_str(), model.digest.as_str());
-    (!digest.is_empty()).then(|| Content {
+    (!digest.is_empty() && model.not_cached.is_none()).then(|| Content {
         digest: [app.app_type.as_str(), version, digest, asked].join(" "),
         model_digest: digest.to_owned(),
     })
