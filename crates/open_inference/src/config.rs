@@ -14,7 +14,7 @@ pub fn model_config(model: &ModelMetadata) -> Value {
             "dims": dims(tensor, batched),
             "is_shape_tensor": false,
             "allow_ragged_batch": false,
-            "optional": false,
+            "optional": tensor.parameters.optional,
         })
     };
     let output = |tensor: &TensorMetadata| {
@@ -81,7 +81,10 @@ mod tests {
         assert_eq!(config["input"][0]["data_type"], "TYPE_STRING");
         assert_eq!(config["input"][0]["dims"], json!([2]));
         assert_eq!(config["output"][0]["dims"], json!([]));
+        assert_eq!(config["input"][0]["optional"], false);
         assert_eq!(config["max_batch_size"], 8);
+        model.inputs[0].parameters.optional = true;
+        assert_eq!(model_config(&model)["input"][0]["optional"], true);
         model.max_batch_size = 0;
         let config = model_config(&model);
         assert_eq!(config["input"][0]["dims"], json!([-1, 2]));

@@ -70,7 +70,12 @@ pub fn config(model: &ModelMetadata) -> pb::ModelConfig {
         max_batch_size: i32::try_from(model.max_batch_size).unwrap_or(i32::MAX),
         input: each(&json["input"])
             .iter()
-            .map(|input| pb::ModelInput { name: text(&input["name"]), data_type: data_type(input), dims: dims(input) })
+            .map(|input| pb::ModelInput {
+                name: text(&input["name"]),
+                data_type: data_type(input),
+                dims: dims(input),
+                optional: input["optional"].as_bool().unwrap_or_default(),
+            })
             .collect(),
         output: each(&json["output"])
             .iter()

@@ -255,6 +255,9 @@ pub struct ModelInput {
     /// Without the batch axis when the model has one.
     #[prost(int64, repeated, tag = "4")]
     pub dims: ::prost::alloc::vec::Vec<i64>,
+    /// Whether it may be left out of a request.
+    #[prost(bool, tag = "8")]
+    pub optional: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelOutput {
