@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use contract::{Device, ModelDescription, Pipeline};
-use open_inference::{ModelMetadata, ModelState, Platform, Tensor, TensorMetadata};
+use open_inference::{ModelMetadata, ModelState, Platform, Tensor, TensorMetadata, gives_optional, only_required};
 
 use crate::analysis::GraphFacts;
 use crate::error::Error;
@@ -99,10 +99,9 @@ impl Model {
 
     /// The input of a model that has one.
     pub fn only_input(&self) -> Result<&TensorMetadata, Error> {
-        match self.signature.inputs.as_slice() {
-            [input] => Ok(input),
-            inputs => Err(Error::Unfit(format!("{} has {} inputs, and only one was sent", self.name, inputs.len()))),
-        }
+        let inputs = &self.signature.inputs;
+        let several = || Error::Unfit(format!("{} has {} inputs, and only one was sent", self.name, inputs.len()));
+        only_required(inputs).ok_or_else(several)
     }
 
     /// Names of the first output's classes.
@@ -126,6 +125,9 @@ impl Model {
             inputs.sort_by_key(place);
         }
         match &self.runs {
+            Runs::Sessions(pool) if gives_optional(&inputs, &self.signature.inputs) => {
+                Ok(pool.run_alone(inputs, urgency).await?)
+            }
             Runs::Sessions(pool) => Ok(pool.run(inputs, urgency).await?),
             Runs::Steps(_) => Err(Error::Internal),
         }
@@ -173,7 +175,7 @@ impl Model {
             max_batch_size: signature.max_batch_size,
             independent_rows: signature.independent_rows,
             // A picture alone is no question to a model that wants more than that.
-            image: signature.image().filter(|_| signature.inputs.len() == 1).map(|(_, spec)| spec.describe()),
+            image: signature.only_image().map(ImageSpec::describe),
             pipeline: self.steps().map(|steps| steps.pipeline.clone()),
             platform: self.metadata.platform,
             ..describe_state(&self.name, &self.version, state)

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use open_inference::{ContentType, Datatype, Task, Tensor, TensorMetadata, TensorParameters};
+use open_inference::{
+    ContentType, Datatype, Task, Tensor, TensorMetadata, TensorParameters, gives_optional, only_required,
+};
 
 use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
@@ -77,10 +79,16 @@ impl Signature {
         }
     }
 
-    /// How many rows a request asks for: as many as its first input has, or one where batches are out of the question.
+    /// How many rows a request asks for: as many as its first input that is not optional has, or one where batches are out of the question.
     pub fn rows(&self, inputs: &[Tensor]) -> usize {
         let open = closed(&self.inputs, &self.outputs).is_none();
-        inputs.first().and_then(Tensor::rows).filter(|_| open).unwrap_or(1)
+        let is_optional = |tensor: &&Tensor| gives_optional(std::slice::from_ref(*tensor), &self.inputs);
+        inputs.iter().find(|tensor| !is_optional(tensor)).and_then(Tensor::rows).filter(|_| open).unwrap_or(1)
+    }
+
+    /// How an image becomes the only input that a request needs.
+    pub fn only_image(&self) -> Option<&ImageSpec> {
+        self.images.get(&only_required(&self.inputs)?.name)
     }
 
     /// The first input that pictures can be sent for, and how they become it.
@@ -185,13 +193,16 @@ fn check(said: &TensorSettings, tensor: &TensorMetadata, whom: &str) -> Result<(
     Ok(())
 }
 
-/// Why batches of any length are out of the question; `None` when every input and output has an open first axis.
+/// Why batches of any length are out of the question; `None` when every input that is not optional and every output has an
+/// open first axis.
 fn closed(inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -> Option<String> {
-    let sides = [("input", inputs), ("output", outputs)];
-    if let Some((side, _)) = sides.iter().find(|(_, tensors)| tensors.is_empty()) {
-        return Some(format!("there is no {side}"));
+    let required = || inputs.iter().filter(|input| !input.parameters.optional);
+    for (side, is_empty) in [("input", required().next().is_none()), ("output", outputs.is_empty())] {
+        if is_empty {
+            return Some(format!("there is no {side}"));
+        }
     }
-    let mut tensors = sides.iter().flat_map(|(side, tensors)| tensors.iter().map(move |tensor| (side, tensor)));
+    let mut tensors = required().map(|input| ("input", input)).chain(outputs.iter().map(|output| ("output", output)));
     let (side, tensor) = tensors.find(|(_, tensor)| tensor.shape.first() != Some(&-1))?;
     Some(format!("{side} {:?} has the shape {:?}, whose first axis is not open", tensor.name, tensor.shape))
 }

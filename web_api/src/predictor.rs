@@ -5,7 +5,7 @@ use bytes::Bytes;
 use contract::ImageArray;
 use db_api::entry::Entry;
 use db_api::memory::{Failure, Memory, Outcome};
-use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor};
+use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor, only_required};
 
 use crate::catalog::{Catalog, Listed};
 use crate::error::Error;
@@ -84,7 +84,7 @@ impl Predictor {
     pub fn ask_array(&self, model: Option<&str>, body: &[u8]) -> Result<Question, Error> {
         let model = self.catalog.find(model).and_then(known)?;
         let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
-        let [input] = model.inputs.as_slice() else { return Err(Error::NoArrays(model.name.clone())) };
+        let input = only_required(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
         let tensor = array.fit(input)?;
         Ok(Question::new(self.app_type, model, false, vec![tensor]))
     }

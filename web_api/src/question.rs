@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use contract::ModelDescription;
 use db_api::keys::{AnswerKey, Input, InputDigest};
-use open_inference::{ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata};
+use open_inference::{
+    ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata, gives_optional, only_required,
+};
 
 use crate::catalog::Listed;
 use crate::error::Error;
@@ -157,19 +159,21 @@ fn digest(model: &ModelDescription, inputs: &[Tensor]) -> InputDigest {
     Input::Tensors(inputs).into()
 }
 
-/// The input of a model that has one, and takes pictures for it. A pipeline whose steps have no tensor in common takes nothing
+/// The input of a model that needs only one, and takes pictures for it. A pipeline whose steps have no tensor in common takes nothing
 /// else.
 fn picture_input(model: &ModelDescription) -> Option<&TensorMetadata> {
-    let [input] = model.inputs.as_slice() else { return None };
+    let input = only_required(&model.inputs)?;
     let is_for_steps = model.pipeline.is_some() && input.parameters.content_type == Some(ContentType::Image);
     (input.takes_images() || is_for_steps).then_some(input)
 }
 
-/// The length of the first axis, where all inputs have it and the graph leaves it open.
+/// The length of the first axis, where all inputs have it and the graph leaves it open. `None` where an optional input is
+/// given.
 fn common_rows(model: &ModelDescription, inputs: &[Tensor]) -> Option<usize> {
     let rows = inputs.first()?.rows()?;
-    let is_open = model.inputs.iter().all(|input| input.shape.first() == Some(&-1));
-    (is_open && inputs.iter().all(|tensor| tensor.rows() == Some(rows))).then_some(rows)
+    let is_open = |input: &TensorMetadata| input.parameters.optional || input.shape.first() == Some(&-1);
+    let is_batch = model.inputs.iter().all(is_open) && !gives_optional(inputs, &model.inputs);
+    (is_batch && inputs.iter().all(|tensor| tensor.rows() == Some(rows))).then_some(rows)
 }
 
 #[cfg(test)]
@@ -220,6 +224,20 @@ mod tests {
         assert_eq!((batch.rows().len(), batch.count()), (0, 2));
         let many = ask(&model(Datatype::Fp32, &[-1, 2]), vec![numbers(&[[0., 0.]; MAX_ROWS + 1])]);
         assert!(many.rows().is_empty());
+    }
+
+    #[test]
+    fn a_request_that_gives_an_optional_input_is_no_batch_and_has_a_key_of_its_own() {
+        let mut model = model(Datatype::Fp32, &[-1, 2]);
+        model.inputs.push(TensorMetadata::new("gain", Datatype::Fp32, &[-1]));
+        model.inputs[1].parameters.optional = true;
+        let x = || numbers(&[[1., 2.], [3., 4.]]);
+        let gain = Tensor::from_f32("gain", Datatype::Fp32, vec![2], &[5., 6.]).unwrap();
+        let (without, with) = (ask(&model, vec![x()]), ask(&model, vec![x(), gain]));
+        assert_eq!((without.rows().len(), with.rows().len()), (2, 0));
+        assert_ne!(without.key(), with.key());
+        let picture = Question::of_picture(AppType::Cli, model.into(), Bytes::from_static(b"cat"));
+        assert_eq!(picture.unwrap().inputs()[0].name, "x", "it needs one image alone");
     }
 
     #[test]

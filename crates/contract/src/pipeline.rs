@@ -100,7 +100,15 @@ impl<'a> Progress<'a> {
                 Source::Step { step, .. } => self.answer_of(step).is_some(),
             })
         };
-        let fed = |number: usize| Ok((number, self.feed(&self.pipeline.steps[number].inputs)?));
+        // An optional input of the pipeline that the request leaves out is left out of the step as well.
+        let is_given = |wire: &&Wire| match &wire.from {
+            Source::Input(name) => self.inputs.iter().any(|tensor| tensor.name == *name),
+            Source::Step { .. } => true,
+        };
+        let fed = |number: usize| {
+            let wires = self.pipeline.steps[number].inputs.iter().filter(is_given);
+            Ok((number, self.feed(wires)?))
+        };
         (0..self.answers.len()).filter(is_open).filter(is_ready).map(fed).collect()
     }
 
@@ -112,7 +120,7 @@ impl<'a> Progress<'a> {
     /// The pipeline's own answer, once every step has been answered. Its digest is that of the models that really answered,
     /// its times are the sums of theirs.
     pub fn finish(self, model: &str, version: &str) -> Result<Inference, Missing> {
-        let outputs = self.feed(&self.pipeline.outputs)?;
+        let outputs = self.feed(self.pipeline.outputs.iter())?;
         let steps = || self.answers.iter().flatten().map(|answer| &answer.provenance);
         let devices: BTreeSet<_> = steps().map(|step| step.device.as_str()).filter(|name| !name.is_empty()).collect();
         let sum = |of: fn(&Timing) -> f64| steps().map(|step| of(&step.timing_ms)).sum();
@@ -129,7 +137,7 @@ impl<'a> Progress<'a> {
         Ok(Inference { model, version, outputs, provenance, headers: HeaderMap::new() })
     }
 
-    fn feed(&self, wires: &[Wire]) -> Result<Vec<Tensor>, Missing> {
+    fn feed<'w>(&self, wires: impl Iterator<Item = &'w Wire>) -> Result<Vec<Tensor>, Missing> {
         let fed = |Wire { name, from }: &Wire| {
             let (tensors, wanted) = match from {
                 Source::Input(input) => (Some(&self.inputs), input),
@@ -139,7 +147,7 @@ impl<'a> Progress<'a> {
             let tensor = tensor.ok_or_else(|| Missing(from.clone()))?;
             Ok(Tensor { name: name.clone(), ..tensor.clone() })
         };
-        wires.iter().map(fed).collect()
+        wires.map(fed).collect()
     }
 
     fn answer_of(&self, step: &str) -> Option<&Inference> {

@@ -4,7 +4,8 @@ use std::fmt::{self, Display, Write};
 use crate::{Datatype, Error, ModelMetadata, Tensor, TensorMetadata};
 
 /// Holds a request's tensors against the model's signature: each input once, of the right datatype, with lengths that fit.
-/// `BYTES` also fit an input that [takes images](TensorMetadata::takes_images): one encoded picture each.
+/// `BYTES` also fit an input that [takes images](TensorMetadata::takes_images): one encoded picture each. An optional input may
+/// be absent.
 pub fn check(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
     let mut seen = HashSet::new();
     for tensor in inputs {
@@ -14,7 +15,8 @@ pub fn check(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
         }
         check_tensor(tensor, input)?;
     }
-    match model.inputs.iter().find(|input| !seen.contains(input.name.as_str())) {
+    let is_missing = |input: &&TensorMetadata| !input.parameters.optional && !seen.contains(input.name.as_str());
+    match model.inputs.iter().find(is_missing) {
         None => Ok(()),
         Some(missing) => Err(Error::unfit(format!(
             "input {:?} is missing; model {:?} takes {}",
@@ -62,7 +64,11 @@ pub(crate) fn cut(error: &impl Display) -> String {
 }
 
 pub(crate) fn names(tensors: &[TensorMetadata]) -> String {
-    tensors.iter().map(|tensor| format!("{:?}", tensor.name)).collect::<Vec<_>>().join(", ")
+    let name = |tensor: &TensorMetadata| {
+        let optional = if tensor.parameters.optional { " (optional)" } else { "" };
+        format!("{:?}{optional}", tensor.name)
+    };
+    tensors.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn check_tensor(tensor: &Tensor, input: &TensorMetadata) -> Result<(), Error> {
@@ -153,6 +159,25 @@ mod tests {
         }
         let twice = check(&[x(&[1, 2]), x(&[1, 2])], &model()).unwrap_err();
         assert_eq!((twice.status, twice.message.as_str()), (StatusCode::BAD_REQUEST, r#"input "x" is given twice"#));
+    }
+
+    #[test]
+    fn an_optional_input_may_be_absent_and_is_checked_where_it_is_given() {
+        let mut model = model();
+        model.inputs.push(TensorMetadata::new("gain", Datatype::Int8, &[]));
+        model.inputs[2].parameters.optional = true;
+        let gain = |shape: &[i64]| {
+            let length = shape.iter().product::<i64>() as usize;
+            Tensor::new("gain", Datatype::Int8, shape, vec![0; length].into()).unwrap()
+        };
+        assert_eq!(check(&[x(&[1, 2]), p()], &model), Ok(()));
+        assert_eq!(check(&[gain(&[]), x(&[1, 2]), p()], &model), Ok(()));
+        for (inputs, words) in [
+            (vec![x(&[1, 2]), p(), gain(&[1])], r#"input "gain" has the shape [] (-1: any length), not [1]"#),
+            (vec![gain(&[]), p()], r#"input "x" is missing; model "m" takes "x", "p", "gain" (optional)"#),
+        ] {
+            assert_eq!(check(&inputs, &model).unwrap_err().message, words);
+        }
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub(crate) fn read(
     model: &ModelMetadata,
     room: &mut Room,
 ) -> Result<Vec<Tensor>, Error> {
-    let side_by_side = one_matrix(model).filter(|matrix| inputs.iter().all(|input| input.name != matrix.name));
+    let is_an_input = |name: &str| model.inputs.iter().any(|input| input.name == name);
+    let side_by_side = one_matrix(model).filter(|_| inputs.iter().all(|input| !is_an_input(&input.name)));
     let mut seen = HashSet::new();
     let mut columns: Vec<Tensor> = Vec::with_capacity(inputs.len());
     for input in inputs {
@@ -57,8 +58,7 @@ pub(crate) fn read(
 }
 
 fn one_matrix(model: &ModelMetadata) -> Option<&TensorMetadata> {
-    let [input] = &model.inputs[..] else { return None };
-    (input.shape.len() == 2).then_some(input)
+    model.only_input().filter(|input| input.shape.len() == 2)
 }
 
 /// A column is `[N]` or `[N, 1]`, as the model wants it.

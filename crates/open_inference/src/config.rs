@@ -107,6 +107,7 @@ mod tests {
         assert_eq!(config["input"][0]["data_type"], "TYPE_STRING");
         assert_eq!(config["input"][0]["dims"], json!([2]));
         assert_eq!(config["output"][0]["dims"], json!([]));
+        assert_eq!(config["input"][0]["optional"], false);
         assert_eq!(config["max_batch_size"], 8);
         assert_eq!(config["response_cache"]["enable"], true);
         assert_eq!(config["input"][0]["optional"], false);

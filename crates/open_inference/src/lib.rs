@@ -91,7 +91,7 @@ pub use error::Error;
 pub use json::{JsonResponse, read_request, write_request, write_response};
 pub use metadata::{
     Activation, Batching, ContentType, ModelMetadata, NotCached, Platform, RowDependence, Task, TensorMetadata,
-    TensorParameters,
+    TensorParameters, gives_optional, only_required,
 };
 pub use parameters::{Parameter, Parameters};
 pub use render::render;

@@ -224,6 +224,29 @@ impl TensorParameters {
     }
 }
 
+impl ModelMetadata {
+    /// The input of a model that needs only one; see [`only_required`].
+    pub fn only_input(&self) -> Option<&TensorMetadata> {
+        only_required(&self.inputs)
+    }
+}
+
+/// The input of a model that needs only one: its single input, or the only one of several that is not optional.
+pub fn only_required(inputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
+    if let [only] = inputs {
+        return Some(only);
+    }
+    let mut required = inputs.iter().filter(|input| !input.parameters.optional);
+    required.next().filter(|_| required.next().is_none())
+}
+
+/// Whether a request with these inputs gives one that is optional. Such a request is a unit: its rows are neither batched
+/// with those of other requests nor cached one by one, since an optional input need not have a batch axis.
+pub fn gives_optional(given: &[crate::Tensor], inputs: &[TensorMetadata]) -> bool {
+    let mut optional = inputs.iter().filter(|input| input.parameters.optional);
+    optional.any(|input| given.iter().any(|tensor| tensor.name == input.name))
+}
+
 impl TensorMetadata {
     /// Without parameters.
     pub fn new(name: &str, datatype: Datatype, shape: &[i64]) -> Self {
@@ -233,5 +256,35 @@ impl TensorMetadata {
     /// Whether it can be asked with encoded pictures, one `BYTES` element each, in place of its own datatype.
     pub fn takes_images(&self) -> bool {
         self.parameters.content_type == Some(ContentType::Image) && self.datatype != Datatype::Bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tensor;
+
+    fn input(name: &str, optional: bool) -> TensorMetadata {
+        let mut input = TensorMetadata::new(name, Datatype::Fp32, &[-1, 1]);
+        input.parameters.optional = optional;
+        input
+    }
+
+    #[test]
+    fn the_only_input_is_the_one_that_a_request_cannot_leave_out() {
+        let only = |inputs: &[TensorMetadata]| only_required(inputs).map(|input| input.name.clone());
+        assert_eq!(only(&[input("gain", true), input("x", false)]).as_deref(), Some("x"));
+        assert_eq!(only(&[input("gain", true)]).as_deref(), Some("gain"));
+        assert_eq!(only(&[input("a", false), input("b", false)]), None);
+        assert_eq!(only(&[input("a", true), input("b", true)]), None);
+        assert_eq!(only(&[]), None);
+    }
+
+    #[test]
+    fn a_request_gives_an_optional_input_only_by_its_name() {
+        let inputs = [input("x", false), input("gain", true)];
+        let tensor = |name: &str| Tensor::from_f32(name, Datatype::Fp32, vec![1, 1], &[1.0]).unwrap();
+        assert!(!gives_optional(&[tensor("x")], &inputs));
+        assert!(gives_optional(&[tensor("x"), tensor("gain")], &inputs));
     }
 }

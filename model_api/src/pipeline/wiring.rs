@@ -76,7 +76,8 @@ fn feed<'a>(
     before: &[(&Step, &Arc<Model>)],
 ) -> Result<Vec<(&'a str, Wanted<'a>)>, String> {
     let inputs = &model.metadata.inputs;
-    if let Some(missing) = inputs.iter().find(|input| !step.inputs.iter().any(|wire| wire.name == input.name)) {
+    let is_fed = |input: &&TensorMetadata| step.inputs.iter().any(|wire| wire.name == input.name);
+    if let Some(missing) = inputs.iter().find(|input| !input.parameters.optional && !is_fed(input)) {
         return Err(format!("step {:?}: inputs: nothing feeds {:?} of {}", step.name, missing.name, step.model));
     }
     let mut wanted = Vec::new();
@@ -137,6 +138,7 @@ fn common(name: &str, all: &[Wanted<'_>]) -> Result<TensorMetadata, String> {
             None => return contradicts(&format!("it takes {:?}, and that {:?}", tensor.shape, common.shape)),
         }
         common.parameters.allow_empty &= tensor.parameters.allow_empty;
+        common.parameters.optional &= tensor.parameters.optional;
     }
     // A picture is for all of them or for none.
     if common.takes_images() && !all.iter().all(|wanted| wanted.tensor.takes_images()) {

@@ -51,6 +51,11 @@ impl Entry {
         (Self { inputs, rows, urgency, since: Instant::now(), span: Span::current(), answer }, answered)
     }
 
+    /// Runs by itself: its inputs may have rows, and still may not be stacked with those of another request.
+    pub fn alone(self) -> Self {
+        Self { rows: None, ..self }
+    }
+
     /// What it counts for in a queue that is measured in rows.
     pub fn weight(&self) -> usize {
         self.rows.unwrap_or(1).max(1)

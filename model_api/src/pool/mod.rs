@@ -25,7 +25,7 @@ use open_inference::Tensor;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -172,13 +172,25 @@ impl Pool {
     /// Runs the model on these inputs, which must fit its signature, on whichever session is idle first, and together with
     /// whatever else waits for it. Dropping the future leaves the request out, or ends its run when nobody else waits for it.
     pub async fn run(&self, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, RunError> {
+        self.run_entry(Entry::new(inputs, urgency)).await
+    }
+
+    /// The same, never together with other requests.
+    pub async fn run_alone(&self, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, RunError> {
+        let (entry, answered) = Entry::new(inputs, urgency);
+        self.run_entry((entry.alone(), answered)).await
+    }
+
+    async fn run_entry(
+        &self,
+        (entry, answered): (Entry, oneshot::Receiver<Result<Ran, RunError>>),
+    ) -> Result<Ran, RunError> {
         if let State::Unavailable(reason) = self.state() {
             return Err(RunError::Unavailable(reason.to_string()));
         }
-        if self.shared.quarantine.holds(&inputs) {
+        if self.shared.quarantine.holds(&entry.inputs) {
             return Err(RunError::Crashed);
         }
-        let (entry, answered) = Entry::new(inputs, urgency);
         self.shared.queue.push(entry).map_err(|refused| match refused {
             Refused::Full(retry_after) => RunError::Full { retry_after },
             Refused::Closed => RunError::Stopped,

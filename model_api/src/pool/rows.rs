@@ -26,7 +26,7 @@ pub enum Rows {
 /// Runs the model three times: on a row, on another one, and on both. The error is the session's death; none of the three
 /// runs may be given up.
 pub async fn try_rows<S: Session>(session: &mut S, hello: &Hello, blueprint: &Blueprint) -> Result<Rows, String> {
-    let row = |number| hello.inputs.iter().map(|input| trial_row(input, &blueprint.shapes, number)).collect();
+    let row = |number| hello.required_inputs().map(|input| trial_row(input, &blueprint.shapes, number)).collect();
     let rows: (Option<Vec<Tensor>>, Option<Vec<Tensor>>) = (row(0), row(1));
     let (Some(first), Some(second)) = rows else { return Ok(Rows::NoBatch) };
     let mut alone = Vec::new();

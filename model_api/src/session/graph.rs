@@ -1,11 +1,13 @@
 //! What of a graph can be served: its inputs, its tensor outputs, and what is left out.
 
 use open_inference::{Datatype, MAX_RANK, TensorMetadata};
-use ort::value::{Outlet, TensorElementType, ValueType};
+use ort::session::Session;
+use ort::value::{TensorElementType, ValueType};
 
 /// Inputs and outputs in the graph's order.
 #[derive(Debug)]
 pub struct Graph {
+    /// Those that have a default in the graph come last and are optional.
     pub inputs: Vec<TensorMetadata>,
     pub outputs: Vec<TensorMetadata>,
     /// Outputs that are not served, each with the reason.
@@ -14,15 +16,27 @@ pub struct Graph {
 
 impl Graph {
     /// An input that is no tensor makes the model useless; an output that is none is left out, unless it is the last.
-    pub fn read(inputs: &[Outlet], outputs: &[Outlet]) -> Result<Self, String> {
-        let named = |side: &str, outlet: &Outlet, reason: &str| format!("{side} {:?} {reason}", outlet.name());
-        let inputs = inputs.iter().map(|outlet| tensor(outlet).map_err(|reason| named("input", outlet, &reason)));
-        let inputs = inputs.collect::<Result<_, _>>()?;
+    ///
+    /// ONNX Runtime lists an initializer that is also an input apart from the inputs (`SessionGetOverridableInitializer…`),
+    /// and lists none for files of an IR version below 4, where an initializer cannot be overridden. One of a type that
+    /// is not served stays what it is in the graph: a constant.
+    pub fn read(session: &Session) -> Result<Self, String> {
+        let named = |side: &str, name: &str, reason: &str| format!("{side} {name:?} {reason}");
+        let required = session.inputs().iter().map(|outlet| {
+            tensor(outlet.name(), outlet.dtype()).map_err(|reason| named("input", outlet.name(), &reason))
+        });
+        let mut inputs = required.collect::<Result<Vec<_>, _>>()?;
+        let optional = session.overridable_initializers();
+        inputs.extend(optional.iter().filter_map(|initializer| {
+            let mut input = tensor(initializer.name(), initializer.dtype()).ok()?;
+            input.parameters.optional = true;
+            Some(input)
+        }));
         let (mut served, mut left_out) = (Vec::new(), Vec::new());
-        for outlet in outputs {
-            match tensor(outlet) {
+        for outlet in session.outputs() {
+            match tensor(outlet.name(), outlet.dtype()) {
                 Ok(tensor) => served.push(tensor),
-                Err(reason) => left_out.push(named("output", outlet, &reason)),
+                Err(reason) => left_out.push(named("output", outlet.name(), &reason)),
             }
         }
         if served.is_empty() {
@@ -30,18 +44,23 @@ impl Graph {
         }
         Ok(Self { inputs, outputs: served, left_out })
     }
+
+    /// The inputs that every run needs.
+    pub fn required(&self) -> &[TensorMetadata] {
+        &self.inputs[..self.inputs.partition_point(|input| !input.parameters.optional)]
+    }
 }
 
 /// ONNX Runtime shows a tensor of unknown rank like a scalar, with an empty shape.
-fn tensor(outlet: &Outlet) -> Result<TensorMetadata, String> {
-    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return Err(format!("is {}, and only tensors are served", words(outlet.dtype())));
+fn tensor(name: &str, kind: &ValueType) -> Result<TensorMetadata, String> {
+    let ValueType::Tensor { ty, shape, .. } = kind else {
+        return Err(format!("is {}, and only tensors are served", words(kind)));
     };
     let datatype = datatype(*ty).ok_or_else(|| format!("has the element type {ty}, which is not served"))?;
     if shape.len() > MAX_RANK {
         return Err(format!("has {} axes, and at most {MAX_RANK} are served", shape.len()));
     }
-    Ok(TensorMetadata::new(outlet.name(), datatype, shape))
+    Ok(TensorMetadata::new(name, datatype, shape))
 }
 
 fn words(kind: &ValueType) -> String {

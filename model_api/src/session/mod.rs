@@ -62,6 +62,11 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// The inputs that every run needs, in the graph's order.
+    pub fn required_inputs(&self) -> impl Iterator<Item = &TensorMetadata> {
+        self.inputs.iter().filter(|input| !input.parameters.optional)
+    }
+
     /// Whether the session runs on a graphics card.
     pub fn is_on_card(&self) -> bool {
         self.device.name == Kind::Cuda.name()

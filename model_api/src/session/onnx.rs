@@ -89,7 +89,7 @@ impl Onnx {
 
     fn open_on(environment: &Environment, load: &Load, kind: Kind) -> Result<Self, String> {
         let session = open_session(environment, load, kind)?;
-        let graph = Graph::read(session.inputs(), session.outputs())?;
+        let graph = Graph::read(&session)?;
         let served = graph.outputs.iter().fold(OutputSelector::no_default(), |all, output| all.with(&output.name));
         let run = RunOptions::new().map_err(said)?.with_outputs(served);
         let options = Arc::new(Options { run, is_set: AtomicBool::new(false) });
@@ -100,7 +100,7 @@ impl Onnx {
     fn warm_up(&mut self) -> Result<(), String> {
         let load = &self.load;
         let inputs: Vec<Tensor> =
-            self.graph.inputs.iter().map(|input| warm_up::input(input, load)).collect::<Result<_, _>>()?;
+            self.graph.required().iter().map(|input| warm_up::input(input, load)).collect::<Result<_, _>>()?;
         let failed = |reason| Err(format!("the first run failed: {reason}"));
         let reason = match self.run(&inputs) {
             Ok(_) => return Ok(()),
@@ -115,7 +115,7 @@ impl Onnx {
             Kind::Cuda => Self::open_on(&self.environment, &self.load, Kind::Cpu)
                 .is_ok_and(|mut on_cpu| matches!(on_cpu.run(&inputs), Err(SessionError::Refused(_)))),
         };
-        if warm_up::is_guessed(&self.graph.inputs, &self.load) && is_the_models() {
+        if warm_up::is_guessed(self.graph.required(), &self.load) && is_the_models() {
             warn!(reason, "the model refuses its first run, whose inputs were guessed; it is served all the same");
             return Ok(());
         }
@@ -134,10 +134,11 @@ impl Onnx {
         Ok(())
     }
 
-    /// Runs the model once: on the session for the smallest size that is large enough, where there is one.
+    /// Runs the model once: on the session for the smallest size that is large enough, where there is one. Inputs that are
+    /// optional need not have a batch axis, so a batch that gives any is not filled up.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, SessionError> {
         let Self { session, sized, graph, options, kind, .. } = self;
-        let rows = common_rows(inputs).unwrap_or(usize::MAX);
+        let rows = common_rows(inputs).filter(|_| inputs.len() == graph.required().len()).unwrap_or(usize::MAX);
         if let Some((&size, session)) = sized.range_mut(rows..).next() {
             let Some(filled) = Filled::new(inputs, size) else { return run(session, *kind, graph, options, inputs) };
             match run(session, *kind, graph, options, &filled.inputs) {

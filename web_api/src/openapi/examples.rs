@@ -1,7 +1,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use contract::ModelDescription;
-use open_inference::{ContentType, Datatype, Task, TensorMetadata};
+use open_inference::{ContentType, Datatype, Task, TensorMetadata, only_required};
 use serde_json::{Value, json};
 
 /// A drawn seven of 28×28 pixels: something that any image model can be asked with.
@@ -16,10 +16,17 @@ const TOP_CLASSES: usize = 3;
 /// Requests that `model` answers, as named examples.
 pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
     let mut requests = Vec::new();
+    let optional = optional(model);
     let mut add = |kind: &str, words: &str, request: Option<Value>| {
         let name = format!("{}-{}-{kind}", model.name, model.version);
         let summary = format!("{} ({}): {words}", model.name, model.version);
-        requests.extend(request.map(|value| (name, json!({ "summary": summary, "value": value }))));
+        requests.extend(request.map(|value| {
+            let mut example = json!({ "summary": summary, "value": value });
+            if let Some(optional) = &optional {
+                example["description"] = optional.as_str().into();
+            }
+            (name, example)
+        }));
     };
     let takes_images = model.inputs.iter().any(TensorMetadata::takes_images);
     if takes_images {
@@ -37,17 +44,27 @@ pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
 
 /// The nested list of an old client, for a model with one input of numbers.
 pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
-    let [input] = model.inputs.as_slice() else { return None };
+    let input = only_required(&model.inputs)?;
     let is_number = !matches!(input.datatype, Datatype::Bytes | Datatype::Bool);
     let shape = is_number.then(|| shape(input)).flatten()?;
     let nested = shape.iter().rev().fold(json!(0), |inner, &length| vec![inner; length].into());
     Some((model.name.clone(), json!({ "summary": model.name, "value": { "image_arr": nested } })))
 }
 
-/// All inputs, each as `write` has it; none where one is too long.
+/// All inputs that a request needs, each as `write` has it; none where one is too long. Zero is seldom a good value for what
+/// has a default.
 fn inputs(model: &ModelDescription, write: impl Fn(&TensorMetadata) -> Option<Value>) -> Option<Value> {
-    let inputs: Option<Vec<Value>> = model.inputs.iter().map(write).collect();
+    let inputs: Option<Vec<Value>> =
+        model.inputs.iter().filter(|input| !input.parameters.optional).map(write).collect();
     Some(json!({ "inputs": inputs? }))
+}
+
+/// A sentence about the inputs that a request may also give.
+fn optional(model: &ModelDescription) -> Option<String> {
+    let optional = model.inputs.iter().filter(|input| input.parameters.optional);
+    let all: Vec<_> =
+        optional.map(|input| format!("`{}` ({} {:?})", input.name, input.datatype, input.shape)).collect();
+    (!all.is_empty()).then(|| format!("Optional inputs, whose defaults are in the model: {}.", all.join(", ")))
 }
 
 fn picture(input: &TensorMetadata) -> Value {
@@ -120,6 +137,16 @@ mod tests {
         );
         assert_eq!(classes["value"]["outputs"][0]["parameters"]["classification"], 3);
         assert!(image_array(&model).is_none());
+    }
+
+    #[test]
+    fn optional_inputs_are_named_and_left_out_of_the_example() {
+        let mut gain = TensorMetadata::new("gain", Datatype::Fp32, &[]);
+        gain.parameters.optional = true;
+        let requests = requests(&model(vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 1]), gain]));
+        let (_, tensor) = &requests[0];
+        assert_eq!(tensor["description"], "Optional inputs, whose defaults are in the model: `gain` (FP32 []).");
+        assert_eq!(tensor["value"]["inputs"].as_array().unwrap().len(), 1);
     }
 
     #[test]

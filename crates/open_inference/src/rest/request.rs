@@ -40,7 +40,7 @@ pub(super) fn read_wire(headers: &HeaderMap, body: &Bytes, model: &ModelMetadata
 fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let only_pictures = || matches!(&model.inputs[..], [input] if input.takes_images());
+    let only_pictures = || model.only_input().is_some_and(TensorMetadata::takes_images);
     // Some clients send JSON under this name as well, and no picture begins with a brace.
     let is_json = || body.trim_ascii_start().starts_with(b"{");
     let unnamed = media_type == "application/octet-stream";
@@ -53,7 +53,7 @@ fn one_picture(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error
         Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words)
     };
     let takes_pictures = |input: &&TensorMetadata| input.parameters.content_type == Some(ContentType::Image);
-    let input = only_input(model).filter(takes_pictures).ok_or_else(none)?;
+    let input = model.only_input().filter(takes_pictures).ok_or_else(none)?;
     let rank = if input.takes_images() { 1 } else { input.shape.len() };
     Ok(of_one_input(input, Datatype::Bytes, vec![1; rank], one_string(body)))
 }
@@ -67,7 +67,7 @@ fn one_tensor(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error>
             model.name
         ))
     };
-    let input = only_input(model).ok_or_else(several)?;
+    let input = model.only_input().ok_or_else(several)?;
     let request = match input.datatype.size() {
         // All of the body is one element.
         None => of_one_input(
@@ -114,10 +114,6 @@ fn shape_of(bytes: usize, size: usize, input: &TensorMetadata) -> Result<Vec<i64
     };
     shape[axis] = length.ok_or_else(wrong)?.cast_signed() as i64;
     Ok(shape)
-}
-
-fn only_input(model: &ModelMetadata) -> Option<&TensorMetadata> {
-    if let [input] = &model.inputs[..] { Some(input) } else { None }
 }
 
 fn of_one_input(input: &TensorMetadata, datatype: Datatype, shape: Vec<i64>, data: Bytes) -> WireRequest {
