@@ -9,6 +9,9 @@ use prost::Message;
 /// A model file.
 #[derive(Clone, PartialEq, Message)]
 pub struct Model {
+    /// The version of the file format.
+    #[prost(int64, tag = "1")]
+    pub ir_version: i64,
     /// The graph.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<Graph>,
@@ -173,6 +176,9 @@ pub struct Tensor {
     /// `TensorProto.DataType`: 1 is float, 7 is int64.
     #[prost(int32, tag = "2")]
     pub data_type: i32,
+    /// 32-bit floats.
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
     /// 32-bit and smaller integers, and half floats' bits.
     #[prost(int32, repeated, tag = "5")]
     pub int32_data: Vec<i32>,

@@ -3,7 +3,10 @@
 //! It runs in the session's process, where a damaged file can do no harm, and reaches the parent in
 //! [`Hello`](crate::session::Hello).
 
-use std::collections::BTreeMap;
+mod random;
+mod rows;
+
+use std::collections::{BTreeMap, HashSet};
 
 use open_inference::{Activation, Task};
 use serde::{Deserialize, Serialize};
@@ -51,6 +54,21 @@ impl Default for RowAnalysis {
 }
 
 /// Analyses a graph. An ORT-format file cannot be analysed; its caller uses [`GraphFacts::default`].
-pub fn analyse(_model: &Model) -> GraphFacts {
-    GraphFacts::default()
+pub fn analyse(model: &Model) -> GraphFacts {
+    let random = random::find(model);
+    let rows = match &random {
+        Some(reason) => RowAnalysis::Dependent(reason.clone()),
+        None => rows::analyse(model),
+    };
+    GraphFacts { rows, random, optional_inputs: optional_inputs(model), ..GraphFacts::default() }
+}
+
+/// Inputs with a constant of the same name. Before version 4 of the file format every constant was listed as an input, and
+/// ONNX Runtime lets callers replace none of them.
+fn optional_inputs(model: &Model) -> Vec<String> {
+    const FIRST_VERSION: i64 = 4;
+    let Some(graph) = model.graph.as_ref().filter(|_| model.ir_version >= FIRST_VERSION) else { return Vec::new() };
+    let constants: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    let names = graph.input.iter().map(|input| &input.name);
+    names.filter(|name| constants.contains(name.as_str())).cloned().collect()
 }
