@@ -4,6 +4,9 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
 
+usage="usage: check_health.sh
+  tells of each part whether it runs and is ready, and why not; exit code 0 only when all is ready"
+
 all_ready=yes
 
 # report NAME running|ready true|false [WHY]
@@ -83,7 +86,7 @@ check_db_api() {
 }
 
 main() {
-  if (($#)); then stop_with "$usage_error" "takes no arguments"; fi
+  take_no_arguments "$@"
   mode=$(find_mode)
   if [[ -z $mode ]]; then
     for part in Web_API Model_API DB_API; do report "$part" running false; done

@@ -6,6 +6,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
 # shellcheck source=scripts/native.sh
 source "$root/scripts/native.sh"
 
+usage="usage: stop_all.sh
+  stops MLServe, however it was started; what is cached stays on its volume"
+
 stop_containers() {
   local part
   for part in web_api model_api db_api; do
@@ -22,7 +25,7 @@ stop_processes() {
 }
 
 main() {
-  if (($#)); then stop_with "$usage_error" "takes no arguments"; fi
+  take_no_arguments "$@"
   local stopped=no
   if process_runs web_api || process_runs model_api; then
     stop_processes

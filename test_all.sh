@@ -1,9 +1,6 @@
 #!/usr/bin/env bash
 # Tests everything: style, units, the real Redis and ONNX Runtime, the two binaries, others' clients and
 # exporters, the page in a browser, the containers.
-#   test_all.sh            all of it; what the machine lacks is installed (root, Debian or Ubuntu), or named and skipped
-#   test_all.sh units …    only the steps whose names follow
-#   REQUIRE_ALL=1          nothing may be skipped
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
@@ -18,11 +15,28 @@ lints:       rust
 units:       rust onnxruntime redis
 release:     rust
 native:      rust onnxruntime redis python
-clients:     rust onnxruntime clients
+clients:     rust onnxruntime clients perf_analyzer
 pytorch:     rust onnxruntime torch
 page:        rust onnxruntime chromium python
 containers:  docker python
 "
+
+usage="usage: test_all.sh [STEP…]
+  tests everything, or the steps that are named: $(sed -n 's/^\([a-z]*\):.*/\1/p' <<<"$steps" | paste -s -d ' ' -)
+  what the machine lacks is installed (as root on Debian or Ubuntu), or named, and its steps are skipped
+  REQUIRE_ALL=1 test_all.sh …  nothing may be skipped
+  WITH_TORCH=1 test_all.sh …   PyTorch is installed too, which takes 5 GB"
+
+# Options end here; what is left must be names of steps.
+check_arguments() {
+  local name
+  for name in "$@"; do
+    case $name in
+      -h | --help) say "$usage" && exit 0 ;;
+      *) grep -q "^$name:" <<<"$steps" || stop_with "$usage_error" "unknown step '$name'"$'\n'"$usage" ;;
+    esac
+  done
+}
 
 setup_shellcheck() { need shellcheck shellcheck; }
 
@@ -92,6 +106,7 @@ run_step() {
 }
 
 main() {
+  check_arguments "$@"
   cd "$root"
   export CARGO_INCREMENTAL=0
   mkdir -p "$state"

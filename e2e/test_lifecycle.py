@@ -42,6 +42,7 @@ def words_at_the_end(name: str, tmp_path, **settings: object) -> tuple[int, str]
         ("MAX_BODY_BYTES", "1"),
         ("BODY_MEMORY_BYTES", "2048"),
         ("HEADER_TIMEOUT_MS", "-1"),
+        ("IDLE_TIMEOUT_MS", "0"),
         ("MAX_CONNECTIONS", "0"),
         ("CACHE_TTL_S", "0"),
         ("NEAR_CACHE_BYTES", "much"),
@@ -121,6 +122,28 @@ def test_a_client_that_never_finishes_its_head_is_cut_off(spawn: Spawn, model_ap
         while slow.recv(1024):
             pass
         assert 0.6 < time.monotonic() - begun < 5
+
+
+def test_an_idle_connection_outlives_the_time_for_a_header(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, HEADER_TIMEOUT_MS=300, IDLE_TIMEOUT_MS=2000)
+    live = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as idle:
+        for _ in range(2):
+            idle.sendall(live)
+            assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
+            time.sleep(1)
+        idle.sendall(live)
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
+        begun = time.monotonic()
+        assert idle.recv(4096) == b"" and time.monotonic() - begun > 1.5
+
+
+def test_an_idle_connection_does_not_keep_a_service_from_stopping(spawn: Spawn, model_api: Service):
+    web = spawn("web_api", MODEL_API_URL=model_api.url)
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as idle:
+        idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert web.terminate(10) == 0
 
 
 def test_a_client_that_never_finishes_its_body_is_told_so(spawn: Spawn, model_api: Service):

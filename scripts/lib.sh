@@ -16,6 +16,16 @@ stop_with() {
   exit "$1"
 }
 
+# take_no_arguments ARGUMENT…: but --help, for a script that has a usage.
+take_no_arguments() {
+  (($#)) || return 0
+  # shellcheck disable=SC2154  # the script's own
+  case $1 in
+    -h | --help) say "$usage" && exit 0 ;;
+    *) stop_with "$usage_error" "unknown argument '$1'"$'\n'"$usage" ;;
+  esac
+}
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # setting NAME DEFAULT: from the environment, else from .env, else the default. An empty one counts as unset.

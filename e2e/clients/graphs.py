@@ -154,6 +154,7 @@ def write_all(folder: Path) -> list[str]:
         write(identity(datatype), folder / f"identity_{datatype.lower()}")
     write(identity("INT64", ()), folder / "scalar")
     write(identity("INT32", [f"d{axis}" for axis in range(8)]), folder / "rank_8")
+    write(identity("FP32", (8, 4)), folder / "fixed_rows")
     write(identity("FP32"), folder / "may_be_empty", inputs=[{"name": "x", "parameters": {"allow_empty": True}}])
     write(arithmetic(), folder / "arithmetic")
     write(scaled(2), folder / "rows", parameters={"independent_rows": True})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from grpc import insecure_channel as grpc_channel
 from tritonclient.grpc import InferenceServerClient
 
 import graphs
@@ -42,6 +43,7 @@ def test_a_models_metadata_and_configuration_are_its_graphs(grpc: InferenceServe
     assert config.name == "mnist" and config.max_batch_size > 1
     assert triton.model_config_pb2.DataType.Name(config.input[0].data_type) == "TYPE_FP32"
     assert list(config.input[0].dims) == [28, 28, 1]
+    assert triton.model_config_pb2.ModelInput.Format.Name(config.input[0].format) == "FORMAT_NHWC"
 
 
 def test_statistics_grow_with_each_question(grpc: InferenceServerClient):
@@ -150,6 +152,33 @@ def test_many_questions_at_once(grpc: InferenceServerClient):
         number, result, error = answers.get(timeout=30)
         assert error is None, error
         assert graphs.same_bits(result.as_numpy("y"), questions[number] * 2)
+
+
+def test_each_response_of_a_stream_is_the_last_of_its_request(grpc: InferenceServerClient):
+    responses: queue.Queue = queue.Queue()
+    grpc.start_stream(lambda result, error: responses.put((result, error)))
+    for number, opted_in in enumerate([False, True]):
+        x = inputs(triton, x=random(2, 3))
+        grpc.async_stream_infer("versioned", x, "2", request_id=str(number), enable_empty_final_response=opted_in)
+    for number in range(2):
+        result, error = responses.get(timeout=10)
+        response = result.get_response()
+        assert error is None and response.id == str(number) and result.as_numpy("y").shape == (2, 3)
+        assert response.parameters["triton_final_response"].bool_param
+    grpc.stop_stream()
+    assert responses.empty()
+
+
+def test_millions_of_short_typed_strings_are_read_as_raw_ones_are(server: Service):
+    words = [b"a"] * 2_100_000
+    request = triton.service_pb2.ModelInferRequest(model_name="identity_bytes")
+    request.inputs.add(name="x", datatype="BYTES", shape=[len(words)]).contents.bytes_contents.extend(words)
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+        response = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+    # Typed contents are answered in kind.
+    assert not response.raw_output_contents
+    assert response.outputs[0].contents.bytes_contents == words
 
 
 def test_a_stream_answers_each_question_and_outlives_a_bad_one(grpc: InferenceServerClient):

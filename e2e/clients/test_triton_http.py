@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+from PIL import ImageOps
 from tritonclient.http import InferenceServerClient
 
 import graphs
-from pictures import samples
+from pictures import samples, seven
 from questions import assert_refused, inputs, no_version, random
 from services import Service
 
@@ -52,6 +56,59 @@ def test_a_models_configuration_is_what_load_tools_read(http: InferenceServerCli
     for datatype in graphs.DATATYPES:
         (x,) = http.get_model_config(f"identity_{datatype.lower()}")["input"]
         assert x["data_type"] == f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}"
+
+
+def image_format(config: dict, metadata: dict) -> str:
+    """What a client that classifies images needs of a model: one image of three axes in, one vector of classes out."""
+    (image,), (classes,) = metadata["inputs"], metadata["outputs"]
+    batch_axes = 1 if config["max_batch_size"] else 0
+    assert len(image["shape"]) == batch_axes + 3 and sum(length != 1 for length in classes["shape"][batch_axes:]) == 1
+    (declared,) = config["input"]
+    assert declared["format"] in ("FORMAT_NHWC", "FORMAT_NCHW"), "it would not know where the channels are"
+    return declared["format"]
+
+
+def test_the_axes_of_an_image_are_told_as_image_clients_need_them(http: InferenceServerClient):
+    assert image_format(http.get_model_config("mnist"), http.get_model_metadata("mnist")) == "FORMAT_NHWC"
+    assert http.get_model_config("versioned")["input"][0]["format"] == "FORMAT_NONE"
+
+
+def test_an_image_client_classifies_by_what_the_configuration_says(http: InferenceServerClient):
+    metadata = http.get_model_metadata("mnist")
+    (image,), (classes,) = metadata["inputs"], metadata["outputs"]
+    axes = dict(zip(image_format(http.get_model_config("mnist"), metadata).removeprefix("FORMAT_")[1:], image["shape"][1:]))
+    digit = ImageOps.invert(seven()).resize((axes["W"], axes["H"]))
+    pixels = np.asarray(digit, np.float32).reshape(1, *image["shape"][1:]) / 255
+    wanted = triton.InferRequestedOutput(classes["name"], class_count=3)
+    best = http.infer("mnist", inputs(triton, **{image["name"]: pixels}), outputs=[wanted]).as_numpy(classes["name"])
+    assert best.shape == (1, 3)
+    assert [each.decode().split(":")[1:] for each in best[0]][0] == ["7", "7"]
+
+
+def test_only_a_server_with_a_cache_says_that_it_has_one(http: InferenceServerClient, server: Service):
+    assert http.get_model_config("mnist")["response_cache"] == {"enable": server.name == "web_api"}
+
+
+def test_an_asynchronous_client_that_accepts_compression_reads_every_answer(server: Service):
+    async def ask() -> None:
+        async with triton_aio.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+            statistics = await client.get_inference_statistics()
+            assert len(json.dumps(statistics)) > 4096 and statistics["model_stats"]
+            assert await client.get_model_repository_index()
+            assert (await client.get_model_metadata("rank_8"))["name"] == "rank_8"
+            x = random(2000, 3)
+            answer = await client.infer("versioned", inputs(triton, x=x), "2", response_compression_algorithm="gzip")
+            assert np.array_equal(answer.as_numpy("y"), x * 2)
+
+    asyncio.run(ask())
+
+
+def test_classes_of_an_output_without_a_batch_axis_are_those_of_each_row(http: InferenceServerClient):
+    x = np.arange(32, dtype=np.float32).reshape(8, 4)
+    wanted = triton.InferRequestedOutput("y", class_count=2)
+    best = http.infer("fixed_rows", inputs(triton, x=x), outputs=[wanted]).as_numpy("y")
+    assert http.get_model_config("fixed_rows")["max_batch_size"] == 0
+    assert best.tolist() == [[f"{4 * row + 3}:3".encode(), f"{4 * row + 2}:2".encode()] for row in range(8)]
 
 
 def test_statistics_grow_with_each_question(http: InferenceServerClient):

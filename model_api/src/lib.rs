@@ -2,6 +2,9 @@
 //!
 //! Modules stand in the order in which first a model and then a request meet them.
 
+/// The command line, and its `--help`.
+pub mod help;
+
 /// Every variable, its default, its meaning.
 pub mod settings;
 

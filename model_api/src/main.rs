@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use model_api::help::PROGRAM;
 use model_api::repository::Repository;
 use model_api::run::run;
 use model_api::session;
@@ -11,12 +12,12 @@ use service::telemetry::LogSettings;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let ended = match std::env::args().nth(1).as_deref() {
-        None => serve(),
-        Some("health") => health(),
-        Some("models") => list_models(),
-        Some("session") => run_session(),
-        Some(other) => Err(SettingError::new(other, "model_api serves, or takes one of: health, models, session")),
+    let ended = match PROGRAM.command(std::env::args_os().skip(1)) {
+        Ok(Some("health")) => health(),
+        Ok(Some("models")) => list_models(),
+        Ok(Some("session")) => run_session(),
+        Ok(_) => serve(),
+        Err(ended) => return ended,
     };
     ended.unwrap_or_else(|error| error.report())
 }

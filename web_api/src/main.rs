@@ -13,6 +13,7 @@ use service::{health, metrics, server, shutdown};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 use web_api::app::{App, health_router, job_worker, router};
+use web_api::help::PROGRAM;
 use web_api::settings::Settings;
 
 /// An answer that is computed takes a dozen buffers of some kilobytes, which this one gives out at a fifth of what glibc's takes.
@@ -21,15 +22,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    let command = match PROGRAM.command(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(ended) => return ended,
+    };
     let (settings, log) = match Settings::from_env().and_then(|settings| Ok((settings, LogSettings::from_env()?))) {
         Ok(settings) => settings,
         Err(error) => return error.report(),
     };
-    let role = match std::env::args().nth(1).as_deref() {
-        None => Role::Front,
-        Some("worker") => Role::Worker,
+    let role = match command {
         Some("health") => return health::check(settings.server.address).await,
-        Some(other) => return SettingError::new("web_api", format!("{other:?} is neither worker nor health")).report(),
+        Some("worker") => Role::Worker,
+        _ => Role::Front,
     };
     log.init();
     match run(settings, role).await {

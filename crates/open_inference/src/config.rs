@@ -14,7 +14,7 @@ pub fn model_config(model: &ModelMetadata, cached: bool) -> Value {
         json!({
             "name": tensor.name,
             "data_type": type_name(tensor.datatype),
-            "format": image_format(tensor, dims(tensor, batched)),
+            "format": image_format(tensor, batched),
             "dims": dims(tensor, batched),
             "is_shape_tensor": false,
             "allow_ragged_batch": false,
@@ -61,10 +61,15 @@ fn dims(tensor: &TensorMetadata, batched: bool) -> &[i64] {
 /// Where the channels of an image are, in Triton's words: its image client refuses an input without. `FORMAT_NONE` where the
 /// tensor is no image, or could be read both ways.
 ///
-/// An image has three axes beside the batch's. One of the outer two is its channels: one, three or four. The other two are its
-/// height and width: both open, or both of [`MIN_IMAGE_SIDE`] pixels or more.
-fn image_format(tensor: &TensorMetadata, dims: &[i64]) -> &'static str {
-    let &[first, middle, last] = dims else { return "FORMAT_NONE" };
+/// An image has three axes beside the batch's, which may be missing where the model is not `batched`. One of the outer two is
+/// its channels: one, three or four. The other two are its height and width: both open, or both of [`MIN_IMAGE_SIDE`] pixels or
+/// more.
+fn image_format(tensor: &TensorMetadata, batched: bool) -> &'static str {
+    let (first, middle, last) = match tensor.shape[..] {
+        [_, first, middle, last] => (first, middle, last),
+        [first, middle, last] if !batched => (first, middle, last),
+        _ => return "FORMAT_NONE",
+    };
     let is_number = !matches!(tensor.datatype, Datatype::Bytes | Datatype::Bool);
     let channels = |length| matches!(length, 1 | 3 | 4);
     let plane = |height, width| (height < 0 && width < 0) || (height >= MIN_IMAGE_SIDE && width >= MIN_IMAGE_SIDE);
@@ -131,9 +136,10 @@ mod tests {
             (Fp32, &[-1, 3, 224, 224], 8, "FORMAT_NCHW"),
             (Fp32, &[-1, 1, 8, 8], 8, "FORMAT_NCHW"),
             (Fp32, &[-1, 3, -1, -1], 8, "FORMAT_NCHW"),
-            // Without a batch axis all three are the image's; with a fixed one Triton knows no format.
+            // Without a batch axis, with a fixed one, and with one that the settings say nothing of.
             (Fp32, &[224, 224, 3], 0, "FORMAT_NHWC"),
-            (Fp32, &[1, 3, 224, 224], 0, "FORMAT_NONE"),
+            (Fp32, &[1, 3, 224, 224], 0, "FORMAT_NCHW"),
+            (Fp32, &[-1, 224, 224, 3], 0, "FORMAT_NHWC"),
             // No channels, both ways, no plane, no pixels.
             (Fp32, &[-1, 2, 224, 224], 8, "FORMAT_NONE"),
             (Fp32, &[-1, 3, 224, 3], 8, "FORMAT_NONE"),

@@ -2,6 +2,9 @@
 //!
 //! Modules stand in the order in which a process meets them.
 
+/// The command line: `--help`, `--version`, and the word that names a subcommand.
+pub mod command_line;
+
 /// Environment variables, read once and checked before a port is bound.
 pub mod settings;
 

@@ -37,7 +37,8 @@ fn generate(proto: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
         // Tensors are not copied out of the message that they came in.
         .bytes(".inference.ModelInferRequest.raw_input_contents")
         .bytes(".inference.ModelInferResponse.raw_output_contents")
-        .bytes(".inference.InferTensorContents.bytes_contents")
+        // By hand: strings in one piece.
+        .extern_path(".inference.InferTensorContents", "crate::grpc::typed::InferTensorContents")
         // The constructor that connects would need a transport; whoever has a channel can use it as well.
         .build_transport(false)
         .compile_fds(compiler.file_descriptor_set())?;

@@ -1,6 +1,6 @@
 use std::fmt::Display;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::proto::inference::InferTensorContents;
 use crate::{Datatype, Element, Tensor};
@@ -42,7 +42,7 @@ pub fn to_raw(datatype: Datatype, contents: &InferTensorContents) -> Result<Byte
         Datatype::Fp32 => Ok(all(&contents.fp32_contents)),
         Datatype::Fp64 => Ok(all(&contents.fp64_contents)),
         Datatype::Fp16 | Datatype::Bf16 => Ok(Bytes::new()),
-        Datatype::Bytes => Ok(strings(&contents.bytes_contents)),
+        Datatype::Bytes => Ok(Bytes::copy_from_slice(contents.bytes_contents.raw())),
     }
 }
 
@@ -75,7 +75,7 @@ pub fn filled(contents: &InferTensorContents) -> Vec<&'static str> {
 /// What there is to go through, in bytes.
 pub fn size(contents: &InferTensorContents) -> usize {
     let elements: usize = lengths(contents).iter().map(|(_, elements)| elements).sum();
-    4 * elements + contents.bytes_contents.iter().map(Bytes::len).sum::<usize>()
+    4 * elements + contents.bytes_contents.raw().len()
 }
 
 fn lengths(contents: &InferTensorContents) -> [(&'static str, usize); 8] {
@@ -107,15 +107,6 @@ fn narrow<T: Element + TryFrom<W>, W: Copy + Display>(datatype: Datatype, elemen
         narrow.write(&mut raw);
     }
     Ok(raw.into())
-}
-
-fn strings(elements: &[Bytes]) -> Bytes {
-    let mut raw = BytesMut::with_capacity(elements.iter().map(|element| 4 + element.len()).sum());
-    for element in elements {
-        raw.put_u32_le(element.len() as u32);
-        raw.put_slice(element);
-    }
-    raw.freeze()
 }
 
 #[cfg(test)]

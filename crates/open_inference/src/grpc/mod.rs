@@ -17,6 +17,9 @@ mod frames;
 /// What a request takes in memory when it has been decoded.
 mod weight;
 
+/// Typed contents as a message, with strings in one piece.
+mod typed;
+
 /// Messages and services as generated from `proto/`.
 pub mod proto;
 

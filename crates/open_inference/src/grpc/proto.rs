@@ -4,6 +4,8 @@
 
 /// Package `inference`.
 pub mod inference {
+    pub use crate::grpc::typed::{InferTensorContents, Strings};
+
     include!("generated/inference.rs");
 
     /// Package `inference.model_repository`.

@@ -9,7 +9,7 @@ use super::proto::inference::model_infer_request::{InferInputTensor, InferReques
 /// A parameter, and the node with places for eleven that a map takes for its first.
 const PARAMETER: usize = 16 + 11 * size_of::<(String, InferParameter)>();
 
-/// Strings and raw contents, beside their bytes.
+/// Raw contents, beside their bytes.
 const POINTER: usize = size_of::<bytes::Bytes>();
 
 /// What decoding allocates for a `ModelInferRequest`, beside the message's own bytes, at most.
@@ -44,7 +44,8 @@ fn of_elements(number: u32, value: Value) -> usize {
         (2 | 4, Value::Bytes(packed)) => varints(packed) * 4,
         (3 | 5, Value::Bytes(packed)) => varints(packed) * 8,
         (6 | 7, Value::Bytes(packed)) => packed.len(),
-        (8, Value::Bytes(_)) => POINTER,
+        // In one piece, each after its length: as much as the same strings in raw contents.
+        (8, Value::Bytes(element)) => size_of::<u32>() + element.len(),
         (_, Value::Number) => 8,
         _ => 0,
     }
@@ -121,13 +122,20 @@ mod tests {
             (InferTensorContents { uint64_contents: vec![u64::MAX; 100], ..Default::default() }, 800),
             (InferTensorContents { fp32_contents: vec![1.0; 100], ..Default::default() }, 400),
             (InferTensorContents { fp64_contents: vec![1.0; 100], ..Default::default() }, 800),
-            (
-                InferTensorContents { bytes_contents: vec![bytes::Bytes::new(); 100], ..Default::default() },
-                100 * POINTER,
-            ),
+            (InferTensorContents { bytes_contents: ["ab"; 100].into_iter().collect(), ..Default::default() }, 600),
         ] {
             assert_eq!(weight(&with_contents(contents.clone())), base + bytes, "{contents:?}");
         }
+    }
+
+    #[test]
+    fn typed_strings_weigh_what_raw_ones_take() {
+        let words = ["a", "", "three"].repeat(700_000);
+        let raw = crate::Tensor::from_strings("x", vec![words.len()], &words).data.len();
+        let base = weight(&with_contents(InferTensorContents::default()));
+        let contents = InferTensorContents { bytes_contents: words.into_iter().collect(), ..Default::default() };
+        assert_eq!(weight(&with_contents(contents)), base + raw);
+        assert!(raw < 64 << 20, "two million words are no large request");
     }
 
     #[test]

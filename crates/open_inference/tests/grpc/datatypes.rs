@@ -49,7 +49,10 @@ async fn typed_elements_of_every_datatype_that_has_a_field_come_back_typed() {
         (Datatype::Int64, InferTensorContents { int64_contents: vec![i64::MIN, i64::MAX], ..none() }),
         (Datatype::Fp32, InferTensorContents { fp32_contents: vec![-0.0, f32::INFINITY], ..none() }),
         (Datatype::Fp64, InferTensorContents { fp64_contents: vec![f64::MIN_POSITIVE, -1e300], ..none() }),
-        (Datatype::Bytes, InferTensorContents { bytes_contents: vec![vec![0xff, 0].into(), Bytes::new()], ..none() }),
+        (
+            Datatype::Bytes,
+            InferTensorContents { bytes_contents: [&[0xff, 0][..], b""].into_iter().collect(), ..none() },
+        ),
     ] {
         let mut input = describe(&Tensor { name: "x".to_owned(), datatype, shape: vec![2], data: Bytes::new() });
         input.contents = Some(contents.clone());

@@ -102,35 +102,6 @@ pub mod infer_parameter {
         Uint64Param(u64),
     }
 }
-/// A tensor's elements, row by row, in the one field that belongs to its datatype. FP16 and BF16 have none: they travel in
-/// `raw_input_contents` and `raw_output_contents`.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct InferTensorContents {
-    /// BOOL
-    #[prost(bool, repeated, tag = "1")]
-    pub bool_contents: ::prost::alloc::vec::Vec<bool>,
-    /// INT8, INT16, INT32
-    #[prost(int32, repeated, tag = "2")]
-    pub int_contents: ::prost::alloc::vec::Vec<i32>,
-    /// INT64
-    #[prost(int64, repeated, tag = "3")]
-    pub int64_contents: ::prost::alloc::vec::Vec<i64>,
-    /// UINT8, UINT16, UINT32
-    #[prost(uint32, repeated, tag = "4")]
-    pub uint_contents: ::prost::alloc::vec::Vec<u32>,
-    /// UINT64
-    #[prost(uint64, repeated, tag = "5")]
-    pub uint64_contents: ::prost::alloc::vec::Vec<u64>,
-    /// FP32
-    #[prost(float, repeated, tag = "6")]
-    pub fp32_contents: ::prost::alloc::vec::Vec<f32>,
-    /// FP64
-    #[prost(double, repeated, tag = "7")]
-    pub fp64_contents: ::prost::alloc::vec::Vec<f64>,
-    /// BYTES
-    #[prost(bytes = "bytes", repeated, tag = "8")]
-    pub bytes_contents: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelInferRequest {
     #[prost(string, tag = "1")]
@@ -174,7 +145,7 @@ pub mod model_infer_request {
         >,
         /// Must be absent when `raw_input_contents` is used.
         #[prost(message, optional, tag = "5")]
-        pub contents: ::core::option::Option<super::InferTensorContents>,
+        pub contents: ::core::option::Option<crate::grpc::typed::InferTensorContents>,
     }
     #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct InferRequestedOutputTensor {
@@ -222,7 +193,7 @@ pub mod model_infer_response {
         >,
         /// Absent when `raw_output_contents` is used.
         #[prost(message, optional, tag = "5")]
-        pub contents: ::core::option::Option<super::InferTensorContents>,
+        pub contents: ::core::option::Option<crate::grpc::typed::InferTensorContents>,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
