@@ -104,11 +104,6 @@ impl Model {
         only_required(inputs).ok_or_else(several)
     }
 
-    /// Names of the first output's classes.
-    pub fn labels(&self) -> &[String] {
-        self.signature.outputs.first().map_or(&[], |output| &output.parameters.labels)
-    }
-
     /// Its steps, where it is a pipeline.
     pub fn steps(&self) -> Option<&Steps> {
         match &self.runs {
