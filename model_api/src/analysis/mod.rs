@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::onnx_file::Model;
 
+mod tasks;
+
 /// What the graph alone shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -43,8 +45,17 @@ pub enum RowAnalysis {
 pub struct DerivedTask {
     /// What it is.
     pub task: Task,
-    /// What its values still need to become probabilities.
+    /// What its values still need to become probabilities; `Some(Activation::None)` where they are probabilities.
     pub activation: Option<Activation>,
+    /// Names of the classes, where the graph holds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+impl DerivedTask {
+    fn new(task: Task, activation: Option<Activation>) -> Self {
+        Self { task, activation, labels: Vec::new() }
+    }
 }
 
 impl Default for RowAnalysis {
@@ -60,7 +71,7 @@ pub fn analyse(model: &Model) -> GraphFacts {
         Some(reason) => RowAnalysis::Dependent(reason.clone()),
         None => rows::analyse(model),
     };
-    GraphFacts { rows, random, optional_inputs: optional_inputs(model), ..GraphFacts::default() }
+    GraphFacts { rows, random, tasks: tasks::derive(model), optional_inputs: optional_inputs(model) }
 }
 
 /// Inputs with a constant of the same name. Before version 4 of the file format every constant was listed as an input, and

@@ -6,16 +6,23 @@ pub(super) fn chosen<'a>(
     tensors: &'a [Tensor],
     outputs: &'a [TensorMetadata],
 ) -> Option<(Task, &'a TensorMetadata, &'a Tensor)> {
+    let (task, output) = result_of(outputs);
+    let output = output?;
+    let tensor = tensors.iter().find(|tensor| tensor.name == output.name && tensor.datatype == output.datatype)?;
+    Some((task, output, tensor))
+}
+
+/// What results of a model with these outputs are, and the output that is read; all of them are where there is none.
+pub(super) fn result_of(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
     let with_task = || outputs.iter().filter(|output| task_of(output) != Task::None);
     let labelled = with_task().find(|output| !output.parameters.labels.is_empty());
-    let output = labelled.or_else(|| with_task().next())?;
+    let Some(output) = labelled.or_else(|| with_task().next()) else { return (Task::None, None) };
     let task = task_of(output);
-    let tensor = tensors.iter().find(|tensor| tensor.name == output.name && tensor.datatype == output.datatype)?;
-    (task != Task::Detection).then_some((task, output, tensor))
+    (task, (task != Task::Detection).then_some(output))
 }
 
 /// What the metadata say. Labels alone make scores of classes a classification.
-pub(super) fn task_of(output: &TensorMetadata) -> Task {
+fn task_of(output: &TensorMetadata) -> Task {
     let implied = || {
         let is_scores = is_float(output.datatype) && !output.parameters.labels.is_empty();
         if is_scores && is_list(&output.shape) { Task::Classification } else { Task::None }

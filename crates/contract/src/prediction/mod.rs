@@ -21,7 +21,7 @@ pub use pixels::{ClassShare, Image, MAX_JSON_IMAGE_BYTES, Png, Segmentation};
 pub use scores::{Choice, ClassScore, Classification, LabelScore, MultiLabel, Present, Scale};
 pub use top_k::{BadTopK, TopK};
 
-use choose::{chosen, task_of};
+use choose::{chosen, result_of};
 
 /// Tensors of more bytes are not written as JSON numbers in a typed result.
 pub const MAX_JSON_TENSOR_BYTES: usize = 4 << 20;
@@ -91,6 +91,11 @@ impl<'a> Prediction<'a> {
         Self::read(inference, outputs, top_k, true)
     }
 
+    /// What results of a model with these outputs are, and the output that is read. It is `None` where the result is all outputs.
+    pub fn task(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
+        result_of(outputs)
+    }
+
     /// Reads `inference`, whose model has changed since `outputs` were known: classes have numbers instead of labels.
     pub fn read_out_unlabelled(
         inference: &'a Inference,
@@ -113,9 +118,8 @@ impl<'a> Prediction<'a> {
                 (task, Some(metadata.name.as_str()), read.by(task, top_k)?)
             }
             None => {
-                let is_detection = outputs.iter().any(|output| task_of(output) == Task::Detection);
-                let task = if is_detection { Task::Detection } else { Task::None };
-                (task, None, tensors(inference, outputs)?)
+                let task = Some(result_of(outputs).0).filter(|&task| task == Task::Detection);
+                (task.unwrap_or(Task::None), None, tensors(inference, outputs)?)
             }
         };
         let Inference { model, version, provenance, .. } = inference;
