@@ -1,13 +1,16 @@
+use std::time::Duration;
+
 use contract::ModelDescription;
 use http::{HeaderValue, Request, StatusCode, header};
-use open_inference::{Datatype, NotCached, Tensor};
+use open_inference::{Batching, Datatype, NotCached, RowDependence, Tensor};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use web_api::settings::AppType;
 
 use crate::fake_model_api::{cutter, model, pipeline};
 use crate::jobs::{ended, job_of, zip};
 use crate::protocol::{call_model, post, question};
-use crate::stack::{Stack, form_request, image_request};
+use crate::stack::{Stack, form_request, get_request, image_request};
 
 const INFER: &str = "/v2/models/mnist/infer";
 
@@ -141,4 +144,35 @@ async fn a_pipeline_with_a_step_that_is_not_cached_is_not_cached_but_its_other_s
         assert_eq!(answer.header("cache-status"), "mlserve; fwd=bypass; detail=random", "{}", answer.text());
         assert_eq!((stack.runs(), stack.rows()), (1 + run, 1 + 4 * run), "the picture is cut once");
     }
+}
+
+#[tokio::test]
+async fn results_that_model_api_has_found_to_be_wrong_are_dropped_and_those_of_others_kept() {
+    let stack = Stack::start(AppType::Cli, &["leukemia", "mnist"]).await;
+    stack.send(image_request("/predict/mnist", "seven")).await;
+    stack.send(image_request("/predict/leukemia", "seven")).await;
+    assert_eq!(stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"], true);
+    let reason = "output \"y\" differed".to_owned();
+    let batching = Batching { enabled: false, rows: RowDependence::Dependent, reason: reason.clone() };
+    stack
+        .change(|models| {
+            let mnist = models.iter_mut().find(|model| model.name == "mnist").unwrap();
+            (mnist.wrong_before_ms, mnist.batching) = (Some(1), Some(batching));
+        })
+        .await;
+    // Each of them would be a hit for ever.
+    while stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"] == true {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"], true, "of the new ones");
+    assert_eq!(stack.send(image_request("/predict/leukemia", "seven")).await.json()["cached"], true);
+    let metadata = stack.send(get_request("/v2/models/mnist")).await.json();
+    let expected = json!({"enabled": false, "rows": "dependent", "reason": reason});
+    assert_eq!(metadata["parameters"]["batching"], expected);
+    assert_eq!(metadata["parameters"]["cache"], json!({"enabled": true}));
+    let index = axum::body::Body::empty();
+    let index = Request::post("/v2/repository/index").body(index).unwrap();
+    let index = stack.send(index).await.json();
+    assert_eq!(index[1]["batching"], expected, "{index}");
+    assert!(index[0].get("batching").is_none(), "what is not known is not said: {index}");
 }
