@@ -575,20 +575,16 @@ async fn with_batching_off_every_request_runs_alone_whatever_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_with_an_optional_input_goes_with_no_other() {
-    let facts =
-        GraphFacts { rows: RowAnalysis::Independent, optional_inputs: vec!["k".to_owned()], ..GraphFacts::default() };
+async fn a_request_that_is_to_run_alone_goes_with_no_other() {
+    let facts = GraphFacts { rows: RowAnalysis::Independent, ..GraphFacts::default() };
     let fake = Fake::saying(Hello { facts, ..hello() }).slowly(SLOW);
     let (pool, _) = start_counted(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
     pool.ready(|_| ()).await.unwrap();
     assert_eq!(pool.batching().unwrap().rows, RowDependence::IndependentByAnalysis);
     ask(&pool, 0.5);
     settle().await;
-    let more = |first: f32| {
-        let weights = Tensor::from_f32("k", Datatype::Fp32, vec![1], &[2.0]).unwrap();
-        pool.run([input(first), vec![weights]].concat(), Urgency::Interactive)
-    };
-    let (one, other) = tokio::join!(more(1.0), more(2.0));
+    let alone = |first: f32| pool.run_alone(input(first), Urgency::Interactive);
+    let (one, other) = tokio::join!(alone(1.0), alone(2.0));
     assert!(one.is_ok() && other.is_ok());
     assert_eq!(*fake.batches.lock().unwrap(), [1, 1, 1]);
 }
