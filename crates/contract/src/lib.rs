@@ -10,6 +10,6 @@ mod prediction;
 
 pub use fit::Misfit;
 pub use image_array::{ImageArray, ImageArrayError, LegacyAnswer};
-pub use model::{Device, ImageInput, ModelDescription, ModelList, valid_model_name};
+pub use model::{Device, ImageInput, ModelDescription, ModelList, Unselected, valid_model_name};
 pub use pipeline::{Missing, Pipeline, Progress, Source, Step, Wire, answer_to_nothing};
 pub use prediction::{Choice, ClassScore, NoPrediction, Prediction};

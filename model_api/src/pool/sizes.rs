@@ -26,7 +26,8 @@ pub async fn keep_sizes<S: Session>(
     blueprint: &Blueprint,
     batch: &BatchSettings,
 ) -> Result<Vec<usize>, String> {
-    let row: Option<Vec<Tensor>> = hello.required_inputs().map(|input| trial_row(input, &blueprint.shapes, 0)).collect();
+    let row: Option<Vec<Tensor>> =
+        hello.required_inputs().map(|input| trial_row(input, &blueprint.shapes, 0)).collect();
     let Some(row) = row else { return Ok(Vec::new()) };
     let mut kept = Vec::new();
     let tried = async {

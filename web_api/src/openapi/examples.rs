@@ -54,14 +54,16 @@ pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
 /// All inputs that a request needs, each as `write` has it; none where one is too long. Zero is seldom a good value for what
 /// has a default.
 fn inputs(model: &ModelDescription, write: impl Fn(&TensorMetadata) -> Option<Value>) -> Option<Value> {
-    let inputs: Option<Vec<Value>> = model.inputs.iter().filter(|input| !input.parameters.optional).map(write).collect();
+    let inputs: Option<Vec<Value>> =
+        model.inputs.iter().filter(|input| !input.parameters.optional).map(write).collect();
     Some(json!({ "inputs": inputs? }))
 }
 
 /// A sentence about the inputs that a request may also give.
 fn optional(model: &ModelDescription) -> Option<String> {
     let optional = model.inputs.iter().filter(|input| input.parameters.optional);
-    let all: Vec<_> = optional.map(|input| format!("`{}` ({} {:?})", input.name, input.datatype, input.shape)).collect();
+    let all: Vec<_> =
+        optional.map(|input| format!("`{}` ({} {:?})", input.name, input.datatype, input.shape)).collect();
     (!all.is_empty()).then(|| format!("Optional inputs, whose defaults are in the model: {}.", all.join(", ")))
 }
 
