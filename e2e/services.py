@@ -23,6 +23,14 @@ BINARIES = Path(os.environ.get("MLSERVE_BIN") or Path(os.environ.get("CARGO_TARG
 
 T = TypeVar("T")
 
+
+def made_locale(state: Path) -> dict[str, str]:
+    """What start_all.sh adds to model_api's environment so that StringNormalizer finds its locale; nothing where the system has it."""
+    script = f'source {ROOT}/scripts/lib.sh; source {ROOT}/scripts/native.sh; state={state}; make_locale; printf %s "${{LOCPATH:-}}"'
+    made = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=True).stdout
+    return {"LOCPATH": made} if made else {}
+
+
 # Of log files.
 numbers = itertools.count()
 

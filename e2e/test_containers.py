@@ -83,6 +83,11 @@ class TestUiMnist:
         assert (again.returncode, "runs already (docker: ui mnist)" in again.stdout) == (0, True), again.stderr
         assert [stack.id_of(part) for part in PARTS] == before
 
+    def test_the_locale_that_text_models_need_is_there(self, stack: Containers):
+        # An unknown locale is taken for "C", whose characters are those of ASCII.
+        said = docker("exec", "--env", "LC_ALL=en_US.UTF-8", stack.id_of("model_api"), "locale", "charmap")
+        assert said.strip() == "UTF-8"
+
     # ---- Shut in ----
 
     def test_only_port_5000_of_web_api_is_published(self, stack: Containers):

@@ -36,6 +36,26 @@ fetch_runtime() {
   ORT_DYLIB_PATH=$folder/libonnxruntime.so
 }
 
+# Sets LOCPATH where the system lacks the locale en_US.UTF-8, which scikit-learn's text pipelines need (StringNormalizer). It is
+# made in .mlserve/, without root. Case mapping, all that the operator takes of it, is the same in C.UTF-8: that stands in where
+# the sources of locales are not installed.
+make_locale() {
+  if [[ -n ${LOCPATH:-} ]] || ! have locale || locale -a 2>/dev/null | grep -qix 'en_US\.utf-\?8'; then return; fi
+  local folder=$state/locale/en_US.utf8 plain
+  if [[ ! -e $folder ]]; then
+    mkdir -p "$state/locale"
+    rm -rf "$folder.new"
+    if ! { have localedef && localedef --no-archive -i en_US -f UTF-8 "$folder.new" >/dev/null 2>&1; }; then
+      rm -rf "$folder.new"
+      for plain in /usr/lib/locale/C.utf8 /usr/lib/locale/C.UTF-8; do
+        if [[ -d $plain ]]; then cp -r "$plain" "$folder.new" && break; fi
+      done
+    fi
+    [[ ! -d $folder.new ]] || mv "$folder.new" "$folder"
+  fi
+  if [[ -d $folder ]]; then LOCPATH=$state/locale; else warn "no locale en_US.UTF-8: models that normalise text will not load"; fi
+}
+
 # start_process PART VARIABLE=VALUE…: in the background and in a session of its own, so that a closed terminal ends
 # nothing. What it says goes to a log that is begun anew.
 start_process() {
@@ -67,11 +87,12 @@ start_processes() {
   check_port "$model_metrics" MODEL_METRICS_PORT
   say "no containers: two processes on loopback; web_api remembers in its own memory${REDIS_URL:+ and in the Redis of REDIS_URL}"
   fetch_runtime
+  make_locale
   build_binaries
   record_start
   start_process model_api HOST=127.0.0.1 "PORT=$model_port" "METRICS_ADDR=127.0.0.1:$model_metrics" \
     "MODEL_NAME=$model_name" "MODELS_DIR=$(find_models_dir)" "DEVICE=$device" "ORT_DYLIB_PATH=$ORT_DYLIB_PATH" \
-    "LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    "LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ${LOCPATH:+"LOCPATH=$LOCPATH"}
   start_process web_api HOST=127.0.0.1 "PORT=$port" "METRICS_ADDR=127.0.0.1:$metrics" \
     "APP_TYPE=$app_type" "MODEL_API_URL=http://127.0.0.1:$model_port"
 }

@@ -16,7 +16,7 @@ import tritonclient.http as triton
 
 import graphs
 from questions import inputs
-from services import ROOT, Service, wait_until
+from services import ROOT, Service, made_locale, wait_until
 
 DOCUMENT = (ROOT / "docs" / "BRING_YOUR_MODEL.md").read_text()
 
@@ -27,8 +27,9 @@ LIBRARY = {
     "lightgbm": "model.predict_proba(X[:50])",
     "pytorch": "model(torch.from_numpy(X)).detach().numpy()",
     "text": "model.predict_proba(X[:4])",
+    "tfidf": "model.predict_proba(X[:4].ravel())",
 }
-NAMES = {"sklearn": "iris-sklearn", "xgboost": "iris-xgboost", "lightgbm": "iris-lightgbm", "pytorch": "iris-pytorch", "text": "fruit"}
+NAMES = {"sklearn": "iris-sklearn", "xgboost": "iris-xgboost", "lightgbm": "iris-lightgbm", "pytorch": "iris-pytorch", "text": "fruit", "tfidf": "opinions"}
 recipes = pytest.mark.parametrize("recipe", [pytest.param(it, marks=pytest.mark.pytorch) if it == "pytorch" else it for it in NAMES])
 
 
@@ -39,7 +40,8 @@ def block(words: str) -> str:
 
 
 class Kitchen:
-    """A folder with `models`, and a server that watches it."""
+    """The repository's root, but with an empty folder of models, and a server that watches that. Recipes run there as they are
+    written."""
 
     def __init__(self, folder: Path, url: str):
         self.folder, self.url = folder, url
@@ -68,9 +70,14 @@ class Kitchen:
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> Kitchen:
     folder = tmp_path_factory.mktemp("kitchen")
+    for entry in ROOT.iterdir():
+        if entry.name not in ("model_api", ".git", ".mlserve", "target"):
+            (folder / entry.name).symlink_to(entry)
+    models = folder / "model_api" / "models"
     # A server that is to serve all there is wants to see one model when it starts.
-    graphs.write(graphs.scaled(1), folder / "models" / "first")
-    model_api = spawn_shared("model_api", MODEL_NAME="all", MODELS_DIR=folder / "models", MODEL_WATCH="poll", MODEL_WATCH_INTERVAL_MS=200)
+    graphs.write(graphs.scaled(1), models / "first")
+    settings = {"MODEL_NAME": "all", "MODELS_DIR": models, "MODEL_WATCH": "poll", "MODEL_WATCH_INTERVAL_MS": 200}
+    model_api = spawn_shared("model_api", **settings, **made_locale(tmp_path_factory.mktemp("locale")))
     return Kitchen(folder, spawn_shared("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url).url)
 
 
@@ -87,8 +94,8 @@ def test_a_recipe_is_served_and_answers_as_its_library_does(kitchen: Kitchen, re
     shell = block(f"sh ask {recipe}").replace("localhost:5000", kitchen.address()).replace("curl ", "curl --silent --show-error --fail-with-body ")
     outputs = {output["name"]: output for output in json.loads(kitchen.run("bash", "-c", shell))["outputs"]}
     assert outputs["probabilities"]["shape"] == [1, said.shape[1]]
-    if recipe == "text":
-        assert outputs["label"]["data"] == ["apple"]
+    if recipe in ("text", "tfidf"):
+        assert outputs["label"]["data"] == ["apple" if recipe == "text" else "good"]
     elif recipe != "pytorch":
         assert outputs["label"]["data"] == [0]
 

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::external_data;
+use crate::onnx_file::{Model, TensorNames};
+use crate::repository::is_ort;
+use crate::unreadable::unreadable;
 
 /// What a model's answers depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,24 +18,33 @@ pub struct Measured {
     pub digest: String,
     /// Of the graph and its data files.
     pub bytes: u64,
+    /// Those of the graph; `None` for a file of ONNX Runtime's own format.
+    pub names: Option<TensorNames>,
 }
 
-/// What a model's answers depend on: the graph, the tensors that it keeps in other files, and the settings. Every part goes in with its name and both with their lengths, so that no two models can collide by moving
-/// bytes from one part to the next.
-pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<Measured, String> {
+/// What a model's answers depend on: the graph, the tensors that it keeps in other files, the settings, and `others`: names and
+/// contents of Triton's configuration and its label files. Every part goes in with its name and both with their lengths, so
+/// that no two models can collide by moving bytes from one part to the next.
+pub fn of(graph: &Path, settings: Option<&[u8]>, others: &[(String, Vec<u8>)]) -> Result<Measured, String> {
     // As a whole: its data files are named all over it. They, which can be many times larger, go through in pieces.
-    let onnx = read_graph(graph).map(Bytes::from).map_err(|error| format!("the graph cannot be read: {error}"))?;
+    let onnx = read_graph(graph).map(Bytes::from).map_err(|error| unreadable(graph, &error))?;
     let mut parts = Parts::default();
     parts.add("graph", &onnx);
-    for location in external_data::locations(onnx.clone())? {
-        let added = open_data(graph, &location).and_then(|file| parts.add_file(&location, file));
-        added.map_err(|error| format!("a data file of the graph cannot be read: {error}"))?;
+    let mut names = None;
+    if !is_ort(graph) {
+        let model = Model::read(onnx)?;
+        for location in external_data::locations_of(&model)? {
+            let added = open_data(graph, &location).and_then(|file| parts.add_file(&location, file));
+            added.map_err(|error| format!("data of the graph: {}", unreadable(Path::new(&location), &error)))?;
+        }
+        names = Some(model.tensor_names());
     }
     let bytes = parts.bytes;
     if let Some(settings) = settings {
         parts.add("settings", settings);
     }
-    Ok(Measured { digest: parts.digest(), bytes })
+    others.iter().for_each(|(name, content)| parts.add(name, content));
+    Ok(Measured { digest: parts.digest(), bytes, names })
 }
 
 /// Of a pipeline's own settings.
@@ -128,7 +140,7 @@ mod tests {
         }
 
         fn digest(&self, graph: &str) -> Result<String, String> {
-            of(&self.0.join(graph), Some(b"{}")).map(|measured| measured.digest)
+            of(&self.0.join(graph), Some(b"{}"), &[]).map(|measured| measured.digest)
         }
     }
 
@@ -162,6 +174,28 @@ mod tests {
     }
 
     #[test]
+    fn other_files_go_in_by_name_and_content() {
+        let folder = Folder::new("others");
+        fs::write(folder.0.join("w.bin"), b"1234").unwrap();
+        let digest = |others: &[(&str, &str)]| {
+            let others: Vec<_> =
+                others.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect();
+            of(&folder.0.join("model.onnx"), Some(b"{}"), &others).unwrap().digest
+        };
+        assert_eq!(digest(&[]), folder.digest("model.onnx").unwrap());
+        let digests = [digest(&[]), digest(&[("a", "b")]), digest(&[("a", "c")]), digest(&[("a", ""), ("b", "")])];
+        assert_eq!(digests.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+    }
+
+    #[test]
+    fn an_ort_file_is_taken_as_it_is_and_names_nothing() {
+        let folder = Folder::new("ort");
+        fs::write(folder.0.join("model.ORT"), b"ORTM, and no protobuf").unwrap();
+        let measured = of(&folder.0.join("model.ORT"), None, &[]).unwrap();
+        assert_eq!((measured.bytes, measured.names), (21, None));
+    }
+
+    #[test]
     fn only_the_graph_may_be_a_link_and_nothing_without_an_end_is_read() {
         let folder = Folder::new("links");
         let data = folder.0.join("w.bin");
@@ -170,11 +204,11 @@ mod tests {
         assert_eq!(folder.digest("link.onnx"), folder.digest("model.onnx"));
         symlink("/dev/zero", folder.0.join("endless.onnx")).unwrap();
         assert!(
-            folder.digest("endless.onnx").unwrap_err().ends_with("the graph cannot be read: it is no regular file")
+            folder.digest("endless.onnx").unwrap_err().ends_with("endless.onnx cannot be read: it is no regular file")
         );
         fs::remove_file(&data).unwrap();
         symlink("/dev/zero", &data).unwrap();
-        assert!(folder.digest("model.onnx").unwrap_err().ends_with("cannot be read: it is a link"));
+        assert!(folder.digest("model.onnx").unwrap_err().ends_with("w.bin cannot be read: it is a link"));
         fs::remove_file(&data).unwrap();
         fs::create_dir(&data).unwrap();
         assert!(folder.digest("model.onnx").unwrap_err().ends_with("cannot be read: it is no regular file"));

@@ -20,6 +20,14 @@ pub enum Error {
         /// The names of those that are served.
         there_are: String,
     },
+    /// A model that is in the repository, and that `MODEL_NAME` does not select.
+    #[error("{model} is not served: {reason}; add it there and restart, or POST /v2/repository/models/{model}/load")]
+    Unselected {
+        /// The model.
+        model: String,
+        /// What `MODEL_NAME` is.
+        reason: String,
+    },
     /// A version that is not served, of a model that is.
     #[error("there is no such version of this model; there are: {there_are}")]
     UnknownVersion {
@@ -101,9 +109,10 @@ impl Error {
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Malformed(_) | Self::Picture(ImageError::Empty) => (StatusCode::BAD_REQUEST, "malformed"),
-            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NotInRepository { .. } => {
-                (StatusCode::NOT_FOUND, "unknown_model")
-            }
+            Self::UnknownModel { .. }
+            | Self::Unselected { .. }
+            | Self::UnknownVersion { .. }
+            | Self::NotInRepository { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
             Self::NotLoaded { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_loaded"),
             Self::Body(error) => (error.status(), "body"),
             Self::OneOfPictures { error, .. } | Self::Step { error, .. } => error.status(),

@@ -27,7 +27,7 @@ pub fn locations_of(model: &Model) -> Result<BTreeSet<String>, String> {
 }
 
 /// Whether it is a plain relative path: no `..`, no root.
-fn stays_inside(location: &str) -> bool {
+pub fn stays_inside(location: &str) -> bool {
     let mut parts = Path::new(location).components().peekable();
     parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }

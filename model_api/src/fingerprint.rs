@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::repository::stem;
+
 /// A folder of models at one moment, told without reading a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -93,7 +95,7 @@ fn identity(metadata: &Metadata, hasher: &mut impl Hasher) {
 }
 
 fn is_graph(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "onnx")
+    path.file_name().and_then(OsStr::to_str).is_some_and(|name| stem(name).is_some())
 }
 
 fn is_hidden(path: &Path) -> bool {
@@ -141,12 +143,21 @@ mod tests {
     #[test]
     fn every_file_that_an_answer_may_depend_on_counts_for_its_model_alone() {
         let folder = Folder::new("files");
-        for name in ["bare.onnx", "plain/model.onnx", "plain/data/w.bin", "versions/1/model.onnx", "w.bin"] {
+        for name in [
+            "bare.onnx",
+            "upper.ONNX",
+            "own.ort",
+            "plain/model.onnx",
+            "plain/data/w.bin",
+            "versions/1/model.onnx",
+            "w.bin",
+        ] {
             folder.write(name, "old");
         }
         for (name, model) in [
             ("bare.onnx", "bare"),
-            ("w.bin", "bare"),
+            ("upper.ONNX", "upper"),
+            ("own.ort", "own"),
             ("plain/data/w.bin", "plain"),
             ("plain/model-settings.json", "plain"),
             ("versions/2/model.onnx", "versions"),
@@ -154,6 +165,7 @@ mod tests {
         ] {
             assert_eq!(folder.changed(|_| folder.write(name, "new")), [model], "{name}");
         }
+        assert_eq!(folder.changed(|_| folder.write("w.bin", "new")), ["bare", "own", "upper"], "data of any of them");
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub mod settings;
 /// Which of two versions is the larger.
 mod version;
 
+/// Why a file cannot be read, in words for people.
+mod unreadable;
+
 /// Which models and versions there are.
 pub mod repository;
 
@@ -19,6 +22,9 @@ pub mod model_settings;
 
 /// What outputs are: settings and graph together.
 mod output_settings;
+
+/// What Triton's configuration file says.
+mod triton_config;
 
 /// The ONNX file format.
 mod onnx_file;
@@ -43,6 +49,9 @@ mod signature;
 
 /// A model that is made of others.
 pub mod pipeline;
+
+/// What a model version's files say.
+mod contents;
 
 /// A model, and the sessions or the steps that run it.
 pub mod model;

@@ -1,15 +1,13 @@
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::digest::{self, Measured};
+use crate::contents::{Contents, read};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::model_settings::{BatchingMode, ModelSettings};
+use crate::model_settings::BatchingMode;
 use crate::pool::{BatchSettings, Pool, PoolSettings, QueueLimits};
 use crate::repository::ModelFiles;
 use crate::session::{Blueprint, Launcher, StartError};
@@ -35,19 +33,6 @@ pub struct Loader {
 
 /// What starts sessions, whichever launcher it uses.
 type StartPool = Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>;
-
-/// What a model version's files say.
-#[derive(Clone)]
-pub struct Contents {
-    /// The ONNX file.
-    pub graph: PathBuf,
-    /// What the settings file says.
-    pub settings: ModelSettings,
-    /// Of everything that the answers depend on.
-    pub digest: String,
-    /// Of the graph and its data files.
-    pub bytes: u64,
-}
 
 /// A model version whose sessions are being started.
 pub struct Attempt {
@@ -81,7 +66,10 @@ impl Loader {
     /// Starts a model version's sessions and comes back at once.
     pub fn start(&self, files: &ModelFiles, contents: Contents) -> Attempt {
         let pool = Arc::new((self.start)(&self.blueprint(files, &contents), &self.pool_settings(files, &contents)));
-        let announced = Model::announced(files, &contents.settings, &contents.digest, Arc::clone(&pool));
+        for note in &contents.notes {
+            info!(model = files.name, version = files.version, note, "files of a model are used in part");
+        }
+        let announced = Model::announced(files, &contents, Arc::clone(&pool));
         Attempt { announced: Arc::new(announced), files: files.clone(), contents, pool }
     }
 
@@ -147,8 +135,7 @@ impl Attempt {
         let Some(hello) = self.pool.ready(failed).await else {
             return Err(Failure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
         };
-        let Contents { settings, digest, .. } = &self.contents;
-        let model = Model::new(&self.files, settings, digest.clone(), &hello, Arc::clone(&self.pool));
+        let model = Model::new(&self.files, &self.contents, &hello, Arc::clone(&self.pool));
         let model = model.map_err(Failure::Unfit)?;
         info!(model = model.name, version = model.version, digest = model.digest, "a model is served");
         Ok(Arc::new(model))
@@ -162,22 +149,4 @@ impl From<Failure> for String {
             Failure::Unfit(reason) => reason,
         }
     }
-}
-
-/// The settings, and the digest of everything that the model's answers depend on.
-pub fn read(files: &ModelFiles) -> Result<Contents, String> {
-    let graph = files.graph.clone().ok_or("there is no graph")?;
-    let json = files.settings.as_ref().map(fs::read).transpose();
-    let json = json.map_err(|error| format!("model-settings.json cannot be read: {}", error.kind()))?;
-    let settings = match &json {
-        Some(json) => ModelSettings::from_json(json, &files.name)?,
-        None => ModelSettings::default(),
-    };
-    if settings.is_pipeline() || !settings.steps.is_empty() {
-        return Err(
-            "model-settings.json: steps: a pipeline has no graph of its own, and there is a model.onnx".to_owned()
-        );
-    }
-    let Measured { digest, bytes } = digest::of(&graph, json.as_deref())?;
-    Ok(Contents { graph, settings, digest, bytes })
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve() -> Result<ExitCode, SettingError> {
     let settings = Settings::from_env()?;
-    let repository = Repository::new(&settings.models_dir);
+    let repository = Repository::new(&settings.models_dir).selecting(settings.models.clone());
     let models = repository.select(&settings.models)?;
     LogSettings::from_env()?.init();
     if let Err(error) = run(settings, repository, models).await {
@@ -46,10 +46,11 @@ async fn health() -> Result<ExitCode, SettingError> {
 fn list_models() -> Result<ExitCode, SettingError> {
     let found = Repository::new(models_dir()?).find();
     for (name, found) in found.map_err(|error| SettingError::new("MODELS_DIR", format!("cannot be read: {error}")))? {
-        match found.why_none {
+        match &found.why_none {
             None => println!("{name}"),
             Some(reason) => eprintln!("{name}: {reason}"),
         }
+        found.passed_over.iter().for_each(|note| eprintln!("{name}: {note}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,10 +3,11 @@ use std::sync::{Arc, OnceLock};
 use contract::{Device, ModelDescription, Pipeline};
 use open_inference::{
     Batching, ModelMetadata, ModelState, NotCached, Platform, RowDependence, Tensor, TensorMetadata, gives_optional,
-    only_required,
+    image_settings, only_required,
 };
 
 use crate::analysis::GraphFacts;
+use crate::contents::Contents;
 use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
@@ -26,6 +27,8 @@ pub struct Model {
     pub digest: String,
     /// Words for people.
     pub extra: Extra,
+    /// What of its files is not used, for the repository's index.
+    pub notes: Vec<String>,
     /// What goes in and what comes out.
     pub signature: Signature,
     /// The same in the protocol's words.
@@ -55,15 +58,11 @@ pub struct Steps {
 
 impl Model {
     /// A model whose first session has said hello. The error names the setting that contradicts the graph.
-    pub fn new(
-        files: &ModelFiles,
-        settings: &ModelSettings,
-        digest: String,
-        graph: &Hello,
-        pool: Arc<Pool>,
-    ) -> Result<Self, String> {
-        let signature = Signature::agree(settings, graph)?;
-        Ok(Self::with(files, settings, digest, signature, Runs::Sessions(pool)))
+    pub fn new(files: &ModelFiles, contents: &Contents, graph: &Hello, pool: Arc<Pool>) -> Result<Self, String> {
+        let signature = Signature::agree(&contents.settings, graph)?;
+        let (settings, digest) = (&contents.settings, contents.digest.clone());
+        let model = Self::with(files, settings, digest, signature, Runs::Sessions(pool));
+        Ok(Self { notes: contents.notes.clone(), ..model })
     }
 
     /// A pipeline of `models`, one for each step. The error names the step and the field that do not fit.
@@ -79,8 +78,10 @@ impl Model {
 
     /// A model whose first session has yet to say hello: what its files alone say of it. An answer that was remembered
     /// is found by the digest, and shown with the notice, while the model itself is still being started.
-    pub fn announced(files: &ModelFiles, settings: &ModelSettings, digest: &str, pool: Arc<Pool>) -> Self {
-        Self::with(files, settings, digest.to_owned(), Signature::declared(settings), Runs::Sessions(pool))
+    pub fn announced(files: &ModelFiles, contents: &Contents, pool: Arc<Pool>) -> Self {
+        let Contents { settings, digest, names, .. } = contents;
+        let signature = Signature::declared(settings, names.as_ref());
+        Self::with(files, settings, digest.clone(), signature, Runs::Sessions(pool))
     }
 
     fn with(files: &ModelFiles, settings: &ModelSettings, digest: String, signature: Signature, runs: Runs) -> Self {
@@ -104,6 +105,7 @@ impl Model {
             cache: settings.cache,
             metadata_since: OnceLock::new(),
             extra: settings.parameters.extra.clone(),
+            notes: Vec::new(),
             runs,
         }
     }
@@ -132,7 +134,10 @@ impl Model {
 
     /// The input that pictures can be sent for, and how they become it.
     pub fn image(&self) -> Result<(&TensorMetadata, &ImageSpec), Error> {
-        self.signature.image().ok_or_else(|| Error::Unfit(format!("{} reads no pictures", self.name)))
+        self.signature.image().ok_or_else(|| {
+            let remedy = image_settings(&self.name, &self.signature.inputs).map(|remedy| format!(". {remedy}"));
+            Error::Unfit(format!("{} reads no pictures{}", self.name, remedy.unwrap_or_default()))
+        })
     }
 
     /// The input of a model that has one.
@@ -209,6 +214,7 @@ impl Model {
             inputs: signature.inputs.clone(),
             outputs: signature.outputs.clone(),
             left_out: signature.left_out.clone(),
+            notes: self.notes.clone(),
             max_batch_size: signature.max_batch_size,
             independent_rows: signature.independent_rows && are_independent,
             // A picture alone is no question to a model that wants more than that.

@@ -9,6 +9,7 @@ use open_inference::{Activation, ContentType, Datatype, Task};
 use serde::Deserialize;
 
 use crate::image_input::ImageSettings;
+use crate::triton_config::TritonConfig;
 
 /// What a settings file may say.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -38,6 +39,9 @@ pub struct ModelSettings {
     pub batching: Option<BatchingMode>,
     /// What there is to say about the model.
     pub parameters: Parameters,
+    /// What Triton's `config.pbtxt` says, where the folder has one. The fields above win.
+    #[serde(skip)]
+    pub triton: TritonConfig,
 }
 
 /// `batching`.
@@ -116,6 +120,8 @@ pub struct Parameters {
     /// requests run in one batch, whatever graph and probe show. `false`: neither. Where nothing is said, analysis of the graph
     /// and probe decide whether they run in one batch.
     pub independent_rows: Option<bool>,
+    /// Whether an axis of any input may have the length zero.
+    pub allow_empty: bool,
     /// What is ours alone.
     pub extra: Extra,
 }
@@ -164,6 +170,22 @@ impl ModelSettings {
             return Err(format!("model-settings.json: max_batch_time: {time} is not within 0 and {MAX_BATCH_TIME} s"));
         }
         Ok(settings)
+    }
+
+    /// The same with Triton's configuration beneath.
+    pub fn over(mut self, triton: TritonConfig) -> Result<Self, String> {
+        if triton.max_batch_time > MAX_BATCH_TIME {
+            let field = "config.pbtxt: dynamic_batching.max_queue_delay_microseconds";
+            return Err(format!("{field}: {} s is more than {MAX_BATCH_TIME} s", triton.max_batch_time));
+        }
+        if self.max_batch_size == 0 {
+            self.max_batch_size = triton.max_batch_size;
+        }
+        if self.max_batch_time == 0.0 {
+            self.max_batch_time = triton.max_batch_time;
+        }
+        self.triton = triton;
+        Ok(self)
     }
 
     /// Whether they are those of a model that is made of others.

@@ -6,8 +6,8 @@ mod index;
 mod load;
 mod pipelines;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use contract::ModelDescription;
 use futures_util::future::join_all;
@@ -30,6 +30,8 @@ pub struct Models {
     shelf: RwLock<Shelf>,
     /// Told of every change of the shelf.
     changes: watch::Sender<()>,
+    /// In the repository, and not selected by `MODEL_NAME`, as last seen.
+    unselected: Mutex<BTreeSet<String>>,
     stopping: CancellationToken,
     refusal: watch::Sender<Option<String>>,
     metrics: Metrics,
@@ -54,10 +56,13 @@ impl Models {
             repository,
             loader: Loader::new(launcher, settings, metrics.clone()),
             changes: watch::Sender::new(()),
+            unselected: Mutex::default(),
             stopping: CancellationToken::new(),
             refusal: watch::Sender::new(None),
             metrics: metrics.clone(),
         });
+        let looking = Arc::clone(&models);
+        tokio::spawn(async move { looking.look_for_unselected().await });
         for name in asked_for.into_keys() {
             let models = Arc::clone(&models);
             tokio::spawn(async move { models.load_at_start(&name).await });
@@ -69,11 +74,20 @@ impl Models {
     pub fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<Model>, Error> {
         let places = self.places();
         let place = places.get(name).filter(|place| !place.slots.is_empty());
-        let place = place.ok_or_else(|| Error::UnknownModel { there_are: names(&places) })?;
+        let place = place.ok_or_else(|| self.unknown(name, &places))?;
         let version = version.map(|version| Version(version.to_owned()));
         match version.as_ref().or_else(|| place.default_version()).and_then(|version| place.slots.get(version)) {
             Some(slot) => slot.model(name),
             None => Err(Error::UnknownVersion { there_are: list(place.slots.keys().map(|version| &*version.0)) }),
+        }
+    }
+
+    fn unknown(&self, name: &str, places: &Shelf) -> Error {
+        let unselected = self.unselected.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
+        // One that was unloaded has a place, though an empty one.
+        match self.why_unselected(name).filter(|_| unselected && !places.contains_key(name)) {
+            Some(reason) => Error::Unselected { model: name.to_owned(), reason },
+            None => Error::UnknownModel { there_are: names(places) },
         }
     }
 

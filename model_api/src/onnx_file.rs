@@ -4,12 +4,13 @@
 //! Decoding from [`Bytes`] copies no weights: `raw_data` is a slice of the file.
 
 use bytes::Bytes;
+use open_inference::TensorMetadata;
 use prost::Message;
 
 /// A model file.
 #[derive(Clone, PartialEq, Message)]
 pub struct Model {
-    /// The version of the file format.
+    /// The version of the file format. Below 4, initializers that are inputs too are constants.
     #[prost(int64, tag = "1")]
     pub ir_version: i64,
     /// The graph.
@@ -268,6 +269,38 @@ impl Model {
     /// Reads a model file. Subgraphs may be nested about thirty deep (prost's recursion limit).
     pub fn read(file: Bytes) -> Result<Self, String> {
         Self::decode(file).map_err(|_| "the file is no ONNX model, or is damaged".to_owned())
+    }
+}
+
+/// Names of a graph's tensors, as its file has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TensorNames {
+    /// Inputs, those that may be overridden in a request among them.
+    pub inputs: Vec<String>,
+    /// Outputs, also those that are no tensors.
+    pub outputs: Vec<String>,
+}
+
+impl Model {
+    /// Names of inputs and outputs. Before version 4 of the format every initializer was listed as an input as well.
+    pub fn tensor_names(&self) -> TensorNames {
+        let Some(graph) = &self.graph else { return TensorNames::default() };
+        let is_constant =
+            |name: &str| self.ir_version < 4 && graph.initializer.iter().any(|tensor| tensor.name == name);
+        let names = |side: &[ValueInfo]| side.iter().map(|value| value.name.clone()).collect::<Vec<_>>();
+        let mut inputs = names(&graph.input);
+        inputs.retain(|name| !is_constant(name));
+        TensorNames { inputs, outputs: names(&graph.output) }
+    }
+}
+
+impl TensorNames {
+    /// Whether these tensors are all of them.
+    pub fn are(&self, inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -> bool {
+        let all = |names: &[String], tensors: &[TensorMetadata]| {
+            names.len() == tensors.len() && tensors.iter().all(|tensor| names.contains(&tensor.name))
+        };
+        all(&self.inputs, inputs) && all(&self.outputs, outputs)
     }
 }
 

@@ -9,12 +9,14 @@
 mod wiring;
 
 use std::fs;
+use std::path::PathBuf;
 
 use contract::{Pipeline, Source, Step, Wire, valid_model_name};
 
 use crate::digest;
 use crate::model_settings::{ModelSettings, StepSettings};
 use crate::repository::ModelFiles;
+use crate::unreadable::unreadable;
 pub use wiring::Wired;
 
 /// What a pipeline's settings say, and where they came from.
@@ -31,8 +33,8 @@ pub struct Definition {
 impl Definition {
     /// Reads the settings, and holds them against themselves.
     pub fn read(files: &ModelFiles) -> Result<Self, String> {
-        let json = files.settings.as_ref().map(fs::read).transpose();
-        let json = json.map_err(|error| format!("model-settings.json cannot be read: {}", error.kind()))?;
+        let read = |path: &PathBuf| fs::read(path).map_err(|error| unreadable(path, &error));
+        let json = files.settings.as_ref().map(read).transpose()?;
         let json = json.ok_or("there is no model-settings.json")?;
         Self::new(files, &json)
     }
@@ -120,7 +122,8 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Definition, String> {
-        let files = ModelFiles { name: "p".to_owned(), version: "1".to_owned(), graph: None, settings: None };
+        let files =
+            ModelFiles { name: "p".to_owned(), version: "1".to_owned(), graph: None, settings: None, triton: None };
         Definition::new(&files, json.as_bytes())
     }
 

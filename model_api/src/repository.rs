@@ -5,11 +5,15 @@
 //! mnist/model.onnx               with room for mnist/model-settings.json
 //! mnist/1/model.onnx             versions, by number or name: all are served, and the largest answers where none is named
 //! mnist/1/model-settings.json    of this version alone, in place of mnist/model-settings.json
+//! mnist/config.pbtxt             Triton's settings of all versions; model-settings.json wins field by field
 //! digits/model-settings.json     without a graph: a pipeline, if it says so
 //! ```
 //!
-//! A graph that lies in the model's folder is the version `1`, unless there is a folder of that name. Whatever begins with a
-//! dot is left alone, so that a folder can be filled under such a name and then be renamed.
+//! The extension may be written in any case, and `.ort` is ONNX Runtime's own format. A graph that lies in the model's folder
+//! is the version `1`, unless there is a folder of that name. Whatever begins with a dot is left alone, so that a folder can
+//! be filled under such a name and then be renamed.
+
+mod graph_files;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,9 +27,14 @@ use service::settings::SettingError;
 
 use crate::model_settings::PIPELINE;
 use crate::settings::Selection;
+use crate::triton_config;
+use crate::unreadable::unreadable;
 use crate::version::Version;
+use graph_files::GraphFiles;
+pub use graph_files::{is_ort, stem};
 
-const GRAPH: &str = "model.onnx";
+/// The file name of a graph in a folder, without its extension.
+const GRAPH: &str = "model";
 const SETTINGS: &str = "model-settings.json";
 
 /// A graph that is in no version's folder has this one.
@@ -35,6 +44,7 @@ const ONLY_VERSION: &str = "1";
 #[derive(Clone, Debug)]
 pub struct Repository {
     dir: PathBuf,
+    selection: Selection,
 }
 
 /// What there is under one name.
@@ -44,6 +54,8 @@ pub struct Found {
     pub versions: Vec<ModelFiles>,
     /// Why there is none, without a path.
     pub why_none: Option<String>,
+    /// Files that are passed over, each with the reason.
+    pub passed_over: Vec<String>,
 }
 
 /// Where a model version's files are.
@@ -53,16 +65,28 @@ pub struct ModelFiles {
     pub name: String,
     /// The version folder's name, or `"1"`.
     pub version: String,
-    /// The ONNX file; a pipeline has none.
+    /// The ONNX or ORT file; a pipeline has none.
     pub graph: Option<PathBuf>,
     /// `model-settings.json`, where there is one.
     pub settings: Option<PathBuf>,
+    /// Triton's `config.pbtxt`, where there is one.
+    pub triton: Option<PathBuf>,
 }
 
 impl Repository {
-    /// The models in `dir`.
+    /// The models in `dir`, all of which are selected.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), selection: Selection::All }
+    }
+
+    /// The same of which `MODEL_NAME` selects these. Others can still be loaded.
+    pub fn selecting(self, selection: Selection) -> Self {
+        Self { selection, ..self }
+    }
+
+    /// Which of them `MODEL_NAME` selects.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
     }
 
     /// Where it is.
@@ -73,12 +97,12 @@ impl Repository {
     /// The models that `selection` asks for, by name. A name that does not exist is a setting error that lists those that
     /// do.
     pub fn select(&self, selection: &Selection) -> Result<BTreeMap<String, Found>, SettingError> {
-        let mut all = self.find().map_err(unreadable)?;
+        let mut all = self.find().map_err(|error| SettingError::new("MODELS_DIR", unreadable(&self.dir, &error)))?;
         let models = all.extract_if(.., |_, found| !found.versions.is_empty()).collect::<BTreeMap<_, _>>();
         if models.is_empty() {
             return Err(SettingError::new(
                 "MODELS_DIR",
-                "there is no model: no NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx",
+                "there is no model: no NAME.onnx, NAME/model.onnx or NAME/VERSION/model.onnx (or .ort)",
             ));
         }
         let Selection::Names(names) = selection else { return Ok(models) };
@@ -103,8 +127,9 @@ impl Repository {
 
     /// Everything that is a model or looks like one, by name.
     pub fn find(&self) -> io::Result<BTreeMap<String, Found>> {
-        let names = self.names()?;
-        Ok(names.into_iter().filter_map(|name| self.look_up(&name).map(|found| (name, found))).collect())
+        let files = GraphFiles::in_folder(&self.dir)?;
+        let names: BTreeSet<&String> = files.stems().chain(&files.folders).chain(&files.foreign).collect();
+        Ok(names.into_iter().filter_map(|name| Some((name.clone(), self.look_at(name, &files)?))).collect())
     }
 
     /// What there is under this name; `None` when there is neither a folder nor a file, or it could be no model's name.
@@ -112,46 +137,54 @@ impl Repository {
         if !is_shown(name) || name.contains('/') {
             return None;
         }
-        let (folder, file) = (self.dir.join(name), self.dir.join(format!("{name}.onnx")));
+        self.look_at(name, &GraphFiles::in_folder(&self.dir).ok()?)
+    }
+
+    fn look_at(&self, name: &str, files: &GraphFiles) -> Option<Found> {
+        let folder = files.folders.iter().any(|folder| folder == name);
+        let bare = files.graph(name);
+        if !folder && bare.is_none() {
+            let foreign = files.foreign.iter().find(|file| *file == name)?;
+            return Some(Found::none(not_onnx(foreign)));
+        }
         // Of a bare file and a folder with the same name the folder can say more.
-        let mut found = if folder.is_dir() {
-            look_into(&folder, name)
-        } else if file.is_file() {
-            Found::one(ModelFiles::new(name, ONLY_VERSION, Some(file), None))
-        } else {
-            return None;
+        let mut found = match (bare, folder) {
+            (Some((graph, others)), false) => {
+                let passed_over = passed_over(&others, graph, None);
+                Found { passed_over, ..Found::one(ModelFiles::new(name, ONLY_VERSION, Some(graph.to_owned()))) }
+            }
+            (bare, _) => {
+                let mut found = look_into(&self.dir.join(name), name);
+                let graph = bare.map(|(graph, _)| graph.file_name().unwrap_or_default().to_string_lossy());
+                let note = |graph| format!("{graph} is passed over: there is a folder {name}");
+                found.passed_over.extend(graph.filter(|_| !found.versions.is_empty()).map(note));
+                found
+            }
         };
         if !valid_model_name(name) && !found.versions.is_empty() {
             found = Found::none("a model's name is made of at most 128 letters, digits, '.', '_' and '-'");
         }
         Some(found)
     }
-
-    fn names(&self) -> io::Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            let name = if path.is_dir() { Some(name) } else { name.strip_suffix(".onnx") };
-            names.extend(name.filter(|name| is_shown(name)).map(str::to_owned));
-        }
-        Ok(names)
-    }
 }
 
 impl Found {
     fn one(files: ModelFiles) -> Self {
-        Self { versions: vec![files], why_none: None }
+        Self { versions: vec![files], ..Self::default() }
     }
 
     fn none(why: impl Into<String>) -> Self {
-        Self { versions: Vec::new(), why_none: Some(why.into()) }
+        Self { why_none: Some(why.into()), ..Self::default() }
     }
 }
 
 impl ModelFiles {
-    fn new(name: &str, version: &str, graph: Option<PathBuf>, settings: Option<PathBuf>) -> Self {
-        Self { name: name.to_owned(), version: version.to_owned(), graph, settings }
+    fn new(name: &str, version: &str, graph: Option<PathBuf>) -> Self {
+        Self { name: name.to_owned(), version: version.to_owned(), graph, settings: None, triton: None }
+    }
+
+    fn with(self, settings: Option<PathBuf>, triton: Option<PathBuf>) -> Self {
+        Self { settings, triton, ..self }
     }
 
     /// The models that a pipeline's steps name.
@@ -173,7 +206,7 @@ struct Outline {
 impl Outline {
     /// The error says why they cannot be read.
     fn read(settings: &Path) -> Result<Self, String> {
-        let json = fs::read(settings).map_err(|error| format!("{SETTINGS} cannot be read: {}", error.kind()))?;
+        let json = fs::read(settings).map_err(|error| unreadable(settings, &error))?;
         serde_json::from_slice(&json).map_err(|error| format!("{SETTINGS}: {error}"))
     }
 
@@ -183,50 +216,86 @@ impl Outline {
 }
 
 fn look_into(folder: &Path, name: &str) -> Found {
-    let entries = match fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
-        Ok(entries) => entries,
-        Err(error) => return Found::none(format!("its folder cannot be read: {}", error.kind())),
+    let files = match GraphFiles::in_folder(folder) {
+        Ok(files) => files,
+        Err(error) => return Found::none(unreadable(folder, &error)),
     };
-    let settings = settings_in(folder);
+    let (settings, triton) = (settings_in(folder), file_in(folder, triton_config::FILE));
     let mut versions = BTreeMap::new();
-    if folder.join(GRAPH).is_file() {
-        let files = ModelFiles::new(name, ONLY_VERSION, Some(folder.join(GRAPH)), settings.clone());
-        versions.insert(Version(ONLY_VERSION.to_owned()), files);
+    let mut notes = Vec::new();
+    if let Some((graph, others)) = files.graph(GRAPH) {
+        notes.extend(passed_over(&others, graph, None));
+        let files = ModelFiles::new(name, ONLY_VERSION, Some(graph.to_owned()));
+        versions.insert(Version(ONLY_VERSION.to_owned()), files.with(settings.clone(), triton.clone()));
     }
-    let mut other_graphs = Vec::new();
-    for entry in entries {
-        let Ok(entry) = entry.file_name().into_string() else { continue };
-        let (graph, own_settings) = (folder.join(&entry).join(GRAPH), settings_in(&folder.join(&entry)));
-        let may_be_version = valid_model_name(&entry) && is_shown(&entry);
-        if may_be_version && graph.is_file() {
+    for version in files.folders.iter().filter(|version| valid_model_name(version)) {
+        let own = folder.join(version);
+        let own_settings = settings_in(&own);
+        // A folder that cannot be read may be one of data as well.
+        let within = GraphFiles::in_folder(&own);
+        if let Err(error) = &within {
+            notes.push(format!("{version}: {}", unreadable(&own, error)));
+        }
+        let files = if let Some((graph, others)) = within.as_ref().ok().and_then(|within| within.graph(GRAPH)) {
+            notes.extend(passed_over(&others, graph, Some(version)));
             let settings = own_settings.or_else(|| settings.clone());
-            versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, Some(graph), settings));
-        } else if may_be_version && own_settings.as_deref().is_some_and(says_pipeline) {
-            versions.insert(Version(entry.clone()), ModelFiles::new(name, &entry, None, own_settings));
-        } else if entry.strip_suffix(".onnx").is_some() {
-            other_graphs.push(entry);
+            ModelFiles::new(name, version, Some(graph.to_owned())).with(settings, triton.clone())
+        } else if own_settings.as_deref().is_some_and(says_pipeline) {
+            ModelFiles::new(name, version, None).with(own_settings, None)
+        } else {
+            continue;
+        };
+        if versions.insert(Version(version.clone()), files).is_some() {
+            notes.push(format!("the graph in the folder itself is passed over: there is a folder {version}"));
         }
     }
-    if !versions.is_empty() {
-        return Found { versions: versions.into_values().collect(), why_none: None };
+    if versions.is_empty() {
+        let found = without_graph(&files, name, settings);
+        return Found { passed_over: notes, ..found };
     }
+    Found { versions: versions.into_values().collect(), why_none: None, passed_over: notes }
+}
+
+/// A folder without a graph: a pipeline, or no model.
+fn without_graph(files: &GraphFiles, name: &str, settings: Option<PathBuf>) -> Found {
     match settings.as_deref().map(Outline::read) {
         Some(Ok(said)) if said.is_pipeline() => {
-            return Found::one(ModelFiles::new(name, ONLY_VERSION, None, settings));
+            return Found::one(ModelFiles::new(name, ONLY_VERSION, None).with(settings, None));
         }
-        Some(Err(reason)) => return Found::none(format!("its folder has no {GRAPH}, and {reason}")),
+        Some(Err(reason)) => return Found::none(format!("its folder has no model.onnx, and {reason}")),
         Some(Ok(_)) | None => {}
     }
-    match other_graphs.as_slice() {
-        [] => Found::none(format!("its folder has no {GRAPH}, and no folder of a version that has one")),
-        [other, ..] => {
-            Found::none(format!("its folder has no {GRAPH}; there is {other:?}, which would have to be renamed"))
-        }
+    if let Some(other) = files.names().min() {
+        return Found::none(format!(
+            "its folder has no model.onnx; there is {other:?}, which would have to be renamed"
+        ));
+    }
+    match files.foreign.first() {
+        Some(foreign) => Found::none(format!("its folder has no model.onnx; {}", not_onnx(foreign))),
+        None => Found::none("its folder has no model.onnx, and no folder of a version that has one"),
     }
 }
 
+/// One sentence for each file that holds the same model as `graph`.
+fn passed_over(others: &[String], graph: &Path, version: Option<&str>) -> Vec<String> {
+    let graph = graph.file_name().unwrap_or_default().to_string_lossy();
+    let folder = version.map(|version| format!("{version}/")).unwrap_or_default();
+    others.iter().map(|other| format!("{folder}{other} is passed over: there is {folder}{graph}")).collect()
+}
+
+fn not_onnx(file: &str) -> String {
+    let what = graph_files::foreign(file).unwrap_or("no model");
+    format!(
+        "{file:?} is {what}: only .onnx and .ort files are served, see docs/BRING_YOUR_MODEL.md for how to export one"
+    )
+}
+
 fn settings_in(folder: &Path) -> Option<PathBuf> {
-    Some(folder.join(SETTINGS)).filter(|settings| settings.is_file())
+    file_in(folder, SETTINGS)
+}
+
+fn file_in(folder: &Path, name: &str) -> Option<PathBuf> {
+    Some(folder.join(name)).filter(|file| file.is_file())
 }
 
 fn says_pipeline(settings: &Path) -> bool {
@@ -235,9 +304,4 @@ fn says_pipeline(settings: &Path) -> bool {
 
 fn is_shown(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.')
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
-fn unreadable(error: io::Error) -> SettingError {
-    SettingError::new("MODELS_DIR", format!("cannot be read: {error}"))
 }

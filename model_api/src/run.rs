@@ -15,7 +15,7 @@ use service::server::{listen, serve};
 use service::settings::ServerSettings;
 use service::shutdown;
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::app::{App, router};
 use crate::decoder::Decoder;
@@ -25,7 +25,7 @@ use crate::models::Models;
 use crate::pool::QueueLimits;
 use crate::repository::{Found, Repository};
 use crate::session::ChildLauncher;
-use crate::settings::Settings;
+use crate::settings::{Selection, Settings};
 use crate::watch::Watch;
 
 /// Parts → serve → wait. An error when a listener cannot be had, `DEVICE=cuda` cannot be kept, or connections had to be cut.
@@ -38,6 +38,7 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
     let metrics_listener = bind(settings.server.metrics_address)?;
     let signalled = shutdown::signalled()?;
 
+    log_passed_over(&repository);
     let watch = Watch::new(repository.clone(), settings.models.clone());
     let models = Models::start(repository, asked_for, &launcher(&settings), load_settings(&settings), &metrics);
     let readiness = Readiness::default();
@@ -66,6 +67,18 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
     models.stop().await;
     served?;
     refusal.map_or(Ok(()), |reason| bail!(reason))
+}
+
+/// Names the files that look like models and are not served, each with the reason.
+fn log_passed_over(repository: &Repository) {
+    if *repository.selection() != Selection::All {
+        return;
+    }
+    for (name, found) in repository.find().unwrap_or_default() {
+        for reason in found.why_none.iter().chain(&found.passed_over) {
+            warn!(model = name, reason, "a file or folder is passed over");
+        }
+    }
 }
 
 async fn look_after(watch: Watch, models: &Arc<Models>, pause: Option<Duration>) {

@@ -147,7 +147,7 @@ impl Slot {
 
     /// Its line in the repository's index.
     pub fn index(&self, name: &str, version: &Version) -> ModelIndex {
-        let ModelDescription { state, reason, left_out, batching, .. } = self.describe(name, version);
+        let ModelDescription { state, reason, left_out, notes, batching, .. } = self.describe(name, version);
         let reason = match (&self.served, &self.next) {
             // Its session died after its files were changed, and cannot be started from them.
             (Some(_), Some(Next::Broken(why))) if state != ModelState::Ready => {
@@ -161,8 +161,8 @@ impl Slot {
                 version.0, model.digest
             ),
             (Some(_), Some(_)) if reason.is_none() => "a changed one is being loaded".to_owned(),
-            // A model that can be asked may still not give all that its graph does.
-            _ => reason.unwrap_or_else(|| left_out.join("; ")),
+            // A model that can be asked may still not give all that its graph does, or use all of its files.
+            _ => reason.unwrap_or_else(|| [left_out, notes].concat().join("; ")),
         };
         ModelIndex { name: name.to_owned(), version: version.0.clone(), state, reason, batching }
     }
@@ -196,8 +196,9 @@ impl Slot {
     }
 }
 
-/// The line in the index of a version that is in the repository and not on the shelf.
-pub fn index_unserved(name: &str, version: &str, place: Option<&Place>) -> ModelIndex {
+/// The line in the index of a version that is in the repository and not on the shelf. `unselected` is the reason of one that
+/// `MODEL_NAME` does not select.
+pub fn index_unserved(name: &str, version: &str, place: Option<&Place>, unselected: Option<&str>) -> ModelIndex {
     let leaving = place
         .is_some_and(|place| place.leaving.iter().any(|(left, model)| left.0 == version && model.strong_count() > 0));
     let unloaded = place.is_some_and(|place| place.unloaded);
@@ -206,7 +207,7 @@ pub fn index_unserved(name: &str, version: &str, place: Option<&Place>) -> Model
     } else if unloaded {
         (ModelState::Unavailable, "it was unloaded")
     } else {
-        (ModelState::Unavailable, "it is not loaded")
+        (ModelState::Unavailable, unselected.unwrap_or("it is not loaded"))
     };
     let (name, version) = (name.to_owned(), version.to_owned());
     ModelIndex { name, version, state, reason: reason.to_owned(), batching: None }

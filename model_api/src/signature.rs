@@ -1,11 +1,16 @@
+mod words;
+
 use std::collections::BTreeMap;
 
 use open_inference::{ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, gives_optional, only_required};
 
 use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
+use crate::onnx_file::TensorNames;
 use crate::output_settings;
 use crate::session::{Hello, narrows};
+use crate::triton_config::TritonConfig;
+use words::{Words, of_triton};
 
 /// What goes into a model and what comes out, as graph and settings together have it.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,16 +32,21 @@ pub struct Signature {
 impl Signature {
     /// Holds the settings against the graph. The error names the field that contradicts it.
     pub fn agree(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
-        let of = Of { whom: "graph", left_out: &graph.left_out };
-        let inputs = merge("inputs", &settings.inputs, &graph.inputs, &of)?;
+        let triton = &settings.triton;
+        let of = Of { whom: "graph", left_out: &graph.left_out, from: Words::Triton };
+        let inputs = merge("inputs", &of_triton(&triton.inputs, &graph.inputs), &graph.inputs, &of)?;
         let shown = output_settings::derived(&graph.outputs, &graph.facts.tasks, &settings.outputs);
-        let outputs = merge("outputs", &settings.outputs, &shown, &of)?;
+        let outputs = merge("outputs", &of_triton(&triton.outputs, &shown), &shown, &of)?;
+        let of = Of { from: Words::Settings, ..of };
+        let mut inputs = merge("inputs", &settings.inputs, &inputs, &of)?;
+        let outputs = merge("outputs", &settings.outputs, &outputs, &of)?;
+        allow_empty(settings, &mut inputs);
         let closed = closed(&inputs, &outputs);
         if let Some(reason) = closed.as_ref().filter(|_| settings.parameters.independent_rows == Some(true)) {
             return Err(format!("model-settings.json: parameters.independent_rows: {reason}"));
         }
         Ok(Self {
-            images: images(&settings.inputs, &inputs)?,
+            images: images(settings, &inputs)?,
             left_out: graph.left_out.clone(),
             max_batch_size: if closed.is_none() { settings.max_batch_size } else { 0 },
             independent_rows: settings.rows_are_cached_one_by_one(),
@@ -52,26 +62,34 @@ impl Signature {
         outputs: &[TensorMetadata],
         images: BTreeMap<String, ImageSpec>,
     ) -> Result<Self, String> {
-        let of = Of { whom: "pipeline", left_out: &[] };
+        let of = Of { whom: "pipeline", left_out: &[], from: Words::Settings };
         if let Some(index) = settings.inputs.iter().position(|input| input.parameters.image.is_some()) {
             let field = format!("model-settings.json: inputs[{index}].parameters.image");
             return Err(format!("{field}: how a picture is read stands in the settings of the step's model"));
         }
-        let inputs = merge("inputs", &settings.inputs, inputs, &of)?;
+        let mut inputs = merge("inputs", &settings.inputs, inputs, &of)?;
         let outputs = merge("outputs", &settings.outputs, outputs, &of)?;
+        allow_empty(settings, &mut inputs);
         let open = closed(&inputs, &outputs).is_none();
         let max_batch_size = if open { settings.max_batch_size } else { 0 };
         Ok(Self { inputs, outputs, left_out: Vec::new(), images, max_batch_size, independent_rows: false })
     }
 
-    /// What the settings say before the graph has been opened. Whatever they leave to the graph is missing.
-    pub fn declared(settings: &ModelSettings) -> Self {
-        let (inputs, mut outputs) = (declared(&settings.inputs), declared(&settings.outputs));
+    /// What the settings say before the graph has been opened: inputs and outputs where they say all of each tensor that the
+    /// `names` in the graph's file name, and none of either otherwise. Part of a signature would pass for all of it, and
+    /// requests that are right would be refused.
+    pub fn declared(settings: &ModelSettings, names: Option<&TensorNames>) -> Self {
+        let (mut inputs, mut outputs) = (declared(&settings.inputs), declared(&settings.outputs));
+        let are_all = |names: &TensorNames| names.are(&inputs, &outputs) && settings.triton == TritonConfig::default();
+        if !names.is_some_and(are_all) {
+            (inputs, outputs) = (Vec::new(), Vec::new());
+        }
         settings.outputs.iter().zip(&mut outputs).for_each(|(said, output)| output_settings::complete(said, output));
+        allow_empty(settings, &mut inputs);
         let open = closed(&inputs, &outputs).is_none();
         Self {
             // Settings that contradict themselves are an error later, against the graph.
-            images: images(&settings.inputs, &inputs).unwrap_or_default(),
+            images: images(settings, &inputs).unwrap_or_default(),
             left_out: Vec::new(),
             max_batch_size: if open { settings.max_batch_size } else { 0 },
             independent_rows: open && settings.rows_are_cached_one_by_one(),
@@ -98,10 +116,11 @@ impl Signature {
     }
 }
 
-/// What settings are held against.
+/// What settings are held against, and whose words they are in.
 struct Of<'a> {
     whom: &'static str,
     left_out: &'a [String],
+    from: Words,
 }
 
 fn merge(
@@ -112,7 +131,7 @@ fn merge(
 ) -> Result<Vec<TensorMetadata>, String> {
     let (mut merged, whom) = (found.to_vec(), of.whom);
     for (index, said) in settings.iter().enumerate() {
-        let field = |field: &str| format!("model-settings.json: {side}[{index}].{field}");
+        let field = |field: &str| of.from.field(side, index, field);
         if settings[..index].iter().any(|other| other.name == said.name) {
             return Err(format!("{}: {:?} is there twice", field("name"), said.name));
         }
@@ -159,6 +178,13 @@ fn declared(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
     settings.iter().map(tensor).collect::<Option<_>>().unwrap_or_default()
 }
 
+/// `parameters.allow_empty` of a model is that of each input.
+fn allow_empty(settings: &ModelSettings, inputs: &mut [TensorMetadata]) {
+    if settings.parameters.allow_empty {
+        inputs.iter_mut().for_each(|input| input.parameters.allow_empty = true);
+    }
+}
+
 /// What is said, and the rest as it is.
 fn parameters(said: &TensorSettings, is: &TensorParameters) -> TensorParameters {
     let said = &said.parameters;
@@ -179,8 +205,14 @@ fn check(said: &TensorSettings, tensor: &TensorMetadata, whom: &str) -> Result<(
     let TensorParameters { content_type, .. } = &tensor.parameters;
     let is_text = tensor.datatype == Datatype::Bytes;
     match content_type {
-        Some(ContentType::Str | ContentType::Base64 | ContentType::Datetime) if !is_text => {
+        Some(ContentType::Str | ContentType::Base64) if !is_text => {
             Err(format!("content_type: text is BYTES, and the {whom} has {}", tensor.datatype))
+        }
+        Some(ContentType::Datetime)
+            if !matches!(tensor.datatype, Datatype::Bytes | Datatype::Int64 | Datatype::Fp64) =>
+        {
+            let datatype = tensor.datatype;
+            Err(format!("content_type: datetime is BYTES, INT64 or FP64, and the {whom} has {datatype}"))
         }
         Some(other) if said.parameters.image.is_some() && *other != ContentType::Image => {
             Err("content_type: must be image where image says how pictures are read".to_owned())
@@ -204,22 +236,27 @@ fn closed(inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -> Option<Strin
 }
 
 /// For every input whose content type is `image`, except those of models that read encoded pictures by themselves.
-fn images(settings: &[TensorSettings], inputs: &[TensorMetadata]) -> Result<BTreeMap<String, ImageSpec>, String> {
+fn images(settings: &ModelSettings, inputs: &[TensorMetadata]) -> Result<BTreeMap<String, ImageSpec>, String> {
     let default = ImageSettings::default();
     let mut specs = BTreeMap::new();
-    for (index, said) in settings.iter().enumerate() {
+    for (index, said) in settings.inputs.iter().enumerate() {
         let Some(input) = inputs.iter().find(|input| input.name == said.name) else { continue };
         let image = match &said.parameters.image {
             Some(image) => image,
             None if input.takes_images() => &default,
             None => continue,
         };
-        let spec = ImageSpec::resolve(image, input.datatype, &input.shape)
+        let triton = settings.triton.inputs.iter().find(|triton| triton.name == said.name);
+        let layout = image.layout.or(triton.and_then(|triton| triton.layout));
+        let spec = ImageSpec::resolve(&ImageSettings { layout, ..image.clone() }, input.datatype, &input.shape)
             .map_err(|reason| format!("model-settings.json: inputs[{index}]: {reason}"))?;
         specs.insert(input.name.clone(), spec);
     }
     Ok(specs)
 }
+
+#[cfg(test)]
+mod agreement_tests;
 
 #[cfg(test)]
 mod tests {
@@ -262,22 +299,6 @@ mod tests {
         assert_eq!(signature.inputs[0].shape, [-1, 28, 28, 1]);
         assert_eq!(signature.image().unwrap().1.width(), 28);
         assert_eq!(signature.outputs[0].parameters.labels, ["no", "yes"]);
-    }
-
-    #[test]
-    fn settings_that_say_everything_need_no_graph() {
-        let json = br#"{"inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1],
-                                    "parameters": {"image": {"fit": "digit"}}}],
-                        "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2],
-                                     "parameters": {"labels": ["no", "yes"]}}],
-                        "max_batch_size": 32, "parameters": {"independent_rows": true}}"#;
-        let settings = ModelSettings::from_json(json, "m").unwrap();
-        let declared = Signature::declared(&settings);
-        let agreed = Signature::agree(&settings, &graph()).unwrap();
-        assert_eq!(declared, Signature { left_out: Vec::new(), ..agreed }, "what is left out is the graph's to say");
-        assert_eq!((declared.max_batch_size, declared.independent_rows), (32, true));
-        let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "image"}]}"#, "m").unwrap();
-        assert_eq!(Signature::declared(&settings).inputs, [], "the rest is the graph's to say");
     }
 
     #[test]

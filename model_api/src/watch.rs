@@ -68,7 +68,13 @@ impl Watch {
             reachable = snapshot.is_some();
             let Some(snapshot) = snapshot else { continue };
             let (changed, gone) = self.changes.look(&snapshot);
-            for name in changed.into_iter().filter(|name| self.wants(&models, name)) {
+            let (wanted, unselected): (Vec<_>, Vec<_>) =
+                changed.into_iter().partition(|name| self.wants(&models, name));
+            if !unselected.is_empty() || !gone.is_empty() {
+                let models = Arc::clone(&models);
+                tokio::spawn(async move { models.look_for_unselected().await });
+            }
+            for name in wanted {
                 debug!(model = name, "files have changed and are still");
                 let models = Arc::clone(&models);
                 // A model that takes long to load keeps no other waiting. What goes wrong is logged where it does; a new

@@ -2,7 +2,7 @@ use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use contract::{ModelDescription, ModelList, Step};
+use contract::{ModelDescription, ModelList, Step, Unselected};
 use open_inference::{ModelMetadata, Platform};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
@@ -41,6 +41,8 @@ pub struct Known {
     pub reachable: bool,
     /// Whether it said in that list that it is ready.
     pub ready: bool,
+    /// What its `MODEL_NAME` does not select.
+    unselected: Unselected,
 }
 
 /// A model version in the list as it was at one moment. Thousands of labels are not copied for each question.
@@ -98,6 +100,10 @@ impl Known {
             return match self.models.iter().position(|model| model.is_default && model.name == name) {
                 Some(at) => Ok(at),
                 None if self.defaults().next().is_none() && !self.reachable => Err(Error::ModelUnreachable),
+                None if self.unselected.models.contains(name) => {
+                    let model_name = self.unselected.model_name.clone();
+                    Err(Error::Unselected { model: name.to_owned(), model_name })
+                }
                 None => Err(Error::UnknownModel { asked: shortened(name), known: names() }),
             };
         }
@@ -238,6 +244,7 @@ impl Catalog {
         known.reachable = list.is_ok();
         if let Ok(list) = list {
             known.ready = list.ready;
+            known.unselected = list.unselected;
             known.of_model_api = list.models.into_iter().map(|model| known.remembering(model)).collect();
             known.put_together();
         }
@@ -293,7 +300,7 @@ mod tests {
             digest: digest.to_owned(),
             ..ModelDescription::unread("mnist", "1", state, None)
         };
-        ModelList { models: vec![model], ready: state == ModelState::Ready }
+        ModelList { models: vec![model], ready: state == ModelState::Ready, unselected: Unselected::default() }
     }
 
     #[test]
@@ -337,8 +344,10 @@ mod tests {
             ..ModelDescription::unread(name, version, ModelState::Ready, None)
         };
         let broken = ModelDescription::unread("broken", "1", ModelState::Unavailable, Some("is no graph".to_owned()));
-        let models = vec![broken, version("mnist", "1", false), version("mnist", "2", true)];
-        catalog.learn(Ok(ModelList { models, ready: true }));
+        let all = vec![broken, version("mnist", "1", false), version("mnist", "2", true)];
+        let models = ["left", "out"].map(str::to_owned).into();
+        let unselected = Unselected { model_name: "mnist".to_owned(), models };
+        catalog.learn(Ok(ModelList { models: all, ready: true, unselected }));
         assert_eq!(catalog.find(None).unwrap().version, "2");
         assert_eq!(catalog.find_version("mnist", None).unwrap().version, "2");
         assert_eq!(catalog.find_version("mnist", Some("1")).unwrap().version, "1");
@@ -346,6 +355,11 @@ mod tests {
         assert_eq!(error, "mnist has no version \"3\"; there are 1, 2.");
         assert!(
             catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there are broken, mnist")
+        );
+        assert_eq!(
+            catalog.find(Some("left")).unwrap_err().to_string(),
+            "left is not served: MODEL_NAME=mnist does not select it. Add it there and restart, or load it with \
+             POST /v2/repository/models/left/load."
         );
     }
 

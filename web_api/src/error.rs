@@ -50,6 +50,16 @@ pub enum Error {
         /// The names there are.
         known: Vec<String>,
     },
+    /// A model that is there, and that `MODEL_NAME` does not select.
+    #[error(
+        "{model} is not served: MODEL_NAME={model_name} does not select it. Add it there and restart, or load it with POST /v2/repository/models/{model}/load."
+    )]
+    Unselected {
+        /// The model.
+        model: String,
+        /// The value of `MODEL_NAME`.
+        model_name: String,
+    },
     /// Several models, and the request names none.
     #[error("Several models are served; name one in the path: {}.", .0.join(", "))]
     NameAModel(Vec<String>),
@@ -74,6 +84,14 @@ pub enum Error {
     /// A picture for a model that takes none, or more than one.
     #[error("{0} does not take a picture; programs ask it at POST /v2/models/{0}/infer.")]
     NoPictures(String),
+    /// A picture for a model that could take pictures, and has no settings that say how.
+    #[error("{model} does not take a picture yet. {remedy}.")]
+    NoImageSettings {
+        /// The model.
+        model: String,
+        /// Which settings to write, and where.
+        remedy: String,
+    },
     /// One array for a model that takes several.
     #[error("{0} does not take one array; programs ask it at POST /v2/models/{0}/infer.")]
     NoArrays(String),
@@ -192,11 +210,13 @@ impl Error {
             Self::Body(error) => (error.status(), "body"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
-            Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
+            Self::UnknownModel { .. } | Self::Unselected { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
             Self::NameAModel(_) => (StatusCode::UNPROCESSABLE_ENTITY, "name_a_model"),
             Self::UnknownVersion { .. } => (StatusCode::NOT_FOUND, "unknown_version"),
             Self::NotLoaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_loaded"),
-            Self::NoPictures(_) | Self::NoArrays(_) | Self::Misfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
+            Self::NoPictures(_) | Self::NoImageSettings { .. } | Self::NoArrays(_) | Self::Misfit(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "unfit")
+            }
             Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
             Self::TopK(_) | Self::Query(_) => (StatusCode::BAD_REQUEST, "query"),
             Self::NotOneImage(_) => (StatusCode::NOT_ACCEPTABLE, "not_one_image"),
@@ -300,6 +320,7 @@ mod tests {
             (Error::NoRoute, 404),
             (Error::Method(http::Method::PUT), 405),
             (Error::UnknownModel { asked: "x".to_owned(), known: vec![] }, 404),
+            (Error::Unselected { model: name(), model_name: "x".to_owned() }, 404),
             (Error::NameAModel(vec![]), 422),
             (Error::NotRemembered, 504),
             (Error::Busy, 503),
@@ -310,6 +331,7 @@ mod tests {
             (Error::UnknownVersion { model: name(), asked: "7".to_owned(), known: vec![] }, 404),
             (Error::NotLoaded { model: name(), reason: "is being read".to_owned() }, 503),
             (Error::NoPictures(name()), 422),
+            (Error::NoImageSettings { model: name(), remedy: "Write".to_owned() }, 422),
             (Error::NoArrays(name()), 422),
             (Error::NoPrediction(NoPrediction::NotFinite), 422),
             (Error::TopK("0".parse::<TopK>().unwrap_err()), 400),

@@ -71,6 +71,9 @@ impl Predictor {
             Err(Error::UnknownModel { .. } | Error::UnknownVersion { .. }) => {
                 Err(Error::NotLoaded { model: step.model.clone(), reason: "it is not loaded".to_owned() })
             }
+            Err(Error::Unselected { model, model_name }) => {
+                Err(Error::NotLoaded { model, reason: format!("MODEL_NAME={model_name} does not select it") })
+            }
             question => question,
         }
     }

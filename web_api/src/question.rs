@@ -4,7 +4,8 @@ use bytes::Bytes;
 use contract::ModelDescription;
 use db_api::keys::{AnswerKey, Input, InputDigest};
 use open_inference::{
-    ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata, gives_optional, only_required,
+    ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata, gives_optional, image_settings,
+    only_required,
 };
 
 use crate::catalog::Listed;
@@ -69,7 +70,11 @@ impl Question {
     /// `image` for the default version of `model`, whose only input must take pictures. Reads all of it.
     pub fn of_picture(app_type: AppType, model: Listed, image: Bytes) -> Result<Self, Error> {
         if picture_input(&model).is_none() {
-            return Err(Error::NoPictures(model.name.clone()));
+            let name = model.name.clone();
+            return Err(match image_settings(&name, &model.inputs) {
+                Some(remedy) => Error::NoImageSettings { model: name, remedy },
+                None => Error::NoPictures(name),
+            });
         }
         let input = Input::Image(&image).into();
         let key = AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
@@ -238,6 +243,16 @@ mod tests {
         assert_ne!(without.key(), with.key());
         let picture = Question::of_picture(AppType::Cli, model.into(), Bytes::from_static(b"cat"));
         assert_eq!(picture.unwrap().inputs()[0].name, "x", "it needs one image alone");
+    }
+
+    #[test]
+    fn a_picture_for_a_model_without_image_settings_is_refused_with_those_to_write() {
+        let mut model = model(Datatype::Fp32, &[-1, 3, 32, 32]);
+        model.inputs[0].parameters.content_type = None;
+        let refused = Question::of_picture(AppType::Cli, model.into(), Bytes::from_static(b"cat")).err().unwrap();
+        let words = refused.to_string();
+        assert!(words.starts_with("m does not take a picture yet. If its input \"x\""), "{words}");
+        assert!(words.contains("m/model-settings.json"), "{words}");
     }
 
     #[test]

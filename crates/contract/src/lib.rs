@@ -10,7 +10,7 @@ mod prediction;
 
 pub use fit::Misfit;
 pub use image_array::{ImageArray, ImageArrayError, LegacyAnswer};
-pub use model::{Device, ImageInput, ModelDescription, ModelList, valid_model_name};
+pub use model::{Device, ImageInput, ModelDescription, ModelList, Unselected, valid_model_name};
 pub use pipeline::{Missing, Pipeline, Progress, Source, Step, Wire, answer_to_nothing};
 pub use prediction::{
     BadTopK, Choice, ClassScore, ClassShare, Classification, Embedding, Image, LabelScore, MAX_JSON_IMAGE_BYTES,

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use open_inference::{Batching, ModelMetadata, ModelState, NotCached, Platform, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,18 @@ pub struct ModelList {
     /// `model_api`'s own word: every model has been warm, and one can be asked now. A model that breaks later does not
     /// take the others out of service.
     pub ready: bool,
+    /// Models of the folder that are not served because `MODEL_NAME` does not select them.
+    #[serde(default)]
+    pub unselected: Unselected,
+}
+
+/// Models that are there, and that `MODEL_NAME` does not select.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unselected {
+    /// The value of `MODEL_NAME`.
+    pub model_name: String,
+    /// Their names.
+    pub models: BTreeSet<String>,
 }
 
 /// One model version as people and programs need to know it. Everything comes from the graph and its settings.
@@ -42,6 +56,9 @@ pub struct ModelDescription {
     pub outputs: Vec<TensorMetadata>,
     /// Outputs of the graph that cannot be served, each with the reason.
     pub left_out: Vec<String>,
+    /// What of the model's files is not used, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Rows that a batch should have at most; 0 where the graph fixes its batch axis or has none.
     pub max_batch_size: u32,
     /// Whether each row's answer depends on that row alone, so that rows may be remembered one by one.
@@ -108,6 +125,7 @@ impl ModelDescription {
             inputs: Vec::new(),
             outputs: Vec::new(),
             left_out: Vec::new(),
+            notes: Vec::new(),
             max_batch_size: 0,
             independent_rows: false,
             image: None,

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::fmt::{self, Display, Write};
 
-use crate::{Datatype, Error, ModelMetadata, Tensor, TensorMetadata};
+use crate::{Datatype, Error, ModelMetadata, Tensor, TensorMetadata, image_settings};
 
 /// Holds a request's tensors against the model's signature: each input once, of the right datatype, with lengths that fit.
 /// `BYTES` also fit an input that [takes images](TensorMetadata::takes_images): one encoded picture each. An optional input may
@@ -13,7 +13,7 @@ pub fn check(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
         if !seen.insert(tensor.name.as_str()) {
             return Err(duplicate(&tensor.name));
         }
-        check_tensor(tensor, input)?;
+        check_tensor(tensor, input, model)?;
     }
     let is_missing = |input: &&TensorMetadata| !input.parameters.optional && !seen.contains(input.name.as_str());
     match model.inputs.iter().find(is_missing) {
@@ -71,12 +71,15 @@ pub(crate) fn names(tensors: &[TensorMetadata]) -> String {
     tensors.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-fn check_tensor(tensor: &Tensor, input: &TensorMetadata) -> Result<(), Error> {
+fn check_tensor(tensor: &Tensor, input: &TensorMetadata, model: &ModelMetadata) -> Result<(), Error> {
     let unfit = |reason: String| Err(Error::unfit(format!("input {:?} {reason}", tensor.name)));
     let pictures = input.takes_images() && tensor.datatype == Datatype::Bytes;
     if tensor.datatype != input.datatype && !pictures {
         let or_pictures = if input.takes_images() { " or BYTES, one encoded picture each" } else { "" };
-        return unfit(format!("is {}{or_pictures}, not {}", input.datatype, tensor.datatype));
+        let is_bytes = tensor.datatype == Datatype::Bytes;
+        let remedy = is_bytes.then(|| image_settings(&model.name, std::slice::from_ref(input))).flatten();
+        let remedy = remedy.map(|remedy| format!(". {remedy}")).unwrap_or_default();
+        return unfit(format!("is {}{or_pictures}, not {}{remedy}", input.datatype, tensor.datatype));
     }
     // The first axis is the batch's, also of three: N×H×W are gray pictures.
     let wanted = if pictures { &input.shape[..input.shape.len().min(1)] } else { &input.shape[..] };
@@ -159,6 +162,16 @@ mod tests {
         }
         let twice = check(&[x(&[1, 2]), x(&[1, 2])], &model()).unwrap_err();
         assert_eq!((twice.status, twice.message.as_str()), (StatusCode::BAD_REQUEST, r#"input "x" is given twice"#));
+    }
+
+    #[test]
+    fn an_encoded_image_for_what_looks_like_one_is_refused_with_the_settings_to_write() {
+        let mut model = model();
+        model.inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 32, 32])];
+        let error = check(&[Tensor::from_strings("x", vec![1], [&b"png"[..]])], &model).unwrap_err();
+        let words =
+            "input \"x\" is FP32, not BYTES. If its input \"x\" of the shape [-1, 3, 32, 32] is an image, write ";
+        assert!(error.message.starts_with(words), "{}", error.message);
     }
 
     #[test]

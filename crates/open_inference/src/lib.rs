@@ -42,6 +42,9 @@ mod moments;
 /// Columns of a table → inputs.
 mod columns;
 
+/// Which settings make an input take images.
+mod image_settings;
+
 /// Tensors against a model's signature.
 mod check;
 
@@ -92,6 +95,7 @@ pub use class_map::{class_colour, encode_class_map};
 pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::Error;
+pub use image_settings::image_settings;
 pub use json::{JsonResponse, read_request, write_request, write_response};
 pub use metadata::{
     Activation, Batching, ContentType, ModelMetadata, NotCached, Platform, RowDependence, Task, TensorMetadata,

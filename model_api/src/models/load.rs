@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Models;
+use crate::contents::read;
 use crate::error::Error;
-use crate::loader::{Attempt, Failure, read};
+use crate::loader::{Attempt, Failure};
 use crate::model::Model;
 use crate::pipeline::Definition;
 use crate::pool::{RunError, State};
@@ -116,7 +117,10 @@ impl Models {
         }
         // Only now: the load before this one may have taken its time.
         let Some(found) = self.look_up(&load.name).await else { return self.nothing_to_load(&load.name).await };
-        let Found { versions, why_none } = found;
+        let Found { versions, why_none, passed_over } = found;
+        for reason in passed_over {
+            info!(model = load.name, reason, "a file is passed over");
+        }
         let outcomes = join_all(versions.iter().map(|files| self.bring(load, files))).await;
         let mut failures: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
         failures.extend(why_none.clone());

@@ -115,6 +115,13 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_runs_alone_goes_with_no_other() {
+        let alone = || entry(&[&[2, 3]]).alone();
+        assert!(!alone().goes_with(&alone()) && !alone().goes_with(&entry(&[&[2, 3]])));
+        assert!(!entry(&[&[2, 3]]).goes_with(&alone()));
+    }
+
+    #[test]
     fn background_is_what_says_so_in_the_words_of_rfc_9218() {
         let urgency = |value: &str| {
             Urgency::from_headers(&[("priority".parse().unwrap(), value.parse().unwrap())].into_iter().collect())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,8 @@ use super::words::for_callers;
 use super::{Hello, SessionError, StartError, value, warm_up};
 use crate::analysis::{self, GraphFacts};
 use crate::onnx_file::Model;
+use crate::repository::is_ort;
+use crate::unreadable::unreadable;
 use crate::{digest, external_data};
 
 /// A model, open and warm.
@@ -162,8 +164,12 @@ fn open_session(environment: &Environment, load: &Load, kind: Kind) -> Result<Se
     with_data_files(builder, &load.graph)?.commit_from_file(&load.graph).map_err(said)
 }
 
-/// What the graph shows before it has run. The session has been opened from this file, so it can be read.
+/// What the graph shows before it has run. The session has been opened from this file, so it can be read; one of ONNX
+/// Runtime's own format shows nothing.
 fn facts(graph: &Path) -> GraphFacts {
+    if is_ort(graph) {
+        return GraphFacts::default();
+    }
     let file = fs::read(graph).map_err(|error| error.to_string());
     file.and_then(|file| Model::read(file.into())).map(|model| analysis::analyse(&model)).unwrap_or_default()
 }
@@ -198,10 +204,14 @@ fn run(
 /// in place would change the model that is served, under its old digest, or end it by making the file shorter. Tensors of
 /// a graph within the graph, as of an `If`, are mapped even so.
 fn with_data_files(mut builder: SessionBuilder, graph: &Path) -> Result<SessionBuilder, String> {
-    let unreadable = |error: io::Error| format!("the graph or a data file of it cannot be read: {}", error.kind());
-    for location in external_data::locations(fs::read(graph).map_err(unreadable)?.into())? {
+    if is_ort(graph) {
+        return Ok(builder);
+    }
+    let onnx = fs::read(graph).map_err(|error| unreadable(graph, &error))?;
+    for location in external_data::locations(onnx.into())? {
         let mut data = Vec::new();
-        digest::open_data(graph, &location).and_then(|mut file| file.read_to_end(&mut data)).map_err(unreadable)?;
+        let read = digest::open_data(graph, &location).and_then(|mut file| file.read_to_end(&mut data));
+        read.map_err(|error| unreadable(Path::new(&location), &error))?;
         builder = builder.with_external_initializer_file_in_memory(location, data.into()).map_err(said)?;
     }
     Ok(builder)

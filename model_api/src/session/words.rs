@@ -8,9 +8,24 @@
 
 const SOURCES: [&str; 5] = ["h", "hpp", "cc", "cpp", "cu"];
 
-/// The message without places in sources, and with the names of files in place of their paths.
+/// The message without places in sources, and with the names of files in place of their paths. Where a remedy is known, it
+/// follows.
 pub fn for_callers(message: &str) -> String {
-    without_places(&without_paths(message))
+    let mut told = without_places(&without_paths(message));
+    if let Some(locale) = missing_locale(message) {
+        told = format!(
+            "the model needs the locale {locale}, which this machine does not have (Debian, Ubuntu: apt-get install locales, then \
+             localedef -i {} -f UTF-8 {locale}; start_all.sh makes en_US.UTF-8 by itself). ONNX Runtime: {told}",
+            locale.split('.').next().unwrap_or(locale)
+        );
+    }
+    told
+}
+
+/// The locale that a `StringNormalizer` asks for and the system lacks.
+fn missing_locale(message: &str) -> Option<&str> {
+    let (_, after) = message.split_once("Failed to construct locale with name:")?;
+    after.split([':', ' ', '\n']).find(|word| !word.is_empty())
 }
 
 fn without_paths(message: &str) -> String {
@@ -85,6 +100,16 @@ fn after_brackets(text: &str, open: char, close: char) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_locale_that_is_missing_is_named_with_the_remedy() {
+        let said = "Exception during initialization: /src/string_normalizer.cc:91 Locale::Locale(const std::string&) Failed to \
+                    construct locale with name:en_US.UTF-8:locale::facet::_S_create_c_locale name not valid:Please, install \
+                    necessary language-pack-XX and configure locales";
+        let told = for_callers(said);
+        assert!(told.starts_with("the model needs the locale en_US.UTF-8, which this machine does not have"), "{told}");
+        assert!(told.contains("localedef -i en_US -f UTF-8 en_US.UTF-8;"), "{told}");
+    }
 
     #[test]
     fn no_path_and_no_place_in_the_sources_is_told() {

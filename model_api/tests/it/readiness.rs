@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
+use model_api::settings::Selection;
 use open_inference::ModelState;
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::support::fake::Fake;
 use crate::support::folder::Folder;
+use crate::support::onnx;
 use crate::support::router::Service;
 
 #[tokio::test]
@@ -55,7 +57,7 @@ async fn a_model_that_is_still_loading_says_what_its_files_say() {
         "parameters": {"extra": {"title": "Squares", "notice": "A toy."}}
     }"#;
     let fake = Fake::failing([StartError::Died("no memory".to_owned())]);
-    let folder = Folder::new().with("m/model.onnx", "").with("m/model-settings.json", settings);
+    let folder = Folder::new().with("m/model.onnx", onnx::of_one("x", "y")).with("m/model-settings.json", settings);
     let service = Service::new(folder, &fake);
     while fake.launches() == 0 {
         sleep(Duration::from_millis(1)).await;
@@ -67,6 +69,68 @@ async fn a_model_that_is_still_loading_says_what_its_files_say() {
     assert_eq!((&early.digest, &early.inputs), (&warm.digest, &warm.inputs), "what a remembered answer is found by");
     assert_eq!((&early.title, &early.notice), (&warm.title, &warm.notice));
     assert_eq!((&early.labels(), &early.image), (&warm.labels(), &warm.image));
+}
+
+#[tokio::test]
+async fn a_model_that_is_still_loading_shows_no_signature_where_its_settings_say_a_part_of_it() {
+    let settings = r#"{"outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}]}"#;
+    let fake = Fake::failing(std::iter::repeat_n(StartError::Model("no such operator".to_owned()), 9));
+    let folder = Folder::new()
+        .with("m/model.onnx", onnx::of_one("x", "y"))
+        .with("m/model-settings.json", settings)
+        .with("m/config.pbtxt", "input { name: \"x\" } instance_group { count: 2 }");
+    let service = Service::new(folder, &fake);
+    while fake.launches() == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let early = service.models.list().remove(0);
+    assert!(early.inputs.is_empty() && early.outputs.is_empty(), "{early:?}");
+    let answer = service.get("/v2/models/m").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn what_of_tritons_configuration_is_not_used_is_in_the_index_and_labels_come_from_their_file() {
+    let config = r#"max_batch_size: 4 input { name: "x" dims: [2, 2, 1] } instance_group { count: 2 }
+                    output { name: "y" dims: 4 label_filename: "labels.txt" }"#;
+    let folder = Folder::new()
+        .with("m/1/model.onnx", onnx::of_one("x", "y"))
+        .with("m/labels.txt", "cat\r\ndog\nbird\nfish\n\n")
+        .with("m/config.pbtxt", config);
+    let service = Service::new(folder, &Fake::default()).warm().await;
+    let before = service.models.list().remove(0);
+    assert_eq!(before.labels(), ["cat", "dog", "bird", "fish"]);
+    assert_eq!(before.max_batch_size, 4);
+    let index = service.models.index().await;
+    assert_eq!(
+        (index[0].state, index[0].reason.as_str()),
+        (ModelState::Ready, "config.pbtxt: not used: instance_group")
+    );
+    std::fs::write(service.folder.path().join("m/labels.txt"), "a\nb\nc\nd").unwrap();
+    service.models.load("m").await.unwrap();
+    let after = service.models.list().remove(0);
+    assert_eq!(after.labels(), ["a", "b", "c", "d"]);
+    assert_ne!(after.digest, before.digest, "labels belong to the digest");
+}
+
+#[tokio::test]
+async fn a_model_that_model_name_does_not_select_says_so_and_can_be_loaded() {
+    let folder = Folder::new().with("a.onnx", "").with("b.onnx", "");
+    let selection = Selection::Names(vec!["a".to_owned()]);
+    let service = Service::selecting(folder, &Fake::default(), selection).warm().await;
+    let index = service.models.index().await;
+    assert_eq!(index[1].reason, "MODEL_NAME=a does not select it");
+    let list = service.get("/models").await.json();
+    assert_eq!(list["unselected"], json!({"model_name": "a", "models": ["b"]}));
+    let answer = service.get("/v2/models/b").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        answer.json()["error"],
+        "b is not served: MODEL_NAME=a does not select it; add it there and restart, or POST /v2/repository/models/b/load"
+    );
+    service.models.load("b").await.unwrap();
+    assert_eq!(service.get("/v2/models/b").await.status, StatusCode::OK);
+    assert_eq!(service.get("/models").await.json()["unselected"]["models"], json!([]));
 }
 
 #[tokio::test]

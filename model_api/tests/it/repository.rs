@@ -49,6 +49,67 @@ fn a_model_is_a_file_or_a_folder_or_a_folder_of_versions() {
 }
 
 #[test]
+fn the_extension_may_be_in_any_case_and_ort_is_served_as_well() {
+    let folder = Folder::new()
+        .with("upper.ONNX", "")
+        .with("own.ort", "")
+        .with("folder/model.ORT", "")
+        .with("versions/1/model.ort", "")
+        .with("versions/2/model.Onnx", "")
+        .with("both.onnx", "")
+        .with("both.ort", "");
+    let found = Repository::new(folder.path()).find().unwrap();
+    let all: Vec<_> = found.iter().map(|(name, found)| (name.as_str(), versions(found))).collect();
+    let one = || vec!["1"];
+    assert_eq!(
+        all,
+        [("both", one()), ("folder", one()), ("own", one()), ("upper", one()), ("versions", vec!["1", "2"])]
+    );
+    assert_eq!(found["folder"].versions[0].graph, Some(folder.path().join("folder/model.ORT")));
+    assert_eq!(found["both"].versions[0].graph, Some(folder.path().join("both.onnx")));
+    assert_eq!(found["both"].passed_over, ["both.ort is passed over: there is both.onnx"]);
+    assert_eq!(find(&folder, "upper"), found["upper"]);
+}
+
+#[test]
+fn a_file_of_another_library_is_named_with_the_reason_and_data_files_are_not() {
+    let folder = Folder::new()
+        .with("m.onnx", "")
+        .with("m.onnx.data", "")
+        .with("notes.txt", "")
+        .with("resnet.pt", "")
+        .with("keras/model.h5", "");
+    let found = Repository::new(folder.path()).find().unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["keras", "m", "resnet.pt"]);
+    assert_eq!(
+        why_none(&folder, "resnet.pt"),
+        "\"resnet.pt\" is a file of PyTorch: only .onnx and .ort files are served, see docs/BRING_YOUR_MODEL.md for how to \
+         export one"
+    );
+    let keras = why_none(&folder, "keras");
+    assert!(keras.starts_with("its folder has no model.onnx; \"model.h5\" is a file of TensorFlow: only"), "{keras}");
+}
+
+#[test]
+fn what_lies_beside_a_folder_or_a_version_of_its_name_is_passed_over_with_a_word() {
+    let folder = Folder::new().with("m.onnx", "").with("m/model.onnx", "").with("m/1/model.onnx", "");
+    assert_eq!(
+        find(&folder, "m").passed_over,
+        [
+            "the graph in the folder itself is passed over: there is a folder 1",
+            "m.onnx is passed over: there is a folder m"
+        ]
+    );
+}
+
+#[test]
+fn tritons_configuration_is_that_of_all_versions() {
+    let folder = Folder::new().with("m/config.pbtxt", "").with("m/1/model.onnx", "").with("m/2/model.onnx", "");
+    let config = Some(folder.path().join("m/config.pbtxt"));
+    assert!(find(&folder, "m").versions.iter().all(|files| files.triton == config));
+}
+
+#[test]
 fn a_versions_own_settings_win_over_the_models() {
     let folder = Folder::new()
         .with("m/model-settings.json", "{}")

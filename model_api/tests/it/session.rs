@@ -212,3 +212,26 @@ async fn a_graph_without_a_rank_takes_what_the_settings_say() {
     let input = Tensor::from_f32("x", Datatype::Fp32, vec![2, 4], &[0.5; 8]).unwrap();
     assert_eq!(opened.session.run(&[&[input]], pending()).await.unwrap()[0].shape, [2, 4]);
 }
+
+#[tokio::test]
+async fn an_input_with_a_default_is_optional_and_may_be_given() {
+    let Some(mut opened) = open(onnx::with_default()).await else { return };
+    let optional: Vec<_> =
+        opened.hello.inputs.iter().map(|input| (input.name.as_str(), input.parameters.optional)).collect();
+    assert_eq!(optional, [("x", false), ("gain", true)]);
+    assert_eq!(opened.hello.inputs[1].shape, [0_i64; 0]);
+    let x = Tensor::from_f32("x", Datatype::Fp32, vec![1, 3], &[1.0, 2.0, 3.0]).unwrap();
+    let gain = Tensor::from_f32("gain", Datatype::Fp32, vec![], &[5.0]).unwrap();
+    let left_out = opened.session.run(&[&[x.clone()]], pending()).await.unwrap();
+    assert_eq!(left_out[0].to_f32(), [2.0, 4.0, 6.0]);
+    let given = opened.session.run(&[&[x.clone(), gain]], pending()).await.unwrap();
+    assert_eq!(given[0].to_f32(), [5.0, 10.0, 15.0]);
+    let again = opened.session.run(&[&[x]], pending()).await.unwrap();
+    assert_eq!(again[0].to_f32(), [2.0, 4.0, 6.0], "what one request gives is not kept for the next");
+}
+
+#[tokio::test]
+async fn a_constant_that_old_files_list_among_the_inputs_is_none() {
+    let Some(opened) = open(onnx::with_listed_constant()).await else { return };
+    assert_eq!(opened.hello.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>(), ["x"]);
+}

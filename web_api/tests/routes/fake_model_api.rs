@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use contract::{Device, ImageInput, ModelDescription, ModelList, Pipeline};
+use contract::{Device, ImageInput, ModelDescription, ModelList, Pipeline, Unselected};
 use http::{HeaderMap, StatusCode};
 use open_inference::{
     ContentType, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, ModelState,
@@ -96,7 +96,7 @@ impl FakeModelApi {
     pub fn router(self, settings: &ServerSettings) -> Router {
         let list = async |State(fake): State<Self>| {
             let models = fake.models.lock().unwrap().clone();
-            Json(ModelList { ready: !models.is_empty(), models })
+            Json(ModelList { ready: !models.is_empty(), models, unselected: Unselected::default() })
         };
         Router::new()
             .route("/models", get(list))

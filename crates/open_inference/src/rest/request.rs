@@ -7,7 +7,7 @@ use super::Rest;
 use crate::check::{names, shown};
 use crate::{
     ContentType, Datatype, Error, InferenceServer, ModelMetadata, Parameter, Parameters, TensorMetadata, WireData,
-    WireInput, WireRequest, binary, read_request,
+    WireInput, WireRequest, binary, image_settings, read_request,
 };
 
 /// A request whose body has come, within the bounds for one.
@@ -49,7 +49,9 @@ fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
 
 fn one_picture(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error> {
     let none = || {
-        let words = format!("model {:?} does not take a picture as its only input", model.name);
+        let remedy = image_settings(&model.name, &model.inputs).map(|remedy| format!(". {remedy}"));
+        let remedy = remedy.unwrap_or_default();
+        let words = format!("model {:?} does not take a picture as its only input{remedy}", model.name);
         Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words)
     };
     let takes_pictures = |input: &&TensorMetadata| input.parameters.content_type == Some(ContentType::Image);

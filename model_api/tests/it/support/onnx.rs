@@ -178,6 +178,16 @@ pub fn identities(inputs: &[(&str, Datatype, &[i64])]) -> Vec<u8> {
     })
 }
 
+/// A file whose graph has one input and one output of these names, and no more than that.
+pub fn of_one(input: &str, output: &str) -> Vec<u8> {
+    model(Graph {
+        node: vec![node("Identity", &[input], &[output])],
+        input: vec![value(input, FLOAT, &[-1])],
+        output: vec![value(output, FLOAT, &[-1])],
+        ..Graph::default()
+    })
+}
+
 /// `y = OPERATOR(a, b)`, both of any length.
 pub fn of_two(operator: &str, datatype: Datatype) -> Vec<u8> {
     model(Graph {
@@ -276,6 +286,24 @@ pub fn identity() -> Vec<u8> {
         output: vec![value("y", FLOAT, &[-1, 3])],
         ..Graph::default()
     })
+}
+
+/// `y = x × gain`; `gain` is two where a request does not give it.
+pub fn with_default() -> Vec<u8> {
+    model(Graph {
+        node: vec![node("Mul", &["x", "gain"], &["y"])],
+        initializer: vec![constant("gain", FLOAT, &[], &2.0_f32.to_le_bytes())],
+        input: vec![value("x", FLOAT, &[-1, 3]), value("gain", FLOAT, &[])],
+        output: vec![value("y", FLOAT, &[-1, 3])],
+        ..Graph::default()
+    })
+}
+
+/// The same in a version of the format in which an initializer is a constant, though listed among the inputs.
+pub fn with_listed_constant() -> Vec<u8> {
+    let mut model = Model::decode(with_default().as_slice()).unwrap();
+    model.ir_version = 3;
+    model.encode_to_vec()
 }
 
 /// `y = x + w` for three numbers `w` in the file `location`.

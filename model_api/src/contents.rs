@@ -1,0 +1,53 @@
+//! What a model version's files say before a session has opened the graph: settings, Triton's configuration, and the digest of
+//! everything that results depend on.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::digest::{self, Measured};
+use crate::model_settings::ModelSettings;
+use crate::onnx_file::TensorNames;
+use crate::repository::ModelFiles;
+use crate::triton_config;
+use crate::unreadable::unreadable;
+
+/// What a model version's files say.
+#[derive(Clone)]
+pub struct Contents {
+    /// The ONNX file.
+    pub graph: PathBuf,
+    /// What the settings file says.
+    pub settings: ModelSettings,
+    /// Of everything that the answers depend on.
+    pub digest: String,
+    /// Of the graph and its data files.
+    pub bytes: u64,
+    /// The graph's, where its file shows them.
+    pub names: Option<TensorNames>,
+    /// What of the files is not used.
+    pub notes: Vec<String>,
+}
+
+/// The settings, and the digest of everything that the model's answers depend on.
+pub fn read(files: &ModelFiles) -> Result<Contents, String> {
+    let graph = files.graph.clone().ok_or("there is no graph")?;
+    let read_settings = |path: &PathBuf| fs::read(path).map_err(|error| unreadable(path, &error));
+    let json = files.settings.as_ref().map(read_settings).transpose()?;
+    let settings = match &json {
+        Some(json) => ModelSettings::from_json(json, &files.name)?,
+        None => ModelSettings::default(),
+    };
+    if settings.is_pipeline() || !settings.steps.is_empty() {
+        return Err(
+            "model-settings.json: steps: a pipeline has no graph of its own, and there is a model.onnx".to_owned()
+        );
+    }
+    let triton = files.triton.as_ref().map(|path| triton_config::read(path, &files.name)).transpose()?;
+    let Some(triton_config::Read { config, files: others }) = triton else {
+        let Measured { digest, bytes, names } = digest::of(&graph, json.as_deref(), &[])?;
+        return Ok(Contents { graph, settings, digest, bytes, names, notes: Vec::new() });
+    };
+    let Measured { digest, bytes, names } = digest::of(&graph, json.as_deref(), &others)?;
+    let notes = config.unused().into_iter().collect();
+    Ok(Contents { graph, settings: settings.over(config)?, digest, bytes, names, notes })
+}
