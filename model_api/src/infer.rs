@@ -99,6 +99,7 @@ fn run_step<'a>(
     ready(Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() })).boxed()
 }
 
+/// Milliseconds with three decimal places: a product of seconds and 1000 would have seventeen digits in JSON.
 fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+    duration.as_micros() as f64 / 1e3
 }

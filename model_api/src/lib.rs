@@ -14,6 +14,9 @@ pub mod repository;
 /// What a folder says about its model beyond the graph.
 pub mod model_settings;
 
+/// What outputs are: settings and graph together.
+mod output_settings;
+
 /// The ONNX file format.
 mod onnx_file;
 

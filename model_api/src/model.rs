@@ -105,11 +105,6 @@ impl Model {
         }
     }
 
-    /// Names of the first output's classes.
-    pub fn labels(&self) -> &[String] {
-        self.signature.outputs.first().map_or(&[], |output| &output.parameters.labels)
-    }
-
     /// Its steps, where it is a pipeline.
     pub fn steps(&self) -> Option<&Steps> {
         match &self.runs {

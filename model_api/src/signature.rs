@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
-use open_inference::{ContentType, Datatype, Task, Tensor, TensorMetadata, TensorParameters};
+use open_inference::{ContentType, Datatype, Tensor, TensorMetadata, TensorParameters};
 
 use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
+use crate::output_settings;
 use crate::session::{Hello, narrows};
 
 /// What goes into a model and what comes out, as graph and settings together have it.
@@ -28,7 +29,8 @@ impl Signature {
     pub fn agree(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
         let of = Of { whom: "graph", left_out: &graph.left_out };
         let inputs = merge("inputs", &settings.inputs, &graph.inputs, &of)?;
-        let outputs = merge("outputs", &settings.outputs, &graph.outputs, &of)?;
+        let shown = output_settings::derived(&graph.outputs, &graph.facts.tasks, &settings.outputs);
+        let outputs = merge("outputs", &settings.outputs, &shown, &of)?;
         let closed = closed(&inputs, &outputs);
         if let Some(reason) = closed.as_ref().filter(|_| settings.parameters.independent_rows == Some(true)) {
             return Err(format!("model-settings.json: parameters.independent_rows: {reason}"));
@@ -64,7 +66,8 @@ impl Signature {
 
     /// What the settings say before the graph has been opened. Whatever they leave to the graph is missing.
     pub fn declared(settings: &ModelSettings) -> Self {
-        let (inputs, outputs) = (declared(&settings.inputs), declared(&settings.outputs));
+        let (inputs, mut outputs) = (declared(&settings.inputs), declared(&settings.outputs));
+        settings.outputs.iter().zip(&mut outputs).for_each(|(said, output)| output_settings::complete(said, output));
         let open = closed(&inputs, &outputs).is_none();
         Self {
             // Settings that contradict themselves are an error later, against the graph.
@@ -125,7 +128,14 @@ fn merge(
             tensor.shape.clone_from(shape);
         }
         tensor.parameters = parameters(said, &tensor.parameters);
-        check(said, tensor, whom).map_err(|reason| field(&format!("parameters.{reason}")))?;
+        let checked = check(said, tensor, whom).and_then(|()| match side {
+            "outputs" => {
+                output_settings::complete(said, tensor);
+                output_settings::check(said, tensor, whom)
+            }
+            _ => Ok(()),
+        });
+        checked.map_err(|reason| field(&format!("parameters.{reason}")))?;
     }
     Ok(merged)
 }
@@ -160,29 +170,17 @@ fn parameters(said: &TensorSettings, is: &TensorParameters) -> TensorParameters 
 
 /// Holds the parameters against datatype and shape. The error begins with the field's name.
 fn check(said: &TensorSettings, tensor: &TensorMetadata, whom: &str) -> Result<(), String> {
-    let TensorParameters { content_type, task, labels, .. } = &tensor.parameters;
+    let TensorParameters { content_type, .. } = &tensor.parameters;
     let is_text = tensor.datatype == Datatype::Bytes;
     match content_type {
         Some(ContentType::Str | ContentType::Base64 | ContentType::Datetime) if !is_text => {
-            return Err(format!("content_type: text is BYTES, and the {whom} has {}", tensor.datatype));
+            Err(format!("content_type: text is BYTES, and the {whom} has {}", tensor.datatype))
         }
         Some(other) if said.parameters.image.is_some() && *other != ContentType::Image => {
-            return Err("content_type: must be image where image says how pictures are read".to_owned());
+            Err("content_type: must be image where image says how pictures are read".to_owned())
         }
-        _ => {}
+        _ => Ok(()),
     }
-    match task {
-        Some(_) if is_text => return Err(format!("task: the {whom} has BYTES, and these are no values")),
-        Some(Task::Image) if !matches!(tensor.shape.len(), 3 | 4) => {
-            return Err(format!("task: an image has 3 or 4 axes, batch first, not {:?}", tensor.shape));
-        }
-        _ => {}
-    }
-    let classes = tensor.shape.last().copied().unwrap_or(1);
-    if !labels.is_empty() && classes != -1 && usize::try_from(classes) != Ok(labels.len()) {
-        return Err(format!("labels: {} labels for {classes} classes", labels.len()));
-    }
-    Ok(())
 }
 
 /// Why batches of any length are out of the question; `None` when every input and output has an open first axis.

@@ -183,7 +183,7 @@ fn questions(app: &App) -> Router {
 
 /// Asks those routes what jobs ask.
 fn replay(app: &App) -> Replay {
-    Replay::new(questions(app), app.catalog.clone())
+    Replay::new(questions(app))
 }
 
 /// Works on jobs. Nothing begins before it is run.

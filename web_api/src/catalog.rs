@@ -127,11 +127,12 @@ impl Known {
         Listed { list: Arc::clone(&self.models), metadata: Arc::clone(&self.metadata), at }
     }
 
-    /// A model whose files are still being read has no digest yet: its answers are found under the one it had.
+    /// A model whose files are still being read has no digest yet: its answers are found under the one it had. One that is being
+    /// started again has not been opened, and what its graph shows of its outputs is missing: that is as it was as well.
     fn remembering(&self, model: ModelDescription) -> ModelDescription {
         let before = self.models.iter().find(|before| before.name == model.name && before.version == model.version);
         match before {
-            Some(before) if model.digest.is_empty() => {
+            Some(before) if model.digest.is_empty() || model.digest == before.digest && !has_been_warm(&model) => {
                 let ModelDescription { state, reason, device, .. } = model;
                 ModelDescription { state, reason, device, ..before.clone() }
             }
@@ -282,7 +283,7 @@ fn shortened(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use contract::{Device, Pipeline};
-    use open_inference::{ModelState, NotCached};
+    use open_inference::{Datatype, ModelState, NotCached, Task, TensorMetadata};
 
     use super::*;
 
@@ -307,6 +308,24 @@ mod tests {
         assert_eq!(catalog.find(None).unwrap().digest, "sha256:2");
         catalog.learn(Err(Error::ModelUnreachable));
         assert_eq!(catalog.find(None).unwrap().digest, "sha256:2");
+    }
+
+    #[test]
+    fn a_model_that_is_being_started_again_keeps_what_its_graph_has_shown() {
+        let catalog = Catalog::default();
+        let learn = |state, task| {
+            let mut models = list("sha256:1", state);
+            let mut output = TensorMetadata::new("y", Datatype::Fp32, &[-1, 2]);
+            output.parameters.task = task;
+            models.models[0].outputs = vec![output];
+            let device = Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1".to_owned() };
+            models.models[0].device = (state == ModelState::Ready).then_some(device);
+            catalog.learn(Ok(models));
+        };
+        learn(ModelState::Ready, Some(Task::Classification));
+        learn(ModelState::Loading, None);
+        let model = catalog.find(None).unwrap();
+        assert_eq!((model.outputs[0].parameters.task, model.state), (Some(Task::Classification), ModelState::Loading));
     }
 
     #[test]

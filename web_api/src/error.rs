@@ -1,5 +1,5 @@
 use axum::response::{IntoResponse, Response};
-use contract::{Misfit, NoPrediction};
+use contract::{BadTopK, Misfit, NoPrediction};
 use db_api::jobs::JobError;
 use http::StatusCode;
 use service::body::BodyError;
@@ -80,9 +80,18 @@ pub enum Error {
     /// An array of another shape, or with numbers that the model's datatype cannot hold.
     #[error("{0}.")]
     Misfit(#[from] Misfit),
-    /// The answer is no choice between classes.
-    #[error("{0}; programs get all of it at POST /v2/models/NAME/infer.")]
+    /// The result cannot be given in the form of its task.
+    #[error("{0}; POST /v2/models/NAME/infer gives all outputs as tensors, also in binary form.")]
     NoPrediction(#[from] NoPrediction),
+    /// A `top_k` that is no number of classes.
+    #[error("{0}.")]
+    TopK(#[from] BadTopK),
+    /// A query that cannot be read.
+    #[error("{0}.")]
+    Query(String),
+    /// An image is wanted, and the result has none, or several.
+    #[error("The result has {0} images, and image/png can carry one; ask for application/json.")]
+    NotOneImage(usize),
     /// `REPOSITORY_API=off`.
     #[error("Models are not loaded or unloaded over this port: REPOSITORY_API is off.")]
     RepositoryClosed,
@@ -189,6 +198,8 @@ impl Error {
             Self::NotLoaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_loaded"),
             Self::NoPictures(_) | Self::NoArrays(_) | Self::Misfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
             Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
+            Self::TopK(_) | Self::Query(_) => (StatusCode::BAD_REQUEST, "query"),
+            Self::NotOneImage(_) => (StatusCode::NOT_ACCEPTABLE, "not_one_image"),
             Self::RepositoryClosed => (StatusCode::FORBIDDEN, "repository_closed"),
             Self::Replica { reason, .. } => reason.status(),
             Self::NotRemembered => (StatusCode::GATEWAY_TIMEOUT, "not_remembered"),
@@ -266,6 +277,8 @@ fn list(names: &[String]) -> String {
 mod tests {
     use std::time::Duration;
 
+    use contract::TopK;
+
     use super::*;
 
     #[test]
@@ -298,6 +311,9 @@ mod tests {
             (Error::NoPictures(name()), 422),
             (Error::NoArrays(name()), 422),
             (Error::NoPrediction(NoPrediction::NotFinite), 422),
+            (Error::TopK("0".parse::<TopK>().unwrap_err()), 400),
+            (Error::Query("twice".to_owned()), 400),
+            (Error::NotOneImage(2), 406),
             (Error::RepositoryClosed, 403),
             (Error::ModelUnreachable, 503),
             (Error::Deadline, 504),

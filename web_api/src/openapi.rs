@@ -34,6 +34,8 @@ pub fn describe(models: &[&ModelDescription], single: bool) -> Value {
     let known = || models.iter().filter(|model| !model.inputs.is_empty());
     set_examples(&mut bodies["InferenceRequest"], known().flat_map(|model| examples::requests(model)).collect());
     set_examples(&mut bodies["ImageArray"], known().filter_map(|model| examples::image_array(model)).collect());
+    let result = &mut document["components"]["responses"]["Prediction"];
+    set_examples(result, known().filter_map(|model| examples::result(model)).collect());
     if let (true, Some(model)) = (single, models.first()) {
         let notice = model.notice.as_deref().unwrap_or_default();
         document["info"]["title"] = format!("MLServe: {}", model.title).into();

@@ -63,7 +63,8 @@ impl QueueClient {
     ) -> Result<Inference, Error> {
         let begun = Instant::now();
         let data = write_request(inputs).map_err(Error::Model)?;
-        let asked = Asked { kind: Kind::V2, version: None, content_type: String::new(), json_length: None };
+        let asked =
+            Asked { kind: Kind::V2, version: None, content_type: String::new(), json_length: None, top_k: None };
         let inputs = vec![Input { name: String::new(), data, known: None }];
         let name = model.name.clone();
         let job = NewJob { model: name, asked, inputs, once: None, content: None, webhook: None, ttl: Some(TTL) };

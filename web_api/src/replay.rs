@@ -4,18 +4,15 @@ use bytes::Bytes;
 use db_api::jobs::{Asked, Kind, Outcome};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use open_inference::Task;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::catalog::Catalog;
 use crate::steering::{BACKGROUND, PRIORITY};
 
 /// Inputs of jobs as requests to our own routes, so that a job and a click are answered by the same code in the same words.
 #[derive(Clone)]
 pub struct Replay {
     routes: Router,
-    catalog: Catalog,
 }
 
 /// How far a question may go.
@@ -40,8 +37,8 @@ pub enum Replayed {
 
 impl Replay {
     /// Asks `routes`, which answer `/predict/{model}` and the Open Inference Protocol.
-    pub fn new(routes: Router, catalog: Catalog) -> Self {
-        Self { routes, catalog }
+    pub fn new(routes: Router) -> Self {
+        Self { routes }
     }
 
     /// Asks `model` one question.
@@ -69,10 +66,10 @@ impl Replay {
     fn request(&self, model: &str, asked: &Asked, data: Bytes, reach: Reach) -> Request<Body> {
         let version = asked.version.as_ref().map_or_else(String::new, |version| format!("/versions/{version}"));
         let (path, media_type) = match asked.kind {
-            Kind::Image if self.answers_with_classes(model) => {
-                (format!("/predict/{model}"), "application/octet-stream")
+            Kind::Image => {
+                let query = asked.top_k.as_ref().map_or_else(String::new, |top_k| format!("?top_k={top_k}"));
+                (format!("/predict/{model}{query}"), "application/octet-stream")
             }
-            Kind::Image => (format!("/v2/models/{model}/infer_stream"), "image/*"),
             // The one event of the stream is the answer in JSON, whatever form the request wishes for.
             Kind::V2 => (format!("/v2/models/{model}{version}/infer_stream"), "application/json"),
         };
@@ -93,11 +90,6 @@ impl Replay {
             Reach::Model => headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND)),
         };
         request
-    }
-
-    fn answers_with_classes(&self, model: &str) -> bool {
-        let task = |output: &open_inference::TensorMetadata| output.parameters.task;
-        self.catalog.find(Some(model)).is_ok_and(|model| model.outputs.first().and_then(task) != Some(Task::Image))
     }
 }
 

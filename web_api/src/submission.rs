@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, Query, Request};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use contract::TopK;
 use db_api::jobs::{Asked, Input, Kind};
 use futures_util::{FutureExt, stream};
 use http::{HeaderMap, header};
@@ -45,6 +46,7 @@ struct Wishes {
     model: Option<String>,
     version: Option<String>,
     webhook: Option<String>,
+    top_k: Option<String>,
 }
 
 impl FromRequest<App> for Submission {
@@ -65,8 +67,14 @@ impl FromRequest<App> for Submission {
         if let Some(webhook) = &webhook {
             app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
         }
-        let asked =
-            Asked { kind: parcel.kind(), version: wishes.version, content_type: String::new(), json_length: None };
+        let top_k = wishes.top_k.or(in_form.top_k).map(|text| text.parse()).transpose()?.and_then(TopK::parameter);
+        let asked = Asked {
+            kind: parcel.kind(),
+            version: wishes.version,
+            content_type: String::new(),
+            json_length: None,
+            top_k,
+        };
         Ok(Self { model: wishes.model.or(in_form.model), asked, webhook, key, parcel, _body: body })
     }
 }
@@ -103,7 +111,20 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 
 /// What decides the answers to `data`, read as `asked`: SHA-256 over length-prefixed fields.
 pub fn digest(model: &str, asked: &Asked, data: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(hash([model.as_bytes(), format!("{asked:?}").as_bytes(), data]))
+    URL_SAFE_NO_PAD.encode(hash([model.as_bytes(), written(asked).as_bytes(), data]))
+}
+
+/// The text that digests in Redis are made of. It must not change: an idempotency key outlives an upgrade.
+fn written(asked: &Asked) -> String {
+    let Asked { kind, version, content_type, json_length, top_k } = asked;
+    let kind = match kind {
+        Kind::Image => "Image",
+        Kind::V2 => "V2",
+    };
+    let top_k = top_k.as_ref().map_or_else(String::new, |top_k| format!(", top_k: {top_k:?}"));
+    format!(
+        "Asked {{ kind: {kind}, version: {version:?}, content_type: {content_type:?}, json_length: {json_length:?}{top_k} }}"
+    )
 }
 
 fn hash<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
@@ -168,6 +189,7 @@ impl Parcel {
                 match (name.as_str(), field.file_name().map(ToOwned::to_owned)) {
                     ("model", None) => wishes.model = Some(field.text().await.map_err(form_error)?),
                     ("webhook", None) => wishes.webhook = Some(field.text().await.map_err(form_error)?),
+                    ("top_k", None) => wishes.top_k = Some(field.text().await.map_err(form_error)?),
                     (_, Some(file)) => files.push((file, field.bytes().await.map_err(form_error)?)),
                     _ => others += 1,
                 }
@@ -180,6 +202,7 @@ impl Parcel {
             }
             wishes.model = wishes.model.filter(|model| !model.is_empty());
             wishes.webhook = wishes.webhook.filter(|webhook| !webhook.is_empty());
+            wishes.top_k = wishes.top_k.filter(|top_k| !top_k.is_empty());
             Ok((Self::new(Form::Files, files), wishes))
         };
         read.now_or_never().unwrap_or(Err(Error::Internal))
@@ -247,4 +270,23 @@ fn request(text: &str, index: usize) -> Result<Input, Error> {
 
 fn input(name: &str, data: Bytes) -> Input {
     Input { name: name.chars().take(200).collect(), data, known: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digested_text_is_that_of_earlier_versions() {
+        let asked = |top_k: Option<&str>| Asked {
+            kind: Kind::Image,
+            version: Some("2".to_owned()),
+            content_type: String::new(),
+            json_length: None,
+            top_k: top_k.map(str::to_owned),
+        };
+        let before = r#"Asked { kind: Image, version: Some("2"), content_type: "", json_length: None }"#;
+        assert_eq!(written(&asked(None)), before);
+        assert_ne!(digest("m", &asked(None), b""), digest("m", &asked(Some("3")), b""));
+    }
 }

@@ -12,4 +12,8 @@ pub use fit::Misfit;
 pub use image_array::{ImageArray, ImageArrayError, LegacyAnswer};
 pub use model::{Device, ImageInput, ModelDescription, ModelList, valid_model_name};
 pub use pipeline::{Missing, Pipeline, Progress, Source, Step, Wire, answer_to_nothing};
-pub use prediction::{Choice, ClassScore, NoPrediction, Prediction};
+pub use prediction::{
+    BadTopK, Choice, ClassScore, ClassShare, Classification, Embedding, Image, LabelScore, MAX_JSON_IMAGE_BYTES,
+    MAX_JSON_TENSOR_BYTES, MultiLabel, NoPrediction, Number, Png, Prediction, Present, Regression, Scale, Segmentation,
+    Tensors, TopK, TypedResult, Values,
+};

@@ -66,6 +66,9 @@ mod classes;
 /// Outputs as PNG.
 mod picture;
 
+/// Class numbers of pixels as PNG.
+mod class_map;
+
 /// The one way to ask the server, for every transport.
 mod answer;
 
@@ -85,6 +88,7 @@ pub mod client;
 mod error;
 
 pub use check::check;
+pub use class_map::{class_colour, encode_class_map};
 pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::Error;
@@ -94,7 +98,8 @@ pub use metadata::{
     TensorParameters,
 };
 pub use parameters::{Parameter, Parameters};
-pub use render::render;
+pub use picture::{EncodedImage, encode_images};
+pub use render::{render, write_outputs};
 pub use server::{
     EXTENSIONS, InferRequest, Inference, InferenceServer, ModelIndex, ModelState, Provenance, SERVER_NAME,
     SERVER_VERSION, Timing, report_statistics,

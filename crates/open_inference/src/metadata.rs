@@ -190,6 +190,22 @@ pub enum Activation {
     None,
 }
 
+impl Task {
+    /// As metadata and settings give it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::MultiLabel => "multi_label",
+            Self::Regression => "regression",
+            Self::Image => "image",
+            Self::Segmentation => "segmentation",
+            Self::Embedding => "embedding",
+            Self::Detection => "detection",
+            Self::None => "none",
+        }
+    }
+}
+
 impl Platform {
     /// As metadata says it.
     pub fn name(self) -> &'static str {

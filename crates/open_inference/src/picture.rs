@@ -1,5 +1,16 @@
 use crate::{Datatype, Error, Tensor, TensorMetadata};
 
+/// An image file in PNG.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedImage {
+    /// The file.
+    pub file: Vec<u8>,
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
+}
+
 /// Writes pictures as PNG, one `BYTES` element for each row of N×H×W, N×H×W×C or N×C×H×W with one, three or four channels;
 /// of H×W, H×W×C or C×H×W one.
 ///
@@ -7,13 +18,20 @@ use crate::{Datatype, Error, Tensor, TensorMetadata};
 /// and white. Other whole numbers are classes: with labels, the last is white and the others lie evenly below; without,
 /// they are taken as they are and cut off at 255.
 pub(crate) fn write(tensor: &Tensor, output: &TensorMetadata) -> Result<Tensor, Error> {
+    let images = encode_images(tensor, output)?;
+    Ok(Tensor::from_strings(&tensor.name, vec![images.len()], images.iter().map(|image| &image.file)))
+}
+
+/// The images of a tensor as PNG files, as for `"content_type": "image"`: one for each row of N×H×W, N×H×W×C or N×C×H×W.
+pub fn encode_images(tensor: &Tensor, output: &TensorMetadata) -> Result<Vec<EncodedImage>, Error> {
     let unfit = |reason: String| Error::unfit(format!("output {:?} {reason}", tensor.name));
     let layout = Layout::of(&tensor.shape, &output.shape)
         .ok_or_else(|| unfit(format!("of the shape {:?} is no picture", tensor.shape)))?;
     let pixels = bytes_of(tensor, output.parameters.labels.len());
-    let pictures: Result<Vec<_>, _> = (0..layout.rows).map(|row| layout.encode(&pixels, row)).collect();
-    let pictures = pictures.map_err(|error| unfit(format!("is no picture: {error}")))?;
-    Ok(Tensor::from_strings(&tensor.name, vec![layout.rows], pictures.iter().map(Vec::as_slice)))
+    let (width, height) = (layout.width, layout.height);
+    let encode = |row| layout.encode(&pixels, row).map(|file| EncodedImage { file, width, height });
+    let images: Result<Vec<_>, _> = (0..layout.rows).map(encode).collect();
+    images.map_err(|error| unfit(format!("is no picture: {error}")))
 }
 
 /// What the axes are.
@@ -77,7 +95,7 @@ impl Layout {
     }
 }
 
-fn side(length: usize) -> Result<u32, png::EncodingError> {
+pub(crate) fn side(length: usize) -> Result<u32, png::EncodingError> {
     u32::try_from(length).map_err(|_| png::EncodingError::LimitsExceeded)
 }
 

@@ -127,7 +127,7 @@ impl Wish {
 
 impl Form {
     /// What the settings say, where that goes with the datatype.
-    fn of(output: &TensorMetadata) -> Self {
+    pub(crate) fn of(output: &TensorMetadata) -> Self {
         let form = output.parameters.content_type.map_or(Self::Plain(None), Self::asked);
         if form.must_suit(output).is_ok() { form } else { Self::Plain(None) }
     }

@@ -175,12 +175,12 @@ local function repeat_job(keys, args)
   return 1
 end
 
--- FCALL mlserve_begin 1 mlserve:{jobs}:queue:<model> entry job index: the input's bytes and the job's kind; nothing, and the
--- entry is gone, when it need not be done any more.
+-- FCALL mlserve_begin 1 mlserve:{jobs}:queue:<model> entry job index: the input's bytes and the job's kind, version, content
+-- type, JSON length and, where the job has one, top_k; nothing, and the entry is gone, when it need not be done any more.
 local function begin(keys, args)
   local entry, id, index = args[1], args[2], args[3]
   local job = at('job', id)
-  local fields = redis.call('HMGET', job, 'status', 'kind', 'version', 'content_type', 'json_length')
+  local fields = redis.call('HMGET', job, 'status', 'kind', 'version', 'content_type', 'json_length', 'top_k')
   local input = redis.call('HGET', at('inputs', id), index)
   if not runs(fields[1]) or not input or redis.call('HEXISTS', at('results', id), index) == 1 then
     drop(keys[1], entry)
@@ -191,7 +191,7 @@ local function begin(keys, args)
     tell(id, 'status', 'running')
   end
   redis.call('HINCRBY', job, 'runs', 1)
-  return { input, fields[2], fields[3] or '', fields[4] or '', fields[5] or '' }
+  return { input, fields[2], fields[3] or '', fields[4] or '', fields[5] or '', fields[6] or nil }
 end
 
 -- FCALL mlserve_finish 1 mlserve:{jobs}:queue:<model> entry job index outcome: `+` and an answer in JSON, or `-` and an error in

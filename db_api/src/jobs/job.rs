@@ -54,6 +54,8 @@ pub struct Asked {
     pub content_type: String,
     /// `Inference-Header-Content-Length` of each input, where it is not JSON alone.
     pub json_length: Option<u64>,
+    /// How many classes a result lists: a number or `all`; `None` for the default.
+    pub top_k: Option<String>,
 }
 
 /// What an input is.

@@ -64,12 +64,13 @@ impl RedisJobs {
     pub(super) async fn submit(&self, job: NewJob) -> Result<JobId, JobError> {
         let id = JobId::random();
         self.upload(id, &job.inputs).await?;
-        let Asked { kind, version, content_type, json_length } = &job.asked;
+        let Asked { kind, version, content_type, json_length, top_k } = &job.asked;
         let mut fields = json!({ "kind": kind });
         let optional = [
             ("version", version.clone()),
             ("content_type", Some(content_type.clone()).filter(|text| !text.is_empty())),
             ("json_length", json_length.map(|length| length.to_string())),
+            ("top_k", top_k.clone()),
             ("webhook", job.webhook.clone()),
             ("content", job.content.as_ref().map(|content| content.digest.clone())),
             ("digest", job.content.as_ref().map(|content| content.model_digest.clone())),
@@ -252,15 +253,20 @@ impl RedisJobs {
     pub(super) async fn begin(&self, delivery: &Delivery) -> Result<Option<Work>, JobError> {
         let mut begin = call("begin", &queue_of(&delivery.model));
         begin.arg(&delivery.entry).arg(delivery.job.to_string()).arg(delivery.index);
-        let found: Option<(Vec<u8>, String, String, String, String)> = self.link.ask(&begin).await?;
-        Ok(found.map(|(data, kind, version, content_type, json_length)| Work {
-            asked: Asked {
-                kind: if kind == "image" { Kind::Image } else { Kind::V2 },
-                version: Some(version).filter(|version| !version.is_empty()),
-                content_type,
-                json_length: json_length.parse().ok(),
-            },
-            data: Bytes::from(data),
+        let found: Option<Vec<Vec<u8>>> = self.link.ask(&begin).await?;
+        Ok(found.map(|found| {
+            let mut fields = found.into_iter();
+            let data = fields.next().unwrap_or_default();
+            let mut text = || fields.next().map(|text| String::from_utf8_lossy(&text).into_owned());
+            let mut text = || text().filter(|text| !text.is_empty());
+            let asked = Asked {
+                kind: if text().as_deref() == Some("image") { Kind::Image } else { Kind::V2 },
+                version: text(),
+                content_type: text().unwrap_or_default(),
+                json_length: text().and_then(|length| length.parse().ok()),
+                top_k: text(),
+            };
+            Work { asked, data: Bytes::from(data) }
         }))
     }
 

@@ -42,6 +42,7 @@ fn job(inputs: &[&str]) -> NewJob {
             version: Some("2".to_owned()),
             content_type: "text/x".to_owned(),
             json_length: Some(7),
+            top_k: Some("3".to_owned()),
         },
         inputs: inputs.iter().map(input).collect(),
         once: None,

@@ -23,7 +23,7 @@ fn jobs_of(redis: &Redis) -> Jobs {
 }
 
 async fn submit(jobs: &Jobs, webhook: Option<&str>) -> JobId {
-    let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
+    let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k: None };
     let inputs = vec![Input { name: String::new(), data: b"image".as_slice().into(), known: None }];
     let webhook = webhook.map(str::to_owned);
     jobs.submit(NewJob { model: "mnist".to_owned(), asked, inputs, once: None, content: None, webhook, ttl: None })

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::onnx_file::Model;
 
+mod tasks;
+
 /// What the graph alone shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -40,8 +42,17 @@ pub enum RowAnalysis {
 pub struct DerivedTask {
     /// What it is.
     pub task: Task,
-    /// What its values still need to become probabilities.
+    /// What its values still need to become probabilities; `Some(Activation::None)` where they are probabilities.
     pub activation: Option<Activation>,
+    /// Names of the classes, where the graph holds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+impl DerivedTask {
+    fn new(task: Task, activation: Option<Activation>) -> Self {
+        Self { task, activation, labels: Vec::new() }
+    }
 }
 
 impl Default for RowAnalysis {
@@ -51,6 +62,6 @@ impl Default for RowAnalysis {
 }
 
 /// Analyses a graph. An ORT-format file cannot be analysed; its caller uses [`GraphFacts::default`].
-pub fn analyse(_model: &Model) -> GraphFacts {
-    GraphFacts::default()
+pub fn analyse(model: &Model) -> GraphFacts {
+    GraphFacts { tasks: tasks::derive(model), ..GraphFacts::default() }
 }

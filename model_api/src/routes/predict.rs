@@ -20,6 +20,6 @@ pub async fn predict_array(State(app): State<Arc<App>>, ask: Ask) -> Result<Json
     };
     let input = app.decoder.run(read).await?;
     let inference = infer(&app, &model, vec![input], Urgency::Interactive).await?;
-    let Prediction { cls, value, .. } = Prediction::read_out(&inference, model.labels())?;
+    let (cls, value) = Prediction::class_of_row_0(&inference, &model.metadata.outputs)?;
     Ok(Json(LegacyAnswer { cls, value }))
 }

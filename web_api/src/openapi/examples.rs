@@ -1,7 +1,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contract::ModelDescription;
-use open_inference::{ContentType, Datatype, Task, TensorMetadata};
+use contract::{ModelDescription, Prediction, TopK};
+use http::HeaderMap;
+use open_inference::{ContentType, Datatype, Inference, Provenance, Task, Tensor, TensorMetadata};
 use serde_json::{Value, json};
 
 /// A drawn seven of 28×28 pixels: something that any image model can be asked with.
@@ -42,6 +43,56 @@ pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
     let shape = is_number.then(|| shape(input)).flatten()?;
     let nested = shape.iter().rev().fold(json!(0), |inner, &length| vec![inner; length].into());
     Some((model.name.clone(), json!({ "summary": model.name, "value": { "image_arr": nested } })))
+}
+
+/// What `/predict` answers for `model`, whose values are made up. None for a model that takes no images, or whose outputs are too
+/// long.
+pub fn result(model: &ModelDescription) -> Option<(String, Value)> {
+    model.image.as_ref()?;
+    let outputs: Option<Vec<Tensor>> = model.outputs.iter().map(made_up).collect();
+    let inference = Inference {
+        model: model.name.clone(),
+        version: model.version.clone(),
+        outputs: outputs?,
+        provenance: Provenance::default(),
+        headers: HeaderMap::new(),
+    };
+    let prediction = Prediction::read_out(&inference, &model.outputs, TopK::Default).ok()?;
+    let mut value = json!({
+        "model": model.name, "version": model.version, "task": prediction.task.name(),
+        "cached": false, "key": "sha256:…", "model_digest": model.digest, "device": "cpu",
+        "timing_ms": { "total": 2.5, "decode": 0.5, "queue": 0.0, "infer": 1.5 },
+    });
+    let fields = value.as_object_mut()?;
+    fields.extend(prediction.output.map(|output| ("output".to_owned(), output.into())));
+    fields.extend(model.notice.as_ref().map(|notice| ("notice".to_owned(), notice.as_str().into())));
+    if let Value::Object(result) = serde_json::to_value(&prediction.result).ok()? {
+        fields.extend(result);
+    }
+    let summary = format!("{} ({}): {}", model.name, model.version, prediction.task.name());
+    Some((format!("{}-{}", model.name, model.version), json!({ "summary": summary, "value": value })))
+}
+
+/// Values that add up to 1, of which the first is the largest.
+fn made_up(output: &TensorMetadata) -> Option<Tensor> {
+    let shape = shape(output)?;
+    let count = shape.iter().product::<usize>();
+    if output.datatype == Datatype::Bytes {
+        return Some(Tensor::from_strings(&output.name, shape, vec!["text"; count]));
+    }
+    let is_float = matches!(output.datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64);
+    let rest = 0.25 / count.saturating_sub(1).max(1) as f32;
+    let value = |place| {
+        if !is_float {
+            0.0
+        } else if place == 0 {
+            0.75
+        } else {
+            rest
+        }
+    };
+    let values: Vec<f32> = (0..count).map(value).collect();
+    Tensor::from_f32(&output.name, output.datatype, shape, &values).ok()
 }
 
 /// All inputs, each as `write` has it; none where one is too long.
@@ -89,6 +140,7 @@ fn most_likely(model: &ModelDescription, mut request: Value) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use contract::ImageInput;
     use open_inference::ModelState;
 
     use super::*;
@@ -120,6 +172,27 @@ mod tests {
         );
         assert_eq!(classes["value"]["outputs"][0]["parameters"]["classification"], 3);
         assert!(image_array(&model).is_none());
+    }
+
+    #[test]
+    fn the_result_of_an_image_is_shown_by_its_task() {
+        let result_of = |task, shape: &[i64]| {
+            let mut model = model(vec![TensorMetadata::new("a", Datatype::Fp32, &[-1, 2])]);
+            model.image = Some(ImageInput { width: 2, height: 2, color: "gray".to_owned(), fit: "digit".to_owned() });
+            model.outputs[0].shape = shape.to_vec();
+            model.outputs[0].parameters.task = task;
+            result(&model).map(|(_, example)| example["value"].clone())
+        };
+        let class = result_of(Some(Task::Classification), &[-1, 10]).unwrap();
+        assert_eq!(
+            (&class["task"], &class["cls"], &class["value"]),
+            (&json!("classification"), &json!(0), &json!(0.75))
+        );
+        let image = result_of(Some(Task::Image), &[-1, 3, -1, -1]).unwrap();
+        assert_eq!((&image["width"], &image["cls"]), (&json!(1), &Value::Null));
+        assert_eq!(result_of(None, &[-1, 2]).unwrap()["outputs"][0]["data"], json!([0.75, 0.25]));
+        assert!(result_of(Some(Task::Image), &[-1, 3, 64, 64]).is_none(), "too long");
+        assert!(result(&model(vec![])).is_none(), "it takes no images");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contract::{Choice, ClassScore, ModelDescription, Prediction};
+use contract::{Choice, ClassScore, Classification, ModelDescription, Prediction, TopK, TypedResult};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Deserialize;
 use service::problem::RETRY_AFTER_SECONDS;
@@ -99,12 +99,13 @@ pub(crate) async fn answer_form(
     app: &App,
     headers: &HeaderMap,
     in_path: Option<String>,
+    top_k: TopK,
     upload: Result<ImageUpload, Rejected>,
 ) -> Response {
     let (model, answered) = match upload {
         Ok(upload) => {
             let model = in_path.or_else(|| upload.model.clone());
-            (model.clone(), answer(app, headers, model, upload).await)
+            (model.clone(), answer(app, headers, model, top_k, upload).await)
         }
         Err(Rejected { error, model }) => (in_path.or(model), Err(error)),
     };
@@ -122,6 +123,7 @@ async fn answer(
     app: &App,
     headers: &HeaderMap,
     model: Option<String>,
+    top_k: TopK,
     upload: ImageUpload,
 ) -> Result<(ResultView, HeaderMap), Error> {
     let begun = Instant::now();
@@ -133,17 +135,18 @@ async fn answer(
     let model = question.model();
     // The page is right without this picture, so it is not worth an error.
     let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
-    let prediction = read_out(&answer, model)?;
+    let prediction = read_out(&answer, model, top_k)?;
+    let (label, percent, bars) = shown(&prediction);
     let view = ResultView {
-        label: headline(&prediction),
-        percent: percent(least_sure(&prediction)),
+        label,
+        percent,
         remembered: answer.provenance.is_remembered(),
         model: prediction.model.to_owned(),
         version: prediction.version.to_owned(),
         device: prediction.provenance.device.clone(),
         total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
         notice: model.notice.clone(),
-        bars: if prediction.rows.is_empty() { bars(&prediction.probabilities) } else { bars_of_rows(&prediction.rows) },
+        bars,
         sent: shown_again(&upload),
         seen: seen.map(|png| data_uri("image/png", &png)),
         json: pretty(&answer, &prediction, model, begun),
@@ -181,17 +184,27 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     }
 }
 
+/// Headline, its probability, and bars. Results that are no classification have the name of their task alone.
+fn shown(prediction: &Prediction<'_>) -> (String, String, Vec<Bar>) {
+    let TypedResult::Classification(classes) = &prediction.result else {
+        return (prediction.task.name().to_owned(), String::new(), Vec::new());
+    };
+    let bars = if classes.rows.is_empty() { bars(&classes.probabilities) } else { bars_of_rows(&classes.rows) };
+    (headline(classes), least_sure(classes).map(percent).unwrap_or_default(), bars)
+}
+
 /// What is said; of an answer in several rows, all of it.
-fn headline(prediction: &Prediction<'_>) -> String {
-    match prediction.rows.as_slice() {
-        [] => prediction.label.to_string(),
+fn headline(classes: &Classification<'_>) -> String {
+    match classes.rows.as_slice() {
+        [] => classes.top.as_ref().map_or_else(String::new, |top| top.label.to_string()),
         rows => rows.iter().map(|row| &*row.label).collect::<Vec<_>>().join(" "),
     }
 }
 
 /// How sure the model is of that: as sure as of the row that it is least sure of.
-fn least_sure(prediction: &Prediction<'_>) -> f32 {
-    prediction.rows.iter().map(|row| row.value).reduce(f32::min).unwrap_or(prediction.value)
+fn least_sure(classes: &Classification<'_>) -> Option<f32> {
+    let of_rows = classes.rows.iter().map(|row| row.value).reduce(f32::min);
+    of_rows.or(classes.top.as_ref().map(|top| top.value))
 }
 
 /// One for each row, in their order.

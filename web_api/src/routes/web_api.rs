@@ -1,13 +1,13 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::{Json, response::IntoResponse};
-use contract::LegacyAnswer;
+use contract::{LegacyAnswer, Prediction};
 use http::HeaderMap;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::model_name::ModelName;
-use crate::routes::predict::{read_out, respond};
+use crate::routes::predict::respond;
 use crate::steering::Steering;
 
 /// `{"image_arr": <nested list>}` → `{"cls", "value"}`.
@@ -22,8 +22,8 @@ pub async fn web_api(
     let ask = move || asked.predictor.ask_array(model.as_deref(), &json);
     let question = app.workbench.run(body.bytes.len(), ask).await??;
     respond(&app, &headers, &question, Steering::from_headers(&headers), |answer| {
-        let prediction = read_out(answer, question.model())?;
-        Ok(Json(LegacyAnswer { cls: prediction.cls, value: prediction.value }).into_response())
+        let (cls, value) = Prediction::class_of_row_0(&answer.entry.inference, &question.model().outputs)?;
+        Ok(Json(LegacyAnswer { cls, value }).into_response())
     })
     .await
 }

@@ -12,6 +12,7 @@ mod page;
 mod pipelines;
 mod predict;
 mod protocol;
+mod results;
 mod rows;
 mod stack;
 mod web_api;

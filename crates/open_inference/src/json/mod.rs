@@ -20,4 +20,5 @@ mod request;
 mod response;
 
 pub use request::read_request;
+pub(crate) use response::write_output;
 pub use response::{JsonResponse, write_request, write_response};

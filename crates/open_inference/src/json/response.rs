@@ -61,7 +61,7 @@ pub fn write_request(inputs: &[Tensor]) -> Result<Bytes, Error> {
     Ok(json.into())
 }
 
-fn write_output(json: &mut Vec<u8>, output: &WireOutput) -> Result<(), Error> {
+pub(crate) fn write_output(json: &mut Vec<u8>, output: &WireOutput) -> Result<(), Error> {
     let WireOutput { tensor, parameters, binary } = output;
     field(json, "{\"name\":", &tensor.name);
     field(json, ",\"datatype\":", &tensor.datatype);

@@ -89,17 +89,15 @@ async fn lines(app: &App, job: JobId, range: std::ops::Range<u32>, format: Forma
     Ok(lines)
 }
 
-/// RFC 4180. An answer that is a choice between classes has its label and value in columns of their own; any other is in JSON.
+/// RFC 4180. The label and value of a class, the labels present in an input (joined by semicolons) and the one value of a regression
+/// have columns of their own; any other answer is in JSON, without its images.
 fn row(index: u32, name: &str, outcome: &Outcome) -> String {
     let read = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let fields = match outcome {
-        Outcome::Answer(json) => match read(json) {
-            answer if answer["label"].is_string() => {
-                ["succeeded".into(), text(&answer["label"]), text(&answer["value"]), String::new(), String::new()]
-            }
-            _ => ["succeeded".into(), String::new(), String::new(), json.clone(), String::new()],
-        },
+        Outcome::Answer(json) => {
+            let [label, value, answer] = columns(json, read(json));
+            ["succeeded".into(), label, value, answer, String::new()]
+        }
         Outcome::Error(json) => {
             ["failed".into(), String::new(), String::new(), String::new(), text(&read(json)["detail"])]
         }
@@ -112,13 +110,54 @@ fn row(index: u32, name: &str, outcome: &Outcome) -> String {
     row + "\r\n"
 }
 
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Label, value and answer.
+fn columns(json: &str, mut answer: Value) -> [String; 3] {
+    let none = String::new;
+    if answer["label"].is_string() {
+        return [text(&answer["label"]), text(&answer["value"]), none()];
+    }
+    match answer["task"].as_str() {
+        Some("regression") if answer["value"].is_number() => [none(), text(&answer["value"]), none()],
+        Some("multi_label") if answer["rows"].is_null() => {
+            [joined(answer["labels"].as_array().map_or(&[][..], Vec::as_slice)), none(), none()]
+        }
+        Some("image" | "segmentation") => {
+            remove_images(&mut answer);
+            [none(), none(), answer.to_string()]
+        }
+        _ => [none(), none(), json.to_owned()],
+    }
+}
+
+/// Each label is made safe by itself: where semicolons separate columns, it begins a field.
+fn joined(labels: &[Value]) -> String {
+    labels.iter().filter_map(Value::as_str).map(harmless).collect::<Vec<_>>().join(";")
+}
+
+/// Images in base64 are longer than a cell of a table program may be.
+fn remove_images(answer: &mut Value) {
+    let Some(answer) = answer.as_object_mut() else { return };
+    answer.remove("image");
+    for row in answer.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
+        row.as_object_mut().map(|row| row.remove("image"));
+    }
+}
+
 /// A table program takes a field that begins like a formula for one, also between quotes.
-fn quoted(field: &str) -> String {
-    let field = if field.starts_with(['=', '+', '-', '@', '\t', '\r']) && field.parse::<f64>().is_err() {
+fn harmless(field: &str) -> String {
+    if field.starts_with(['=', '+', '-', '@', '\t', '\r']) && field.parse::<f64>().is_err() {
         format!("'{field}")
     } else {
         field.to_owned()
-    };
+    }
+}
+
+fn quoted(field: &str) -> String {
+    let field = harmless(field);
     if field.contains([',', '"', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }
 
@@ -134,6 +173,20 @@ mod tests {
         assert_eq!(v2, "0,,succeeded,,,\"{\"\"outputs\"\":[1,2]}\",\r\n");
         let error = Outcome::Error(r#"{"status":422,"detail":"no, not this"}"#.to_owned());
         assert_eq!(row(1, "b", &error), "1,b,failed,,,,\"no, not this\"\r\n");
+    }
+
+    #[test]
+    fn each_task_has_its_columns() {
+        let row = |json: &str| row(0, "a", &Outcome::Answer(json.to_owned()));
+        let labels = row(r#"{"task":"multi_label","labels":["sun","=1+1"],"probabilities":[]}"#);
+        assert_eq!(labels, "0,a,succeeded,sun;'=1+1,,,\r\n");
+        assert_eq!(row(r#"{"task":"multi_label","labels":[]}"#), "0,a,succeeded,,,,\r\n");
+        assert_eq!(row(r#"{"task":"regression","value":-1.5,"unit":"kg"}"#), "0,a,succeeded,,-1.5,,\r\n");
+        assert!(row(r#"{"task":"regression","value":[1,2]}"#).contains(r#"""value"":[1,2]"#));
+        let image = row(r#"{"task":"image","image":"iVBO","width":2,"rows":[{"image":"iVBO","width":2}]}"#);
+        assert!(image.contains(r#"""width"":2"#) && !image.contains("iVBO"), "{image}");
+        let nothing = row(r#"{"task":"classification","cls":null,"label":null,"rows":[]}"#);
+        assert!(nothing.contains(r#"""rows"":[]"#), "{nothing}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::job_path::find;
 use crate::app::App;
 use crate::error::Error;
 use crate::replay::{Reach, Replay, Replayed};
+use crate::routes::predict::top_k;
 use crate::submission::{Submission, digest, idempotency_key};
 use crate::upload::ImageUpload;
 
@@ -139,7 +140,9 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     let (model, data, asked) = match question.kind {
         Kind::Image => {
             let upload = ImageUpload::read(again(), app).await.map_err(|rejected| rejected.error)?;
-            let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None };
+            let top_k = top_k(parts.uri.query())?.parameter();
+            let asked =
+                Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k };
             (question.model.or(upload.model.clone()), upload.image.clone(), asked)
         }
         Kind::V2 => (question.model, body.bytes.clone(), asked_in(&parts.headers, question.version)),
@@ -170,6 +173,7 @@ fn asked_in(headers: &HeaderMap, version: Option<String>) -> Asked {
         version,
         content_type: text("content-type").unwrap_or_default().to_owned(),
         json_length: text("inference-header-content-length").and_then(|length| length.parse().ok()),
+        top_k: None,
     }
 }
 

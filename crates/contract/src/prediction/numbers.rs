@@ -1,0 +1,111 @@
+use open_inference::{Datatype, Task};
+use serde::Serialize;
+
+use super::{NoPrediction, Output};
+
+/// Values of a row of a regression.
+const MAX_VALUES: usize = 100_000;
+
+/// A number as exact as the output's datatype.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Number {
+    /// Of `FP16`, `BF16` and `FP32`, with the digits that an `f32` needs.
+    F32(f32),
+    /// Of `FP64`.
+    F64(f64),
+    /// Of signed whole numbers.
+    Int(i64),
+    /// Of `UINT64`.
+    Uint(u64),
+}
+
+/// The values of a row: one number, or a list.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Values {
+    /// A row of one value.
+    One(Number),
+    /// A row of several.
+    Several(Vec<Number>),
+}
+
+/// A number, or several.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Regression<'a> {
+    /// Row 0; `None` where the result has no row.
+    pub value: Option<Values>,
+    /// The unit, where the settings name one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<&'a str>,
+    /// All rows, where there is not exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<Values>>,
+}
+
+/// A vector.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Embedding {
+    /// Row 0; `None` where the result has no row.
+    pub embedding: Option<Vec<Number>>,
+    /// Its length.
+    pub dimensions: usize,
+    /// All rows, where there is not exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<Vec<Number>>>,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn regression(self) -> Result<Regression<'a>, NoPrediction> {
+        let (rows, _) = self.numbers(Task::Regression)?;
+        let values = |row: Vec<Number>| match row[..] {
+            [one] => Values::One(one),
+            _ => Values::Several(row),
+        };
+        let mut rows: Vec<Values> = rows.into_iter().map(values).collect();
+        let unit = self.metadata.parameters.unit.as_deref();
+        Ok(match rows.len() {
+            1 => Regression { value: rows.pop(), unit, rows: None },
+            _ => Regression { value: rows.first().cloned(), unit, rows: Some(rows) },
+        })
+    }
+
+    pub(super) fn embedding(self) -> Result<Embedding, NoPrediction> {
+        let (mut rows, dimensions) = self.numbers(Task::Embedding)?;
+        Ok(match rows.len() {
+            1 => Embedding { embedding: rows.pop(), dimensions, rows: None },
+            _ => Embedding { embedding: rows.first().cloned(), dimensions, rows: Some(rows) },
+        })
+    }
+
+    /// The rows, and how many values one has.
+    fn numbers(self, task: Task) -> Result<(Vec<Vec<Number>>, usize), NoPrediction> {
+        if self.tensor.data.len() > super::MAX_JSON_TENSOR_BYTES {
+            let (bytes, most) = (self.tensor.data.len(), super::MAX_JSON_TENSOR_BYTES);
+            return Err(NoPrediction::TooLarge { what: "tensors", bytes, most });
+        }
+        let rows = self.rows(task, MAX_VALUES)?;
+        let numbers: Vec<Number> = match self.tensor.datatype {
+            Datatype::Bytes => return Err(self.unfit(task)),
+            Datatype::Fp64 => self.tensor.elements::<f64>().map(Number::F64).collect(),
+            Datatype::Int64 => self.tensor.elements::<i64>().map(Number::Int).collect(),
+            Datatype::Uint64 => self.tensor.elements::<u64>().map(Number::Uint).collect(),
+            Datatype::Int32 => self.tensor.elements::<i32>().map(|value| Number::Int(value.into())).collect(),
+            Datatype::Uint32 => self.tensor.elements::<u32>().map(|value| Number::Int(value.into())).collect(),
+            // Whole numbers of up to 16 bits, and halves, are exact in an f32.
+            Datatype::Fp32 | Datatype::Fp16 | Datatype::Bf16 => {
+                self.tensor.to_f32().into_iter().map(Number::F32).collect()
+            }
+            _ => self.tensor.to_f32().into_iter().map(|value| Number::Int(value as i64)).collect(),
+        };
+        let is_finite = |number: &Number| match number {
+            Number::F32(value) => value.is_finite(),
+            Number::F64(value) => value.is_finite(),
+            Number::Int(_) | Number::Uint(_) => true,
+        };
+        if !numbers.iter().all(is_finite) {
+            return Err(NoPrediction::NotFinite);
+        }
+        Ok((numbers.chunks_exact(rows.length).map(<[Number]>::to_vec).collect(), rows.length))
+    }
+}

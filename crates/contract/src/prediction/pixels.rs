@@ -1,0 +1,201 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use open_inference::{Activation, Datatype, EncodedImage, Task, encode_class_map, encode_images};
+use serde::{Serialize, Serializer};
+
+use super::scores::sigmoid;
+use super::{NoPrediction, Output};
+
+/// Larger images are not written into JSON: their base64 is a third longer.
+pub const MAX_JSON_IMAGE_BYTES: usize = 8 << 20;
+
+/// More values are not read as an image: 64 megapixels of three channels.
+const MAX_VALUES: usize = 192 << 20;
+
+/// An encoded image. In JSON it is `image` in base64, `width` and `height`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Png {
+    /// A PNG file.
+    #[serde(rename = "image", serialize_with = "base64")]
+    pub file: Bytes,
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
+}
+
+/// One or several images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// Of row 0; `None` where the result has no row.
+    #[serde(flatten)]
+    pub image: Option<Png>,
+    /// All rows, where there is not exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<Png>>,
+}
+
+/// A class for each pixel. The PNG's colours are those of [`open_inference::class_colour`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Segmentation<'a> {
+    /// Of row 0; `None` where the result has no row.
+    #[serde(flatten)]
+    pub image: Option<Png>,
+    /// The classes of row 0 that are present, by number.
+    pub classes: Vec<ClassShare<'a>>,
+    /// All rows, where there is not exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<Png>>,
+}
+
+/// How much of an image has a class.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassShare<'a> {
+    /// The class's number.
+    pub cls: usize,
+    /// Its label; its number where there is none.
+    pub label: Cow<'a, str>,
+    /// The share of the pixels, above 0 and up to 1.
+    pub share: f64,
+}
+
+/// The class numbers of each row, row by row.
+struct ClassMaps {
+    rows: usize,
+    height: usize,
+    width: usize,
+    classes: Vec<u32>,
+    is_binary: bool,
+}
+
+fn base64<S: Serializer>(file: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&STANDARD.encode(file))
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn image(self) -> Result<Image, NoPrediction> {
+        if self.tensor.datatype == Datatype::Bytes || self.tensor.len() > MAX_VALUES {
+            return Err(self.unfit(Task::Image));
+        }
+        if self.tensor.rows() == Some(0) {
+            return Ok(Image { image: None, rows: Some(Vec::new()) });
+        }
+        let images = encode_images(self.tensor, self.metadata).map_err(unwritable)?;
+        let (image, rows) = first_and_all(images);
+        Ok(Image { image, rows })
+    }
+
+    pub(super) fn segmentation(self) -> Result<Segmentation<'a>, NoPrediction> {
+        let maps = self.class_maps()?;
+        let plane = (maps.height * maps.width).max(1);
+        let encode = |map: &[u32]| encode_class_map(map, maps.width, maps.height).map_err(unwritable);
+        let images: Vec<EncodedImage> = maps.classes.chunks_exact(plane).map(encode).collect::<Result<_, _>>()?;
+        let classes = self.shares(maps.classes.get(..plane).unwrap_or_default(), maps.is_binary);
+        let (image, rows) = first_and_all(images);
+        debug_assert_eq!(rows.as_ref().map_or(1, Vec::len), maps.rows);
+        Ok(Segmentation { image, classes, rows })
+    }
+
+    fn shares(&self, map: &[u32], is_binary: bool) -> Vec<ClassShare<'a>> {
+        let mut counts = BTreeMap::<u32, usize>::new();
+        for &class in map {
+            *counts.entry(class).or_default() += 1;
+        }
+        let share = |(class, count)| {
+            let cls = class as usize;
+            ClassShare { cls, label: self.label(cls, is_binary), share: count as f64 / map.len() as f64 }
+        };
+        counts.into_iter().map(share).collect()
+    }
+
+    fn class_maps(&self) -> Result<ClassMaps, NoPrediction> {
+        let unfit = || self.unfit(Task::Segmentation);
+        if self.tensor.datatype == Datatype::Bytes || self.tensor.len() > MAX_VALUES {
+            return Err(unfit());
+        }
+        let declared = |axis: usize| self.metadata.shape.get(axis).copied().unwrap_or(-1);
+        let labels = self.metadata.parameters.labels.len();
+        let (rows, height, width, channels, last) = match self.tensor.shape[..] {
+            [height, width] => (1, height, width, 1, false),
+            [rows, height, width] => (rows, height, width, 1, false),
+            [rows, first, second, third] => {
+                let by_labels = labels == third && labels != first;
+                let by_shape = labels == 0 && declared(1) < 0 && declared(2) < 0 && declared(3) > 0;
+                if by_labels || by_shape {
+                    (rows, first, second, third, true)
+                } else {
+                    (rows, second, third, first, false)
+                }
+            }
+            _ => return Err(unfit()),
+        };
+        if rows > 0 && (height == 0 || width == 0 || channels == 0) {
+            return Err(unfit());
+        }
+        let is_number = labels > 2 || !is_float(self.tensor.datatype);
+        let (classes, is_binary) = match channels {
+            1 if is_number => (self.class_numbers()?, false),
+            1 => (self.mask()?, true),
+            _ => (self.largest_channels(height * width, channels, last)?, false),
+        };
+        Ok(ClassMaps { rows, height, width, classes, is_binary })
+    }
+
+    /// Values that are class numbers already.
+    fn class_numbers(&self) -> Result<Vec<u32>, NoPrediction> {
+        let number = |value: f32| {
+            let number = value as u32;
+            let is_exact = (number as f32).total_cmp(&value).is_eq() && number <= u32::from(u16::MAX);
+            let error = || NoPrediction::NoClassNumber { output: self.tensor.name.clone(), value: value.to_string() };
+            is_exact.then_some(number).ok_or_else(error)
+        };
+        self.tensor.to_f32().into_iter().map(number).collect()
+    }
+
+    /// One value for two classes.
+    fn mask(&self) -> Result<Vec<u32>, NoPrediction> {
+        let (threshold, activation) = (self.threshold(), self.metadata.parameters.activation);
+        let side = |value: f32| {
+            let value = if activation == Some(Activation::Sigmoid) { sigmoid(value) } else { value };
+            if value.is_nan() { Err(NoPrediction::NotFinite) } else { Ok(u32::from(value >= threshold)) }
+        };
+        self.tensor.to_f32().into_iter().map(side).collect()
+    }
+
+    /// The channel with the largest value of each pixel; the first of equal ones. No activation changes which it is.
+    fn largest_channels(&self, plane: usize, channels: usize, is_last: bool) -> Result<Vec<u32>, NoPrediction> {
+        let values = self.tensor.to_f32();
+        if values.iter().any(|value| value.is_nan()) {
+            return Err(NoPrediction::NotFinite);
+        }
+        let (of_pixel, of_channel) = if is_last { (channels, 1) } else { (1, plane) };
+        let largest = |row: &[f32], pixel: usize| {
+            let value = |channel: usize| row[pixel * of_pixel + channel * of_channel];
+            (1..channels).fold(0, |best, channel| if value(channel) > value(best) { channel } else { best }) as u32
+        };
+        let rows = values.chunks_exact((plane * channels).max(1));
+        Ok(rows.flat_map(|row| (0..plane).map(move |pixel| largest(row, pixel))).collect())
+    }
+}
+
+/// One image stands alone; of none, or several, all are listed.
+fn first_and_all(images: Vec<EncodedImage>) -> (Option<Png>, Option<Vec<Png>>) {
+    let png = |EncodedImage { file, width, height }| Png { file: file.into(), width, height };
+    let mut images: Vec<Png> = images.into_iter().map(png).collect();
+    match images.len() {
+        1 => (images.pop(), None),
+        _ => (images.first().cloned(), Some(images)),
+    }
+}
+
+fn unwritable(error: open_inference::Error) -> NoPrediction {
+    NoPrediction::Unwritable(error.message)
+}
+
+fn is_float(datatype: Datatype) -> bool {
+    matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
+}
