@@ -17,7 +17,7 @@ release:     rust
 native:      rust onnxruntime redis python
 clients:     rust onnxruntime clients perf_analyzer
 pytorch:     rust onnxruntime torch
-page:        rust onnxruntime chromium python
+page:        rust onnxruntime chromium clients
 containers:  docker python
 "
 
@@ -50,13 +50,13 @@ run_units() { cargo test --workspace --locked; }
 
 run_release() { cargo build --release --locked --bin web_api --bin model_api; }
 
-run_native() { run_pytest e2e --ignore e2e/clients --ignore e2e/test_page.py --ignore e2e/test_containers.py --ignore e2e/test_bake.py; }
+run_native() { run_pytest e2e --ignore e2e/clients --ignore e2e/test_page.py --ignore e2e/test_page_results.py --ignore e2e/test_containers.py --ignore e2e/test_bake.py; }
 
 run_clients() { run_pytest e2e/clients -m "not pytorch"; }
 
 run_pytorch() { run_pytest e2e/clients -m pytorch; }
 
-run_page() { run_pytest e2e/test_page.py; }
+run_page() { run_pytest e2e/test_page.py e2e/test_page_results.py; }
 
 run_containers() { run_pytest e2e/test_containers.py e2e/test_bake.py; }
 

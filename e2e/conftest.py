@@ -12,6 +12,7 @@ import pytest
 
 pytest.register_assert_rewrite("asking", "services")
 
+from browser import Browser
 from requirements import missing
 from services import BINARIES, MODELS, ROOT, Process, Redis, Service
 
@@ -103,6 +104,16 @@ def spawn_shared(tmp_path_factory: pytest.TempPathFactory, binaries: Path, model
 def model_api(spawn_shared: Spawn) -> Service:
     """One model_api with all models, for tests that leave it as it is."""
     return spawn_shared("model_api", MODEL_NAME="all")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    programs = [os.environ.get(name.upper()) or shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(programs):
+        missing("Chromium: apt install chromium chromium-driver")
+    browser = Browser(*programs, tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

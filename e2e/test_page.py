@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import zipfile
@@ -19,23 +18,12 @@ from selenium.webdriver.common.keys import Keys
 
 from browser import Browser, drop
 from pictures import encode, never_seen, number, samples, seven
-from requirements import missing
 from services import MODELS, ROOT, Redis, Service, wait_until
 
 
 @pytest.fixture(scope="module")
 def web(spawn_shared: Callable[..., Service], model_api: Service) -> Service:
     return spawn_shared("web_api", APP_TYPE="ui", MODEL_API_URL=model_api.url)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    programs = [os.environ.get(name.upper()) or shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(programs):
-        missing("Chromium: apt install chromium chromium-driver")
-    browser = Browser(*programs, tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

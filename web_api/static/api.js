@@ -14,18 +14,32 @@ export class Problem extends Error {
 }
 
 /**
- * Asks `model` what `picture` (a File) shows.
+ * Asks `model` what `picture` (a File) shows; with `topK`, that many classes are listed, or "all".
  * `onWait(seconds, attempt)` is told of every wait for a busy server.
  */
-export async function predict(model, picture, { signal, onWait } = {}) {
-  const response = await post(`/predict/${encodeURIComponent(model)}`, picture, signal, onWait);
+export async function predict(model, picture, { signal, onWait, topK } = {}) {
+  const query = topK === undefined ? "" : `?top_k=${topK}`;
+  const response = await post(`/predict/${encodeURIComponent(model)}${query}`, "application/json", picture, signal, onWait);
   const age = response.headers.get("Age");
-  return { ...(await response.json()), age: age === null ? null : Number(age) };
+  return { ...parse(await response.text()), age: age === null ? null : Number(age) };
+}
+
+/** JSON in which whole numbers from 2^53 on stay exact, as BigInt. Older browsers do not say how a number was written. */
+export function parse(text) {
+  const isRounded = (value) => Number.isInteger(value) && !Number.isSafeInteger(value);
+  const exact = (_, value, context) => (isRounded(value) && /^-?\d+$/.test(context?.source) ? BigInt(context.source) : value);
+  return /\d{16}/.test(text) ? JSON.parse(text, exact) : JSON.parse(text);
+}
+
+/** The reverse of `parse`. */
+export function stringify(value, indent) {
+  const write = (_, each) => (typeof each === "bigint" ? JSON.rawJSON?.(String(each)) ?? Number(each) : each);
+  return JSON.stringify(value, write, indent);
 }
 
 /** The picture as `model` sees it, or null where there is none: the answer matters more. */
 export function seenBy(model, picture, { signal } = {}) {
-  return post(`/input/${encodeURIComponent(model)}`, picture, signal).then((response) => response.blob()).catch(() => null);
+  return post(`/input/${encodeURIComponent(model)}`, "image/png", picture, signal).then((response) => response.blob()).catch(() => null);
 }
 
 /**
@@ -57,12 +71,12 @@ async function askJob(id, options, rest = "") {
   return response.json();
 }
 
-function post(url, picture, signal, onWait) {
+function post(url, accept, picture, signal, onWait) {
   const failed = unreachable("The server did not answer. It may be stopped, or the picture may be larger than it accepts.");
   return insist(() => {
     const body = new FormData();
     body.append("image", picture, picture.name);
-    return fetch(url, { method: "POST", body, signal, headers: { Accept: "application/json, image/png" } }).catch(failed);
+    return fetch(url, { method: "POST", body, signal, headers: { Accept: accept } }).catch(failed);
   }, signal, onWait);
 }
 

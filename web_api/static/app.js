@@ -1,7 +1,7 @@
 // The page's table of contents: which picture, which model, ask, show. Without this file the form still works.
 
 import { Problem, cancelJob, findJob, predict, retryJob, seenBy, submitJob } from "./api.js";
-import { copyButton, showAnswer, wording } from "./answer.js";
+import { copyCurl, showAnswer, wording } from "./answer.js";
 import { drawingSheet } from "./draw.js";
 import { askSeveral } from "./files.js";
 import { dropped, isArchive, loose, ofFolder } from "./folders.js";
@@ -33,7 +33,7 @@ const sheet = drawingSheet(byId("canvas"), byId("undo"), byId("clear"), {
 file.multiple = true;
 file.accept += `,${ARCHIVES}`;
 for (const part of document.querySelectorAll(".js")) part.hidden = false;
-if (answerBox.firstElementChild) copyButton(answerBox);
+if (answerBox.firstElementChild) copyCurl(answerBox);
 chooseModel(new URLSearchParams(location.search).get("model"));
 if (openJob) showJob(openJob);
 
@@ -187,9 +187,9 @@ async function askOne(model, picture, signal) {
   });
   signal.throwIfAborted();
   const said = wording(answer);
-  state("answer", `${said.label}, ${said.value}. ${said.memory}.`);
+  state("answer", `${[said.label, said.value].filter(Boolean).join(", ")}. ${said.memory}.`);
   const label = Object.assign(document.createElement("strong"), { textContent: said.label });
-  if (!sheet.isEmpty()) byId("quick").replaceChildren(label, ` ${said.value} · ${said.memory}`);
+  if (!sheet.isEmpty()) byId("quick").replaceChildren(label, ` ${[said.value, said.memory].filter(Boolean).join(" · ")}`);
   const showSeen = showAnswer(answerBox, answer, picture);
   showSeen(await seen);
 }

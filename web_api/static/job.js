@@ -1,7 +1,7 @@
 // One job, as it goes on. It does so without the page, which only looks: whoever comes back later is told all of it again.
 
-import { findJob } from "./api.js";
-import { wording } from "./answer.js";
+import { findJob, parse } from "./api.js";
+import { smallImage, wording } from "./answer.js";
 
 const MOST_ANSWERED = 200; // rows; the files have them all
 const MOST_FAILED = 100;
@@ -55,7 +55,7 @@ export function followJob(box, job, { name, noun, signal, onChange, announce, on
     events = new EventSource(`/jobs/${job.id}/events`);
     events.onopen = () => { interrupted = false; };
     events.addEventListener("status", ({ data }) => become(JSON.parse(data)));
-    events.addEventListener("result", ({ data }) => came(JSON.parse(data)));
+    events.addEventListener("result", ({ data }) => came(parse(data)));
     // A browser comes back by itself to where it was, but not after an answer that is an error.
     events.onerror = () => {
       interrupted = !hasEnded(job);
@@ -188,6 +188,8 @@ function newRow({ index, name, answer, error }) {
   const [detail, label, value] = error ? [error.detail, "", ""] : texts(answer);
   row.querySelector("span").textContent = name || `Input ${index + 1}`;
   row.querySelector("strong").textContent = label;
+  const image = error ? null : smallImage(answer);
+  if (image) row.cells[1].prepend(image);
   row.querySelectorAll("small").forEach((small, place) => { small.textContent = [detail, value][place]; });
   return row;
 }
@@ -197,12 +199,10 @@ function isRepeated({ finished, runs }) {
   return finished !== null && runs === 0;
 }
 
-/** Not every model chooses between classes. */
+/** An answer of the protocol has no times of its own. */
 function texts(answer) {
-  const outputs = () => (answer.outputs ?? []).map(({ name, shape }) => `${name} [${shape}]`).join(", ");
-  if (typeof answer.label !== "string") return ["", "Answered", outputs()];
   const said = wording(answer);
-  return [`${said.memory} · ${said.time}`, said.label, said.value];
+  return [[said.memory, said.time].filter(Boolean).join(" · "), said.label, said.value];
 }
 
 /** What failed comes first, since somebody has to look at it; then the inputs' order, whichever came first. */

@@ -20,6 +20,22 @@ export function showPicture(figure, blob, saveAs) {
   figure.hidden = false;
 }
 
+/** A figure of `blob` called `title`, with a link that saves it as `saveAs`. */
+export function picture(blob, title, saveAs) {
+  const figure = document.createElement("figure");
+  figure.dataset.slot = "result";
+  const image = Object.assign(new Image(), { alt: title, className: "pixels" });
+  figure.append(image, Object.assign(document.createElement("figcaption"), { textContent: title }));
+  showPicture(figure, blob, saveAs);
+  return figure;
+}
+
+/** Shows in `figure` the picture `below` with `above` over it. */
+export function layers(figure, below, above) {
+  figure.querySelectorAll("img").forEach((image, place) => { image.src = URL.createObjectURL([below, above][place]); });
+  figure.hidden = false;
+}
+
 /** Takes away what is in `container` and gives its pictures back. */
 export function empty(container) {
   for (const image of container.querySelectorAll('img[src^="blob:"]')) URL.revokeObjectURL(image.src);

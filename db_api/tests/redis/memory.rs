@@ -129,7 +129,8 @@ async fn a_result_that_only_redis_has_room_for_is_stored_while_redis_responds() 
     let Some(redis) = Redis::start("room") else { return };
     let memory = redis.memory().await;
     let remember = |name: &str, bytes: usize| {
-        let output = Tensor::new("y", Datatype::Uint8, &[bytes as i64], vec![0; bytes].into()).unwrap();
+        let output =
+            Tensor::new("y", Datatype::Uint8, &[i64::try_from(bytes).unwrap()], vec![0; bytes].into()).unwrap();
         memory.remember(key(name), Inference { outputs: vec![output], ..inference() }).1
     };
     // An eighth of the local cache of 1 MiB is less than this, and Redis takes 4 MiB.

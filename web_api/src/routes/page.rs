@@ -1,3 +1,6 @@
+mod image_hint;
+mod shown;
+
 use std::time::Instant;
 
 use askama::Template;
@@ -7,8 +10,9 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contract::{Choice, ClassScore, Classification, ModelDescription, Prediction, TopK, TypedResult};
+use contract::{ModelDescription, Png, Prediction, TopK};
 use http::{HeaderMap, HeaderName, StatusCode, header};
+use open_inference::Task;
 use serde::Deserialize;
 use service::problem::RETRY_AFTER_SECONDS;
 use tracing::error;
@@ -20,12 +24,15 @@ use crate::routes::predict::{AnswerBody, ask, read_out, tell_provenance};
 use crate::settings::AppType;
 use crate::steering::Steering;
 use crate::upload::{ImageUpload, Rejected};
+use image_hint::ImageHint;
+use shown::Shown;
 
-/// What is shown in an answer's bars.
-const TOP_CLASSES: usize = 5;
+/// Images of a result that are shown.
+const MAX_IMAGES: usize = 32;
 
-/// The same, where an answer has several rows.
-const MOST_ROWS: usize = 32;
+/// Characters of a line of JSON that are shown, and lines.
+const MAX_LINE: usize = 1000;
+const MAX_LINES: usize = 1000;
 
 /// Pictures up to this size are shown again in the page of a plain form post, inside its HTML.
 const MAX_INLINE_BYTES: usize = 4 << 20;
@@ -36,7 +43,7 @@ const INLINE_MEDIA_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/gif", "
 #[derive(Template)]
 #[template(path = "page.html")]
 struct Page<'a> {
-    models: &'a [&'a ModelDescription],
+    models: &'a [Listing<'a>],
     selected: &'a str,
     models_json: String,
     result: Option<ResultView>,
@@ -44,29 +51,41 @@ struct Page<'a> {
     asset_version: &'a str,
 }
 
+/// A model as the page introduces it.
+struct Listing<'a> {
+    model: &'a ModelDescription,
+    /// What is missing for it to take images.
+    image_hint: Option<ImageHint>,
+}
+
 /// One answer as the page shows it.
 #[derive(Default)]
 struct ResultView {
-    label: String,
-    percent: String,
+    task: &'static str,
+    shown: Shown,
+    images: Vec<ImageView>,
+    /// What the model saw, and the class map to lay over it.
+    over: Option<(String, String)>,
     remembered: bool,
     model: String,
     version: String,
     device: String,
     total_ms: String,
     notice: Option<String>,
-    bars: Vec<Bar>,
     sent: Option<String>,
     seen: Option<String>,
     json: String,
     curl: String,
 }
 
-struct Bar {
-    label: String,
-    text: String,
-    /// 0 to 1.
-    value: f32,
+/// An image that is a result.
+struct ImageView {
+    title: String,
+    /// A data URI.
+    source: String,
+    width: usize,
+    height: usize,
+    save_as: String,
 }
 
 /// `?model=` of the page's address.
@@ -135,24 +154,44 @@ async fn answer(
     let model = question.model();
     // The page is right without this picture, so it is not worth an error.
     let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
+    let seen = seen.map(|png| data_uri("image/png", &png));
     let prediction = read_out(&answer, model, top_k)?;
-    let (label, percent, bars) = shown(&prediction);
+    let images = images(&prediction, upload.file_name.as_deref());
+    let over = images.first().filter(|_| prediction.task == Task::Segmentation).zip(seen.as_ref());
     let view = ResultView {
-        label,
-        percent,
+        task: prediction.task.name(),
+        shown: Shown::of(&prediction, || read_out(&answer, model, TopK::All).ok()),
+        over: over.map(|(map, seen)| (seen.clone(), map.source.clone())),
+        images,
         remembered: answer.provenance.is_remembered(),
         model: prediction.model.to_owned(),
         version: prediction.version.to_owned(),
         device: prediction.provenance.device.clone(),
         total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
         notice: model.notice.clone(),
-        bars,
         sent: shown_again(&upload),
-        seen: seen.map(|png| data_uri("image/png", &png)),
-        json: pretty(&answer, &prediction, model, begun),
+        seen,
+        json: bounded(&pretty(&answer, &prediction, model, begun)),
         curl: curl(headers, upload.file_name.as_deref(), &model.name),
     };
     Ok((view, provenance))
+}
+
+fn images(prediction: &Prediction<'_>, file_name: Option<&str>) -> Vec<ImageView> {
+    let images = prediction.result.images();
+    let title = if prediction.task == Task::Segmentation { "Class map" } else { "Result" };
+    let stem = file_name.map_or("image", |name| name.rsplit_once('.').map_or(name, |(stem, _)| stem));
+    let view = |(place, Png { file, width, height }): (usize, &Png)| {
+        let number = (images.len() > 1).then_some(place + 1);
+        ImageView {
+            title: number.map_or(title.to_owned(), |number| format!("{title} {number}")),
+            source: data_uri("image/png", file),
+            width: *width,
+            height: *height,
+            save_as: number.map_or(format!("{stem}-result.png"), |number| format!("{stem}-result-{number}.png")),
+        }
+    };
+    images.iter().take(MAX_IMAGES).enumerate().map(view).collect()
 }
 
 fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
@@ -165,7 +204,7 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
     let retry_after_s = error.as_ref().map_or(RETRY_AFTER_SECONDS, Error::retry_after_s);
     let page = Page {
-        models: &models,
+        models: &models.iter().map(|&model| Listing { model, image_hint: ImageHint::of(model) }).collect::<Vec<_>>(),
         selected: selected.map_or("", |model| model.name.as_str()),
         models_json,
         result,
@@ -184,61 +223,18 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     }
 }
 
-/// Headline, its probability, and bars. Results that are no classification have the name of their task alone.
-fn shown(prediction: &Prediction<'_>) -> (String, String, Vec<Bar>) {
-    let TypedResult::Classification(classes) = &prediction.result else {
-        return (prediction.task.name().to_owned(), String::new(), Vec::new());
+/// An image in base64, or thousands of numbers, would fill the page.
+fn bounded(json: &str) -> String {
+    let short = |line: &str| match line.char_indices().nth(MAX_LINE) {
+        Some((end, _)) => format!("{}… {} more characters", &line[..end], line[end..].chars().count()),
+        None => line.to_owned(),
     };
-    let bars = if classes.rows.is_empty() { bars(&classes.probabilities) } else { bars_of_rows(&classes.rows) };
-    (headline(classes), least_sure(classes).map(percent).unwrap_or_default(), bars)
-}
-
-/// What is said; of an answer in several rows, all of it.
-fn headline(classes: &Classification<'_>) -> String {
-    match classes.rows.as_slice() {
-        [] => classes.top.as_ref().map_or_else(String::new, |top| top.label.to_string()),
-        rows => rows.iter().map(|row| &*row.label).collect::<Vec<_>>().join(" "),
+    let mut lines: Vec<String> = json.lines().take(MAX_LINES).map(short).collect();
+    let left = json.lines().count().saturating_sub(MAX_LINES);
+    if left > 0 {
+        lines.push(format!("… {left} more lines"));
     }
-}
-
-/// How sure the model is of that: as sure as of the row that it is least sure of.
-fn least_sure(classes: &Classification<'_>) -> Option<f32> {
-    let of_rows = classes.rows.iter().map(|row| row.value).reduce(f32::min);
-    of_rows.or(classes.top.as_ref().map(|top| top.value))
-}
-
-/// One for each row, in their order.
-fn bars_of_rows(rows: &[Choice<'_>]) -> Vec<Bar> {
-    let whole = rows.iter().map(|row| row.value).fold(1.0, f32::max);
-    let bar = |row: &Choice<'_>| Bar {
-        label: row.label.to_string(),
-        text: percent(row.value),
-        value: (row.value / whole).clamp(0.0, 1.0),
-    };
-    rows.iter().take(MOST_ROWS).map(bar).collect()
-}
-
-fn bars(probabilities: &[ClassScore<'_>]) -> Vec<Bar> {
-    let mut scores: Vec<_> = probabilities.iter().collect();
-    scores.sort_by(|a, b| b.value.total_cmp(&a.value));
-    // Probabilities fill their share of the bar; scores of another kind are shown against the largest.
-    let whole = scores.first().map_or(1.0, |largest| largest.value.max(1.0));
-    let bar = |score: &&ClassScore| Bar {
-        label: score.label.to_string(),
-        text: percent(score.value),
-        value: (score.value / whole).clamp(0.0, 1.0),
-    };
-    scores.iter().take(TOP_CLASSES).map(bar).collect()
-}
-
-/// Probabilities as per cent, never rounded to a certainty; what is none, as it is.
-fn percent(value: f32) -> String {
-    match f64::from(value) * 100.0 {
-        percent if percent > 99.99 && percent < 100.0 => "> 99.99 %".to_owned(),
-        percent if percent > 0.0 && percent < 0.01 => "< 0.01 %".to_owned(),
-        percent if (0.0..=100.0).contains(&percent) => format!("{percent:.2} %"),
-        _ => format!("{value:.4}"),
-    }
+    lines.join("\n")
 }
 
 fn shown_again(upload: &ImageUpload) -> Option<String> {
@@ -270,9 +266,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn per_cent_never_claims_a_certainty_that_rounding_made() {
-        let shown = [1.0, 0.999_99, 0.5, 0.000_01, 0.0, -3.5, f32::NAN].map(percent);
-        assert_eq!(shown, ["100.00 %", "> 99.99 %", "50.00 %", "< 0.01 %", "0.00 %", "-3.5000", "NaN"]);
+    fn long_json_is_cut() {
+        assert_eq!(bounded("{\n  \"a\": 1\n}"), "{\n  \"a\": 1\n}");
+        let long = format!("{}\n{}", "ä".repeat(1005), "1,\n".repeat(1000));
+        let short = bounded(&long);
+        assert!(short.starts_with(&format!("{}… 5 more characters\n", "ä".repeat(1000))));
+        assert!(short.ends_with("1,\n… 1 more lines"), "{}", &short[short.len() - 40..]);
     }
 
     #[test]

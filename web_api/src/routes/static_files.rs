@@ -29,6 +29,7 @@ const FILES: &[Asset] = &[
     asset!("job.js", "text/javascript; charset=utf-8"),
     asset!("jobs.js", "text/javascript; charset=utf-8"),
     asset!("pictures.js", "text/javascript; charset=utf-8"),
+    asset!("results.js", "text/javascript; charset=utf-8"),
 ];
 
 /// The page's styles and scripts, which are part of the binary.
