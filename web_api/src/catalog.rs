@@ -390,7 +390,7 @@ mod tests {
             model("stable", "1", true, None),
         ];
         let catalog = Catalog::default();
-        catalog.learn(Ok(ModelList { models, ready: true }));
+        catalog.learn(Ok(ModelList { models, ready: true, unselected: Unselected::default() }));
         let known = catalog.known();
         let not_cached: Vec<_> = known.models.iter().filter(|model| model.not_cached.is_some()).collect();
         let names: Vec<_> = not_cached.iter().map(|model| (&*model.name, &*model.version)).collect();
