@@ -105,8 +105,11 @@ async fn every_path_that_is_described_is_there() {
     assert!(asked > 37);
 }
 
-/// What may be wrong with a request, as a query, headers and a body.
-const WRONG: [(&str, &[(&str, &str)], &[u8]); 12] = [
+/// Of a request: a query, headers and a body.
+type Parts = (&'static str, &'static [(&'static str, &'static str)], &'static [u8]);
+
+/// What may be wrong with a request.
+const WRONG: [Parts; 12] = [
     ("", &[], b""),
     ("", &[], b"text"),
     ("", &[("content-type", "application/json")], b"{"),
