@@ -11,8 +11,8 @@ use axum::{Json, Router};
 use contract::{Device, ImageInput, ModelDescription, ModelList, Pipeline, Unselected};
 use http::{HeaderMap, StatusCode};
 use open_inference::{
-    ContentType, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, ModelState,
-    Provenance, Statistics, Tensor, TensorMetadata, Timing, rest,
+    Activation, ContentType, Datatype, Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata,
+    ModelState, Provenance, Statistics, Tensor, TensorMetadata, Timing, rest,
 };
 use serde_json::json;
 use service::body::BodyReader;
@@ -38,6 +38,7 @@ pub fn model(name: &str) -> ModelDescription {
     input.parameters.content_type = Some(ContentType::Image);
     let mut output = TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 3]);
     output.parameters.labels = ["zero", "one", "</script>"].map(str::to_owned).to_vec();
+    output.parameters.activation = Some(Activation::None);
     ModelDescription {
         title: format!("Title of {name}"),
         notice: (name == "medical").then(|| "Not for clinical use.".to_owned()),

@@ -1,6 +1,9 @@
+use contract::ModelDescription;
 use http::{HeaderValue, StatusCode, header};
+use open_inference::{Datatype, Tensor, TensorMetadata};
 use web_api::settings::AppType;
 
+use crate::fake_model_api::model;
 use crate::stack::{Answer, Stack, form_request, get_request, image_request};
 
 async fn post_form(stack: &Stack, fields: &[(&str, Option<&str>, &str)]) -> Answer {
@@ -87,4 +90,48 @@ async fn a_model_without_pictures_shows_what_it_takes_and_no_form() {
     assert!(html.contains("<div class=\"columns\" hidden>"), "{html}");
     assert!(html.contains("POST /v2/models/table/infer"));
     assert!(!stack.send(get_request("/")).await.text().contains("<div class=\"columns\" hidden>"));
+}
+
+/// The page with the answer of a model with these outputs, none of which has a task.
+async fn answered(outputs: Vec<Tensor>) -> String {
+    let metadata = |output: &Tensor| TensorMetadata::new(&output.name, output.datatype, &vec![-1; output.shape.len()]);
+    let described = ModelDescription { outputs: outputs.iter().map(metadata).collect(), ..model("m") };
+    let stack = Stack::serving(vec![described], |settings| settings.app_type = AppType::Ui).await;
+    stack.model_api.outputs.lock().unwrap().insert("m".to_owned(), outputs);
+    let answer = post_form(&stack, &[("image", Some("7.png"), "seven")]).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    let html = answer.text();
+    html[html.find("<div id=\"answer\">").unwrap()..html.find("<div id=\"several\"").unwrap()].to_owned()
+}
+
+#[tokio::test]
+async fn what_has_no_task_is_shown_as_it_is_and_never_as_a_class() {
+    let values: Vec<_> = (0..20_u8).map(f32::from).collect();
+    let numbers = Tensor::from_f32("numbers", Datatype::Fp32, vec![1, 20], &values).unwrap();
+    let words = Tensor::from_strings("<words>", vec![1], [&b"<b>"[..]]);
+    let html = answered(vec![numbers, words]).await;
+    assert!(html.contains("<h3 data-slot=\"label\">2 outputs</h3>"), "{html}");
+    assert!(html.contains("<td>FP32 1 × 20</td><td>0, 1, 2, 3, 4, 5, 6, 7, … 12 more</td>"), "{html}");
+    assert!(html.contains("&#60;words&#62;") && html.contains("“&#60;b&#62;”"), "{html}");
+    assert!(html.contains("“task” of an output in model-settings.json says it"), "{html}");
+    assert!(!html.contains('%'), "{html}");
+}
+
+#[tokio::test]
+async fn an_empty_result_is_a_result() {
+    let html = answered(vec![Tensor::from_f32("boxes", Datatype::Fp32, vec![0, 4], &[]).unwrap()]).await;
+    assert!(html.contains("Empty result") && html.contains("The model returned an empty result"), "{html}");
+    assert!(html.contains("<td>FP32 0 × 4</td><td>empty</td>"), "{html}");
+}
+
+#[tokio::test]
+async fn a_model_that_could_take_images_shows_the_settings_that_are_missing() {
+    let inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 32, 32])];
+    let bare = ModelDescription { inputs, image: None, ..model("bare") };
+    let stack = Stack::serving(vec![bare, model("table")], |settings| settings.app_type = AppType::Ui).await;
+    let html = stack.send(get_request("/?model=bare")).await.text();
+    assert_eq!(html.matches("Does it take images?").count(), 1, "not of the model of tables");
+    let settings = "{&#34;inputs&#34;: [{&#34;name&#34;: &#34;x&#34;, &#34;parameters&#34;: {&#34;content_type&#34;: &#34;image&#34;}}]}";
+    assert!(html.contains(settings), "{html}");
+    assert!(html.contains("<code>bare/model-settings.json</code>"), "{html}");
 }
