@@ -221,6 +221,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::GraphFacts;
+    use crate::model_settings::BatchingMode;
 
     fn graph() -> Hello {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
@@ -269,6 +270,8 @@ mod tests {
         let agreed = Signature::agree(&settings, &graph()).unwrap();
         assert_eq!(declared, Signature { left_out: Vec::new(), ..agreed }, "what is left out is the graph's to say");
         assert_eq!((declared.max_batch_size, declared.independent_rows), (32, true));
+        let off = ModelSettings { batching: Some(BatchingMode::Off), ..settings };
+        assert!(!Signature::declared(&off).independent_rows, "a row of a larger batch may differ in its last bits");
         let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "image"}]}"#, "m").unwrap();
         assert_eq!(Signature::declared(&settings).inputs, [], "the rest is the graph's to say");
     }

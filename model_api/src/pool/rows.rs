@@ -55,8 +55,11 @@ const LENGTHS: [usize; 3] = [1, 3, 5];
 const LONGER: [usize; 2] = [32, 96];
 
 /// After so long no further batch is tried, once the first [`LEAST_BATCHES`] have been.
-const BUDGET: Duration = Duration::from_millis(600);
-const LEAST_BATCHES: usize = 2;
+const BUDGET: Duration = Duration::from_secs(1);
+const LEAST_BATCHES: usize = 5;
+
+/// Fewer batches show nothing.
+const FEWEST: usize = 2;
 
 /// All runs together end within this part of the time that one request may take.
 const PART_OF_RUN_TIMEOUT: u32 = 2;
@@ -111,7 +114,7 @@ pub async fn probe<S: Session>(
             probe.probed.random = Some(how.clone());
             Finding::Difference(how)
         }
-        Err(Stop::Late) if probe.batches < LEAST_BATCHES => Finding::NotRun("its runs take too long".to_owned()),
+        Err(Stop::Late) if probe.batches < FEWEST => Finding::NotRun("its runs take too long".to_owned()),
         Ok(Some(reason)) if probe.batches == 0 => Finding::NotRun(reason),
         Err(Stop::Late) | Ok(_) => Finding::NoDifference { batches: probe.batches },
     };
