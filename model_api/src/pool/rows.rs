@@ -9,6 +9,7 @@
 //! The time is bounded. What matters most is tried first, and a slow model is tried with less.
 
 mod compare;
+mod finding;
 mod inputs;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,45 +19,20 @@ use open_inference::{Tensor, TensorMetadata};
 use tokio::time::{Instant, sleep};
 
 pub use self::compare::{distance, magnitude, other_size, same_size};
-use self::inputs::Kind;
+pub use self::finding::{Finding, Probed};
+use self::inputs::{Kind, LENGTHS, LONGER, MAX_ELEMENTS};
+pub use self::inputs::{plain_row, probe_rows};
 use super::BatchSettings;
+use crate::analysis::RowAnalysis;
 use crate::session::{Blueprint, Hello, Session, SessionError, known_shape};
 
-/// What the probe has shown.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Probed {
-    /// Of rows in batches.
-    pub rows: Finding,
-    /// How results of equal inputs differed; `None` where they did not.
-    pub random: Option<String>,
-    /// The largest distance of results of a row in batches of different sizes that passed for rounding.
-    pub rounding: f32,
-}
+/// After so long no further batch is tried, once the first [`LEAST_BATCHES`] have been, or the first [`FEWEST`] where graph or
+/// settings say already that rows are independent.
+const BUDGET: Duration = Duration::from_secs(1);
+const LEAST_BATCHES: usize = 5;
 
-/// What the probe has shown of rows in batches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// Rows have the same results in batches as alone.
-    NoDifference {
-        /// How many batches were compared.
-        batches: usize,
-    },
-    /// They do not; this is how, as a clause that follows "that".
-    Difference(String),
-    /// Nothing was compared; this is why.
-    NotRun(String),
-    /// This input has no open first axis, so there are no rows.
-    NoBatchAxis(String),
-}
-
-/// Lengths of axes that graph and settings leave open, beside the first. Where a model takes none of the short ones, as one
-/// that halves an image several times, the others are tried.
-const LENGTHS: [usize; 3] = [1, 3, 5];
-const LONGER: [usize; 2] = [32, 96];
-
-/// After so long no further batch is tried, once the first [`LEAST_BATCHES`] have been.
-const BUDGET: Duration = Duration::from_millis(600);
-const LEAST_BATCHES: usize = 2;
+/// Fewer batches show nothing.
+const FEWEST: usize = 2;
 
 /// All runs together end within this part of the time that one request may take.
 const PART_OF_RUN_TIMEOUT: u32 = 2;
@@ -66,17 +42,8 @@ const PART_OF_RUN_TIMEOUT: u32 = 2;
 const LONG_RUN: Duration = Duration::from_secs(2);
 const TIMES_THE_FIRST: u32 = 10;
 
-/// Elements of all inputs of one batch.
-const MAX_ELEMENTS: usize = 16 << 20;
-
 /// How often one row is run alone: a model that draws one of a few classes may draw the same one twice.
 const REPEATS: usize = 4;
-
-impl Default for Finding {
-    fn default() -> Self {
-        Self::NotRun("it has not been tried".to_owned())
-    }
-}
 
 /// Tries the model. The error is the session's death; no run is given up before it has ended.
 pub async fn probe<S: Session>(
@@ -86,6 +53,7 @@ pub async fn probe<S: Session>(
     settings: &BatchSettings,
 ) -> Result<Probed, String> {
     let inputs: Vec<_> = hello.required_inputs().collect();
+    let is_second_opinion = hello.facts.rows == RowAnalysis::Independent || settings.independent == Some(true);
     let begun = Instant::now();
     let mut probe = Probe {
         session,
@@ -95,6 +63,7 @@ pub async fn probe<S: Session>(
         soft_end: begun + BUDGET,
         hard_end: begun + settings.run_timeout / PART_OF_RUN_TIMEOUT,
         inputs,
+        least_batches: if is_second_opinion { FEWEST } else { LEAST_BATCHES },
         row_takes: None,
         batches: 0,
         probed: Probed::default(),
@@ -110,25 +79,11 @@ pub async fn probe<S: Session>(
             probe.probed.random = Some(how.clone());
             Finding::Difference(how)
         }
-        Err(Stop::Late) if probe.batches < LEAST_BATCHES => Finding::NotRun("its runs take too long".to_owned()),
+        Err(Stop::Late) if probe.batches < FEWEST => Finding::NotRun("its runs take too long".to_owned()),
         Ok(Some(reason)) if probe.batches == 0 => Finding::NotRun(reason),
         Err(Stop::Late) | Ok(_) => Finding::NoDifference { batches: probe.batches },
     };
     Ok(Probed { rows: closed.map_or(rows, Finding::NoBatchAxis), ..probe.probed })
-}
-
-/// A row that the probe runs first, for what only measures time. `None` for a model without a batch axis.
-pub fn plain_row(hello: &Hello, shapes: &BTreeMap<String, Vec<i64>>) -> Option<Vec<Tensor>> {
-    let inputs: Vec<_> = hello.required_inputs().collect();
-    let is_open = inputs.iter().all(|input| known_shape(input, shapes).first() == Some(&-1));
-    let fits = inputs::elements(&inputs, shapes, 1).is_some_and(|count| count <= MAX_ELEMENTS);
-    if is_open && fits { inputs::row(&inputs, shapes, Kind::Plain, 1) } else { None }
-}
-
-/// Every row that the probe makes for the input of a model that has one: what a test double must not count as a request.
-pub fn probe_rows(input: &TensorMetadata, shapes: &BTreeMap<String, Vec<i64>>) -> Vec<Tensor> {
-    let rows = |length| Kind::ALL.map(|kind| inputs::row(&[input], shapes, kind, length));
-    LENGTHS.into_iter().chain(LONGER).flat_map(rows).flatten().flatten().collect()
 }
 
 /// What ends the probe before its plan does.
@@ -151,6 +106,7 @@ struct Probe<'a, S> {
     most_rows: usize,
     soft_end: Instant,
     hard_end: Instant,
+    least_batches: usize,
     /// What the first run took.
     row_takes: Option<Duration>,
     batches: usize,
@@ -225,7 +181,7 @@ impl<S: Session> Probe<'_, S> {
         let mut alone: Vec<Alone> = Vec::new();
         let mut refusal = "it takes none of the probe's rows".to_owned();
         for kind in Kind::ALL.into_iter().filter(|kind| !known.contains(kind)) {
-            if alone.len() == most || (self.batches >= LEAST_BATCHES && self.is_late()) {
+            if alone.len() == most || (self.batches >= self.least_batches && self.is_late()) {
                 break;
             }
             let Some(inputs) = inputs::row(&self.inputs, self.shapes, kind, length) else { continue };
@@ -298,7 +254,7 @@ impl<S: Session> Probe<'_, S> {
 
     /// Runs the rows in one batch, and compares each with itself alone and beside other neighbours.
     async fn batch(&mut self, rows: &[&Alone], usual: &[f32], seen: &mut Seen) -> Result<(), Stop> {
-        if rows.len() > self.most_rows || (self.batches >= LEAST_BATCHES && self.is_late()) {
+        if rows.len() > self.most_rows || (self.batches >= self.least_batches && self.is_late()) {
             return Ok(());
         }
         let Some(results) = self.results(rows).await? else { return Ok(()) };

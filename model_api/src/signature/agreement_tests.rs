@@ -3,7 +3,7 @@ use open_inference::{Datatype, Tensor, TensorMetadata};
 
 use super::Signature;
 use crate::analysis::GraphFacts;
-use crate::model_settings::ModelSettings;
+use crate::model_settings::{BatchingMode, ModelSettings};
 use crate::onnx_file::TensorNames;
 use crate::session::Hello;
 use crate::triton_config::TritonConfig;
@@ -35,6 +35,9 @@ fn settings_that_say_everything_need_no_graph() {
     let agreed = Signature::agree(&settings, &graph()).unwrap();
     assert_eq!(declared, Signature { left_out: Vec::new(), ..agreed }, "what is left out is the graph's to say");
     assert_eq!((declared.max_batch_size, declared.independent_rows), (32, true));
+    let off = ModelSettings { batching: Some(BatchingMode::Off), ..settings.clone() };
+    let declared = Signature::declared(&off, Some(&all));
+    assert!(!declared.independent_rows, "a row of a larger batch may differ in its last bits");
     let partly = ModelSettings::from_json(br#"{"inputs": [{"name": "image"}]}"#, "m").unwrap();
     let more = [names(&["image", "size"], &["probabilities"]), names(&["image"], &["probabilities", "boxes"])];
     for (settings, names) in

@@ -28,6 +28,8 @@ mod protocol;
 
 mod survival;
 
+mod batching;
+
 mod killers;
 
 mod samples;

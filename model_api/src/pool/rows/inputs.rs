@@ -4,7 +4,15 @@ use std::collections::BTreeMap;
 
 use open_inference::{Datatype, Tensor, TensorMetadata};
 
-use crate::session::known_shape;
+use crate::session::{Hello, known_shape};
+
+/// Lengths of axes that graph and settings leave open, beside the first. Where a model takes none of the short ones, as one
+/// that halves an image several times, the others are tried.
+pub const LENGTHS: [usize; 3] = [1, 3, 5];
+pub const LONGER: [usize; 2] = [32, 96];
+
+/// Elements of all inputs of one batch.
+pub const MAX_ELEMENTS: usize = 16 << 20;
 
 /// What sets a row apart from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +50,20 @@ pub fn row(
     length: usize,
 ) -> Option<Vec<Tensor>> {
     inputs.iter().map(|input| tensor(input, known_shape(input, shapes), kind, length)).collect()
+}
+
+/// A row that the probe runs first, for what only measures time. `None` for a model without a batch axis.
+pub fn plain_row(hello: &Hello, shapes: &BTreeMap<String, Vec<i64>>) -> Option<Vec<Tensor>> {
+    let inputs: Vec<_> = hello.required_inputs().collect();
+    let is_open = inputs.iter().all(|input| known_shape(input, shapes).first() == Some(&-1));
+    let fits = elements(&inputs, shapes, 1).is_some_and(|count| count <= MAX_ELEMENTS);
+    if is_open && fits { row(&inputs, shapes, Kind::Plain, 1) } else { None }
+}
+
+/// Every row that the probe makes for the input of a model that has one: what a test double must not count as a request.
+pub fn probe_rows(input: &TensorMetadata, shapes: &BTreeMap<String, Vec<i64>>) -> Vec<Tensor> {
+    let rows = |length| Kind::ALL.map(|kind| row(&[input], shapes, kind, length));
+    LENGTHS.into_iter().chain(LONGER).flat_map(rows).flatten().flatten().collect()
 }
 
 /// Elements of a row of all `inputs` together.
