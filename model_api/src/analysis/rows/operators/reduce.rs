@@ -2,7 +2,7 @@
 
 use super::super::call::{Call, Values};
 use super::super::symbols::Dim;
-use super::super::value::{Place, Rows, Value};
+use super::super::value::{Rows, Value};
 
 /// `Reduce…`.
 pub fn reduce<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
