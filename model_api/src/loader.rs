@@ -9,8 +9,8 @@ use tracing::info;
 use crate::digest::{self, Measured};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::model_settings::ModelSettings;
-use crate::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Rows};
+use crate::model_settings::{BatchingMode, ModelSettings};
+use crate::pool::{BatchSettings, Pool, PoolSettings, QueueLimits};
 use crate::repository::ModelFiles;
 use crate::session::{Blueprint, Launcher, StartError};
 
@@ -100,16 +100,18 @@ impl Loader {
 
     fn pool_settings(&self, files: &ModelFiles, contents: &Contents) -> PoolSettings {
         let settings = &contents.settings;
+        let batch = BatchSettings::new(
+            settings.max_batch_size as usize,
+            Duration::from_secs_f64(settings.max_batch_time),
+            settings.parameters.independent_rows,
+            self.settings.run_timeout,
+        );
+        let off = settings.batching == Some(BatchingMode::Off);
         PoolSettings {
             bytes: contents.bytes,
             sessions: self.sessions(contents),
             queue: self.settings.queue,
-            batch: BatchSettings::new(
-                settings.max_batch_size as usize,
-                Duration::from_secs_f64(settings.max_batch_time),
-                settings.parameters.independent_rows,
-                self.settings.run_timeout,
-            ),
+            batch: if off { batch.without_batching() } else { batch },
             meters: self.metrics.session(&files.name),
         }
     }
@@ -146,9 +148,6 @@ impl Attempt {
             return Err(Failure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
         };
         let Contents { settings, digest, .. } = &self.contents;
-        if let (Some(true), Some(Rows::Dependent(reason))) = (settings.parameters.independent_rows, self.pool.rows()) {
-            return Err(Failure::Unfit(format!("model-settings.json: parameters.independent_rows: {reason}")));
-        }
         let model = Model::new(&self.files, settings, digest.clone(), &hello, Arc::clone(&self.pool));
         let model = model.map_err(Failure::Unfit)?;
         info!(model = model.name, version = model.version, digest = model.digest, "a model is served");

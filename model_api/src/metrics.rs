@@ -1,3 +1,4 @@
+use open_inference::{Batching, RowDependence};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -29,6 +30,12 @@ pub struct Metrics {
     pub session_restarts: Family<ModelLabel, Counter>,
     /// Versions loaded, or not, by outcome: `ok` or `failed`. Those whose files had not changed do not count.
     pub model_loads: Family<LoadLabels, Counter>,
+    /// Whether requests of different callers run in one batch, and why: 1 for what holds now.
+    pub batching: Family<BatchingLabels, Gauge>,
+    /// Batches whose requests were run again one by one, to compare the results.
+    pub batching_checks: Family<ModelLabel, Counter>,
+    /// Those whose results differed.
+    pub batching_differences: Family<ModelLabel, Counter>,
     /// What a model runs on: 1 for the device that its last session was started on.
     pub devices: Family<DeviceLabels, Gauge>,
 }
@@ -65,9 +72,47 @@ pub struct DeviceLabels {
     pub device: String,
 }
 
+/// A model, and whether its requests run in one batch.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[allow(missing_docs, reason = "labels")]
+pub struct BatchingLabels {
+    pub model: String,
+    pub rows: &'static str,
+    pub enabled: &'static str,
+}
+
+/// The gauge `batching_info` of one model.
+#[derive(Clone, Debug)]
+pub struct BatchingInfo {
+    model: String,
+    gauges: Family<BatchingLabels, Gauge>,
+}
+
+impl BatchingInfo {
+    /// This holds now, and nothing else.
+    pub fn set(&self, batching: &Batching) {
+        self.clear();
+        let enabled = if batching.enabled { "true" } else { "false" };
+        self.gauges.get_or_create(&self.labels(batching.rows, enabled)).set(1);
+    }
+
+    fn clear(&self) {
+        for rows in RowDependence::ALL {
+            for enabled in ["true", "false"] {
+                self.gauges.remove(&self.labels(rows, enabled));
+            }
+        }
+    }
+
+    fn labels(&self, rows: RowDependence, enabled: &'static str) -> BatchingLabels {
+        BatchingLabels { model: self.model.clone(), rows: rows.name(), enabled }
+    }
+}
+
 impl Metrics {
     /// Registers `predictions_total`, `runs_total`, `run_seconds`, `batch_rows`, `queue_rows`, `queue_seconds`,
-    /// `queue_refusals_total`, `session_restarts_total`, `model_loads_total` and `device_info`.
+    /// `queue_refusals_total`, `session_restarts_total`, `model_loads_total`, `batching_info`, `batching_checks_total`,
+    /// `batching_differences_total` and `device_info`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             predictions: Family::default(),
@@ -79,6 +124,9 @@ impl Metrics {
             queue_refusals: Family::default(),
             session_restarts: Family::default(),
             model_loads: Family::default(),
+            batching: Family::default(),
+            batching_checks: Family::default(),
+            batching_differences: Family::default(),
             devices: Family::default(),
         };
         registry.register("predictions", "Questions answered, or not, by outcome", metrics.predictions.clone());
@@ -90,6 +138,17 @@ impl Metrics {
         registry.register("queue_refusals", "Requests that found no room in the queue", metrics.queue_refusals.clone());
         registry.register("session_restarts", "Sessions that died or did not start", metrics.session_restarts.clone());
         registry.register("model_loads", "Versions loaded, or not, by outcome", metrics.model_loads.clone());
+        registry.register("batching_info", "Whether requests run in one batch, and why", metrics.batching.clone());
+        registry.register(
+            "batching_checks",
+            "Batches whose requests were run again one by one, to compare",
+            metrics.batching_checks.clone(),
+        );
+        registry.register(
+            "batching_differences",
+            "Batches whose results were not those of their requests alone",
+            metrics.batching_differences.clone(),
+        );
         registry.register("device_info", "What a model runs on", metrics.devices.clone());
         metrics
     }
@@ -111,6 +170,9 @@ impl Metrics {
             restarts: self.session_restarts.get_or_create(&label).clone(),
             on_cpu: on("cpu"),
             on_cuda: on("cuda"),
+            batching: self.batching_of(model),
+            batches_checked: self.batching_checks.get_or_create(&label).clone(),
+            batches_that_differed: self.batching_differences.get_or_create(&label).clone(),
         }
     }
 
@@ -119,8 +181,13 @@ impl Metrics {
         self.model_loads.get_or_create(&LoadLabels { model: model.to_owned(), outcome }).inc();
     }
 
+    fn batching_of(&self, model: &str) -> BatchingInfo {
+        BatchingInfo { model: model.to_owned(), gauges: self.batching.clone() }
+    }
+
     /// Notes that a model runs on nothing any more.
     pub fn gone(&self, model: &str) {
+        self.batching_of(model).clear();
         for device in ["cpu", "cuda"] {
             self.devices.remove(&DeviceLabels { model: model.to_owned(), device: device.to_owned() });
         }

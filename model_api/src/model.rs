@@ -1,7 +1,7 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use contract::{Device, ModelDescription, Pipeline};
-use open_inference::{ModelMetadata, ModelState, Platform, Tensor, TensorMetadata};
+use open_inference::{Batching, ModelMetadata, ModelState, NotCached, Platform, RowDependence, Tensor, TensorMetadata};
 
 use crate::analysis::GraphFacts;
 use crate::error::Error;
@@ -27,6 +27,10 @@ pub struct Model {
     pub signature: Signature,
     /// The same in the protocol's words.
     pub metadata: Arc<ModelMetadata>,
+    /// What the settings say of the cache.
+    cache: Option<bool>,
+    /// The metadata after mixing was revoked.
+    metadata_since: OnceLock<Arc<ModelMetadata>>,
     runs: Runs,
 }
 
@@ -85,11 +89,42 @@ impl Model {
             outputs: signature.outputs.clone(),
             max_batch_size: signature.max_batch_size,
             platform: runs.platform(),
-            batching: None,
-            not_cached: None,
+            batching: runs.batching(),
+            not_cached: runs.not_cached(settings.cache),
         };
-        let metadata = Arc::new(metadata);
-        Self { name, version, digest, signature, metadata, extra: settings.parameters.extra.clone(), runs }
+        Self {
+            name,
+            version,
+            digest,
+            signature,
+            metadata: Arc::new(metadata),
+            cache: settings.cache,
+            metadata_since: OnceLock::new(),
+            extra: settings.parameters.extra.clone(),
+            runs,
+        }
+    }
+
+    /// In the protocol's words, as the model is now.
+    pub fn metadata(&self) -> Arc<ModelMetadata> {
+        let batching = self.runs.batching();
+        if batching == self.metadata.batching {
+            return Arc::clone(&self.metadata);
+        }
+        // Decided once and revoked once, so there is one other.
+        let not_cached = self.runs.not_cached(self.cache);
+        let since = || Arc::new(ModelMetadata { batching, not_cached, ..(*self.metadata).clone() });
+        Arc::clone(self.metadata_since.get_or_init(since))
+    }
+
+    /// Whether its requests run in one batch, and why; `None` for a pipeline and before the first session.
+    pub fn batching(&self) -> Option<Batching> {
+        self.runs.batching()
+    }
+
+    /// Why its results are not cached.
+    pub fn not_cached(&self) -> Option<NotCached> {
+        self.runs.not_cached(self.cache)
     }
 
     /// The input that pictures can be sent for, and how they become it.
@@ -162,6 +197,10 @@ impl Model {
     /// What people and programs may know of it, with its sessions in this state.
     pub fn describe(&self, state: State) -> ModelDescription {
         let signature = &self.signature;
+        let batching = self.runs.batching();
+        // What has shown that its rows depend on each other has none that could be kept one by one.
+        let are_independent =
+            batching.as_ref().is_none_or(|batching| batching.rows == RowDependence::IndependentBySettings);
         ModelDescription {
             title: self.extra.title.clone().unwrap_or_else(|| self.name.clone()),
             description: self.extra.description.clone(),
@@ -171,11 +210,14 @@ impl Model {
             outputs: signature.outputs.clone(),
             left_out: signature.left_out.clone(),
             max_batch_size: signature.max_batch_size,
-            independent_rows: signature.independent_rows,
+            independent_rows: signature.independent_rows && are_independent,
             // A picture alone is no question to a model that wants more than that.
             image: signature.image().filter(|_| signature.inputs.len() == 1).map(|(_, spec)| spec.describe()),
             pipeline: self.steps().map(|steps| steps.pipeline.clone()),
             platform: self.metadata.platform,
+            batching,
+            not_cached: self.not_cached(),
+            wrong_before_ms: self.runs.wrong_before_ms(),
             ..describe_state(&self.name, &self.version, state)
         }
     }
@@ -186,6 +228,33 @@ impl Runs {
         match self {
             Self::Sessions(_) => Platform::OnnxRuntime,
             Self::Steps(_) => Platform::Ensemble,
+        }
+    }
+
+    /// Each step's model decides for itself.
+    fn batching(&self) -> Option<Batching> {
+        match self {
+            Self::Sessions(pool) => pool.batching(),
+            Self::Steps(_) => None,
+        }
+    }
+
+    /// With this setting of the model's own. A pipeline's results are no more lasting than those of its steps.
+    fn not_cached(&self, cache: Option<bool>) -> Option<NotCached> {
+        if cache == Some(false) {
+            return Some(NotCached::Settings);
+        }
+        match self {
+            Self::Sessions(pool) => (cache.is_none() && pool.is_random()).then_some(NotCached::Random),
+            Self::Steps(steps) => steps.models.iter().find_map(|model| model.not_cached()),
+        }
+    }
+
+    /// The last moment of its steps, where it is a pipeline.
+    fn wrong_before_ms(&self) -> Option<u64> {
+        match self {
+            Self::Sessions(pool) => pool.wrong_before_ms(),
+            Self::Steps(steps) => steps.models.iter().filter_map(|model| model.runs.wrong_before_ms()).max(),
         }
     }
 }

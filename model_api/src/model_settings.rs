@@ -112,8 +112,9 @@ pub struct TensorParameters {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Parameters {
-    /// Whether each row's answer depends on that row alone. `true`: rows may be remembered one by one, and rows of different
-    /// requests run together. `false`: neither. Where nothing is said they are run together if a trial allows it.
+    /// Whether each row's answer depends on that row alone. `true`: rows may be cached one by one, and rows of different
+    /// requests run in one batch, whatever graph and probe show. `false`: neither. Where nothing is said, analysis of the graph
+    /// and probe decide whether they run in one batch.
     pub independent_rows: Option<bool>,
     /// What is ours alone.
     pub extra: Extra,
@@ -168,6 +169,12 @@ impl ModelSettings {
     /// Whether they are those of a model that is made of others.
     pub fn is_pipeline(&self) -> bool {
         self.implementation.as_deref() == Some(PIPELINE)
+    }
+
+    /// Whether rows may be cached one by one. With `"batching": "off"` they may not: a row of a larger batch may differ in its
+    /// last bits from the same row alone.
+    pub fn rows_are_cached_one_by_one(&self) -> bool {
+        self.parameters.independent_rows == Some(true) && self.batching != Some(BatchingMode::Off)
     }
 
     /// How many sessions run a model of so many bytes on so many cores.

@@ -147,7 +147,7 @@ impl Slot {
 
     /// Its line in the repository's index.
     pub fn index(&self, name: &str, version: &Version) -> ModelIndex {
-        let ModelDescription { state, reason, left_out, .. } = self.describe(name, version);
+        let ModelDescription { state, reason, left_out, batching, .. } = self.describe(name, version);
         let reason = match (&self.served, &self.next) {
             // Its session died after its files were changed, and cannot be started from them.
             (Some(_), Some(Next::Broken(why))) if state != ModelState::Ready => {
@@ -164,7 +164,7 @@ impl Slot {
             // A model that can be asked may still not give all that its graph does.
             _ => reason.unwrap_or_else(|| left_out.join("; ")),
         };
-        ModelIndex { name: name.to_owned(), version: version.0.clone(), state, reason }
+        ModelIndex { name: name.to_owned(), version: version.0.clone(), state, reason, batching }
     }
 
     /// Whether waiting for it is reasonable.
@@ -208,5 +208,6 @@ pub fn index_unserved(name: &str, version: &str, place: Option<&Place>) -> Model
     } else {
         (ModelState::Unavailable, "it is not loaded")
     };
-    ModelIndex { name: name.to_owned(), version: version.to_owned(), state, reason: reason.to_owned() }
+    let (name, version) = (name.to_owned(), version.to_owned());
+    ModelIndex { name, version, state, reason: reason.to_owned(), batching: None }
 }

@@ -19,7 +19,7 @@ pub struct Signature {
     pub images: BTreeMap<String, ImageSpec>,
     /// Rows that a batch should have at most; 0 where nobody says so, or where not every input and output has a batch axis.
     pub max_batch_size: u32,
-    /// Whether each row's answer depends on that row alone.
+    /// Whether each row's answer depends on that row alone, and may be computed and cached in any batch.
     pub independent_rows: bool,
 }
 
@@ -37,7 +37,7 @@ impl Signature {
             images: images(&settings.inputs, &inputs)?,
             left_out: graph.left_out.clone(),
             max_batch_size: if closed.is_none() { settings.max_batch_size } else { 0 },
-            independent_rows: settings.parameters.independent_rows == Some(true),
+            independent_rows: settings.rows_are_cached_one_by_one(),
             inputs,
             outputs,
         })
@@ -71,7 +71,7 @@ impl Signature {
             images: images(&settings.inputs, &inputs).unwrap_or_default(),
             left_out: Vec::new(),
             max_batch_size: if open { settings.max_batch_size } else { 0 },
-            independent_rows: open && settings.parameters.independent_rows == Some(true),
+            independent_rows: open && settings.rows_are_cached_one_by_one(),
             inputs,
             outputs,
         }

@@ -21,7 +21,7 @@ impl InferenceServer for V2 {
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, Error> {
-        Ok(Arc::clone(&self.0.models.get(name, version)?.metadata))
+        Ok(self.0.models.get(name, version)?.metadata())
     }
 
     fn versions(&self, name: &str) -> Vec<String> {

@@ -8,6 +8,7 @@ use crate::job_worker::JobWorker;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
+use crate::purge;
 use crate::queue_client::QueueClient;
 use crate::rarely::Rarely;
 use crate::replay::Replay;
@@ -102,6 +103,7 @@ impl App {
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
         let queue = QueueClient::new(jobs.clone());
+        let purged_jobs = jobs.clone();
         let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
@@ -129,7 +131,8 @@ impl App {
             assets: Arc::default(),
         };
         let background = async move {
-            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue));
+            let purge = purge::follow(catalog.clone(), memory.clone(), purged_jobs);
+            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue), purge);
         };
         Ok((Self(Arc::new(parts)), background))
     }

@@ -53,6 +53,9 @@ mod row_memory;
 /// Which models there are, as `model_api` last said.
 pub mod catalog;
 
+/// Cached results that turned out to be wrong are dropped.
+mod purge;
+
 /// Questions of different callers, on their way together.
 pub mod gatherer;
 

@@ -343,7 +343,7 @@ mod tests {
 
     fn entry(version: &str, state: ModelState, reason: &str) -> ModelIndex {
         let (name, version, reason) = ("m".to_owned(), version.to_owned(), reason.to_owned());
-        ModelIndex { name, version, state, reason }
+        ModelIndex { name, version, state, reason, batching: None }
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub struct ModelDescription {
     /// Why results are not cached. `None` where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_cached: Option<NotCached>,
+    /// Set once results of a batch were found to differ from those of its requests alone: results computed before this time,
+    /// in ms since the Unix epoch, may be wrong and must not be served from a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_before_ms: Option<u64>,
 }
 
 /// What a session really runs on, and why it is not what was wished for.
@@ -111,6 +115,7 @@ impl ModelDescription {
             platform: Platform::default(),
             batching: None,
             not_cached: None,
+            wrong_before_ms: None,
         }
     }
 

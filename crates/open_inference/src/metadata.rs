@@ -1,4 +1,5 @@
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::Datatype;
 
@@ -65,7 +66,32 @@ pub enum NotCached {
     Random,
 }
 
+impl ModelMetadata {
+    /// `parameters` of its metadata: `version`, `max_batch_size`, `batching` where it is known, and `cache`.
+    pub fn parameters(&self) -> serde_json::Value {
+        let cache = match self.not_cached {
+            None => json!({"enabled": true}),
+            Some(reason) => json!({"enabled": false, "reason": reason}),
+        };
+        let mut parameters = json!({"version": self.version, "max_batch_size": self.max_batch_size, "cache": cache});
+        if let Some(batching) = &self.batching {
+            parameters["batching"] = json!(batching);
+        }
+        parameters
+    }
+}
+
 impl RowDependence {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::IndependentByAnalysis,
+        Self::IndependentByProbe,
+        Self::IndependentBySettings,
+        Self::Dependent,
+        Self::Unknown,
+        Self::NoBatchAxis,
+    ];
+
     /// As metrics, logs and metadata give it.
     pub fn name(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::check::shown;
-use crate::{Error, ModelMetadata, ModelStatistics, Statistics, Tensor};
+use crate::{Batching, Error, ModelMetadata, ModelStatistics, Statistics, Tensor};
 
 /// The server's name in its metadata.
 pub const SERVER_NAME: &str = "mlserve";
@@ -148,6 +148,9 @@ pub struct ModelIndex {
     pub state: ModelState,
     /// Why it is not ready, or why a newer one on disk is not served; empty where there is nothing to say.
     pub reason: String,
+    /// Whether rows of different requests run in one batch, and why. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
 }
 
 /// States of the repository index.

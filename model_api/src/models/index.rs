@@ -44,7 +44,13 @@ fn index(name: &str, place: Option<&Place>, found: Option<&Found>) -> Vec<ModelI
         lines.entry(Version(files.version.clone())).or_insert_with(line);
     }
     if let Some(reason) = found.and_then(|found| found.why_none.clone()).filter(|_| lines.is_empty()) {
-        let line = ModelIndex { name: name.to_owned(), version: String::new(), state: ModelState::Unavailable, reason };
+        let line = ModelIndex {
+            name: name.to_owned(),
+            version: String::new(),
+            state: ModelState::Unavailable,
+            reason,
+            batching: None,
+        };
         lines.insert(Version::default(), line);
     }
     lines.into_values().collect()

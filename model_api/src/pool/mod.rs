@@ -6,8 +6,10 @@
 //! the same reason: only the request that is to blame gets the error.
 
 mod batch;
+mod check;
 mod entry;
 mod line;
+mod mixing;
 mod pace;
 mod quarantine;
 mod queue;
@@ -21,21 +23,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use open_inference::Tensor;
+use open_inference::{Batching, Tensor};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
+use crate::metrics::BatchingInfo;
 use crate::session::{Blueprint, Hello, Launcher, StartError};
+use check::Sampler;
 pub use entry::{Entry, Urgency};
+use mixing::{Mixing, Revocation};
 pub use pace::Pace;
 use quarantine::Quarantine;
 pub use queue::{Queue, QueueLimits, Refused};
 use restarts::Restarts;
-pub use rows::Rows;
+pub use rows::probe_rows;
 pub use settings::{BatchSettings, PoolSettings};
 use worker::Worker;
 
@@ -53,10 +59,10 @@ struct Shared {
     queue: Queue,
     quarantine: Quarantine,
     batch: BatchSettings,
-    /// Whether requests of different callers may be run together; decided on the first session.
-    rows: OnceCell<Rows>,
-    /// What the running model has shown to the contrary.
-    went_apart: AtomicBool,
+    /// Whether requests of different callers run together.
+    mixing: Mixing,
+    /// Which batches are checked.
+    sampler: Sampler,
     /// The session started last runs on a card.
     on_card: AtomicBool,
     /// The model is too large to keep sizes apart, or a session has died of it.
@@ -84,6 +90,12 @@ pub struct Meters {
     pub on_cpu: Gauge,
     /// 1 when the session started last runs on CUDA.
     pub on_cuda: Gauge,
+    /// Whether requests run in one batch, and why.
+    pub batching: BatchingInfo,
+    /// Batches whose requests were run again one by one, to compare.
+    pub batches_checked: Counter,
+    /// Those of them whose results differed.
+    pub batches_that_differed: Counter,
 }
 
 /// What a pool can do for a request now.
@@ -146,8 +158,8 @@ impl Pool {
             queue: Queue::new(blueprint.model.clone(), settings.queue, settings.sessions, settings.meters.clone()),
             quarantine: Quarantine::default(),
             batch: settings.batch,
-            rows: OnceCell::new(),
-            went_apart: AtomicBool::new(false),
+            mixing: Mixing::default(),
+            sampler: Sampler::default(),
             on_card: AtomicBool::new(false),
             keeps_no_sizes: AtomicBool::new(settings.bytes > sizes::LARGEST_MODEL),
         });
@@ -161,6 +173,8 @@ impl Pool {
                 states: Arc::clone(&publish),
                 restarts: Restarts::default(),
                 again: Vec::new(),
+                tasks: workers.clone(),
+                stop: stop.clone(),
             };
             let stop = stop.clone();
             workers.spawn(async move { stop.run_until_cancelled(worker.work()).await });
@@ -178,7 +192,10 @@ impl Pool {
         if self.shared.quarantine.holds(&inputs) {
             return Err(RunError::Crashed);
         }
-        let (entry, answered) = Entry::new(inputs, urgency);
+        let (mut entry, answered) = Entry::new(inputs, urgency);
+        if self.shared.mixing.decision().is_some_and(|decision| decision.is_given_more(&entry.inputs)) {
+            entry.rows = None;
+        }
         self.shared.queue.push(entry).map_err(|refused| match refused {
             Refused::Full(retry_after) => RunError::Full { retry_after },
             Refused::Closed => RunError::Stopped,
@@ -191,9 +208,19 @@ impl Pool {
         best(&self.states.borrow())
     }
 
-    /// Whether the rows of different callers go together, as its first session has shown. `None` when that was not asked.
-    pub fn rows(&self) -> Option<&Rows> {
-        self.shared.rows.get()
+    /// Whether requests of different callers run in one batch, and why. `None` before the first session is warm.
+    pub fn batching(&self) -> Option<Batching> {
+        self.shared.mixing.batching()
+    }
+
+    /// Whether equal inputs are known to give different results.
+    pub fn is_random(&self) -> bool {
+        self.shared.mixing.is_random()
+    }
+
+    /// When the running model showed that results computed before may be wrong, in ms since the Unix epoch.
+    pub fn wrong_before_ms(&self) -> Option<u64> {
+        self.shared.mixing.revocation().and_then(|revocation| revocation.wrong_before_ms)
     }
 
     /// Waits for a session, telling every reason why there is none yet. `None` when the pool is stopped first.
@@ -227,15 +254,19 @@ impl Pool {
 }
 
 impl Shared {
+    /// Turns mixing off for good, and says so once.
+    fn revoke(&self, meters: &Meters, revocation: Revocation) {
+        let reason = revocation.reason.clone();
+        if self.mixing.revoke(revocation) {
+            warn!(model = self.queue.model(), reason, "requests no longer run in one batch");
+            self.mixing.batching().iter().for_each(|batching| meters.batching.set(batching));
+        }
+    }
+
     /// How batches are made, after what is known of the model by now.
     fn batch(&self) -> BatchSettings {
-        let together = match self.rows.get() {
-            Some(Rows::Independent) => true,
-            Some(Rows::Untried) => self.batch.claimed,
-            _ => false,
-        };
         let batch = if self.on_card.load(Ordering::Relaxed) { self.batch.on_card() } else { self.batch };
-        if together && !self.went_apart.load(Ordering::Relaxed) { batch } else { batch.alone() }
+        if self.mixing.is_on() { batch } else { batch.alone() }
     }
 }
 

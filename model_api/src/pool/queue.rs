@@ -111,6 +111,11 @@ impl Queue {
         }
     }
 
+    /// The name of the model.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// A session begins to take batches. It does until the guard is dropped.
     pub fn serve(&self) -> Serving<'_> {
         self.waiting().serving += 1;
@@ -345,7 +350,8 @@ mod tests {
         max_rows: 1,
         max_wait: Duration::ZERO,
         longest: Duration::from_millis(10),
-        claimed: false,
+        independent: None,
+        off: false,
         run_timeout: Duration::from_secs(30),
     };
 

@@ -27,8 +27,10 @@ pub struct BatchSettings {
     pub max_wait: Duration,
     /// A batch is made no larger than what is expected to be done within this time.
     pub longest: Duration,
-    /// Whether the model's settings say that its rows are independent: it is then believed where a trial shows nothing.
-    pub claimed: bool,
+    /// Whether the model's settings say that its rows are independent, or that they are not; either is obeyed.
+    pub independent: Option<bool>,
+    /// Whether the model's settings say `"batching": "off"`.
+    pub off: bool,
     /// So long one request may run. A batch may run for half of it, so that there is time for its requests alone.
     pub run_timeout: Duration,
 }
@@ -56,7 +58,25 @@ impl BatchSettings {
             rows => (rows, run_timeout / 16),
         };
         let rows = if independent == Some(false) { 1 } else { rows };
-        Self { max_rows: rows, max_wait, longest, claimed: independent == Some(true), run_timeout }
+        Self { max_rows: rows, max_wait, longest, independent, off: false, run_timeout }
+    }
+
+    /// The same, with `"batching": "off"`: every request runs alone, whatever is known of the model.
+    #[must_use]
+    pub fn without_batching(self) -> Self {
+        Self { off: true, ..self.alone() }
+    }
+
+    /// Which setting has every request run alone; `None` where none does. `independent_rows: false` is not among them: it
+    /// says something of the model.
+    pub fn why_alone(&self) -> Option<&'static str> {
+        match self {
+            Self { off: true, .. } => Some("the settings say \"batching\": \"off\""),
+            Self { max_rows: 1, independent, .. } if *independent != Some(false) => {
+                Some("the settings say max_batch_size: 1")
+            }
+            _ => None,
+        }
     }
 
     /// The same, on a card.

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::BatchSettings;
-use crate::session::{Blueprint, Hello, Session, SessionError, trial_row};
+use super::rows::plain_row;
+use crate::session::{Blueprint, Hello, Session, SessionError};
 
 /// Bytes of the largest model of which a session keeps sizes apart: for each, its weights are once more on the card.
 pub const LARGEST_MODEL: u64 = 128 << 20;
@@ -26,8 +27,7 @@ pub async fn keep_sizes<S: Session>(
     blueprint: &Blueprint,
     batch: &BatchSettings,
 ) -> Result<Vec<usize>, String> {
-    let row: Option<Vec<Tensor>> = hello.inputs.iter().map(|input| trial_row(input, &blueprint.shapes, 0)).collect();
-    let Some(row) = row else { return Ok(Vec::new()) };
+    let Some(row) = plain_row(hello, &blueprint.shapes) else { return Ok(Vec::new()) };
     let mut kept = Vec::new();
     let tried = async {
         // The first run of a size may cost something whatever was run before.

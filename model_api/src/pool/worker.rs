@@ -10,11 +10,14 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, info, warn};
 
 use super::batch::{Answered, Batch, Past};
+use super::check::Check;
+use super::mixing::{Decision, Revocation};
 use super::restarts::Restarts;
-use super::rows::{Rows, try_rows};
+use super::rows::{Finding, Probed, probe};
 use super::sizes::keep_sizes;
 use super::{Meters, RunError, Shared, State, best};
 use crate::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
@@ -34,6 +37,10 @@ pub struct Worker<L> {
     pub restarts: Restarts,
     /// Parts of batches that came to nothing, the next one last. They go before all that waits.
     pub again: Vec<Batch>,
+    /// Checks of batches.
+    pub tasks: TaskTracker,
+    /// Ends them.
+    pub stop: CancellationToken,
 }
 
 /// Why there is no session any more.
@@ -93,18 +100,20 @@ impl<L: Launcher> Worker<L> {
         let (hello, mut session) = self.launcher.launch(&self.blueprint).await?;
         self.check_files().await?;
         self.shared.on_card.store(hello.is_on_card(), Ordering::Relaxed);
-        self.try_rows(&mut session, &hello).await?;
+        self.decide(&mut session, &hello).await?;
         let sizes = self.keep_sizes(&mut session, &hello).await?;
         if !sizes.is_empty() {
             // It has read them once more for each.
             self.check_files().await?;
         }
-        let device = &hello.device;
+        let (device, batching) = (&hello.device, self.shared.mixing.batching());
         info!(
             model = self.blueprint.model,
             device = device.name,
             stepped_down = device.stepped_down,
-            rows = ?self.shared.rows.get(),
+            batching = batching.as_ref().map(|batching| if batching.enabled { "on" } else { "off" }),
+            rows = batching.as_ref().map(|batching| batching.rows.name()),
+            reason = batching.as_ref().map(|batching| &*batching.reason),
             sizes = (!sizes.is_empty()).then(|| debug(&sizes)),
             "a session is warm"
         );
@@ -135,22 +144,24 @@ impl<L: Launcher> Worker<L> {
         })
     }
 
-    /// Finds out, once for each model, whether requests of different callers may be run together.
-    async fn try_rows(&self, session: &mut L::Session, hello: &Hello) -> Result<(), StartError> {
-        let batch = &self.shared.batch;
-        if batch.max_rows == 1 {
-            return Ok(());
-        }
+    /// Decides, once for each model, whether requests of different callers run together.
+    async fn decide(&self, session: &mut L::Session, hello: &Hello) -> Result<(), StartError> {
+        let settings = &self.shared.batch;
         let mut spoiled = None;
-        let trial = async {
-            match timeout(batch.run_timeout, try_rows(session, hello, &self.blueprint)).await {
-                Ok(Ok(rows)) => rows,
-                Ok(Err(reason)) => Rows::Dependent(spoiled.insert(reason).clone()),
-                Err(_) => Rows::Dependent(spoiled.insert("two rows took too long".to_owned()).clone()),
-            }
+        let decide = async {
+            let difference = |reason: String| Probed { rows: Finding::Difference(reason), ..Probed::default() };
+            let probed = match timeout(settings.run_timeout, probe(session, hello, &self.blueprint, settings)).await {
+                Ok(Ok(probed)) => probed,
+                Ok(Err(reason)) => difference(spoiled.insert(format!("its session died: {reason}")).clone()),
+                Err(_) => difference(spoiled.insert("a run took too long and did not end".to_owned()).clone()),
+            };
+            let decision = Decision::new(&hello.facts, &probed, settings);
+            decision.log_objection(&self.blueprint.model);
+            self.meters.batching.set(&decision.batching);
+            decision
         };
-        self.shared.rows.get_or_init(|| trial).await;
-        spoiled.map_or(Ok(()), |reason| Err(StartError::Died(format!("when two rows were tried, {reason}"))))
+        self.shared.mixing.decide(decide).await;
+        spoiled.map_or(Ok(()), |reason| Err(StartError::Died(format!("when batches were tried, {reason}"))))
     }
 
     /// Hands batches to the session until it dies.
@@ -234,15 +245,24 @@ impl<L: Launcher> Worker<L> {
     /// `None` when the outputs have no rows for the requests, which then have to be run alone.
     fn answer(&mut self, answered: Answered) -> Option<Answered> {
         if answered.can_be_cut() {
+            self.check(&answered);
             return Some(answered);
         }
-        if !self.shared.went_apart.swap(true, Ordering::Relaxed) {
-            let shapes: Vec<_> = answered.outputs.iter().map(|output| &output.shape).collect();
-            warn!(model = self.blueprint.model, ?shapes, "a batch was not answered row by row; there will be no more");
-        }
+        let shapes: Vec<_> = answered.outputs.iter().map(|output| &output.shape).collect();
+        let rows = answered.batch.rows();
+        let reason = format!("a batch of {rows} rows had results of the shapes {shapes:?}");
+        self.shared.revoke(&self.meters, Revocation { reason, random: false, wrong_before_ms: None });
         let allowance = self.shared.batch.run_timeout;
         self.again.extend(answered.batch.singles(allowance, Past::Refused).rev());
         None
+    }
+
+    /// Has some batches run again request by request, to compare.
+    fn check(&self, answered: &Answered) {
+        if let Some(check) = Check::of(answered, &self.shared, &self.meters) {
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move { stop.run_until_cancelled(check.run()).await });
+        }
     }
 
     /// By halves, until it is plain whose inputs they are that the model does not take.

@@ -33,7 +33,7 @@ pub use child::main as child_main;
 use device::Kind;
 pub use process::ChildLauncher;
 pub use sizes::common_rows;
-pub use warm_up::{narrows, trial_row};
+pub use warm_up::{known_shape, narrows};
 
 /// `DEVICE`: where a model may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

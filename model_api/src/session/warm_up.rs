@@ -11,7 +11,7 @@ use super::frame::Load;
 /// length open.
 pub fn input(spec: &TensorMetadata, load: &Load) -> Result<Tensor, String> {
     let shape: Vec<usize> =
-        shape(spec, &load.shapes).iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
+        known_shape(spec, &load.shapes).iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
     // An empty string is four bytes of length.
     let bytes = byte_length(&shape, spec.datatype.size().unwrap_or(4))
         .ok_or_else(|| format!("input {:?} is too large: {shape:?}", spec.name))?;
@@ -23,56 +23,22 @@ pub fn input(spec: &TensorMetadata, load: &Load) -> Result<Tensor, String> {
     Ok(Tensor { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() })
 }
 
-/// One row for an input with an open first axis, other values for each `number`: to find out whether rows that go together
-/// are answered as each is alone. `None` for an input without such an axis, or where a row would be too large.
-pub fn trial_row(input: &TensorMetadata, shapes: &BTreeMap<String, Vec<i64>>, number: u8) -> Option<Tensor> {
-    let shape = shape(input, shapes);
-    if shape.first() != Some(&-1) {
-        return None;
-    }
-    let shape: Vec<usize> = shape.iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
-    let count = shape.iter().try_fold(1_usize, |count, &length| count.checked_mul(length))?;
-    if count > LARGEST_TRIAL {
-        return None;
-    }
-    let name = &input.name;
-    match input.datatype {
-        Datatype::Bytes => Some(Tensor::from_strings(name, shape, vec![[b'a' + number]; count])),
-        // Small and not zero, for the reason at `input`; places in a table of any size but the smallest.
-        datatype if is_integer(datatype) => {
-            let value = |place: usize| 1.0 + ((place + usize::from(number)) % 2) as f32;
-            Tensor::from_f32(name, datatype, shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
-        }
-        Datatype::Bool => {
-            let value = |place: usize| ((place + usize::from(number)) % 2) as f32;
-            Tensor::from_f32(name, Datatype::Bool, shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
-        }
-        datatype => {
-            // Knuth's multiplicative hash (The Art of Computer Programming, vol. 3, 6.4): spread evenly in 0..1.
-            let hash = |place: usize| ((place as u32) * 2 + u32::from(number) + 1).wrapping_mul(2_654_435_761);
-            let value = |place: usize| (hash(place) >> 8) as f32 / (1 << 24) as f32;
-            Tensor::from_f32(name, datatype, shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
-        }
-    }
-}
-
-/// Elements of a row that is tried.
-const LARGEST_TRIAL: usize = 64 << 20;
-
 /// Whether the inputs were more of a guess than zeros in a single tensor of a known shape: open lengths, strings, integers,
 /// which may well be lengths or places, or a second input, which may say how to treat the first. A model that refuses such
 /// a run may answer every real request; of ONNX's own test models one in seventy is like that.
 pub fn is_guessed(inputs: &[TensorMetadata], load: &Load) -> bool {
     let known = |spec: &TensorMetadata| {
-        let fixed = shape(spec, &load.shapes).iter().all(|&length| length >= 0);
+        let fixed = known_shape(spec, &load.shapes).iter().all(|&length| length >= 0);
         fixed && spec.datatype != Datatype::Bytes && !is_integer(spec.datatype)
     };
     !matches!(inputs, [only] if known(only))
 }
 
+/// The shape of an input, as settings narrow what the graph gives.
+///
 /// Settings that contradict the graph are told by whoever holds them against it, with the field's name; here they would
 /// only be a run that fails.
-fn shape<'a>(spec: &'a TensorMetadata, shapes: &'a BTreeMap<String, Vec<i64>>) -> &'a [i64] {
+pub fn known_shape<'a>(spec: &'a TensorMetadata, shapes: &'a BTreeMap<String, Vec<i64>>) -> &'a [i64] {
     shapes.get(&spec.name).filter(|shape| narrows(shape, &spec.shape)).unwrap_or(&spec.shape)
 }
 

@@ -14,7 +14,9 @@ use crate::support::process::{Running, signal};
 
 /// A model whose requests are one batch when they come together and have so many rows, however slow the machine is.
 fn folder(graph: Vec<u8>, rows: usize) -> Folder {
-    let settings = json!({"max_batch_size": rows, "max_batch_time": 5.0});
+    // What these graphs do to a batch is no reason to run its requests alone here.
+    let parameters = json!({"independent_rows": true});
+    let settings = json!({"max_batch_size": rows, "max_batch_time": 5.0, "parameters": parameters});
     Folder::new().with("m/model.onnx", graph).with("m/model-settings.json", settings.to_string())
 }
 
@@ -124,22 +126,35 @@ async fn a_model_whose_rows_meddle_with_each_other_answers_each_request_alone() 
         .with("m.onnx", onnx::centres_its_batch())
         .with("claims/model-settings.json", r#"{"parameters": {"independent_rows": true}}"#);
     let folder = folder.with("claims/model.onnx", onnx::centres_its_batch());
-    let Some(running) = Running::start(folder.path(), &[("MODEL_NAME", "m")]) else { return };
-    while running.get("/health/ready").await.is_none_or(|(status, _)| status != 200) {
-        sleep(Duration::from_millis(20)).await;
-    }
+    let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let question =
         |x: f64| json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [x, x, x + 3.0]}]});
     let questions: Vec<Value> = (0..16).map(|place| question(f64::from(place * 100))).collect();
     for asked in ask_together(&running, &questions).await {
         assert_eq!(asked.1["outputs"][0]["data"], json!([-1.0, -1.0, 2.0]), "{asked:?}");
     }
-    let (status, body) = running.post("/v2/repository/models/claims/load", "application/json", vec![]).await;
-    let reason = body["error"].as_str().unwrap();
-    assert!(
-        status == 422 && reason.contains("parameters.independent_rows: output \"y\" of two rows is not that"),
-        "{body}"
-    );
+    let (_, index) = running.post("/v2/repository/index", "application/json", vec![]).await;
+    let batching = |name: &str| {
+        let line = index.as_array().unwrap().iter().find(|line| line["name"] == name).unwrap();
+        line["batching"].clone()
+    };
+    assert_eq!((&batching("m")["rows"], &batching("m")["enabled"]), (&json!("dependent"), &json!(false)), "{index}");
+    // The settings have the last word, and the log says what speaks against them.
+    let claimed = batching("claims");
+    let expected = (&json!("independent_by_settings"), &json!(true));
+    assert_eq!((&claimed["rows"], &claimed["enabled"]), expected, "{index}");
+    assert!(claimed["reason"].as_str().unwrap().contains("although the probe found that output \"y\""), "{index}");
+    let log = running.log();
+    let warned =
+        |line: &str| line.contains("WARN") && line.contains("independent_rows: true in the settings is obeyed");
+    assert!(log.lines().any(warned), "{log}");
+    let warm = |line: &&str| line.contains("a session is warm") && line.contains("model=\"m\"");
+    let warm = log.lines().find(warm).unwrap();
+    assert!(warm.contains("batching=\"off\" rows=\"dependent\" reason=") && !warm.contains("Some("), "{warm}");
+    let metric = r#"model_api_batching_info{model="m",rows="dependent",enabled="false"}"#;
+    assert_eq!(running.metric(metric).await, Some(1.0));
+    let (_, metadata) = running.get("/v2/models/m").await.unwrap();
+    assert_eq!(metadata["parameters"]["batching"], batching("m"));
 }
 
 /// Asks 200 times a second for so long; gives how many there were, and what became of those that got no answer.

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use model_api::metrics::Metrics;
-use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Ran, Rows, RunError, State, Urgency};
-use model_api::session::{Blueprint, StartError};
-use open_inference::{Datatype, Tensor};
+use model_api::analysis::{GraphFacts, RowAnalysis};
+use model_api::metrics::{Metrics, ModelLabel};
+use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Ran, RunError, State, Urgency};
+use model_api::session::{Blueprint, Hello, StartError};
+use open_inference::{Datatype, RowDependence, Tensor};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::support::fake::{DIE, DIE_ONCE, Fake, HANG, HANG_DEAF, REFUSE, input};
+use crate::support::fake::{DIE, DIE_ONCE, DISTURB, Fake, HANG, HANG_DEAF, REFUSE, hello, input};
 
 const RUN_TIMEOUT: Duration = Duration::from_secs(32);
 const QUEUE: QueueLimits = QueueLimits { rows: 8, bytes: 1 << 20 };
@@ -278,8 +279,8 @@ async fn what_waits_when_a_session_is_idle_goes_together_and_everybody_gets_his_
     let pool = busy(&fake).await;
     let asked = (1..6).map(|number| ask(&pool, number as f32)).collect();
     assert_eq!(outcomes(asked).await, (1..6).map(|number| Ok(number as f32)).collect::<Vec<_>>());
-    assert_eq!(*fake.batches.lock().unwrap(), [1, 5]);
-    assert_eq!(pool.rows(), Some(&Rows::Independent));
+    assert_eq!(fake.batches.lock().unwrap()[..2], [1, 5]);
+    assert_eq!(pool.batching().unwrap().rows, RowDependence::IndependentByProbe);
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,7 +297,7 @@ async fn requests_of_several_rows_are_cut_apart_where_they_were_put_together() {
         let output = &ran.unwrap().outputs[0];
         assert_eq!((output.shape[0], &output.data), (inputs[0].shape[0], &inputs[0].data));
     }
-    assert_eq!(*fake.batches.lock().unwrap(), [1, 2]);
+    assert_eq!(fake.batches.lock().unwrap()[..2], [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,8 +356,9 @@ async fn a_model_whose_answers_have_no_rows_is_given_each_request_alone() {
     let fake = Fake::answering_one_row();
     let pool = start_batching(&fake);
     pool.ready(|_| ()).await.unwrap();
-    let words = "output \"y\" of two rows has the shape [1, 4]".to_owned();
-    assert_eq!(pool.rows(), Some(&Rows::Dependent(words)));
+    let batching = pool.batching().unwrap();
+    assert_eq!((batching.rows, batching.enabled), (RowDependence::Dependent, false));
+    assert_eq!(batching.reason, "the probe found that output \"y\" of 2 rows has the shape [1, 4]");
     let asked = vec![ask(&pool, 1.0), ask(&pool, 2.0), ask(&pool, 3.0)];
     assert_eq!(outcomes(asked).await, [Ok(1.0), Ok(2.0), Ok(3.0)]);
     assert_eq!(*fake.batches.lock().unwrap(), [1, 1, 1]);
@@ -467,4 +469,126 @@ async fn a_session_that_dies_of_keeping_sizes_is_followed_by_one_that_keeps_none
     assert_eq!(reasons, ["when it was to keep batches of different sizes apart, no memory"]);
     assert_eq!((fake.launches(), &fake.kept.lock().unwrap()[..]), (2, &[1, 2][..]));
     run(&pool, 0.5).await.unwrap();
+}
+
+/// A pool of one session, with its metrics.
+fn start_counted(fake: &Fake, batch: BatchSettings) -> (Arc<Pool>, Metrics) {
+    let metrics = Metrics::register(&mut Registry::default());
+    let unchanged: Arc<dyn Fn() -> bool + Send + Sync> = Arc::new(|| true);
+    let (model, graph, shapes) = ("m".to_owned(), PathBuf::new(), BTreeMap::new());
+    let blueprint = Blueprint { model, graph, threads: 1, shapes, unchanged };
+    let settings = PoolSettings { bytes: 1000, sessions: 1, queue: QUEUE, batch, meters: metrics.session("m") };
+    (Arc::new(Pool::start(fake, &blueprint, &settings)), metrics)
+}
+
+/// Together, while the session is busy.
+async fn ask_together(pool: &Arc<Pool>, firsts: &[f32]) -> Vec<Result<f32, RunError>> {
+    ask(pool, 0.5);
+    settle().await;
+    outcomes(firsts.iter().map(|&first| ask(pool, first)).collect()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_meddle_only_for_some_values_are_found_out_by_the_check_of_real_batches() {
+    let fake = Fake::taking(SLOW);
+    let (pool, metrics) = start_counted(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
+    pool.ready(|_| ()).await.unwrap();
+    assert!(pool.batching().unwrap().enabled, "the probe has no such values");
+    assert_eq!(ask_together(&pool, &[DISTURB, 2.0]).await, [Ok(DISTURB), Ok(3.0)], "a wrong result");
+    sleep(SLOW * 10).await;
+    let batching = pool.batching().unwrap();
+    assert_eq!((batching.rows, batching.enabled), (RowDependence::Dependent, false));
+    assert_eq!(
+        batching.reason,
+        "output \"y\" of a request in a batch of 2 differed by 33.33 % of its largest value from that of the request alone"
+    );
+    assert!(pool.wrong_before_ms().is_some() && !pool.is_random());
+    let label = ModelLabel { model: "m".to_owned() };
+    assert_eq!(metrics.batching_checks.get_or_create(&label).get(), 1);
+    assert_eq!(metrics.batching_differences.get_or_create(&label).get(), 1);
+    fake.batches.lock().unwrap().clear();
+    assert_eq!(ask_together(&pool, &[DISTURB, 2.0]).await, [Ok(DISTURB), Ok(2.0)]);
+    assert_eq!(*fake.batches.lock().unwrap(), [1, 1, 1], "each alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_settings_claim_independent_rows_a_difference_is_counted_and_the_settings_are_obeyed() {
+    let fake = Fake::taking(SLOW);
+    let (pool, metrics) = start_counted(&fake, BatchSettings::new(64, Duration::ZERO, Some(true), RUN_TIMEOUT));
+    pool.ready(|_| ()).await.unwrap();
+    ask_together(&pool, &[DISTURB, 2.0]).await;
+    sleep(SLOW * 10).await;
+    let batching = pool.batching().unwrap();
+    assert_eq!((batching.rows, batching.enabled), (RowDependence::IndependentBySettings, true));
+    assert_eq!(metrics.batching_differences.get_or_create(&ModelLabel { model: "m".to_owned() }).get(), 1);
+    assert_eq!(pool.wrong_before_ms(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_runs_when_no_request_waits() {
+    let fake = Fake::taking(SLOW);
+    let (pool, metrics) = start_counted(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
+    pool.ready(|_| ()).await.unwrap();
+    ask(&pool, 0.5);
+    settle().await;
+    let first = [1.0, 2.0].map(|first| ask(&pool, first));
+    sleep(SLOW).await;
+    let second = [3.0, 4.0, 5.0].map(|first| ask(&pool, first));
+    outcomes(first.into_iter().chain(second).collect()).await;
+    sleep(SLOW * 10).await;
+    assert_eq!(*fake.batches.lock().unwrap(), [1, 2, 3, 1, 1]);
+    let label = ModelLabel { model: "m".to_owned() };
+    assert_eq!(metrics.batching_checks.get_or_create(&label).get(), 1);
+    assert_eq!(metrics.batching_differences.get_or_create(&label).get(), 0);
+    assert!(pool.batching().unwrap().enabled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_gives_equal_inputs_different_results_is_found_out_with_batching_or_without() {
+    let settings = BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT);
+    for settings in [settings, settings.without_batching()] {
+        let (pool, _) = start_counted(&Fake::drawing(), settings);
+        pool.ready(|_| ()).await.unwrap();
+        assert!(pool.is_random() && !pool.batching().unwrap().enabled, "{:?}", pool.batching());
+        let reason = pool.batching().unwrap().reason;
+        assert!(reason.ends_with("equal inputs give different results in output \"y\""), "{reason}");
+    }
+    assert!(!start_and_decide(&Fake::default()).await.is_random());
+}
+
+async fn start_and_decide(fake: &Fake) -> Arc<Pool> {
+    let pool = start_batching(fake);
+    pool.ready(|_| ()).await.unwrap();
+    pool
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_batching_off_every_request_runs_alone_whatever_is_known() {
+    let fake = Fake::taking(SLOW);
+    let independent = BatchSettings::new(64, Duration::ZERO, Some(true), RUN_TIMEOUT);
+    let (pool, _) = start_counted(&fake, independent.without_batching());
+    pool.ready(|_| ()).await.unwrap();
+    assert_eq!(ask_together(&pool, &[1.0, 2.0, 3.0]).await, [Ok(1.0), Ok(2.0), Ok(3.0)]);
+    assert_eq!(*fake.batches.lock().unwrap(), [1, 1, 1, 1], "so that no result has the rounding of another batch size");
+    let batching = pool.batching().unwrap();
+    assert_eq!((batching.rows, batching.enabled), (RowDependence::IndependentBySettings, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_an_optional_input_goes_with_no_other() {
+    let facts =
+        GraphFacts { rows: RowAnalysis::Independent, optional_inputs: vec!["k".to_owned()], ..GraphFacts::default() };
+    let fake = Fake::saying(Hello { facts, ..hello() }).slowly(SLOW);
+    let (pool, _) = start_counted(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
+    pool.ready(|_| ()).await.unwrap();
+    assert_eq!(pool.batching().unwrap().rows, RowDependence::IndependentByAnalysis);
+    ask(&pool, 0.5);
+    settle().await;
+    let more = |first: f32| {
+        let weights = Tensor::from_f32("k", Datatype::Fp32, vec![1], &[2.0]).unwrap();
+        pool.run([input(first), vec![weights]].concat(), Urgency::Interactive)
+    };
+    let (one, other) = tokio::join!(more(1.0), more(2.0));
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(*fake.batches.lock().unwrap(), [1, 1, 1]);
 }

@@ -61,7 +61,7 @@ fn said(outcome: Result<(), Error>) -> (u16, String) {
 }
 
 async fn index(models: &Models) -> Vec<(String, String, ModelState, String)> {
-    let line = |ModelIndex { name, version, state, reason }| (name, version, state, reason);
+    let line = |ModelIndex { name, version, state, reason, .. }| (name, version, state, reason);
     models.index().await.into_iter().map(line).collect()
 }
 

@@ -178,6 +178,7 @@ impl InferenceServer for FakeModelApi {
             version: model.version.clone(),
             state: model.state,
             reason: String::new(),
+            batching: model.batching.clone(),
         };
         Ok(self.models.lock().unwrap().iter().map(entry).collect())
     }

@@ -19,10 +19,6 @@ pub fn server() -> pb::ServerMetadataResponse {
 
 /// A model's signature.
 pub fn metadata(model: &ModelMetadata, versions: Vec<String>) -> pb::ModelMetadataResponse {
-    let parameters = [
-        ("version", Parameter::String(model.version.clone())),
-        ("max_batch_size", Parameter::Int(model.max_batch_size.into())),
-    ];
     let tensors = |tensors: &[TensorMetadata]| tensors.iter().map(tensor).collect();
     pb::ModelMetadataResponse {
         platform: model.platform.name().to_owned(),
@@ -30,7 +26,7 @@ pub fn metadata(model: &ModelMetadata, versions: Vec<String>) -> pb::ModelMetada
         versions,
         inputs: tensors(&model.inputs),
         outputs: tensors(&model.outputs),
-        parameters: write_parameters(parameters.map(|(name, value)| (name.to_owned(), value)).into()),
+        parameters: write_parameters(parameters(model.parameters())),
     }
 }
 
@@ -43,12 +39,13 @@ fn tensor(tensor: &TensorMetadata) -> pb::model_metadata_response::TensorMetadat
     }
 }
 
-/// Those of JSON that gRPC can say, and lists as their JSON.
+/// Those of JSON that gRPC can say, and lists and objects as their JSON.
 fn parameters(json: Value) -> Parameters {
     let Value::Object(fields) = json else { return Parameters::new() };
     let parameter = |value| match value {
         Value::Bool(truth) => Parameter::Bool(truth),
         Value::String(text) => Parameter::String(text),
+        Value::Number(number) if number.is_i64() => Parameter::Int(number.as_i64().unwrap_or_default()),
         other => Parameter::String(other.to_string()),
     };
     fields.into_iter().map(|(name, value)| (name, parameter(value))).collect()
@@ -130,4 +127,36 @@ fn batch(batch: &BatchStatistics) -> pb::InferBatchStatistics {
 
 fn duration(duration: StatisticDuration) -> pb::StatisticDuration {
     pb::StatisticDuration { count: duration.count, ns: duration.ns }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::proto::inference::infer_parameter::ParameterChoice;
+    use crate::{Batching, NotCached, Platform, RowDependence};
+
+    #[test]
+    fn batching_and_cache_are_json_in_the_parameters() {
+        let batching = Batching { enabled: false, rows: RowDependence::Dependent, reason: "ReduceMax".to_owned() };
+        let model = ModelMetadata {
+            name: "m".to_owned(),
+            version: "2".to_owned(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            max_batch_size: 8,
+            platform: Platform::default(),
+            batching: Some(batching.clone()),
+            not_cached: Some(NotCached::Random),
+        };
+        let parameters = metadata(&model, Vec::new()).parameters;
+        let choice = |name: &str| parameters[name].parameter_choice.clone();
+        assert_eq!(choice("version"), Some(ParameterChoice::StringParam("2".to_owned())));
+        assert_eq!(choice("max_batch_size"), Some(ParameterChoice::Int64Param(8)));
+        let json = |name: &str| match choice(name) {
+            Some(ParameterChoice::StringParam(json)) => serde_json::from_str::<Value>(&json).unwrap(),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(serde_json::from_value::<Batching>(json("batching")).unwrap(), batching);
+        assert_eq!(json("cache"), serde_json::json!({"enabled": false, "reason": "random"}));
+    }
 }

@@ -23,7 +23,7 @@ pub(super) async fn metadata<S: InferenceServer>(State(rest): State<Rest<S>>, as
         "platform": model.platform.name(),
         "inputs": model.inputs,
         "outputs": model.outputs,
-        "parameters": {"version": model.version, "max_batch_size": model.max_batch_size},
+        "parameters": model.parameters(),
     })))
 }
 

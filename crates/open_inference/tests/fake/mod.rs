@@ -187,6 +187,7 @@ impl InferenceServer for Fake {
             version: "1".to_owned(),
             state,
             reason: reason.to_owned(),
+            batching: None,
         };
         let broken = state("broken", ModelState::Unavailable, "model.onnx is no graph");
         Ok(vec![state("echo", ModelState::Ready, ""), broken])

@@ -168,6 +168,7 @@ impl InferenceServer for Fake {
             version: "1".to_owned(),
             state,
             reason: reason.to_owned(),
+            batching: None,
         };
         Ok(vec![entry("good", ModelState::Ready, ""), entry("bad", ModelState::Unavailable, "it is broken")])
     }

@@ -30,7 +30,7 @@ async fn a_model_says_what_it_takes_with_and_without_a_version() {
         "name": "echo", "versions": ["1", "2"], "platform": "onnxruntime_onnx",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
-        "parameters": {"version": "2", "max_batch_size": 0},
+        "parameters": {"version": "2", "max_batch_size": 0, "cache": {"enabled": true}},
     });
     assert_eq!(model, expected);
     assert_eq!(service.get("/v2/models/echo/versions/1").await.json()["parameters"]["version"], "1");

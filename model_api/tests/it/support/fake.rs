@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use contract::Device;
 use model_api::analysis::GraphFacts;
-use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError, trial_row};
+use model_api::pool::probe_rows;
+use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -18,6 +19,9 @@ pub const REFUSE: f32 = 1003.0;
 pub const ANSWER_NAN: f32 = 1004.0;
 /// Hangs, and goes on when it is told to end.
 pub const HANG_DEAF: f32 = 1005.0;
+
+/// Changes the results of the rows beside it, which no row of the probe does.
+pub const DISTURB: f32 = 1006.0;
 
 /// Starts sessions that answer a 2×2×1 picture with its four numbers.
 #[derive(Clone, Default)]
@@ -39,6 +43,8 @@ pub struct Fake {
     pause: Duration,
     /// Answers one row, however many there are.
     answers_one_row: bool,
+    /// Adds another number to each answer.
+    draws: Option<Arc<AtomicUsize>>,
     /// A run of another size than the last one takes so much longer, unless its size is kept.
     change_takes: Duration,
     /// Sizes that a session dies of when it is to keep them.
@@ -66,6 +72,16 @@ impl Fake {
     /// Whose answers have one row, whatever was asked.
     pub fn answering_one_row() -> Self {
         Self { answers_one_row: true, ..Self::default() }
+    }
+
+    /// With runs that take so long.
+    pub fn slowly(self, pause: Duration) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// Whose answers differ from run to run.
+    pub fn drawing() -> Self {
+        Self { draws: Some(Arc::default()), ..Self::default() }
     }
 
     /// Takes 10 ms for a run, and so much longer for one of another size than the last.
@@ -145,6 +161,14 @@ impl Session for Fake {
         if has(REFUSE) {
             return Err(SessionError::Refused("no such input".to_owned()));
         }
+        if has(DISTURB) {
+            let disturbed = |value: &f32| if *value == DISTURB { *value } else { value + 1.0 };
+            return answer(&values.iter().map(disturbed).collect::<Vec<_>>());
+        }
+        if let Some(draws) = &self.draws {
+            let draw = draws.fetch_add(1, Ordering::SeqCst) as f32;
+            return answer(&values.iter().map(|value| value + draw).collect::<Vec<_>>());
+        }
         if has(ANSWER_NAN) {
             return answer(&vec![f32::NAN; values.len()]);
         }
@@ -165,10 +189,10 @@ impl Session for Fake {
     }
 }
 
-/// Whether it is a run that finds out whether rows go together.
+/// Whether it is a run that finds out whether rows go together, or how long it takes.
 fn is_trial(input: &Tensor) -> bool {
-    let trial = |number| trial_row(&hello().inputs[0], &BTreeMap::new(), number);
-    [trial(0), trial(1)].iter().flatten().any(|trial| input.data.starts_with(&trial.data))
+    static ROWS: LazyLock<Vec<Tensor>> = LazyLock::new(|| probe_rows(&hello().inputs[0], &BTreeMap::new()));
+    input.split_rows().iter().all(|row| ROWS.iter().any(|probe| probe.data == row.data))
 }
 
 pub fn hello() -> Hello {
