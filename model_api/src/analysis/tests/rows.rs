@@ -165,6 +165,11 @@ fn images_sequences_and_attention_leave_rows_apart() {
     let states = "Transpose x -> t perm=[1,0,2]; Shape x -> s; Slice s zero one -> n; Concat one n four -> d axis=0; \
         ConstantOfShape d -> h; GRU t w r _ _ h -> all last hidden_size=4; Squeeze last zero -> y";
     assert_independent("x:n,s,3", states, "w:1,12,3 r:1,12,4 zero=[0] one=[1] four=[4]");
+    assert_independent("q:n,s,8 mask:n,1,s,s", "Attention q q q mask -> y q_num_heads=2 kv_num_heads=2", "");
+    assert_unknown("q:n,s,8", "Attention q q q mask -> y q_num_heads=2 kv_num_heads=2", "mask:3,1,5,5");
+    let fused = "com.microsoft::Attention x w b _ -> a num_heads=2; com.microsoft::SkipLayerNormalization a x g -> y";
+    assert_independent("x:n,s,8", fused, "w:8,24 b:24 g:8");
+    assert_unknown("x:n,2,4,4", "GridSample x grid -> y", "grid:1,8,8,2");
     let resized = "Shape x -> s; Slice s zero two -> n; Concat n size -> d axis=0; Resize x _ _ d -> y";
     assert_independent("x:n,2,h,w", resized, "zero=[0] two=[2] size=[8,8]");
 }

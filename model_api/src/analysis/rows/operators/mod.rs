@@ -1,5 +1,6 @@
 //! How each operator carries rows from its inputs to its outputs.
 
+mod attention;
 mod contrib;
 mod control;
 mod einsum;
@@ -55,9 +56,14 @@ fn onnx<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
         "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => normalise::loss(call),
         "NonZero" | "Unique" | "Compress" | "NonMaxSuppression" => gather::picked(call),
         "AffineGrid" => affine_grid(call),
-        "GridSample" | "DeformConv" => window::images(call, 4),
-        "STFT" => window::images(call, 4),
-        "Col2Im" => window::images(call, 3),
+        "GridSample" => {
+            let axes = call.input(0).and_then(Value::rank).unwrap_or(0);
+            window::images(call, &[0, 1], axes)
+        }
+        "DeformConv" => window::images(call, &[0, 2, 4], 4),
+        "STFT" => window::images(call, &[0], 4),
+        "Col2Im" => window::images(call, &[0], 3),
+        "Attention" => attention::evaluate(call),
         "If" => control::branches(call),
         "Loop" => control::repeat(call),
         "Scan" => control::scan(call),
@@ -109,6 +115,7 @@ fn one<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
         }
         "Det" => reduce::last_axes(call, 2),
         "Trilu" => triangle(call),
+        "RotaryEmbedding" => attention::rotary(call),
         "Einsum" => einsum::evaluate(call),
         "Multinomial" => {
             let count = Dim::number(call.int_or("sample_size", 1));
