@@ -55,8 +55,8 @@ pub fn served(graph: &Graph) -> Vec<&str> {
     graph.output.iter().filter(is_tensor).map(|output| output.name.as_str()).collect()
 }
 
-/// What callers give, with the batch on the first axis. An input that has a default is that constant; of what a caller
-/// may give instead nothing is known but that it is the same for all rows.
+/// What callers give, with the batch on the first axis. An input that has a default is that constant: a request that gives
+/// another value is not run together with others.
 fn inputs<'g>(graph: &'g Graph, symbols: &mut Symbols) -> Result<HashMap<&'g str, Value<'g>>, String> {
     let defaults: HashMap<&str, usize> =
         graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor.dims.len())).collect();

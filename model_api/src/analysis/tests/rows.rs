@@ -123,6 +123,8 @@ fn lengths_that_depend_on_the_whole_batch_couple_rows() {
     let trimmed =
         "ReduceMax length -> m axes=[0]; Slice x zero m one -> t; Shape t -> l; Cast l -> f to=1; Mul f f -> y";
     assert_dependent(inputs, trimmed, "zero=[0] one=[1]", "ReduceMax \"m\" reduces over the batch axis");
+    let parts = "ReduceMax x -> m axes=[0]; Split x m -> a b axis=1; Shape a -> l; Cast l -> f to=1; Mul x f -> y";
+    assert_dependent("x:n,2", parts, "", "ReduceMax \"m\" reduces over the batch axis");
     // The shape of coupled elements is coupled only if it depends on them.
     let shape_only = "ReduceMax x -> m axes=[0]; Sub x m -> c; Shape c -> l; Reshape x l -> y";
     assert_independent("x:n,s", shape_only, "");
@@ -146,6 +148,7 @@ fn operators_on_other_axes_leave_rows_apart() {
         ("OneHot x depth v -> h; ReduceSum h one -> y keepdims=0", "depth=4 v:2 one=[1]"),
         ("Gather table x -> e axis=0; ReduceMean e -> y axes=[1]", "table:9,3"),
         ("GatherElements x x -> y axis=1", ""),
+        ("Compress x which -> y axis=1", "which=[1,0,0,1]"),
     ] {
         assert_independent(X, nodes, constants);
     }

@@ -105,7 +105,10 @@ fn elements<'g>(call: &mut Call<'_, 'g, '_>, inputs: &[Value<'g>], shape: Option
 fn element(symbols: &mut Symbols, kind: &str, of: &[Dim]) -> Option<Dim> {
     let truth = |is_true: bool| Dim::number(i64::from(is_true));
     Some(match (kind, of) {
-        ("Identity" | "Cast" | "Floor" | "Ceil", [a]) => a.clone(),
+        ("Identity" | "Cast", [a]) => a.clone(),
+        ("Floor" | "Ceil", [a]) if a.as_number().is_some() => a.clone(),
+        ("Floor", [a]) => symbols.computed("floor", &[a]),
+        ("Ceil", [a]) => symbols.computed("ceil", &[a]),
         ("Neg", [a]) => symbols.times(a, &Dim::number(-1)),
         ("Not", [a]) => match a.as_number() {
             Some(value) => truth(value == 0),

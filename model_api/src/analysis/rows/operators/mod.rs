@@ -54,7 +54,7 @@ fn onnx<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
         "BatchNormalization" => normalise::batch(call),
         "DynamicQuantizeLinear" => normalise::dynamic(call),
         "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => normalise::loss(call),
-        "NonZero" | "Unique" | "Compress" | "NonMaxSuppression" => gather::picked(call),
+        "NonZero" | "Unique" | "NonMaxSuppression" => gather::picked(call),
         "AffineGrid" => affine_grid(call),
         "GridSample" => {
             let axes = call.input(0).and_then(Value::rank).unwrap_or(0);
@@ -99,6 +99,7 @@ fn one<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
         "Gather" => gather::gather(call),
         "GatherElements" | "ScatterElements" | "Scatter" => gather::by_elements(call),
         "GatherND" => gather::nd(call),
+        "Compress" => gather::compress(call),
         "OneHot" => gather::one_hot(call),
         "ReverseSequence" => gather::reverse(call),
         "Softmax" | "LogSoftmax" | "Hardmax" => normalise::softmax(call),
@@ -159,9 +160,12 @@ fn constant<'g>(call: &Call<'_, 'g, '_>) -> Value<'g> {
 /// `Trilu` keeps an element by its place on the last two axes.
 fn triangle<'g>(call: &Call<'_, 'g, '_>) -> Value<'g> {
     let Some(data) = call.input(0) else { return call.unknown("has no input") };
+    let diagonal_is_free = call.input(1).is_none_or(Value::is_free);
     match (call.settled(), data.place()) {
         (Some(rows), _) => Value::new(rows, data.shape.clone()),
-        (None, Some(place)) if data.rank().is_some_and(|rank| place.axis + 2 < rank) => data.clone(),
+        (None, Some(place)) if diagonal_is_free && data.rank().is_some_and(|rank| place.axis + 2 < rank) => {
+            data.clone()
+        }
         _ => call.not_followed(),
     }
 }
