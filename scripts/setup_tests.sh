@@ -67,7 +67,24 @@ setup_python() {
 
 # tritonclient, KServe's client, and the exporters of scikit-learn, XGBoost and LightGBM: 350 MB to download.
 setup_clients() {
-  setup_python && install_pins "$root/e2e/requirements-clients.txt" --requirement "$root/e2e/requirements.txt"
+  setup_python && install_pins "$root/e2e/requirements-clients.txt" --requirement "$root/e2e/requirements.txt" || return
+  fetch_wheels || warn "models out of wheels could not be fetched: what is tested with them is skipped, or fails with REQUIRE_ALL=1"
+}
+
+# The models that these packages bring are unpacked, and nothing of them is installed or run.
+fetch_wheels() {
+  local pins=$root/e2e/requirements-wheels.txt folder=$state/wheels
+  cmp -s "$pins" "$folder/requirements-wheels.txt" && return
+  say "fetching models: $(basename "$pins")"
+  rm -rf "$folder" && mkdir -p "$folder" &&
+    "$state/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$folder" --requirement "$pins" &&
+    "$state/venv/bin/python" - "$folder" <<'PYTHON' && rm "$folder"/*.whl && cp "$pins" "$folder"
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+for wheel in folder.glob("*.whl"):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".onnx")])
+PYTHON
 }
 
 # Triton's load generator, out of the wheel of an older tritonclient; newer ones leave it out. Unpacked into a folder of its own,

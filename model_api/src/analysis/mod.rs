@@ -5,6 +5,8 @@
 
 mod random;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -88,7 +88,7 @@ impl<'g> Search<'g> {
     fn drops(&self, node: &Node, versions: &[OperatorSet]) -> bool {
         let is_onnx = |set: &&OperatorSet| matches!(set.domain.as_str(), "" | "ai.onnx");
         match versions.iter().find(is_onnx).map_or(i64::MAX, |set| set.version) {
-            12.. => self.trains(node, 2),
+            12.. => self.trains(node, 2) && !self.is_zero(node, 1),
             7.. => false,
             _ => node.attribute("is_test").is_none_or(|is_test| is_test.i == 0),
         }
@@ -99,5 +99,16 @@ impl<'g> Search<'g> {
         let Some(name) = node.input.get(input).filter(|name| !name.is_empty()) else { return false };
         let Some(tensor) = self.constants.get(name.as_str()) else { return true };
         tensor.raw_data.iter().any(|&byte| byte != 0) || tensor.int32_data.iter().any(|&value| value != 0)
+    }
+
+    /// A ratio of which nothing is dropped.
+    fn is_zero(&self, node: &Node, input: usize) -> bool {
+        let tensor = node.input.get(input).and_then(|name| self.constants.get(name.as_str()));
+        tensor.is_some_and(|tensor| {
+            let has_values = tensor.raw_data.len() + tensor.float_data.len() > 0;
+            has_values
+                && tensor.raw_data.iter().all(|&byte| byte == 0)
+                && tensor.float_data.iter().all(|&value| value == 0.0)
+        })
     }
 }

@@ -18,7 +18,7 @@ mod walk;
 use std::collections::HashMap;
 
 use super::RowAnalysis;
-use crate::onnx_file::{Graph, Length, Model, Type, ValueInfo};
+use crate::onnx_file::{Graph, Length, Model, ValueInfo};
 pub use order::{reads, subgraphs};
 use symbols::{Dim, Symbols};
 use value::{MAX_AXES, Place, Rows, Value};
@@ -46,17 +46,19 @@ pub fn analyse(model: &Model) -> RowAnalysis {
     unknown.map_or(RowAnalysis::Independent, RowAnalysis::Unknown)
 }
 
-/// The outputs that are tensors: others are not served.
+/// The outputs that are tensors of a datatype that is served; others do not reach a caller.
 pub fn served(graph: &Graph) -> Vec<&str> {
+    // `TensorProto.DataType` from FLOAT to BFLOAT16, without complex numbers; 0 where it is not written.
+    let is_served = |datatype: i32| matches!(datatype, 0..=13 | 16);
     let is_tensor = |output: &&ValueInfo| match &output.r#type {
-        Some(Type { tensor_type }) => tensor_type.is_some(),
+        Some(kind) => kind.tensor_type.as_ref().is_some_and(|tensor| is_served(tensor.elem_type)),
         None => true,
     };
     graph.output.iter().filter(is_tensor).map(|output| output.name.as_str()).collect()
 }
 
-/// What callers give, with the batch on the first axis. An input that has a default is that constant; of what a caller
-/// may give instead nothing is known but that it is the same for all rows.
+/// What callers give, with the batch on the first axis. An input that has a default is that constant: a request that gives
+/// another value is not run together with others.
 fn inputs<'g>(graph: &'g Graph, symbols: &mut Symbols) -> Result<HashMap<&'g str, Value<'g>>, String> {
     let defaults: HashMap<&str, usize> =
         graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor.dims.len())).collect();

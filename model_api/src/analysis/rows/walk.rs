@@ -10,8 +10,8 @@ use super::symbols::Symbols;
 use super::value::{Reason, Rows, Value};
 use crate::onnx_file::{Attribute, Function, Graph, Model, Node, OperatorSet};
 
-/// How many nodes are evaluated, those of a loop's body each time that it is gone through.
-const MAX_NODES: usize = 300_000;
+/// How many nodes are evaluated, and inputs of them read: those of a loop's body each time that it is gone through.
+const MAX_READS: usize = 400_000;
 
 /// How deep calls of functions and subgraphs are nested.
 const MAX_DEPTH: usize = 24;
@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 24;
 pub struct Walk<'g> {
     pub symbols: Symbols,
     functions: HashMap<(&'g str, &'g str), &'g Function>,
-    nodes_left: usize,
+    reads_left: usize,
     depth: usize,
 }
 
@@ -75,7 +75,7 @@ impl<'g> Walk<'g> {
     pub fn new(model: &'g Model) -> Self {
         let key = |function: &'g Function| ((function.domain.as_str(), function.name.as_str()), function);
         let functions = model.functions.iter().map(key).collect();
-        Self { symbols: Symbols::new(), functions, nodes_left: MAX_NODES, depth: 0 }
+        Self { symbols: Symbols::new(), functions, reads_left: MAX_READS, depth: 0 }
     }
 
     /// Evaluates a graph; gives the values of these tensors.
@@ -118,10 +118,11 @@ impl<'g> Walk<'g> {
         let Some(order) = order::needed(nodes, outputs.iter().copied()) else {
             return all_unknown("the nodes of the graph form a cycle");
         };
-        if self.nodes_left < order.len() {
+        let reads: usize = order.iter().map(|node| 1 + node.input.len()).sum();
+        let Some(left) = self.reads_left.checked_sub(reads) else {
             return all_unknown("the graph has too many nodes to be followed");
-        }
-        self.nodes_left -= order.len();
+        };
+        self.reads_left = left;
         self.depth += 1;
         for node in order {
             let values = self.node(node, &scope);

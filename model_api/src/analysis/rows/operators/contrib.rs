@@ -111,6 +111,9 @@ fn embed_layer<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     let sequence = call.input(0).and_then(|tokens| tokens.shape.as_ref()?.get(1).cloned());
     let hidden = call.input(2).and_then(|table| table.shape.as_ref()?.get(1).cloned());
     let (Some(sequence), Some(hidden)) = (sequence, hidden) else { return call.all(call.not_followed()) };
+    if !window::have_rows(call, &[0, 1, 7]) {
+        return call.all(call.not_followed());
+    }
     let embedded = leading(call, |batch| vec![batch, sequence, hidden]);
     let count = leading(call, |batch| vec![batch]);
     vec![embedded.clone(), count, embedded]
@@ -121,8 +124,14 @@ fn attention<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     if let Some(rows) = call.settled() {
         return call.all(Value::new(rows, None));
     }
-    let plain = |value: &&Value| value.is_free() || value.place() == Some(&Place::axis(0));
-    if call.given().any(|value| !plain(&value)) || call.int_or("do_rotary", 0) != 0 {
+    let of_rows: &[usize] = match call.node.op_type.as_str() {
+        "Attention" => &[0, 3],
+        "QAttention" => &[0, 5],
+        "MultiHeadAttention" => &[0, 1, 2, 4, 6, 7],
+        _ => &[0, 1, 2, 3, 4, 5],
+    };
+    let is_first = |value: &Value| value.place().is_none_or(|place| *place == Place::axis(0));
+    if !window::have_rows(call, of_rows) || !call.given().all(is_first) || call.int_or("do_rotary", 0) != 0 {
         return call.all(call.unknown("has an input that does not hold the batch first"));
     }
     let query = call.input(0).filter(|value| value.rank() == Some(3) && !value.is_free());
@@ -155,8 +164,9 @@ fn attention_width(call: &Call, query: &[Dim]) -> Option<Dim> {
 /// Turns each position by its angle; the shape stays.
 fn rotary<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     let Some(shape) = call.input(0).and_then(|data| data.shape.clone()) else { return call.all(call.not_followed()) };
-    let is_free = |place: usize| call.input(place).is_none_or(Value::is_free);
-    if !is_free(2) || !is_free(3) {
+    // Positions are those of each row, or one offset for all.
+    let one_offset = call.input(1).is_some_and(|positions| positions.is_free() && positions.rank() == Some(1));
+    if !window::have_rows(call, if one_offset { &[0] } else { &[0, 1] }) {
         return call.all(call.not_followed());
     }
     let value = leading(call, |batch| std::iter::once(batch).chain(shape.into_iter().skip(1)).collect());

@@ -84,7 +84,7 @@ fn elements<'g>(call: &mut Call<'_, 'g, '_>, inputs: &[Value<'g>], shape: Option
     match kind {
         "Cast" if !FLOATS_AND_INTEGERS.contains(&call.int_or("to", 0)) => return None,
         "Add" | "Sub" | "Mul" | "Div" | "Neg" | "Equal" | "Where" | "Identity" | "Cast" | "Floor" | "Ceil" | "Min"
-        | "Max" | "Not" => {}
+        | "Max" | "Mod" | "Not" => {}
         _ => return None,
     }
     // One input at least holds lengths; the others then have elements of their own.
@@ -105,7 +105,10 @@ fn elements<'g>(call: &mut Call<'_, 'g, '_>, inputs: &[Value<'g>], shape: Option
 fn element(symbols: &mut Symbols, kind: &str, of: &[Dim]) -> Option<Dim> {
     let truth = |is_true: bool| Dim::number(i64::from(is_true));
     Some(match (kind, of) {
-        ("Identity" | "Cast" | "Floor" | "Ceil", [a]) => a.clone(),
+        ("Identity" | "Cast", [a]) => a.clone(),
+        ("Floor" | "Ceil", [a]) if a.as_number().is_some() => a.clone(),
+        ("Floor", [a]) => symbols.computed("floor", &[a]),
+        ("Ceil", [a]) => symbols.computed("ceil", &[a]),
         ("Neg", [a]) => symbols.times(a, &Dim::number(-1)),
         ("Not", [a]) => match a.as_number() {
             Some(value) => truth(value == 0),
@@ -118,6 +121,10 @@ fn element(symbols: &mut Symbols, kind: &str, of: &[Dim]) -> Option<Dim> {
         }
         ("Mul", [a, b]) => symbols.times(a, b),
         ("Div", [a, b]) => symbols.quotient(a, b),
+        ("Mod", [a, b]) => match a.as_number().zip(b.as_number()) {
+            Some((a @ 0.., b @ 1..)) => Dim::number(a % b),
+            _ => symbols.computed("remainder", &[a, b]),
+        },
         ("Equal", [a, b]) => match symbols.are_equal(a, b) {
             Some(equal) => truth(equal),
             None => symbols.computed("equal", &[a, b]),

@@ -276,11 +276,31 @@ pub fn reverse<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
     }
 }
 
-/// `NonZero`, `Unique`, `Compress` and others whose result is as long as the elements tell.
+/// `Compress`: along another axis, by a condition that is the same for all rows, it leaves them apart.
+pub fn compress<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
+    if let Some(rows) = call.settled() {
+        return Value::new(rows, None);
+    }
+    let condition_is_free = call.input(1).is_some_and(Value::is_free);
+    let data = call.input(0).cloned();
+    let place = data.as_ref().and_then(|data| Some((data.place()?.clone(), data.shape.clone()?)));
+    let Some((place, mut shape)) = place else { return call.picked(WHOLE_BATCH) };
+    match call.int("axis").and_then(|axis| Call::axis(axis, shape.len())) {
+        Some(axis) if condition_is_free && axis != place.axis => {
+            shape[axis] = call.fresh();
+            call.each(place, shape)
+        }
+        _ => call.picked(WHOLE_BATCH),
+    }
+}
+
+const WHOLE_BATCH: &str = "gives as many elements as it finds in the whole batch";
+
+/// `NonZero`, `Unique` and others whose result is as long as the elements tell.
 pub fn picked<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     let value = match call.settled() {
         Some(rows) => Value::new(rows, None),
-        None => call.picked("gives as many elements as it finds in the whole batch"),
+        None => call.picked(WHOLE_BATCH),
     };
     call.all(value)
 }

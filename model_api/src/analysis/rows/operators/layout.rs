@@ -204,6 +204,7 @@ pub fn split<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     let parts = call.node.output.len();
     let lengths = call.ints("split").map(|ints| ints.iter().copied().map(Dim::number).collect::<Vec<_>>());
     let lengths = lengths.or_else(|| call.input(1)?.elements.clone()).filter(|lengths| lengths.len() == parts);
+    let lengths_are_free = call.input(1).is_none_or(Value::is_free);
     let has_lengths = call.ints("split").is_some() || call.input(1).is_some();
     let count = Dim::number(i64::try_from(parts).unwrap_or(i64::MAX));
     let equal = shape[axis].over(&count).filter(|_| !has_lengths);
@@ -214,10 +215,11 @@ pub fn split<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
             shape[axis] = known.unwrap_or_else(|| call.fresh());
             match (call.settled(), data.place()) {
                 (Some(Rows::Moved(_)), _) => call.unknown("cuts rows that were moved"),
-                (Some(rows), _) => Value::new(rows, Some(shape)),
+                // Where it is cut may depend on rows, and then the lengths do.
+                (Some(rows), _) => Value::new(rows, Some(shape).filter(|_| lengths_are_free)),
                 (None, Some(place)) if place.axis == axis => call.unknown("cuts the batch axis"),
-                (None, Some(place)) => call.each(place.clone(), shape),
-                (None, None) => call.not_followed(),
+                (None, Some(place)) if lengths_are_free => call.each(place.clone(), shape),
+                (None, _) => call.not_followed(),
             }
         })
         .collect()

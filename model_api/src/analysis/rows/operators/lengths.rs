@@ -199,6 +199,9 @@ pub fn resize<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
         return Value::new(rows, None);
     }
     let (Some(place), Some(old)) = (data.place().cloned(), data.shape.clone()) else { return call.not_followed() };
+    if call.inputs.iter().skip(1).flatten().any(|value| value.place().is_some()) {
+        return call.unknown("has sizes that depend on rows");
+    }
     let axes: Vec<usize> = match call.ints("axes") {
         Some(axes) => axes.iter().filter_map(|&axis| Call::axis(axis, old.len())).collect(),
         None => (0..old.len()).collect(),

@@ -1,5 +1,6 @@
 //! How each operator carries rows from its inputs to its outputs.
 
+mod attention;
 mod contrib;
 mod control;
 mod einsum;
@@ -53,11 +54,16 @@ fn onnx<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
         "BatchNormalization" => normalise::batch(call),
         "DynamicQuantizeLinear" => normalise::dynamic(call),
         "NegativeLogLikelihoodLoss" | "SoftmaxCrossEntropyLoss" => normalise::loss(call),
-        "NonZero" | "Unique" | "Compress" | "NonMaxSuppression" => gather::picked(call),
+        "NonZero" | "Unique" | "NonMaxSuppression" => gather::picked(call),
         "AffineGrid" => affine_grid(call),
-        "GridSample" | "DeformConv" => window::images(call, 4),
-        "STFT" => window::images(call, 4),
-        "Col2Im" => window::images(call, 3),
+        "GridSample" => {
+            let axes = call.input(0).and_then(Value::rank).unwrap_or(0);
+            window::images(call, &[0, 1], axes)
+        }
+        "DeformConv" => window::images(call, &[0, 2, 4], 4),
+        "STFT" => window::images(call, &[0], 4),
+        "Col2Im" => window::images(call, &[0], 3),
+        "Attention" => attention::evaluate(call),
         "If" => control::branches(call),
         "Loop" => control::repeat(call),
         "Scan" => control::scan(call),
@@ -93,6 +99,7 @@ fn one<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
         "Gather" => gather::gather(call),
         "GatherElements" | "ScatterElements" | "Scatter" => gather::by_elements(call),
         "GatherND" => gather::nd(call),
+        "Compress" => gather::compress(call),
         "OneHot" => gather::one_hot(call),
         "ReverseSequence" => gather::reverse(call),
         "Softmax" | "LogSoftmax" | "Hardmax" => normalise::softmax(call),
@@ -109,6 +116,7 @@ fn one<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
         }
         "Det" => reduce::last_axes(call, 2),
         "Trilu" => triangle(call),
+        "RotaryEmbedding" => attention::rotary(call),
         "Einsum" => einsum::evaluate(call),
         "Multinomial" => {
             let count = Dim::number(call.int_or("sample_size", 1));
@@ -152,9 +160,12 @@ fn constant<'g>(call: &Call<'_, 'g, '_>) -> Value<'g> {
 /// `Trilu` keeps an element by its place on the last two axes.
 fn triangle<'g>(call: &Call<'_, 'g, '_>) -> Value<'g> {
     let Some(data) = call.input(0) else { return call.unknown("has no input") };
+    let diagonal_is_free = call.input(1).is_none_or(Value::is_free);
     match (call.settled(), data.place()) {
         (Some(rows), _) => Value::new(rows, data.shape.clone()),
-        (None, Some(place)) if data.rank().is_some_and(|rank| place.axis + 2 < rank) => data.clone(),
+        (None, Some(place)) if diagonal_is_free && data.rank().is_some_and(|rank| place.axis + 2 < rank) => {
+            data.clone()
+        }
         _ => call.not_followed(),
     }
 }

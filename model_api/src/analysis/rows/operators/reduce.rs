@@ -87,6 +87,9 @@ pub fn top<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     if axis == place.axis {
         return call.all(call.moved("sorts along the batch axis"));
     }
+    if call.input(1).is_some_and(|count| !count.is_free()) {
+        return call.all(call.unknown("has a count that depends on rows"));
+    }
     shape[axis] = count.unwrap_or_else(|| call.fresh());
     let value = call.each(place, shape);
     call.all(value)

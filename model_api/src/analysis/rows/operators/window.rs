@@ -132,11 +132,24 @@ pub fn global<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
     call.each(place, shape.collect())
 }
 
-/// Operators on images of `[batch, …]` whose results have as many axes: all inputs that depend on rows hold them first.
-pub fn images<'g>(call: &mut Call<'_, 'g, '_>, axes: usize) -> Values<'g> {
+/// Operators on images of `[batch, …]` whose results have as many axes. The inputs at these places hold one image for each
+/// row, and all others are the same for all of them.
+pub fn images<'g>(call: &mut Call<'_, 'g, '_>, of_rows: &[usize], axes: usize) -> Values<'g> {
     let rest: Vec<Dim> = (1..axes).map(|_| call.fresh()).collect();
-    let value = leading(call, |batch| std::iter::once(batch).chain(rest).collect());
+    let value = if have_rows(call, of_rows) {
+        leading(call, |batch| std::iter::once(batch).chain(rest).collect())
+    } else {
+        call.not_followed()
+    };
     call.all(value)
+}
+
+/// Whether the inputs at these places, where they are given, hold rows, and no other input does.
+pub fn have_rows(call: &Call, places: &[usize]) -> bool {
+    let fits = |(place, value): (usize, &Option<Value>)| {
+        value.as_ref().is_none_or(|value| value.is_free() != places.contains(&place))
+    };
+    call.inputs.iter().enumerate().all(fits)
 }
 
 /// The result of an operator that treats each row of all its inputs alone, which hold them on their first axis.
