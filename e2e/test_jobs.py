@@ -83,6 +83,10 @@ def end_of(web: Service, job: str, seconds: float = 60) -> dict:
     return wait_until(ended, f"{job} has ended", seconds)
 
 
+def results_of(web: Service, job: str) -> str:
+    return requests.get(f"{web.url}/jobs/{job}/results", timeout=60).text
+
+
 def texts(values: list[str]) -> bytes:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1]}
     return json.dumps([{"inputs": [tensor | {"data": [value]}]} for value in values]).encode()
@@ -107,6 +111,56 @@ def test_a_thousand_digits_are_one_job_and_are_computed_once(start_web: Callable
     again = submit(web, archive)
     assert (again.status_code, again.json()["status"], again.json()["runs"]) == (200, "succeeded", 0)
     assert web.count("web_api_inferences_total") == 1000
+
+
+def bitmaps(count: int, side: int) -> list[tuple[str, bytes]]:
+    """`count` different digits as bitmaps of `side` × `side` pixels, which a ZIP makes small."""
+    files = []
+    for name, picture, _ in digits(count):
+        file = io.BytesIO()
+        reopened(picture).convert("RGB").resize((side, side)).save(file, "BMP")
+        files.append((name.replace(".png", ".bmp"), file.getvalue()))
+    return files
+
+
+def peak_bytes(service: Service) -> int:
+    """The most memory that the process has had."""
+    status = Path(f"/proc/{service.pid}/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
+
+
+def test_an_archive_may_unpack_to_much_more_than_a_body_may_have(start_web: Callable[..., Service]):
+    front = start_web(JOB_CONCURRENCY=0)
+    files = bitmaps(300, 450)
+    unpacked = sum(len(content) for _, content in files)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
+        for name, content in [*files[:150], ("Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(600)), ("README", b"Digits."), *files[150:]]:
+            writer.writestr(name, content)
+    assert unpacked > 180_000_000 and len(archive.getvalue()) < 64 << 20
+    accepted = submit(front, archive.getvalue())
+    assert (accepted.status_code, accepted.json()["total"]) == (202, 300), accepted.text
+    assert peak_bytes(front) < unpacked, "it never holds all that it unpacks"
+    web = start_web()
+    job = end_of(web, accepted.json()["id"], 240)
+    assert (job["status"], job["done"], job["dead"]) == ("succeeded", 300, 0)
+    assert job["skipped"] == {"count": 2, "names": ["Thumbs.db", "README"]}
+    names = [line["name"] for line in map(json.loads, results_of(web, job["id"]).splitlines())]
+    assert names == [name for name, _ in files]
+
+
+def test_large_inputs_reach_their_workers_over_the_shipped_redis(start_web: Callable[..., Service]):
+    """All at once they would be more than Redis lets a client hold (`maxmemory-clients`), which closes its connection."""
+    front = start_web(JOB_CONCURRENCY=0)
+    files = bitmaps(20, 1100)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
+        for name, content in files:
+            writer.writestr(name, content)
+    job = submit(front, archive.getvalue()).json()["id"]
+    start_web(REQUEST_TIMEOUT_MS=120_000)
+    ended = end_of(front, job, 240)
+    assert (ended["status"], ended["done"], ended["dead"], ended["runs"]) == ("succeeded", 20, 0, 20)
 
 
 def test_workers_of_their_own_do_the_work(start_web: Callable[..., Service], redis: Redis):

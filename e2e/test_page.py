@@ -212,6 +212,7 @@ def test_a_folder_becomes_a_job_of_its_pictures_under_their_paths(page: Browser,
     wait_until(lambda: len(table(page)) == 3, "every result has its row")
     assert table(page) == [("answered", f"pictures/{name}", "7") for name in ("10.png", "a/1.png", "a/2.png")]
     assert job_says(page, "name") == "pictures"
+    assert "2 files skipped (pictures/.hidden.png, pictures/notes.txt)" in job_says(page, "facts")
 
 
 def test_many_pictures_are_a_job_of_which_some_hundreds_are_shown(page: Browser):

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use contract::Source;
-use open_inference::{Activation, ContentType, Datatype, Task};
+use open_inference::{Activation, ContentType, Datatype, Task, utf8_json};
 use serde::Deserialize;
 
 use crate::image_input::ImageSettings;
@@ -157,6 +157,7 @@ pub const PIPELINE: &str = "pipeline";
 impl ModelSettings {
     /// Reads a settings file for the model `name`. The error names the field that is wrong.
     pub fn from_json(json: &[u8], name: &str) -> Result<Self, String> {
+        let json = utf8_json(json).map_err(|error| format!("model-settings.json: {error}"))?;
         let settings: Self = serde_json::from_slice(json).map_err(|error| format!("model-settings.json: {error}"))?;
         if let Some(other) = settings.name.as_deref().filter(|other| *other != name) {
             return Err(format!("model-settings.json: name: {other:?} is not the folder's, {name:?}"));
@@ -211,6 +212,15 @@ impl ModelSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_settings() {
+        let settings = ModelSettings::from_json("\u{feff}{\"name\": \"mnist\"}".as_bytes(), "mnist").unwrap();
+        assert_eq!(settings.name.as_deref(), Some("mnist"));
+        let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let error = ModelSettings::from_json(&utf16, "mnist").unwrap_err();
+        assert_eq!(error, "model-settings.json: the JSON is encoded as UTF-16 or UTF-32; send it as UTF-8");
+    }
 
     #[test]
     fn reads_what_it_knows_and_leaves_the_rest_alone() {

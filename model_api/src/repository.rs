@@ -21,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use contract::valid_model_name;
+use open_inference::utf8_json;
 use serde::Deserialize;
 use serde_json::Value;
 use service::settings::SettingError;
@@ -207,7 +208,8 @@ impl Outline {
     /// The error says why they cannot be read.
     fn read(settings: &Path) -> Result<Self, String> {
         let json = fs::read(settings).map_err(|error| unreadable(settings, &error))?;
-        serde_json::from_slice(&json).map_err(|error| format!("{SETTINGS}: {error}"))
+        let json = utf8_json(&json).map_err(|error| format!("{SETTINGS}: {error}"))?;
+        serde_json::from_slice(json).map_err(|error| format!("{SETTINGS}: {error}"))
     }
 
     fn is_pipeline(&self) -> bool {

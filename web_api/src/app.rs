@@ -58,6 +58,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// Inputs of one job.
     pub(crate) max_job_inputs: usize,
+    /// Bytes of one job's inputs, unpacked.
+    pub(crate) max_job_bytes: u64,
     /// Whether who reaches the port may see all jobs.
     pub(crate) job_list: bool,
     /// Who may be told that a job has ended.
@@ -124,6 +126,7 @@ impl App {
             repository_api: settings.repository_api,
             jobs,
             max_job_inputs: settings.jobs.max_inputs,
+            max_job_bytes: settings.jobs.max_bytes,
             job_list: settings.jobs.list,
             webhooks: settings.webhooks.clone(),
             metrics: metrics.clone(),

@@ -1,20 +1,48 @@
-//! Files out of a ZIP or a TAR. Nothing is ever written to a disk; names are labels. What is unpacked is bounded before it is.
+//! Streaming reader for ZIP and TAR archives: one entry at a time is in memory. Nothing is written to a disk; names are labels.
 
-use std::io::{Cursor, Read};
-use std::path::{Component, Path};
+use std::io::Read;
 
 use bytes::Bytes;
-use flate2::read::GzDecoder;
-use tar::EntryType;
-use zip::ZipArchive;
 
-/// What an archive may hold.
+use crate::image_files::{HEAD_BYTES, has_image_name, is_image, is_left_behind, is_system_file};
+
+/// TAR, plain or in gzip: read from its beginning to its end.
+mod tar_entries;
+
+/// ZIP: read by its central directory.
+mod zip_entries;
+
+use tar_entries::TarEntries;
+use zip_entries::ZipEntries;
+
+/// Up to the length of one body, an archive may be packed as tightly as its format allows; beyond, its bytes unpacked are
+/// at most this many times its own. Deflate packs blank scans up to a thousand times, and nothing more than 1,032 times; archives whose
+/// entries overlap do.
+const MAX_RATIO: u64 = 1000;
+
+/// Why an entry that is shorter than it should be cannot be read.
+const ENDS_EARLY: &str = "it ends early";
+
+/// What one submission may hold, in all its archives together.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Files.
-    pub files: usize,
-    /// Bytes of all of them, unpacked.
-    pub bytes: usize,
+    /// Inputs.
+    pub inputs: usize,
+    /// Entries of archives, with folders and what is skipped.
+    pub entries: usize,
+    /// Bytes of one input, unpacked.
+    pub input_bytes: usize,
+    /// Bytes of all inputs, unpacked.
+    pub bytes: u64,
+}
+
+/// Which files of an archive are inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Files whose content, or whose name, is an image's.
+    Images,
+    /// All but hidden files and `__MACOSX`.
+    All,
 }
 
 /// Why an archive is not taken.
@@ -23,12 +51,27 @@ pub enum ArchiveError {
     /// It is damaged, or of a kind that is not read here.
     #[error("the archive cannot be read: {0}")]
     Unreadable(String),
+    /// One entry is damaged.
+    #[error("the archive's entry {0:?} cannot be read: {1}")]
+    Damaged(String, String),
+    /// An entry with a password.
+    #[error("the archive's entry {0:?} is encrypted; send it without a password")]
+    Encrypted(String),
+    /// An entry whose compression method is not read here.
+    #[error("the archive's entry {0:?} is compressed with {1}; only Deflate and stored entries are read")]
+    Compression(String, String),
     /// A name that leads out of the archive, or a link.
     #[error("the archive holds {0:?}, which is no plain file below its top")]
     Unsafe(String),
+    /// One entry is larger than an input may be.
+    #[error("the archive's entry {0:?} is larger than {1} bytes, which one input may have")]
+    EntryTooLarge(String, usize),
     /// More than [`Bounds`] allow.
     #[error("the archive holds more than {0}")]
     TooMuch(String),
+    /// A decompression bomb.
+    #[error("the archive unpacks to {0} bytes, more than {MAX_RATIO} times its own length")]
+    Ratio(u64),
 }
 
 /// What a body is, by its first bytes.
@@ -54,80 +97,132 @@ impl Format {
     }
 }
 
-/// The files of an archive with their names, in the archive's order. What programs for archives add (folders, `.DS_Store`,
-/// `__MACOSX`) is left out.
-pub fn unpack(body: &Bytes, format: Format, bounds: Bounds) -> Result<Vec<(String, Bytes)>, ArchiveError> {
-    let mut files = Files { bounds, left: bounds.bytes, found: Vec::new() };
-    match format {
-        Format::Zip => files.read_zip(body)?,
-        Format::Tar => files.read_tar(&body[..])?,
-        Format::TarGz => files.read_tar(GzDecoder::new(&body[..]))?,
-    }
-    Ok(files.found)
-}
-
-struct Files {
+/// What is left of the [`Bounds`] of one submission.
+#[derive(Debug)]
+pub struct Budget {
     bounds: Bounds,
-    left: usize,
-    found: Vec<(String, Bytes)>,
+    inputs: usize,
+    entries: usize,
+    bytes: u64,
 }
 
-impl Files {
-    fn read_zip(&mut self, body: &[u8]) -> Result<(), ArchiveError> {
-        let mut archive = ZipArchive::new(Cursor::new(body)).map_err(unreadable)?;
-        for place in 0..archive.len() {
-            let file = archive.by_index(place).map_err(unreadable)?;
-            let name = file.name().map_err(unreadable)?.into_owned();
-            if file.is_symlink() {
-                return Err(ArchiveError::Unsafe(shortened(&name)));
-            }
-            if !file.is_dir() {
-                self.take(&name, file)?;
-            }
+impl Budget {
+    /// All of `bounds`.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, inputs: 0, entries: 0, bytes: 0 }
+    }
+
+    fn count_entry(&mut self) -> Result<(), ArchiveError> {
+        self.entries += 1;
+        let most = self.bounds.entries;
+        if self.entries > most { Err(ArchiveError::TooMuch(format!("{most} entries"))) } else { Ok(()) }
+    }
+
+    /// Fails where `inputs` further ones of `bytes` bytes together are too many.
+    fn check(&self, inputs: usize, bytes: u64) -> Result<(), ArchiveError> {
+        if self.inputs.saturating_add(inputs) > self.bounds.inputs {
+            return Err(ArchiveError::TooMuch(format!("{} files", self.bounds.inputs)));
+        }
+        if self.bytes.saturating_add(bytes) > self.bounds.bytes {
+            return Err(self.too_many_bytes());
         }
         Ok(())
     }
 
-    fn read_tar(&mut self, body: impl Read) -> Result<(), ArchiveError> {
-        // Headers count as well: an archive can be endless without holding a file.
-        let bounded = body.take(self.bounds.bytes as u64 + (self.bounds.files as u64 + 2) * 4096);
-        let mut archive = tar::Archive::new(bounded);
-        for entry in archive.entries().map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            match entry.header().entry_type() {
-                EntryType::Regular | EntryType::Continuous => self.take(&name, entry)?,
-                EntryType::Directory | EntryType::XGlobalHeader => {}
-                _ => return Err(ArchiveError::Unsafe(shortened(&name))),
-            }
-        }
-        Ok(())
+    fn too_many_bytes(&self) -> ArchiveError {
+        ArchiveError::TooMuch(format!("{} bytes, unpacked", self.bounds.bytes))
+    }
+}
+
+/// An entry of an archive that is a file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// An input, under its path in the archive.
+    Input(String, Bytes),
+    /// A file that is no input.
+    Skipped(String),
+}
+
+/// An archive that is being read.
+pub enum Archive {
+    /// From its central directory.
+    Zip(ZipEntries),
+    /// From its beginning to its end.
+    Tar(TarEntries),
+}
+
+impl Archive {
+    /// Reads an archive's directory, where its format has one, and refuses what is too much by that already.
+    pub fn open(body: Bytes, format: Format, keep: Keep, budget: &mut Budget) -> Result<Self, ArchiveError> {
+        Ok(match format {
+            Format::Zip => Self::Zip(ZipEntries::open(body, keep, budget)?),
+            Format::Tar => Self::Tar(TarEntries::plain(body, budget)),
+            Format::TarGz => Self::Tar(TarEntries::packed(body, budget)),
+        })
     }
 
-    fn take(&mut self, name: &str, file: impl Read) -> Result<(), ArchiveError> {
-        let path = Path::new(name);
-        if name.contains('\\')
-            || !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-        {
-            return Err(ArchiveError::Unsafe(shortened(name)));
+    /// The next file, in the archive's order.
+    pub fn next(&mut self, keep: Keep, budget: &mut Budget) -> Result<Option<Entry>, ArchiveError> {
+        match self {
+            Self::Zip(entries) => entries.next(keep, budget),
+            Self::Tar(entries) => entries.next(keep, budget),
         }
-        let hidden =
-            |part: Component<'_>| part.as_os_str().to_str().is_some_and(|part| part.starts_with('.') && part != ".");
-        if path.starts_with("__MACOSX") || path.components().any(hidden) {
-            return Ok(());
-        }
-        if self.found.len() == self.bounds.files {
-            return Err(ArchiveError::TooMuch(format!("{} files", self.bounds.files)));
-        }
-        let mut bytes = Vec::new();
-        file.take(self.left as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        let Some(left) = self.left.checked_sub(bytes.len()) else {
-            return Err(ArchiveError::TooMuch(format!("{} bytes", self.bounds.bytes)));
-        };
-        self.left = left;
-        self.found.push((name.trim_start_matches("./").to_owned(), bytes.into()));
-        Ok(())
     }
+}
+
+/// An entry's path with `/` between its parts, also where a program on Windows has written `\`. Fails where it leads out of
+/// the archive.
+fn plain_path(name: &str) -> Result<String, ArchiveError> {
+    let path = name.replace('\\', "/");
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let has_drive =
+        matches!(parts.first().map(|part| part.as_bytes()), Some([drive, b':', ..]) if drive.is_ascii_alphabetic());
+    if path.starts_with('/') || has_drive || parts.contains(&"..") {
+        return Err(ArchiveError::Unsafe(shortened(name)));
+    }
+    Ok(parts.join("/"))
+}
+
+/// Whether the file of this path is skipped without a look at its content.
+fn is_skipped_by_name(path: &str, keep: Keep) -> bool {
+    is_left_behind(path) || keep == Keep::Images && is_system_file(path)
+}
+
+/// Reads an entry to its end, or only its beginning where that shows that it is skipped.
+fn read_entry(
+    path: String,
+    declared: u64,
+    mut data: impl Read,
+    keep: Keep,
+    budget: &mut Budget,
+) -> Result<Entry, ArchiveError> {
+    let damaged = |error: std::io::Error| ArchiveError::Damaged(shortened(&path), shortened(&error.to_string()));
+    let mut bytes = Vec::new();
+    if keep == Keep::Images && !has_image_name(&path) {
+        data.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(damaged)?;
+        if !is_image(&bytes) {
+            return Ok(Entry::Skipped(path));
+        }
+    }
+    budget.check(1, declared)?;
+    let most = budget.bounds.input_bytes;
+    if declared > most as u64 {
+        return Err(ArchiveError::EntryTooLarge(shortened(&path), most));
+    }
+    let room = (most as u64).min(budget.bounds.bytes - budget.bytes);
+    bytes.reserve_exact((declared as usize).saturating_sub(bytes.len()));
+    data.take(room + 1 - bytes.len() as u64).read_to_end(&mut bytes).map_err(damaged)?;
+    if bytes.len() > most {
+        return Err(ArchiveError::EntryTooLarge(shortened(&path), most));
+    }
+    budget.check(1, bytes.len() as u64)?;
+    if bytes.len() as u64 != declared {
+        return Err(ArchiveError::Damaged(shortened(&path), ENDS_EARLY.to_owned()));
+    }
+    budget.inputs += 1;
+    budget.bytes += bytes.len() as u64;
+    bytes.shrink_to_fit();
+    Ok(Entry::Input(path, bytes.into()))
 }
 
 fn unreadable(error: impl std::fmt::Display) -> ArchiveError {
@@ -139,84 +234,4 @@ fn shortened(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-    use zip::ZipWriter;
-    use zip::write::SimpleFileOptions;
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { files: 3, bytes: 1 << 20 };
-
-    fn zip(files: &[(&str, &[u8])]) -> Bytes {
-        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-        for (name, bytes) in files {
-            writer.start_file(*name, SimpleFileOptions::default()).unwrap();
-            writer.write_all(bytes).unwrap();
-        }
-        writer.finish().unwrap().into_inner().into()
-    }
-
-    fn tar(files: &[(&str, &[u8], EntryType)]) -> Bytes {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, bytes, kind) in files {
-            let mut header = tar::Header::new_ustar();
-            // Past the builder's own check of names.
-            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-            header.set_size(bytes.len() as u64);
-            header.set_entry_type(*kind);
-            header.set_cksum();
-            builder.append(&header, *bytes).unwrap();
-        }
-        builder.into_inner().unwrap().into()
-    }
-
-    fn read(body: &Bytes) -> Result<Vec<(String, Bytes)>, ArchiveError> {
-        unpack(body, Format::of(body).unwrap(), BOUNDS)
-    }
-
-    #[test]
-    fn files_come_in_their_order_without_what_programs_add() {
-        let files: [(&str, &[u8]); 5] =
-            [("b.png", b"2"), ("a/c.png", b"1"), ("__MACOSX/a", b"x"), (".DS_Store", b"x"), ("a/.hidden", b"x")];
-        let names = |body: &Bytes| read(body).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(names(&zip(&files)), ["b.png", "a/c.png"]);
-        let entries: Vec<_> = files.iter().map(|(name, bytes)| (*name, *bytes, EntryType::Regular)).collect();
-        let tarred = tar(&entries);
-        assert_eq!(names(&tarred), ["b.png", "a/c.png"]);
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-        gzip.write_all(&tarred).unwrap();
-        assert_eq!(read(&gzip.finish().unwrap().into()).unwrap()[0], ("b.png".to_owned(), Bytes::from_static(b"2")));
-    }
-
-    #[test]
-    fn names_that_lead_out_and_links_are_refused() {
-        for name in ["../etc/passwd", "/etc/passwd", "a/../../b", "a\\..\\b"] {
-            let refused = Err(ArchiveError::Unsafe(name.to_owned()));
-            assert_eq!(read(&zip(&[(name, b"x")])), refused, "{name}");
-            assert_eq!(read(&tar(&[(name, b"x", EntryType::Regular)])), refused, "{name}");
-        }
-        for kind in [EntryType::Symlink, EntryType::Link, EntryType::Block] {
-            assert!(matches!(read(&tar(&[("a", b"", kind)])), Err(ArchiveError::Unsafe(_))), "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn what_unpacks_to_too_much_is_refused_before_it_is_all_there() {
-        let bomb = zip(&[("bomb", &vec![0; 8 << 20])]);
-        assert!(bomb.len() < 64 << 10);
-        assert_eq!(read(&bomb), Err(ArchiveError::TooMuch("1048576 bytes".to_owned())));
-        let many = zip(&[("1", b"x"), ("2", b"x"), ("3", b"x"), ("4", b"x")]);
-        assert_eq!(read(&many), Err(ArchiveError::TooMuch("3 files".to_owned())));
-    }
-
-    #[test]
-    fn a_damaged_archive_says_so() {
-        let whole = zip(&[("a.png", b"1")]);
-        assert!(matches!(read(&whole.slice(..whole.len() - 9)), Err(ArchiveError::Unreadable(_))));
-        assert_eq!(Format::of(b"\x89PNG\r\n"), None);
-    }
-}
+mod tests;

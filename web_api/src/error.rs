@@ -1,6 +1,6 @@
 use axum::response::{IntoResponse, Response};
 use contract::{BadTopK, Misfit, NoPrediction};
-use db_api::jobs::JobError;
+use db_api::jobs::{JobError, Skipped};
 use http::StatusCode;
 use service::body::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_for};
@@ -163,6 +163,9 @@ pub enum Error {
     /// A job of nothing.
     #[error("There is no input in it.")]
     NoInputs,
+    /// A job of files none of which is an image.
+    #[error("There is no image in it: {}. Send images, or a ZIP or TAR of images.", skipped_words(.0))]
+    NoImages(Skipped),
     /// A job of more than one job may be.
     #[error("{sent} inputs or more are too many for one job; {most} are the most.")]
     TooManyInputs {
@@ -229,9 +232,12 @@ impl Error {
             Self::ModelUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "model_unreachable"),
             Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
             Self::MemoryUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "memory_unavailable"),
-            Self::Job(_) | Self::NoInputs => (StatusCode::BAD_REQUEST, "job"),
-            Self::Archive(ArchiveError::TooMuch(_)) | Self::TooManyInputs { .. } => {
+            Self::Job(_) | Self::NoInputs | Self::NoImages(_) => (StatusCode::BAD_REQUEST, "job"),
+            Self::Archive(ArchiveError::TooMuch(_) | ArchiveError::Ratio(_)) | Self::TooManyInputs { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too_many_inputs")
+            }
+            Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::LargeInput { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "large_input")
             }
             Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
             Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
@@ -282,7 +288,20 @@ fn job_words(error: &JobError) -> String {
         JobError::Full => "The queue for jobs has no room for more at the moment; try again later.".to_owned(),
         JobError::Long(length) => format!("{length} inputs wait for this model already; try again later."),
         JobError::Conflict => "The Idempotency-Key was used for another job.".to_owned(),
+        JobError::LargeInput { bytes, most } => {
+            format!(
+                "An input has {bytes} bytes; the queue takes at most {most} bytes for each. POST /predict takes larger ones."
+            )
+        }
     }
+}
+
+fn skipped_words(skipped: &Skipped) -> String {
+    let names: Vec<String> = skipped.names.iter().take(3).map(|name| format!("{name:?}")).collect();
+    let more = if skipped.count as usize > names.len() { ", …" } else { "" };
+    let files =
+        if skipped.count == 1 { "1 file was skipped" } else { &format!("{} files were skipped", skipped.count) };
+    format!("{files} ({}{more})", names.join(", "))
 }
 
 fn list(names: &[String]) -> String {
@@ -346,6 +365,11 @@ mod tests {
             (Error::Archive(ArchiveError::Unsafe("../x".to_owned())), 400),
             (Error::Archive(ArchiveError::TooMuch("3 files".to_owned())), 413),
             (Error::NoInputs, 400),
+            (Error::NoImages(Skipped::default()), 400),
+            (Error::Archive(ArchiveError::Ratio(1)), 413),
+            (Error::Archive(ArchiveError::EntryTooLarge("a".to_owned(), 1)), 413),
+            (Error::Archive(ArchiveError::Encrypted("a".to_owned())), 400),
+            (Error::Queue(JobError::LargeInput { bytes: 2, most: 1 }), 413),
             (Error::TooManyInputs { sent: 2, most: 1 }, 413),
             (Error::UnknownJob, 404),
             (Error::JobGone, 410),

@@ -26,8 +26,14 @@ pub mod upload;
 /// Files out of archives, within bounds.
 pub mod archive;
 
+/// Which files are images, and which belong to an operating system.
+mod image_files;
+
 /// Many inputs out of one request, settled before our code runs.
 pub mod submission;
+
+/// The inputs of a submission, piece by piece.
+pub mod inputs;
 
 /// One file per thing a client can ask.
 pub mod routes;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use contract::{ModelDescription, valid_model_name};
-use db_api::jobs::{Announced, Asked, Found, Input, Jobs, Kind, NewJob, Outcome};
+use db_api::jobs::{Announced, Asked, Found, Input, Jobs, Kind, NewJob, Outcome, Skipped};
 use http::{HeaderMap, StatusCode};
 use open_inference::{Inference, ModelState, Platform, Tensor, TensorMetadata, client, write_request};
 use serde::Deserialize;
@@ -67,7 +67,9 @@ impl QueueClient {
             Asked { kind: Kind::V2, version: None, content_type: String::new(), json_length: None, top_k: None };
         let inputs = vec![Input { name: String::new(), data, known: None }];
         let name = model.name.clone();
-        let job = NewJob { model: name, asked, inputs, once: None, content: None, webhook: None, ttl: Some(TTL) };
+        let skipped = Skipped::default();
+        let job =
+            NewJob { model: name, asked, inputs, once: None, content: None, webhook: None, ttl: Some(TTL), skipped };
         let id = self.jobs.submit(job).await?;
         let given_up = GivenUp { jobs: &self.jobs, id: Some(id) };
         let mut look = FIRST_LOOK;

@@ -11,6 +11,9 @@ use crate::webhook::WebhookSettings;
 /// The longest that an answer may be remembered: more than the near cache can count is not far above.
 const YEAR_S: u64 = 366 * 24 * 3600;
 
+/// What the Redis of `redis.conf` takes while nothing else is in it: it accepts jobs up to four fifths of its 256 MiB.
+const DEFAULT_JOB_BYTES: u64 = 192 << 20;
+
 /// Everything the environment decides.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -50,6 +53,8 @@ pub struct JobSettings {
     pub list: bool,
     /// `MAX_JOB_INPUTS` (10,000): inputs of one job.
     pub max_inputs: usize,
+    /// `MAX_JOB_BYTES` (192 MiB): bytes of one job's inputs, unpacked. A body has at most `MAX_BODY_BYTES`.
+    pub max_bytes: u64,
     /// `JOB_TTL_S` (a day), `JOB_QUEUE_LENGTH` (100,000), `JOB_CLAIM_AFTER_MS` (30,000), `JOB_MAX_DELIVERIES` (3).
     pub limits: JobLimits,
 }
@@ -91,6 +96,7 @@ impl JobSettings {
             concurrency: between("JOB_CONCURRENCY", 0, 4096, 64)? as usize,
             list: parse("JOB_LIST", Switch(true))?.0,
             max_inputs: between("MAX_JOB_INPUTS", 1, 100_000, 10_000)? as usize,
+            max_bytes: between("MAX_JOB_BYTES", 1, 1 << 40, DEFAULT_JOB_BYTES)?,
             limits: JobLimits {
                 ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
                 queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,

@@ -5,22 +5,26 @@ use axum::extract::{FromRequest, Query, Request};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use contract::TopK;
-use db_api::jobs::{Asked, Input, Kind};
+use contract::{ModelDescription, TopK};
+use db_api::jobs::{Asked, Kind};
 use futures_util::{FutureExt, stream};
 use http::{HeaderMap, header};
 use multer::Multipart;
+use open_inference::{Platform, TensorMetadata};
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use service::body::{ReadBody, Share};
+use service::body::ReadBody;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
-use crate::archive::{Bounds, Format, unpack};
+use crate::archive::{Bounds, Format, Keep};
 use crate::error::Error;
+use crate::inputs::Inputs;
 
 /// Beside inputs, a form of ours has two fields.
 const MAX_OTHER_FIELDS: usize = 16;
+
+/// Files of a form that are skipped: a folder may hold many times more of them than inputs.
+const MAX_FORM_FILES: usize = 100_000;
 
 /// The longest idempotency key.
 const MAX_KEY: usize = 255;
@@ -60,8 +64,8 @@ impl FromRequest<App> for Submission {
         let body = app.bodies.read(&parts.headers, body).await?;
         let media_type =
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (bytes, media_type, most) = (body.bytes.clone(), media_type.to_owned(), app.max_job_inputs);
-        let read = move || Parcel::read(&bytes, &media_type, most);
+        let (bytes, media_type) = (body.bytes.clone(), media_type.to_owned());
+        let read = move || Parcel::read(&bytes, &media_type);
         let (parcel, in_form) = app.workbench.run(body.bytes.len(), read).await??;
         let webhook = wishes.webhook.filter(|webhook| !webhook.is_empty()).or(in_form.webhook);
         if let Some(webhook) = &webhook {
@@ -85,18 +89,23 @@ impl Submission {
         digest(model, &self.asked, &self.parcel.digest)
     }
 
-    /// At least one; the share is for what was unpacked.
-    pub async fn inputs(&self, app: &App) -> Result<(Vec<Input>, Share), Error> {
-        let bounds = Bounds { files: app.max_job_inputs, bytes: app.bodies.max_bytes() };
-        let (parcel, length) = (self.parcel.clone(), self.parcel.files.iter().map(|(_, bytes)| bytes.len()).sum());
-        let inputs = app.workbench.run(length, move || parcel.unpack(bounds)).await??;
-        if inputs.is_empty() {
-            return Err(Error::NoInputs);
-        }
-        let mut share = app.bodies.share();
-        share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
-        Ok((inputs, share))
+    /// Its inputs for `model`, in pieces. Where the model takes images, other files are skipped.
+    pub fn inputs(&self, app: &App, model: &ModelDescription) -> Inputs {
+        let bounds = Bounds {
+            inputs: app.max_job_inputs,
+            entries: app.max_job_inputs.saturating_mul(4),
+            input_bytes: app.bodies.max_bytes(),
+            bytes: app.max_job_bytes,
+        };
+        let keep = if takes_images(model) && !self.parcel.is_alone { Keep::Images } else { Keep::All };
+        Inputs::new(self.parcel.form, self.parcel.files.clone(), keep, bounds, app.bodies.share())
     }
+}
+
+/// Also a model whose files have not been read yet: few take other files.
+fn takes_images(model: &ModelDescription) -> bool {
+    let is_unread = model.inputs.is_empty() && model.platform != Platform::Queue;
+    is_unread || model.image.is_some() || model.inputs.iter().any(TensorMetadata::takes_images)
 }
 
 /// `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), with or without the quotes of a structured field.
@@ -137,18 +146,20 @@ fn hash<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
 }
 
 /// What a body holds, archives still packed.
-#[derive(Clone)]
 struct Parcel {
     form: Form,
     /// Under their names.
     files: Vec<(String, Bytes)>,
     /// Of the files and their names; not of a form's boundary, which is another one each time.
     digest: [u8; 32],
+    /// A body whose media type says that it is one image, whatever it holds.
+    is_alone: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// Pictures, and archives of pictures.
+/// How the inputs of a body are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Images, and archives of images.
     Files,
     /// A request, or a list of them.
     List,
@@ -157,28 +168,32 @@ enum Form {
 }
 
 impl Parcel {
-    fn read(body: &Bytes, media_type: &str, most: usize) -> Result<(Self, Wishes), Error> {
+    fn read(body: &Bytes, media_type: &str) -> Result<(Self, Wishes), Error> {
         let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let alone = |form| (Self::new(form, vec![(String::new(), body.clone())]), Wishes::default());
         match essence.as_str() {
-            "multipart/form-data" => Self::of_form(body, media_type, most),
+            "multipart/form-data" => Self::of_form(body, media_type),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json-lines" => {
                 Ok(alone(Form::Lines))
             }
             "application/json" => Ok(alone(Form::List)),
-            // A single picture is a job of one.
-            _ if Format::of(body).is_some() || essence.starts_with("image/") => Ok(alone(Form::Files)),
+            _ if Format::of(body).is_some() => Ok(alone(Form::Files)),
+            // A single image is a job of one.
+            _ if essence.starts_with("image/") => {
+                let (parcel, wishes) = alone(Form::Files);
+                Ok((Self { is_alone: true, ..parcel }, wishes))
+            }
             _ => Err(Error::JobMediaType(media_type.chars().take(100).collect())),
         }
     }
 
     fn new(form: Form, files: Vec<(String, Bytes)>) -> Self {
         let digest = hash(files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]));
-        Self { form, files, digest }
+        Self { form, files, digest, is_alone: false }
     }
 
     /// Never waits, since the whole form is there.
-    fn of_form(body: &Bytes, media_type: &str, most: usize) -> Result<(Self, Wishes), Error> {
+    fn of_form(body: &Bytes, media_type: &str) -> Result<(Self, Wishes), Error> {
         let form_error = |error: multer::Error| Error::Form(error.to_string());
         let boundary = multer::parse_boundary(media_type).map_err(form_error)?;
         let read = async {
@@ -196,8 +211,8 @@ impl Parcel {
                 if others > MAX_OTHER_FIELDS {
                     return Err(Error::Form(format!("it has more than {MAX_OTHER_FIELDS} fields that are no files")));
                 }
-                if files.len() > most {
-                    return Err(Error::TooManyInputs { sent: files.len(), most });
+                if files.len() > MAX_FORM_FILES {
+                    return Err(Error::TooManyInputs { sent: files.len(), most: MAX_FORM_FILES });
                 }
             }
             wishes.model = wishes.model.filter(|model| !model.is_empty());
@@ -211,65 +226,6 @@ impl Parcel {
     fn kind(&self) -> Kind {
         if self.form == Form::Files { Kind::Image } else { Kind::V2 }
     }
-
-    fn unpack(self, bounds: Bounds) -> Result<Vec<Input>, Error> {
-        let mut inputs = Vec::new();
-        for (name, bytes) in self.files {
-            inputs.extend(match self.form {
-                Form::Files => files(&name, bytes, bounds)?,
-                Form::List => list(&bytes)?,
-                Form::Lines => lines(&bytes, bounds)?,
-            });
-            if inputs.len() > bounds.files {
-                return Err(Error::TooManyInputs { sent: inputs.len(), most: bounds.files });
-            }
-        }
-        Ok(inputs)
-    }
-}
-
-/// A file is a picture, or an archive of pictures.
-fn files(name: &str, bytes: Bytes, bounds: Bounds) -> Result<Vec<Input>, Error> {
-    match Format::of(&bytes) {
-        Some(format) => {
-            Ok(unpack(&bytes, format, bounds)?.into_iter().map(|(name, bytes)| input(&name, bytes)).collect())
-        }
-        None => Ok(vec![input(name, bytes)]),
-    }
-}
-
-/// One request, or a list of them.
-fn list(body: &Bytes) -> Result<Vec<Input>, Error> {
-    let text = std::str::from_utf8(body).map_err(|_| Error::Job("the JSON is not UTF-8".to_owned()))?;
-    if !text.trim_start().starts_with('[') {
-        return request(text.trim(), 0).map(|input| vec![input]);
-    }
-    let requests: Vec<&RawValue> =
-        serde_json::from_str(text).map_err(|error| Error::Job(format!("the JSON is no list: {error}")))?;
-    requests.into_iter().enumerate().map(|(index, text)| request(text.get(), index)).collect()
-}
-
-/// A request on each line.
-fn lines(body: &Bytes, bounds: Bounds) -> Result<Vec<Input>, Error> {
-    let text = std::str::from_utf8(body).map_err(|_| Error::Job("the lines are not UTF-8".to_owned()))?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.take(bounds.files + 1).enumerate().map(|(index, line)| request(line, index)).collect()
-}
-
-/// Called by its `id`, where it has one.
-fn request(text: &str, index: usize) -> Result<Input, Error> {
-    #[derive(Deserialize)]
-    struct Named {
-        #[serde(default)]
-        id: Option<String>,
-    }
-    let no_request = |error| Error::Job(format!("input {index} is no request for inference: {error}"));
-    let named: Named = serde_json::from_str(text).map_err(no_request)?;
-    Ok(input(&named.id.unwrap_or_default(), Bytes::copy_from_slice(text.as_bytes())))
-}
-
-fn input(name: &str, data: Bytes) -> Input {
-    Input { name: name.chars().take(200).collect(), data, known: None }
 }
 
 #[cfg(test)]

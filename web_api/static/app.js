@@ -4,7 +4,7 @@ import { Problem, cancelJob, findJob, predict, retryJob, seenBy, submitJob } fro
 import { copyCurl, showAnswer, wording } from "./answer.js";
 import { drawingSheet } from "./draw.js";
 import { askSeveral } from "./files.js";
-import { dropped, isArchive, loose, ofFolder } from "./folders.js";
+import { dropped, isArchive, isInput, loose, ofFolder } from "./folders.js";
 import { followJob, showSending } from "./job.js";
 import { jobList } from "./jobs.js";
 import { empty, thumbnail } from "./pictures.js";
@@ -21,7 +21,7 @@ const jobBox = byId("job");
 const jobs = jobList(byId("jobs"));
 let running = new AbortController();
 let strokeTimer;
-let inputs = []; // what is chosen, as [File, path]
+let inputs = []; // what is chosen, as [File, path, isSkipped]
 let openJob = new URLSearchParams(location.search).get("job");
 
 const sheet = drawingSheet(byId("canvas"), byId("undo"), byId("clear"), {
@@ -87,9 +87,9 @@ function chosenModel() {
 
 /** What came another way than through the file field; the button is the next thing to press. */
 function received(found) {
-  if (found.length === 0) return failed(new Problem("There is no picture in it."));
+  if (!found.some(isInput)) return failed(new Problem("There is no picture in it."));
   const list = new DataTransfer();
-  for (const [each] of found) list.items.add(each);
+  for (const [each] of found.filter(isInput)) list.items.add(each);
   file.files = list.files;
   chosen(found);
   byId("predict").focus();
@@ -105,8 +105,9 @@ function chosen(found) {
 
 function showChosen() {
   const list = byId("chosen");
-  const items = inputs.slice(0, PREVIEWS).map(([each]) => (isArchive(each) ? each.name : thumbnail(each, each.name)));
-  if (inputs.length > PREVIEWS) items.push(`+ ${inputs.length - PREVIEWS}`);
+  const shown = inputs.filter(isInput);
+  const items = shown.slice(0, PREVIEWS).map(([each]) => (isArchive(each) ? each.name : thumbnail(each, each.name)));
+  if (shown.length > PREVIEWS) items.push(`+ ${shown.length - PREVIEWS}`);
   empty(list);
   for (const item of items) list.appendChild(document.createElement("li")).append(item);
   // The name of a single archive stands in the file field already.

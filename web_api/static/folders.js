@@ -1,11 +1,14 @@
-// Files out of folders, under their paths in them. What people choose is a list of [File, path].
+// Files out of folders, under their paths in them. What people choose is a list of [File, path, isSkipped].
 
 const ARCHIVE = /\.(zip|tar|tgz|tar\.gz)$/i;
-// Not by the browser's media type alone: some know none for PNM.
-const PICTURE = /\.(png|jpe?g|webp|gif|bmp|tiff?|p[bgpn]m)$/i;
+// Not by the browser's media type alone: some know none for PNM. The server has the same list.
+const PICTURE = /\.(avif|bmp|dib|gif|hei[cf]|jfif|jpe|jpe?g|jxl|p[abgnp]m|png|tiff?|webp)$/i;
 const inOrder = new Intl.Collator(undefined, { numeric: true });
 
 export const isArchive = ({ name }) => ARCHIVE.test(name);
+
+/** Whether it is an image or an archive, and not a file whose name alone is sent. */
+export const isInput = ([, , isSkipped]) => !isSkipped;
 
 /** Files that were chosen one by one. */
 export const loose = (files) => [...files].map((file) => [file, file.name]);
@@ -33,9 +36,13 @@ async function walk(entry, found) {
   }
 }
 
-/** Folders hold more than pictures: notes, lists of labels, what file managers leave behind. */
+/**
+ * Folders hold more than pictures: notes, lists of labels, what file managers leave behind. Of these the names alone are sent, so
+ * that the server can say what it has skipped.
+ */
 function worthSending(found) {
   const isHidden = (path) => path.split("/").some((part) => part.startsWith("."));
-  const isInput = ([file, path]) => !isHidden(path) && (PICTURE.test(path) || file.type.startsWith("image/") || isArchive(file));
-  return found.filter(isInput).sort(([, a], [, b]) => inOrder.compare(a, b));
+  const isWorth = ([file, path]) => !isHidden(path) && (PICTURE.test(path) || file.type.startsWith("image/") || isArchive(file));
+  const ordered = found.sort(([, a], [, b]) => inOrder.compare(a, b));
+  return ordered.map(([file, path]) => (isWorth([file, path]) ? [file, path, false] : [new File([], file.name), path, true]));
 }

@@ -5,6 +5,7 @@ import { smallImage, wording } from "./answer.js";
 
 const MOST_ANSWERED = 200; // rows; the files have them all
 const MOST_FAILED = 100;
+const MOST_SKIPPED = 3; // names of files
 const LOOK_AGAIN_MS = 2000;
 const STATUS_WORDS = { queued: "Waiting", running: "Working", succeeded: "Finished", failed: "Some failed", cancelled: "Cancelled" };
 const ENDED = ["succeeded", "failed", "cancelled"];
@@ -177,7 +178,15 @@ function facts(job) {
   const until = job.expires ? `kept until ${moment(job.expires)}` : "";
   const where = job.durable ? "" : "kept in this process only";
   const kept = until && where ? `${until}, in this process only` : until || where;
-  return [job.model, `sent ${moment(job.created)}`, kept].filter(Boolean).join(" · ");
+  return [job.model, `sent ${moment(job.created)}`, skippedWords(job), kept].filter(Boolean).join(" · ");
+}
+
+/** What was sent with it and is no image, as the server counts it. */
+function skippedWords({ skipped: { count, names } }) {
+  if (count === 0) return "";
+  const shown = names.slice(0, MOST_SKIPPED);
+  const more = count > shown.length ? ", …" : "";
+  return `${count} ${count === 1 ? "file" : "files"} skipped (${shown.join(", ")}${more})`;
 }
 
 function newRow({ index, name, answer, error }) {

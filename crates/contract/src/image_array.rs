@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use open_inference::utf8_json;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,7 @@ impl ImageArray {
         struct Body {
             image_arr: ImageArray,
         }
+        let body = utf8_json(body).map_err(|error| ImageArrayError(serde_json::Error::custom(error)))?;
         // serde would also read the fields of an object from a bare list.
         if body.trim_ascii_start().starts_with(b"[") {
             return Err(ImageArrayError(serde_json::Error::custom("a list stands where the object was expected")));
@@ -147,6 +149,15 @@ mod tests {
         assert_eq!(array.values, [1.0, 2.5, -3.0, 4.0, 5.0, 6.0]);
         assert_eq!(read(r#"{"image_arr": 7}"#).unwrap().shape, Vec::<usize>::new());
         assert_eq!(read(r#"{"image_arr": [[], []]}"#).unwrap().shape, [2, 0]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_may_stand_in_front() {
+        assert_eq!(read("\u{feff} {\"image_arr\": [7]}").unwrap().values, [7.0]);
+        assert!(read("\u{feff}[[7]]").unwrap_err().contains("a list stands where the object was expected"));
+        let utf16: Vec<u8> = r#"{"image_arr": [7]}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let error = ImageArray::from_json(&utf16).unwrap_err().to_string();
+        assert!(error.ends_with("the JSON is encoded as UTF-16 or UTF-32; send it as UTF-8"), "{error}");
     }
 
     #[test]

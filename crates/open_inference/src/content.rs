@@ -1,6 +1,4 @@
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
+use crate::base64_text;
 use crate::check::shown;
 use crate::{ContentType, Datatype, Error, Parameter, Parameters, Tensor, TensorMetadata, moments};
 
@@ -74,7 +72,7 @@ fn from_base64(tensor: Tensor) -> Result<Tensor, Error> {
     for (index, text) in tensor.strings().enumerate() {
         let begin = data.len();
         data.extend_from_slice(&[0; 4]);
-        STANDARD.decode_vec(&text, &mut data).map_err(|_| wrong(&tensor, index, "base64"))?;
+        base64_text::decode(&text, &mut data).map_err(|error| wrong(&tensor, index, error))?;
         let length = (data.len() - begin - 4) as u32;
         data[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
     }
@@ -84,9 +82,11 @@ fn from_base64(tensor: Tensor) -> Result<Tensor, Error> {
 /// Does something with each element; an error names the first that will not have it.
 pub(crate) fn each<T>(tensor: &Tensor, what: &str, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
     let elements = tensor.strings().enumerate();
-    elements.map(|(index, string)| read(&string).ok_or_else(|| wrong(tensor, index, what))).collect()
+    elements
+        .map(|(index, string)| read(&string).ok_or_else(|| wrong(tensor, index, format_args!("is not {what}"))))
+        .collect()
 }
 
-fn wrong(tensor: &Tensor, element: usize, what: &str) -> Error {
-    Error::malformed(format!("input {}: element {element} is not {what}", shown(&tensor.name)))
+fn wrong(tensor: &Tensor, element: usize, what: impl std::fmt::Display) -> Error {
+    Error::malformed(format!("input {}: element {element} {what}", shown(&tensor.name)))
 }

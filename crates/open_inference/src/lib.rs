@@ -33,6 +33,9 @@ mod json;
 /// A request → ready tensors, and what the caller wishes to see.
 mod understand;
 
+/// Base64 in the forms in which programs write it.
+mod base64_text;
+
 /// What elements mean: text, base64, moments, pictures.
 mod content;
 
@@ -96,7 +99,7 @@ pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::Error;
 pub use image_settings::image_settings;
-pub use json::{JsonResponse, read_request, write_request, write_response};
+pub use json::{JsonResponse, NotUtf8, read_request, utf8_json, write_request, write_response};
 pub use metadata::{
     Activation, Batching, ContentType, ModelMetadata, NotCached, Platform, RowDependence, Task, TensorMetadata,
     TensorParameters, gives_optional, only_required,

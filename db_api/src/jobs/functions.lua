@@ -112,6 +112,14 @@ local function upload(keys, args)
   return redis.call('HSET', keys[1], unpack(args))
 end
 
+-- FCALL mlserve_discard 1 mlserve:{jobs}:inputs:<id>: the job of what was uploaded is not submitted. 1, or 0 if it has been.
+local function discard_upload(keys)
+  local id = named(keys[1])
+  if redis.call('EXISTS', at('job', id)) == 1 then return 0 end
+  discard(id)
+  return 1
+end
+
 -- FCALL mlserve_submit 1 mlserve:{jobs}:job:<id> model total ttl_ms max_length once once_digest names fields [index outcome]…
 -- `once` is the idempotency key, or empty; `names` a JSON array; `fields` a JSON object of further fields of the job; an
 -- outcome is known from the start. The id of the job: another's where `once` has been used for the same.
@@ -164,12 +172,13 @@ local function repeat_job(keys, args)
   if redis.call('EXISTS', job) == 1 then return 1 end
   local first = redis.call('HGET', at('same', model), args[2])
   if not first then return 0 end
-  local fields = redis.call('HMGET', at('job', first), 'status', 'finished', 'total')
+  local fields = redis.call('HMGET', at('job', first), 'status', 'finished', 'total', 'skipped')
   local time = now()
   if fields[1] ~= 'succeeded' or time - fields[2] > tonumber(args[4]) or is_full() then return 0 end
   for _, what in ipairs({ 'names', 'results', 'events' }) do redis.call('COPY', at(what, first), at(what, id)) end
   redis.call('HSET', job, 'model', model, 'status', 'succeeded', 'total', fields[3], 'done', fields[3], 'failed', 0, 'dead', 0,
     'runs', 0, 'created', time, 'finished', time, 'ttl', args[3], 'once', '')
+  if fields[4] then redis.call('HSET', job, 'skipped', fields[4]) end
   redis.call('ZADD', PREFIX .. 'known', time, id)
   redis.call('ZADD', PREFIX .. 'expiring', time + args[3], id)
   return 1
@@ -390,6 +399,7 @@ redis.register_function('mlserve_announce', announce)
 redis.register_function('mlserve_submit', submit)
 redis.register_function('mlserve_repeat', repeat_job)
 -- These free more than they take, and work that was done must have a place: also above maxmemory.
+redis.register_function({ function_name = 'mlserve_discard', callback = discard_upload, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_begin', callback = begin, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_finish', callback = finish, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_beat', callback = beat, flags = { 'allow-oom' } })

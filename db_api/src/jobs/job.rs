@@ -41,6 +41,17 @@ pub struct NewJob {
     pub webhook: Option<String>,
     /// How long it is kept when it has ended, where that is not as long as other jobs.
     pub ttl: Option<Duration>,
+    /// What was sent with it and is no input.
+    pub skipped: Skipped,
+}
+
+/// Files of a submission that are no inputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// How many.
+    pub count: u32,
+    /// The names of the first [`Self::MAX_NAMES`].
+    pub names: Vec<String>,
 }
 
 /// How all inputs of a job are to be read.
@@ -151,6 +162,8 @@ pub struct Job {
     pub expires_ms: Option<u64>,
     /// Who is told when it has ended.
     pub webhook: Option<Webhook>,
+    /// What was sent with it and is no input.
+    pub skipped: Skipped,
 }
 
 /// Who is told when a job has ended, and whether he knows.
@@ -246,6 +259,8 @@ pub struct Delivery {
     pub job: JobId,
     /// Which input.
     pub index: u32,
+    /// Bytes of the input, where they are known before it is read; else 0.
+    pub bytes: usize,
 }
 
 /// An input to be worked on.
@@ -255,6 +270,22 @@ pub struct Work {
     pub asked: Asked,
     /// A picture, or a request.
     pub data: Bytes,
+}
+
+impl Skipped {
+    /// How many names are kept.
+    pub const MAX_NAMES: usize = 10;
+
+    /// Characters of a name that are kept.
+    const MAX_NAME: usize = 200;
+
+    /// Counts one more file.
+    pub fn add(&mut self, name: &str) {
+        self.count = self.count.saturating_add(1);
+        if self.names.len() < Self::MAX_NAMES {
+            self.names.push(name.chars().take(Self::MAX_NAME).collect());
+        }
+    }
 }
 
 impl JobId {

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Asked, Content, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told, Tried,
-    Webhook, WebhookClaim, What, Work,
+    Asked, Content, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told,
+    Tried, Webhook, WebhookClaim, What, Work,
 };
 
 /// So long an empty queue is waited at.
@@ -58,6 +58,39 @@ struct Kept {
     webhook_due: Option<(Instant, u64)>,
 }
 
+/// Inputs of a job that is not submitted yet. Their bytes count among those of all jobs.
+pub struct LocalUpload {
+    jobs: LocalJobs,
+    inputs: Vec<Input>,
+    bytes: usize,
+}
+
+impl LocalUpload {
+    pub(super) fn push(&mut self, mut input: Input) -> Result<(), JobError> {
+        if input.known.is_some() {
+            input.data = Bytes::new();
+        }
+        let mut state = self.jobs.state();
+        if state.bytes + input.data.len() > MOST_BYTES {
+            return Err(JobError::Full);
+        }
+        state.bytes += input.data.len();
+        self.bytes += input.data.len();
+        drop(state);
+        self.inputs.push(input);
+        Ok(())
+    }
+}
+
+impl Drop for LocalUpload {
+    fn drop(&mut self) {
+        // A submitted one has given its bytes to its job.
+        if self.bytes > 0 {
+            self.jobs.state().bytes -= self.bytes;
+        }
+    }
+}
+
 impl LocalJobs {
     /// An empty one.
     pub fn new(limits: JobLimits) -> Self {
@@ -68,28 +101,31 @@ impl LocalJobs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn submit(&self, new: NewJob) -> Result<JobId, JobError> {
+    pub(super) fn upload(&self) -> LocalUpload {
+        LocalUpload { jobs: self.clone(), inputs: Vec::new(), bytes: 0 }
+    }
+
+    pub(super) fn submit(&self, mut upload: LocalUpload, new: NewJob) -> Result<JobId, JobError> {
+        let (inputs, bytes) = (std::mem::take(&mut upload.inputs), std::mem::take(&mut upload.bytes));
         let mut state = self.state();
+        // They are counted again below, where the job is accepted.
+        state.bytes -= bytes;
         if let Some(once) = &new.once
             && let Some((digest, id)) = state.once.get(&once.key)
         {
             return if *digest == once.digest { Ok(*id) } else { Err(JobError::Conflict) };
         }
-        let waiting = new.inputs.iter().filter(|input| input.known.is_none()).count();
+        let waiting = inputs.iter().filter(|input| input.known.is_none()).count();
         let length = state.queues.get(&new.model).map_or(0, VecDeque::len);
         if waiting > 0 && length + waiting > self.limits.queue_length {
             return Err(JobError::Long(length as u64));
-        }
-        let bytes: usize = new.inputs.iter().map(|input| input.data.len()).sum();
-        if state.bytes + bytes > MOST_BYTES {
-            return Err(JobError::Full);
         }
         let id = JobId::random();
         let job = Job {
             id,
             model: new.model.clone(),
             status: Status::Queued,
-            total: new.inputs.len() as u32,
+            total: inputs.len() as u32,
             done: 0,
             failed: 0,
             dead: 0,
@@ -99,6 +135,7 @@ impl LocalJobs {
             finished_ms: None,
             expires_ms: None,
             webhook: new.webhook.map(Webhook::new),
+            skipped: new.skipped,
         };
         let once = new.once.map(|once| {
             state.once.insert(once.key.clone(), (once.digest, id));
@@ -118,7 +155,7 @@ impl LocalJobs {
             webhook_due: None,
         };
         let mut known = Vec::new();
-        for (index, input) in (0..).zip(new.inputs) {
+        for (index, input) in (0..).zip(inputs) {
             kept.names.push(input.name);
             if let Some(outcome) = input.known {
                 known.push((index, outcome));
@@ -305,7 +342,8 @@ impl LocalJobs {
     fn take_now(&self, model: &str, most: usize) -> Vec<Delivery> {
         let mut state = self.state();
         let Some(queue) = state.queues.get_mut(model) else { return Vec::new() };
-        let delivery = |(job, index)| Delivery { model: model.to_owned(), entry: format!("{job}-{index}"), job, index };
+        let delivery =
+            |(job, index)| Delivery { model: model.to_owned(), entry: format!("{job}-{index}"), job, index, bytes: 0 };
         queue.drain(..queue.len().min(most)).map(delivery).collect()
     }
 
@@ -411,7 +449,7 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::{Input, Kind};
+    use crate::jobs::{Kind, Skipped};
 
     const LEASE: Duration = Duration::from_mins(1);
 
@@ -423,9 +461,19 @@ mod tests {
             Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k: None };
         let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
         let webhook = Some("http://hooks.example.org/".to_owned());
-        let id = jobs
-            .submit(NewJob { model: "m".to_owned(), asked, inputs, once: None, content: None, webhook, ttl: None })
-            .unwrap();
+        let job = NewJob {
+            model: "m".to_owned(),
+            asked,
+            inputs: Vec::new(),
+            once: None,
+            content: None,
+            webhook,
+            ttl: None,
+            skipped: Skipped::default(),
+        };
+        let mut upload = jobs.upload();
+        inputs.into_iter().for_each(|input| upload.push(input).unwrap());
+        let id = jobs.submit(upload, job).unwrap();
         assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
         let taken = jobs.take_now("m", 1);
         assert!(jobs.finish(&taken[0], &Outcome::Error("{}".to_owned())));

@@ -14,13 +14,15 @@ mod job;
 mod link;
 mod local;
 mod redis;
+mod upload;
 
 pub use job::{
     Announced, Asked, Content, Delivery, Event, Found, Input, Job, JobId, JobLimits, Kind, NewJob, NoJobId, Once,
-    Outcome, Status, Told, Tried, Webhook, WebhookClaim, What, Work,
+    Outcome, Skipped, Status, Told, Tried, Webhook, WebhookClaim, What, Work,
 };
 pub use local::LocalJobs;
 pub use redis::RedisJobs;
+pub use upload::Upload;
 
 /// Why a job was not accepted, or cannot be spoken of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +39,14 @@ pub enum JobError {
     /// The idempotency key was used for something else.
     #[error("the key was used for another job")]
     Conflict,
+    /// Redis takes no value of that length.
+    #[error("an input of {bytes} bytes is larger than the {most} bytes that Redis takes at once")]
+    LargeInput {
+        /// The input's.
+        bytes: usize,
+        /// Redis' bound.
+        most: usize,
+    },
 }
 
 /// The queue: in Redis, or in this process.
@@ -66,9 +76,36 @@ impl Jobs {
 
     /// Accepts a job: once this returns, it is not lost. Another's id where its key was used for the same before.
     pub async fn submit(&self, job: NewJob) -> Result<JobId, JobError> {
+        self.submit_uploaded(self.upload(), job).await
+    }
+
+    /// Begins a job whose inputs come one by one.
+    pub fn upload(&self) -> Upload {
         match self {
-            Self::Redis(jobs) => jobs.submit(job).await,
-            Self::Local(jobs) => jobs.submit(job),
+            Self::Redis(jobs) => Upload::Redis(jobs.upload()),
+            Self::Local(jobs) => Upload::Local(jobs.upload()),
+        }
+    }
+
+    /// [`Self::submit`] for a job whose inputs have been uploaded, those of `job` behind them.
+    pub async fn submit_uploaded(&self, mut upload: Upload, mut job: NewJob) -> Result<JobId, JobError> {
+        for input in std::mem::take(&mut job.inputs) {
+            if let Err(error) = upload.push(input).await {
+                self.discard(upload).await;
+                return Err(error);
+            }
+        }
+        match (self, upload) {
+            (Self::Redis(jobs), Upload::Redis(upload)) => jobs.submit(upload, job).await,
+            (Self::Local(jobs), Upload::Local(upload)) => jobs.submit(upload, job),
+            _ => Err(JobError::Unavailable),
+        }
+    }
+
+    /// Forgets what was uploaded for a job that is not submitted.
+    pub async fn discard(&self, upload: Upload) {
+        if let (Self::Redis(jobs), Upload::Redis(upload)) = (self, upload) {
+            jobs.discard(&upload).await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Client, Cmd, RedisError, cmd, pipe};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::link::{Link, failure};
 use super::{
@@ -26,6 +27,13 @@ const WAIT: Duration = Duration::from_secs(1);
 const PIECE_BYTES: usize = 1 << 20;
 /// Functions get so many arguments at most.
 const PIECE_INPUTS: usize = 500;
+
+/// The longest value that Redis takes with the `proto-max-bulk-len` of `redis.conf`. It closes the connection over a longer one.
+const MAX_VALUE_BYTES: usize = 16 << 20;
+
+/// Inputs that are read from Redis at the same time have at most so many bytes, or are one: Redis closes connections whose replies
+/// fill `client-output-buffer-limit`, or `maxmemory-clients` with those of other clients.
+const MAX_READ_BYTES: usize = 8 << 20;
 
 /// A model that no worker has spoken of for so long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(1);
@@ -48,6 +56,21 @@ pub struct RedisJobs {
     /// What this process is called among the consumers.
     consumer: Arc<str>,
     limits: JobLimits,
+    /// Bytes of inputs that may be read at the moment.
+    reads: Arc<Semaphore>,
+}
+
+/// Inputs of a job that is not submitted yet. What is not known already goes to Redis in pieces.
+pub struct RedisUpload {
+    link: Arc<Link>,
+    id: JobId,
+    names: Vec<String>,
+    known: Vec<(usize, String)>,
+    piece: Cmd,
+    piece_bytes: usize,
+    piece_inputs: usize,
+    /// Whether Redis has any of it.
+    is_begun: bool,
 }
 
 impl RedisJobs {
@@ -58,12 +81,37 @@ impl RedisJobs {
             waiting: Arc::default(),
             consumer: JobId::random().to_string().into(),
             limits,
+            reads: Arc::new(Semaphore::new(MAX_READ_BYTES)),
         })
     }
 
-    pub(super) async fn submit(&self, job: NewJob) -> Result<JobId, JobError> {
+    pub(super) fn upload(&self) -> RedisUpload {
         let id = JobId::random();
-        self.upload(id, &job.inputs).await?;
+        RedisUpload {
+            link: Arc::clone(&self.link),
+            id,
+            names: Vec::new(),
+            known: Vec::new(),
+            piece: call("upload", &job_key("inputs", id)),
+            piece_bytes: 0,
+            piece_inputs: 0,
+            is_begun: false,
+        }
+    }
+
+    pub(super) async fn discard(&self, upload: &RedisUpload) {
+        if upload.is_begun {
+            // Where Redis does not answer, it expires.
+            let _ = self.link.ask::<i64>(&call("discard", &job_key("inputs", upload.id))).await;
+        }
+    }
+
+    pub(super) async fn submit(&self, mut upload: RedisUpload, job: NewJob) -> Result<JobId, JobError> {
+        if let Err(error) = upload.send().await {
+            self.discard(&upload).await;
+            return Err(error);
+        }
+        let id = upload.id;
         let Asked { kind, version, content_type, json_length, top_k } = &job.asked;
         let mut fields = json!({ "kind": kind });
         let optional = [
@@ -74,22 +122,21 @@ impl RedisJobs {
             ("webhook", job.webhook.clone()),
             ("content", job.content.as_ref().map(|content| content.digest.clone())),
             ("digest", job.content.as_ref().map(|content| content.model_digest.clone())),
+            ("skipped", (job.skipped.count > 0).then(|| json!(job.skipped).to_string())),
         ];
         for (field, value) in optional {
             if let Some(value) = value {
                 fields[field] = value.into();
             }
         }
-        let names: Vec<&str> = job.inputs.iter().map(|input| input.name.as_str()).collect();
         let once = job.once.as_ref();
         let mut submit = call("submit", &job_key("job", id));
-        submit.arg(&job.model).arg(job.inputs.len()).arg(job.ttl.unwrap_or(self.limits.ttl).as_millis() as u64);
+        submit.arg(&job.model).arg(upload.names.len()).arg(job.ttl.unwrap_or(self.limits.ttl).as_millis() as u64);
         submit.arg(self.limits.queue_length);
         submit.arg(once.map_or("", |once| &once.key)).arg(once.map_or("", |once| &once.digest));
-        submit.arg(json!(names).to_string()).arg(fields.to_string());
-        for (index, known) in job.inputs.iter().enumerate().filter_map(|(at, input)| Some((at, input.known.as_ref()?)))
-        {
-            submit.arg(index).arg(known.to_signed());
+        submit.arg(json!(upload.names).to_string()).arg(fields.to_string());
+        for (index, outcome) in &upload.known {
+            submit.arg(index).arg(outcome);
         }
         // Submitting the same id twice is submitting it once.
         let accepted: String = match self.link.ask(&submit).await {
@@ -110,23 +157,6 @@ impl RedisJobs {
 
     pub(super) async fn forget(&self, model: &str) -> Result<(), JobError> {
         self.link.ask::<i64>(cmd("DEL").arg(same_as(model))).await.map(drop)
-    }
-
-    /// Inputs go ahead of their job: a job is accepted in one step, and that step is short.
-    async fn upload(&self, id: JobId, inputs: &[Input]) -> Result<(), JobError> {
-        let waiting = inputs.iter().enumerate().filter(|(_, input)| input.known.is_none());
-        let key = job_key("inputs", id);
-        let (mut piece, mut bytes, mut count) = (call("upload", &key), 0, 0);
-        for (index, input) in waiting {
-            if count > 0 && (bytes + input.data.len() > PIECE_BYTES || count == PIECE_INPUTS) {
-                self.link.ask::<i64>(&piece).await?;
-                (piece, bytes, count) = (call("upload", &key), 0, 0);
-            }
-            piece.arg(index).arg(&input.data[..]);
-            bytes += input.data.len();
-            count += 1;
-        }
-        if count > 0 { self.link.ask::<i64>(&piece).await.map(drop) } else { Ok(()) }
     }
 
     pub(super) async fn find(&self, id: JobId) -> Result<Found, JobError> {
@@ -227,7 +257,23 @@ impl RedisJobs {
             [_, job, _, index, ..] => delivery(model, entry, job, index),
             _ => None,
         };
-        Ok(entries.filter_map(read).collect())
+        Ok(self.measured(entries.filter_map(read).collect()).await)
+    }
+
+    /// With the lengths of their inputs. Where Redis does not tell them, the inputs are read one by one.
+    async fn measured(&self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        if deliveries.is_empty() {
+            return deliveries;
+        }
+        let mut lengths = pipe();
+        for delivery in &deliveries {
+            lengths.cmd("HSTRLEN").arg(job_key("inputs", delivery.job)).arg(delivery.index);
+        }
+        let lengths: Vec<usize> = self.link.ask_all(&lengths).await.unwrap_or_default();
+        for (place, delivery) in deliveries.iter_mut().enumerate() {
+            delivery.bytes = lengths.get(place).copied().unwrap_or(MAX_READ_BYTES);
+        }
+        deliveries
     }
 
     /// The connection on which this model's queue is waited at: whoever shared it would wait as well.
@@ -253,6 +299,8 @@ impl RedisJobs {
     pub(super) async fn begin(&self, delivery: &Delivery) -> Result<Option<Work>, JobError> {
         let mut begin = call("begin", &queue_of(&delivery.model));
         begin.arg(&delivery.entry).arg(delivery.job.to_string()).arg(delivery.index);
+        let bytes = delivery.bytes.clamp(1, MAX_READ_BYTES) as u32;
+        let _read = self.reads.acquire_many(bytes).await.map_err(|_| JobError::Unavailable)?;
         let found: Option<Vec<Vec<u8>>> = self.link.ask(&begin).await?;
         Ok(found.map(|found| {
             let mut fields = found.into_iter();
@@ -292,7 +340,8 @@ impl RedisJobs {
             taken => taken?,
         };
         let parts = taken.chunks_exact(3);
-        Ok(parts.filter_map(|part| delivery(model, part[0].clone(), &part[1], &part[2])).collect())
+        let deliveries = parts.filter_map(|part| delivery(model, part[0].clone(), &part[1], &part[2])).collect();
+        Ok(self.measured(deliveries).await)
     }
 
     pub(super) async fn claim_webhooks(&self, most: usize, lease: Duration) -> Result<Vec<WebhookClaim>, JobError> {
@@ -337,6 +386,43 @@ impl RedisJobs {
     }
 }
 
+impl RedisUpload {
+    /// Inputs go ahead of their job: a job is accepted in one step, and that step is short.
+    pub(super) async fn push(&mut self, input: Input) -> Result<(), JobError> {
+        let index = self.names.len();
+        self.names.push(input.name);
+        if let Some(outcome) = input.known {
+            self.known.push((index, outcome.to_signed()));
+            return Ok(());
+        }
+        if self.piece_inputs == PIECE_INPUTS || self.piece_bytes + input.data.len() > PIECE_BYTES {
+            self.send().await?;
+        }
+        self.piece.arg(index).arg(&input.data[..]);
+        self.piece_bytes += input.data.len();
+        self.piece_inputs += 1;
+        Ok(())
+    }
+
+    /// Sends what has been collected.
+    async fn send(&mut self) -> Result<(), JobError> {
+        if self.piece_inputs == 0 {
+            return Ok(());
+        }
+        self.is_begun = true;
+        let bytes = std::mem::take(&mut self.piece_bytes);
+        let piece = std::mem::replace(&mut self.piece, call("upload", &job_key("inputs", self.id)));
+        self.piece_inputs = 0;
+        match self.link.ask::<i64>(&piece).await {
+            // Only an input that is alone in its piece makes it as long as this.
+            Err(JobError::Unavailable) if bytes > MAX_VALUE_BYTES => {
+                Err(JobError::LargeInput { bytes, most: MAX_VALUE_BYTES })
+            }
+            sent => sent.map(drop),
+        }
+    }
+}
+
 fn call(function: &str, key: &str) -> Cmd {
     let mut call = cmd("FCALL");
     call.arg(format!("mlserve_{function}")).arg(1).arg(key);
@@ -344,7 +430,7 @@ fn call(function: &str, key: &str) -> Cmd {
 }
 
 fn delivery(model: &str, entry: String, job: &str, index: &str) -> Option<Delivery> {
-    Some(Delivery { model: model.to_owned(), entry, job: job.parse().ok()?, index: index.parse().ok()? })
+    Some(Delivery { model: model.to_owned(), entry, job: job.parse().ok()?, index: index.parse().ok()?, bytes: 0 })
 }
 
 fn read_job(id: JobId, fields: &HashMap<String, String>) -> Option<Job> {
@@ -375,5 +461,6 @@ fn read_job(id: JobId, fields: &HashMap<String, String>) -> Option<Job> {
             error: fields.get("webhook_error").cloned(),
             ..Webhook::new(url.clone())
         }),
+        skipped: fields.get("skipped").and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use db_api::jobs::{
     Asked, Content, Delivery, Found, Input, Job, JobError, JobId, JobLimits, Jobs, Kind, LocalJobs, NewJob, Once,
-    Outcome, RedisJobs, Status, What,
+    Outcome, RedisJobs, Skipped, Status, What,
 };
 use redis::Commands;
 use tokio::time::sleep;
@@ -20,7 +20,7 @@ const LIMITS: JobLimits = JobLimits {
     max_deliveries: 3,
 };
 
-fn over(redis: &Redis) -> Jobs {
+pub fn over(redis: &Redis) -> Jobs {
     with(redis, LIMITS)
 }
 
@@ -28,11 +28,11 @@ fn with(redis: &Redis, limits: JobLimits) -> Jobs {
     Jobs::Redis(RedisJobs::new(&redis.url(), limits).unwrap())
 }
 
-fn local() -> Jobs {
+pub fn local() -> Jobs {
     Jobs::Local(LocalJobs::new(LIMITS))
 }
 
-fn job(inputs: &[&str]) -> NewJob {
+pub fn job(inputs: &[&str]) -> NewJob {
     let input =
         |data: &&str| Input { name: format!("{data}.png"), data: Bytes::copy_from_slice(data.as_bytes()), known: None };
     NewJob {
@@ -49,10 +49,11 @@ fn job(inputs: &[&str]) -> NewJob {
         content: None,
         webhook: None,
         ttl: None,
+        skipped: Skipped::default(),
     }
 }
 
-fn answer(text: &str) -> Outcome {
+pub fn answer(text: &str) -> Outcome {
     Outcome::Answer(format!("\"{text}\""))
 }
 
@@ -60,7 +61,7 @@ fn error() -> Outcome {
     Outcome::Error("{\"status\":422}".to_owned())
 }
 
-async fn state(jobs: &Jobs, id: JobId) -> Job {
+pub async fn state(jobs: &Jobs, id: JobId) -> Job {
     match jobs.find(id).await.unwrap() {
         Found::Job(job) => *job,
         other => panic!("{other:?}"),
@@ -68,7 +69,7 @@ async fn state(jobs: &Jobs, id: JobId) -> Job {
 }
 
 /// At least one; the first call may have to make the group of consumers.
-async fn take(jobs: &Jobs, most: usize) -> Vec<Delivery> {
+pub async fn take(jobs: &Jobs, most: usize) -> Vec<Delivery> {
     for _ in 0..3 {
         let taken = jobs.take("m", most).await.unwrap();
         if !taken.is_empty() {

@@ -4,4 +4,5 @@
 mod jobs;
 mod memory;
 mod server;
+mod uploads;
 mod webhooks;

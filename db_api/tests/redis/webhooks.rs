@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use db_api::jobs::{
-    Asked, Found, Input, JobId, JobLimits, Jobs, Kind, NewJob, Outcome, RedisJobs, Told, Tried, Webhook, WebhookClaim,
+    Asked, Found, Input, JobId, JobLimits, Jobs, Kind, NewJob, Outcome, RedisJobs, Skipped, Told, Tried, Webhook,
+    WebhookClaim,
 };
 use futures_util::future::join_all;
 use redis::Commands;
@@ -26,9 +27,9 @@ async fn submit(jobs: &Jobs, webhook: Option<&str>) -> JobId {
     let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k: None };
     let inputs = vec![Input { name: String::new(), data: b"image".as_slice().into(), known: None }];
     let webhook = webhook.map(str::to_owned);
-    jobs.submit(NewJob { model: "mnist".to_owned(), asked, inputs, once: None, content: None, webhook, ttl: None })
-        .await
-        .unwrap()
+    let skipped = Skipped::default();
+    let model = "mnist".to_owned();
+    jobs.submit(NewJob { model, asked, inputs, once: None, content: None, webhook, ttl: None, skipped }).await.unwrap()
 }
 
 async fn webhook(jobs: &Jobs, id: JobId) -> Webhook {

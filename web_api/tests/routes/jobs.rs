@@ -23,11 +23,11 @@ pub fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+pub fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path).header(header::CONTENT_TYPE, content_type).body(body.into()).unwrap()
 }
 
-fn with(mut request: Request<Body>, name: &'static str, value: &'static str) -> Request<Body> {
+pub fn with(mut request: Request<Body>, name: &'static str, value: &'static str) -> Request<Body> {
     request.headers_mut().insert(name, value.parse().unwrap());
     request
 }
@@ -36,7 +36,7 @@ fn bare(method: &str, path: &str) -> Request<Body> {
     Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
 }
 
-fn request_of(rows: &[&str]) -> Value {
+pub fn request_of(rows: &[&str]) -> Value {
     let data: Vec<String> = rows.iter().map(|row| STANDARD.encode(row)).collect();
     json!({ "id": rows[0], "inputs": [{ "name": "image", "datatype": "BYTES", "shape": [rows.len()], "data": data }] })
 }
@@ -210,7 +210,7 @@ async fn the_same_key_is_the_same_job_and_another_body_under_it_a_conflict() {
     let other = stack.send(submit("b")).await;
     assert_eq!((other.status, other.json()["status"].as_u64()), (StatusCode::CONFLICT, Some(409)));
     assert_eq!(ended(&stack, &job_of(&first)).await["runs"], 1);
-    let long = with(post("/jobs", "application/zip", zip(&[("a", "b")])), "idempotency-key", "");
+    let long = with(post("/jobs", "application/zip", zip(&[("a.png", "b")])), "idempotency-key", "");
     assert_eq!(stack.send(long).await.status, StatusCode::BAD_REQUEST);
 }
 
@@ -238,7 +238,7 @@ async fn who_cancels_stops_what_has_not_begun() {
 #[tokio::test]
 async fn what_failed_is_tried_again_when_that_is_asked_for() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "killer"), ("b", "b")]))).await);
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "killer"), ("b.png", "b")]))).await);
     assert_eq!(ended(&stack, &path).await["status"], "failed");
     let retried = stack.send(bare("POST", &format!("{path}/retry"))).await;
     assert_eq!((retried.status, &retried.json()["failed"]), (StatusCode::ACCEPTED, &json!(0)));
@@ -249,7 +249,7 @@ async fn what_failed_is_tried_again_when_that_is_asked_for() {
 #[tokio::test]
 async fn a_job_waits_for_a_model_that_says_later() {
     let stack = Stack::start(AppType::Cli, &["busy"]).await;
-    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "a")]))).await);
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a")]))).await);
     while stack.runs() < 2 {
         sleep(Duration::from_millis(20)).await;
     }
@@ -257,14 +257,14 @@ async fn a_job_waits_for_a_model_that_says_later() {
     assert_eq!((&waiting["status"], &waiting["failed"]), (&json!("running"), &json!(0)));
     // Each model has places of its own: another one's jobs go on.
     stack.change(|models| models.push(model("mnist"))).await;
-    let other = job_of(&stack.send(post("/jobs?model=mnist", "application/zip", zip(&[("a", "a")]))).await);
+    let other = job_of(&stack.send(post("/jobs?model=mnist", "application/zip", zip(&[("a.png", "a")]))).await);
     assert_eq!(ended(&stack, &other).await["status"], "succeeded");
 }
 
 #[tokio::test]
 async fn events_tell_everything_once_and_go_on_where_one_left_off() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "a"), ("b", "slow")]))).await);
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a"), ("b.png", "slow")]))).await);
     // Ends by itself when the job has.
     let events = stack.send(get_request(&format!("{path}/events"))).await;
     assert_eq!(events.header("content-type"), "text/event-stream");
@@ -273,7 +273,7 @@ async fn events_tell_everything_once_and_go_on_where_one_left_off() {
     let all = blocks(&events.text());
     let kinds: Vec<_> = all.iter().map(|block| block.contains("event: result")).collect();
     assert_eq!(kinds, [false, false, true, true, false], "{all:#?}");
-    assert!(all[2].contains(r#""name":"a""#) && all[4].contains(r#""status":"succeeded""#));
+    assert!(all[2].contains(r#""name":"a.png""#) && all[4].contains(r#""status":"succeeded""#));
     let last = all[2].lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
     let mut rest = get_request(&format!("{path}/events"));
     rest.headers_mut().insert("last-event-id", last.parse().unwrap());
@@ -300,7 +300,7 @@ async fn results_come_as_lines_or_as_a_table() {
 #[tokio::test]
 async fn large_jobs_are_read_page_by_page() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let names = ["a", "b", "c", "d", "e"];
+    let names = ["a.png", "b.png", "c.png", "d.png", "e.png"];
     let files: Vec<_> = names.iter().map(|name| (*name, *name)).collect();
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&files))).await);
     ended(&stack, &path).await;
@@ -322,7 +322,7 @@ async fn large_jobs_are_read_page_by_page() {
 #[tokio::test]
 async fn who_waits_is_told_when_something_changes() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a", "slow")]))).await);
+    let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "slow")]))).await);
     let wait = || with(get_request(&path), "prefer", "wait=10");
     let mut status = String::new();
     while status != "succeeded" {
@@ -336,7 +336,7 @@ async fn who_waits_is_told_when_something_changes() {
 async fn jobs_are_listed_unless_that_is_off() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     for picture in ["a", "text"] {
-        let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("x", picture)]))).await);
+        let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("x.png", picture)]))).await);
         ended(&stack, &path).await;
     }
     let count = async |query: &str| {
@@ -357,7 +357,7 @@ async fn what_is_no_job_says_so() {
     for path in [unknown.as_str(), "/jobs/x", "/jobs/..%2f..", "/jobs/x/events"] {
         assert_eq!(stack.send(get_request(path)).await.status, StatusCode::NOT_FOUND, "{path}");
     }
-    let many: Vec<_> = (0..11).map(|number| number.to_string()).collect();
+    let many: Vec<_> = (0..11).map(|number| format!("{number}.png")).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), "a")).collect();
     for (request, status) in [
         (post("/jobs?model=mnist", "text/plain", "hello"), StatusCode::UNSUPPORTED_MEDIA_TYPE),
@@ -365,8 +365,8 @@ async fn what_is_no_job_says_so() {
         (post("/jobs?model=mnist", "application/zip", zip(&[])), StatusCode::BAD_REQUEST),
         (post("/jobs?model=mnist", "application/zip", zip(&[("../a", "a")])), StatusCode::BAD_REQUEST),
         (post("/jobs?model=mnist", "application/zip", zip(&many)), StatusCode::PAYLOAD_TOO_LARGE),
-        (post("/jobs?model=none", "application/zip", zip(&[("a", "a")])), StatusCode::NOT_FOUND),
-        (post("/jobs", "application/zip", zip(&[("a", "a")])), StatusCode::UNPROCESSABLE_ENTITY),
+        (post("/jobs?model=none", "application/zip", zip(&[("a.png", "a")])), StatusCode::NOT_FOUND),
+        (post("/jobs", "application/zip", zip(&[("a.png", "a")])), StatusCode::UNPROCESSABLE_ENTITY),
         (post("/jobs?model=mnist&version=9", "application/json", "[{}]"), StatusCode::NOT_FOUND),
         (post("/jobs?model=mnist", "application/octet-stream", vec![0; 2 << 20]), StatusCode::PAYLOAD_TOO_LARGE),
         (bare("PUT", "/jobs"), StatusCode::METHOD_NOT_ALLOWED),
@@ -380,7 +380,7 @@ async fn what_is_no_job_says_so() {
 #[tokio::test]
 async fn a_queue_that_is_long_enough_takes_no_more() {
     let stack = Stack::start(AppType::Cli, &["busy"]).await;
-    let names: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+    let names: Vec<_> = (0..10).map(|number| format!("{number}.png")).collect();
     let files: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
     let mut last = None;
     for _ in 0..4 {

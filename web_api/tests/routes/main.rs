@@ -15,5 +15,6 @@ mod protocol;
 mod results;
 mod rows;
 mod stack;
+mod uploads;
 mod web_api;
 mod webhooks;

@@ -180,6 +180,7 @@ pub fn settings(model_api: &str) -> Settings {
             concurrency: 4,
             list: true,
             max_inputs: 10,
+            max_bytes: 3 << 20,
             limits: JobLimits {
                 ttl: Duration::from_hours(1),
                 queue_length: 20,

@@ -97,13 +97,16 @@ macro_rules! float {
         impl Number for $number {
             fn parse(token: &str) -> Option<Self> {
                 let read: fn(&str) -> Option<$number> = $read;
-                match token {
+                // Digits first: they are nearly all that comes.
+                $quick(token).or_else(|| match token {
                     // As the JSON mapping of Protocol Buffers writes what JSON has no number for.
                     r#""NaN""# => Some(Self::NAN),
                     r#""Infinity""# => Some(Self::INFINITY),
                     r#""-Infinity""# => Some(Self::NEG_INFINITY),
-                    _ => $quick(token).or_else(|| read(digits(token)?).filter(|number| number.is_finite())),
-                }
+                    // As MLServer's clients write a missing number.
+                    "null" => Some(Self::NAN),
+                    _ => read(digits(token)?).filter(|number| number.is_finite()),
+                })
             }
         }
     )*};
@@ -188,6 +191,25 @@ mod tests {
     }
 
     #[test]
+    fn null_is_a_missing_number_where_the_datatype_has_nan() {
+        let missing = |datatype| match datatype {
+            Datatype::Fp16 => f16::NAN.to_le_bytes().to_vec(),
+            Datatype::Bf16 => bf16::NAN.to_le_bytes().to_vec(),
+            Datatype::Fp32 => f32::NAN.to_le_bytes().to_vec(),
+            _ => f64::NAN.to_le_bytes().to_vec(),
+        };
+        for datatype in [Datatype::Fp16, Datatype::Bf16, Datatype::Fp32, Datatype::Fp64] {
+            assert_eq!(words("[null]", datatype, &[1]), Ok(missing(datatype)), "{datatype}");
+            assert_eq!(words(r#"["NaN"]"#, datatype, &[1]), Ok(missing(datatype)), "{datatype}");
+        }
+        let nested = words("[[1, null], [ null ,2.5]]", Datatype::Fp32, &[2, 2]).unwrap();
+        let flat = words("[1,null,null,2.5]", Datatype::Fp32, &[2, 2]).unwrap();
+        assert_eq!(nested, flat);
+        assert_eq!(nested, [1.0, f32::NAN, f32::NAN, 2.5].map(f32::to_le_bytes).concat());
+        assert_eq!(words("[[1,2],null]", Datatype::Fp32, &[2, 2]), Err("its data is nested unevenly".to_owned()));
+    }
+
+    #[test]
     fn what_a_datatype_cannot_hold_is_refused_by_element() {
         for (text, datatype, token) in [
             ("9223372036854775808", Datatype::Int64, ""),
@@ -199,7 +221,10 @@ mod tests {
             ("1e400", Datatype::Fp64, ""),
             ("70000", Datatype::Fp16, ""),
             ("true", Datatype::Fp32, ""),
-            ("null", Datatype::Fp32, ""),
+            ("null", Datatype::Int64, ""),
+            ("null", Datatype::Bool, ""),
+            ("null", Datatype::Bytes, ""),
+            ("nul", Datatype::Fp32, ""),
             (r#""nan""#, Datatype::Fp32, ""),
             ("nan", Datatype::Fp32, ""),
             ("2", Datatype::Bool, ""),

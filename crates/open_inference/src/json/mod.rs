@@ -13,12 +13,16 @@ pub(crate) mod object;
 /// Lists that stay short.
 mod at_most;
 
+/// UTF-8, with or without a byte order mark.
+mod encoding;
+
 /// Requests.
 mod request;
 
 /// Answers.
 mod response;
 
+pub use encoding::{NotUtf8, utf8_json};
 pub use request::read_request;
 pub(crate) use response::write_output;
 pub use response::{JsonResponse, write_request, write_response};

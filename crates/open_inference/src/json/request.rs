@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::at_most::AtMost;
+use super::encoding::utf8_json;
 use super::object::Object;
 use crate::binary::{self, Tail};
 use crate::check::{cut, shown};
@@ -55,7 +56,8 @@ struct JsonOutput {
 /// `json_length` is what `Inference-Header-Content-Length` said; without one, all of the body is JSON.
 pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequest, Error> {
     let (json, tail) = binary::split(body.clone(), json_length)?;
-    let Object(request): Object<JsonRequest> = serde_json::from_slice(&json)
+    let text = utf8_json(&json).map_err(|error| Error::malformed(error.to_string()))?;
+    let Object(request): Object<JsonRequest> = serde_json::from_slice(text)
         .map_err(|error| Error::malformed(format!("the body is no JSON of an inference request: {}", cut(&error))))?;
     let mut tail = Tail::new(tail);
     let inputs = request.inputs.0.into_iter().map(|Object(input)| read_input(input, &json, &mut tail));

@@ -1,3 +1,6 @@
+/// Bodies packed with gzip.
+mod gzip;
+
 /// Bodies and answers that travel compressed.
 mod packing;
 

@@ -14,7 +14,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::decompression::RequestDecompressionLayer;
 
-use super::reply;
+use super::{gzip, reply};
 
 /// Smaller answers are sent faster as they are.
 const WORTH_COMPRESSING: u16 = 4096;
@@ -67,7 +67,7 @@ async fn packed(route: Route, request: Request) -> Result<Response, Infallible> 
     let layers = ServiceBuilder::new()
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
-    match layers.service(route).oneshot(request).await {
+    match layers.service(route).oneshot(gzip::unpacked(request)).await {
         Ok(response) => Ok(reply::in_turns(response.map(Body::new))),
         Err(error) => Ok(crate::Error::malformed(error.to_string()).into_response()),
     }

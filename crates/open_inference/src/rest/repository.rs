@@ -9,7 +9,7 @@ use crate::answer::large_off_thread;
 use crate::check::cut;
 use crate::json::object::Object;
 use crate::server::check_load;
-use crate::{Error, InferenceServer, ModelState, Parameters, parameters};
+use crate::{Error, InferenceServer, ModelState, Parameters, parameters, utf8_json};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -71,8 +71,10 @@ where
         if body.bytes.is_empty() {
             return Ok(T::default());
         }
-        serde_json::from_slice(&body.bytes).map(|Object(asked)| asked)
+        let text = utf8_json(&body.bytes).map_err(|error| Error::malformed(error.to_string()))?;
+        serde_json::from_slice(text)
+            .map(|Object(asked)| asked)
+            .map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {}", cut(&error))))
     };
-    let read = large_off_thread(size, read).await;
-    read.map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {}", cut(&error))))
+    large_off_thread(size, read).await
 }

@@ -7,7 +7,7 @@ use super::Rest;
 use crate::check::{names, shown};
 use crate::{
     ContentType, Datatype, Error, InferenceServer, ModelMetadata, Parameter, Parameters, TensorMetadata, WireData,
-    WireInput, WireRequest, binary, image_settings, read_request,
+    WireInput, WireRequest, binary, image_settings, read_request, utf8_json,
 };
 
 /// A request whose body has come, within the bounds for one.
@@ -42,7 +42,7 @@ fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let only_pictures = || model.only_input().is_some_and(TensorMetadata::takes_images);
     // Some clients send JSON under this name as well, and no picture begins with a brace.
-    let is_json = || body.trim_ascii_start().starts_with(b"{");
+    let is_json = || utf8_json(body).is_ok_and(|text| text.trim_ascii_start().starts_with(b"{"));
     let unnamed = media_type == "application/octet-stream";
     media_type.starts_with("image/") || unnamed && only_pictures() && !is_json()
 }

@@ -34,6 +34,31 @@ async fn base64_is_read_and_written_where_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn base64_is_read_as_programs_write_it() {
+    let service = Service::new();
+    for text in ["/wA=", "/wA", "_wA=", "/w\r\nA=\n", "data:image/png;base64,/wA="] {
+        let answer =
+            service.infer("marked", json!({"inputs": [input("b", "BYTES", &[1], json!([text]))]})).await.json();
+        assert_eq!(answer["outputs"][0]["data"], json!(["/wA="]), "{text:?}");
+    }
+    for (text, words) in [
+        ("data:,/wA=", "is a data URL whose data is not base64: it has no \";base64,\""),
+        ("/w A=", "is not base64: it has a space inside a group of four characters, where a \"+\" may have stood"),
+    ] {
+        let refused = service.infer("marked", json!({"inputs": [input("b", "BYTES", &[1], json!([text]))]})).await;
+        assert_eq!(refused.error(), (400, format!("input \"b\": element 0 {words}")));
+    }
+}
+
+#[tokio::test]
+async fn null_is_a_missing_number_in_a_column_of_floats() {
+    let service = Service::new();
+    let request = |l: Value| json!({"parameters": {"content_type": "pd"}, "inputs": [input("t", "FP64", &[2], l)]});
+    let (status, words) = service.infer("moments", request(json!([1, null]))).await.error();
+    assert_eq!((status, words.as_str()), (422, "column \"t\": element 1: NaN is no INT64"));
+}
+
+#[tokio::test]
 async fn what_the_settings_name_is_done_once_between_services() {
     let service = Service::new();
     let answer = service.infer("marked", json!({"inputs": [input("b", "BYTES", &[1], json!(["/wA="]))]})).await.json();

@@ -2,7 +2,7 @@ use std::iter::repeat;
 use std::ops::Range;
 
 use axum::response::{IntoResponse, Response};
-use db_api::jobs::{Job, JobId, Jobs, Outcome, Told, Webhook};
+use db_api::jobs::{Job, JobId, Jobs, Outcome, Skipped, Told, Webhook};
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -33,6 +33,8 @@ pub struct JobBody<'a> {
     finished: Option<String>,
     /// When it and its results will be forgotten.
     expires: Option<String>,
+    /// Files that were sent with it and are no inputs.
+    skipped: &'a Skipped,
     webhook: Option<WebhookBody<'a>>,
 }
 
@@ -79,6 +81,7 @@ impl<'a> JobBody<'a> {
             started: job.started_ms.map(moment),
             finished: job.finished_ms.map(moment),
             expires: job.expires_ms.map(moment),
+            skipped: &job.skipped,
             webhook: job.webhook.as_ref().map(|webhook| WebhookBody::new(job, webhook)),
         }
     }

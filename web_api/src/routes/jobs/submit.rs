@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use contract::ModelDescription;
-use db_api::jobs::{Asked, Content, Input, Job, JobId, Kind, NewJob, Once};
+use db_api::jobs::{Asked, Content, Input, Job, JobId, Kind, NewJob, Once, Skipped, Upload};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -38,11 +38,40 @@ pub async fn submit(
     {
         return accepted(&app, id).await;
     }
-    let (inputs, _share) = submission.inputs(&app).await?;
-    let inputs = recall(&replay, &model.name, asked, inputs).await;
+    let mut upload = app.jobs.upload();
+    let skipped = match send(&app, &replay, &model, &submission, &mut upload).await {
+        Ok(skipped) => skipped,
+        Err(error) => {
+            app.jobs.discard(upload).await;
+            return Err(error);
+        }
+    };
     let once = key.clone().map(|key| Once { key, digest });
     let (model, asked, webhook) = (model.name.clone(), asked.clone(), webhook.clone());
-    accept(&app, NewJob { model, asked, inputs, once, content, webhook, ttl: None }).await
+    let job = NewJob { model, asked, inputs: Vec::new(), once, content, webhook, ttl: None, skipped };
+    let id = app.jobs.submit_uploaded(upload, job).await?;
+    accepted(&app, id).await
+}
+
+/// Reads the inputs and sends them to the queue, a piece at a time.
+async fn send(
+    app: &App,
+    replay: &Replay,
+    model: &ModelDescription,
+    submission: &Submission,
+    upload: &mut Upload,
+) -> Result<Skipped, Error> {
+    let mut inputs = submission.inputs(app, model);
+    loop {
+        let (piece, rest) = inputs.next(app).await?;
+        inputs = rest;
+        if piece.is_empty() {
+            return inputs.skipped();
+        }
+        for input in recall(replay, &model.name, &submission.asked, piece).await {
+            upload.push(input).await?;
+        }
+    }
 }
 
 /// What decides a job's answers; nothing does where the model may be another one without our knowledge, or where its
@@ -65,11 +94,6 @@ async fn recall(replay: &Replay, model: &str, asked: &Asked, inputs: Vec<Input>)
         Input { known, ..input }
     };
     stream::iter(inputs).map(recall).buffered(AT_A_TIME).collect().await
-}
-
-async fn accept(app: &App, job: NewJob) -> Result<Response, Error> {
-    let id = app.jobs.submit(job).await?;
-    accepted(app, id).await
 }
 
 /// 202, or 200 when there is nothing left to do.
@@ -150,8 +174,9 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     let model = app.catalog.find(model.as_deref())?.name.clone();
     let inputs = vec![Input { name: String::new(), data, known: None }];
     let once = key.map(|key| Once { key, digest: digest(&model, &asked, &inputs[0].data) });
-    let job = NewJob { model, asked, inputs, once, content: None, webhook: None, ttl: None };
-    let mut response = accept(app, job).await?;
+    let skipped = Skipped::default();
+    let job = NewJob { model, asked, inputs, once, content: None, webhook: None, ttl: None, skipped };
+    let mut response = accepted(app, app.jobs.submit(job).await?).await?;
     // Also where the key's job has ended long ago: 200 would say that this is the answer.
     *response.status_mut() = StatusCode::ACCEPTED;
     response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));

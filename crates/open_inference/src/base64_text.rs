@@ -1,0 +1,124 @@
+//! Base64 decoder for the forms in which programs write it: RFC 4648 §4 and §5, in lines (RFC 2045), as a data URL (RFC 2397).
+
+use base64::Engine;
+use base64::alphabet::{STANDARD as PLUS_AND_SLASH, URL_SAFE as HYPHEN_AND_UNDERSCORE};
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+
+const LENIENT: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const PLAIN: GeneralPurpose = GeneralPurpose::new(&PLUS_AND_SLASH, LENIENT);
+const FOR_URLS: GeneralPurpose = GeneralPurpose::new(&HYPHEN_AND_UNDERSCORE, LENIENT);
+
+/// Characters that stand for three bytes.
+const GROUP: usize = 4;
+
+/// Why a text is not base64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotBase64 {
+    #[error("is not base64")]
+    Text,
+    #[error("is a data URL whose data is not base64: it has no \";base64,\"")]
+    DataUrl,
+    /// Form decoding turns `+` into a space. Without the spaces other bytes would be decoded.
+    #[error("is not base64: it has a space inside a group of four characters, where a \"+\" may have stood")]
+    LostPlus,
+}
+
+/// Appends the bytes that `text` stands for to `data`. After an error `data` may hold some of them.
+pub(crate) fn decode(text: &[u8], data: &mut Vec<u8>) -> Result<(), NotBase64> {
+    let begin = data.len();
+    // The usual form needs no copy.
+    if STANDARD.decode_vec(text, data).is_ok() {
+        return Ok(());
+    }
+    data.truncate(begin);
+    let compact = without_whitespace(payload(text)?)?;
+    let is_for_urls = compact.iter().any(|byte| matches!(byte, b'-' | b'_'));
+    let engine = if is_for_urls { &FOR_URLS } else { &PLAIN };
+    engine.decode_vec(&compact, data).map_err(|_| NotBase64::Text)
+}
+
+/// What follows the header of a data URL; all of a text that is none.
+fn payload(text: &[u8]) -> Result<&[u8], NotBase64> {
+    let text = text.trim_ascii();
+    if !text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:")) {
+        return Ok(text);
+    }
+    let comma = text.iter().position(|&byte| byte == b',').ok_or(NotBase64::DataUrl)?;
+    let header = text[..comma].trim_ascii_end();
+    let is_base64 = header.len() >= 7 && header[header.len() - 7..].eq_ignore_ascii_case(b";base64");
+    if is_base64 { Ok(&text[comma + 1..]) } else { Err(NotBase64::DataUrl) }
+}
+
+/// Line breaks may stand anywhere. Spaces alone may stand between groups: that is what becomes of lines when they are folded.
+fn without_whitespace(text: &[u8]) -> Result<Vec<u8>, NotBase64> {
+    let mut compact = Vec::with_capacity(text.len());
+    let mut rest = text.trim_ascii();
+    while !rest.is_empty() {
+        let word = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
+        compact.extend_from_slice(&rest[..word]);
+        rest = &rest[word..];
+        let gap = rest.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(rest.len());
+        let is_line_break = rest[..gap].iter().any(|&byte| byte != b' ');
+        if gap > 0 && !is_line_break && !compact.len().is_multiple_of(GROUP) {
+            return Err(NotBase64::LostPlus);
+        }
+        rest = &rest[gap..];
+    }
+    Ok(compact)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    /// All four characters in which the alphabets differ, and padding.
+    const BYTES: [u8; 10] = [0xfb, 0xef, 0xbe, 0xff, 0xff, 0xff, 0x00, 0x10, 0x83, 0x10];
+
+    fn decoded(text: &str) -> Result<Vec<u8>, NotBase64> {
+        let mut data = b"before".to_vec();
+        decode(text.as_bytes(), &mut data).map(|()| data.split_off(6))
+    }
+
+    #[test]
+    fn every_form_stands_for_the_same_bytes() {
+        let plain = STANDARD.encode(BYTES);
+        let lines = |end: &str| format!("{}{end}{}{end}", &plain[..7], &plain[7..]);
+        for text in [
+            plain.clone(),
+            STANDARD_NO_PAD.encode(BYTES),
+            URL_SAFE.encode(BYTES),
+            URL_SAFE_NO_PAD.encode(BYTES),
+            lines("\n"),
+            lines("\r\n"),
+            lines("\n  "),
+            lines("\t"),
+            format!(" {plain} "),
+            format!("{} {}  {}", &plain[..4], &plain[4..8], &plain[8..]),
+            format!("data:image/png;base64,{plain}"),
+            format!("DATA:image/svg+xml;charset=utf-8;BASE64,{}", lines("\n")),
+            format!("data:;base64, {}", URL_SAFE_NO_PAD.encode(BYTES)),
+        ] {
+            assert_eq!(decoded(&text), Ok(BYTES.to_vec()), "{text:?}");
+        }
+        for empty in ["", "\n", "data:image/png;base64,"] {
+            assert_eq!(decoded(empty), Ok(vec![]), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_base64_is_refused() {
+        for text in ["*", "QUJD*", "QUJ=D", "QUJDR", "+_+_", "QUI=QUI=", "é", "QUJ\0", "QR=="] {
+            assert_eq!(decoded(text), Err(NotBase64::Text), "{text:?}");
+        }
+        for text in ["data:text/plain,hello", "data:image/png;base64", "data:", "data:base64,QUJD"] {
+            assert_eq!(decoded(text), Err(NotBase64::DataUrl), "{text:?}");
+        }
+        for text in ["QU JD", "QUJDQ UJD"] {
+            assert_eq!(decoded(text), Err(NotBase64::LostPlus), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! gzip decoder for request bodies (RFC 1952), also of several members, as `pigz`, `bgzip` and `cat a.gz b.gz` write them.
+//!
+//! The decoder of `tower-http` ends with the first member, and with it the body.
+
+use std::io;
+
+use async_compression::tokio::bufread::GzipDecoder;
+use axum::body::Body;
+use axum::extract::Request;
+use futures_util::TryStreamExt;
+use http::header;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+/// Bytes that are unpacked at a time.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// `request` with its body unpacked, where that is packed with gzip.
+pub(super) fn unpacked(mut request: Request) -> Request {
+    let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    if !encoding
+        .map(str::trim)
+        .is_some_and(|name| ["gzip", "x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)))
+    {
+        return request;
+    }
+    request.headers_mut().remove(header::CONTENT_ENCODING);
+    request.headers_mut().remove(header::CONTENT_LENGTH);
+    request.map(|body| {
+        let mut decoder = GzipDecoder::new(StreamReader::new(body.into_data_stream().map_err(io::Error::other)));
+        decoder.multiple_members(true);
+        Body::from_stream(ReaderStream::with_capacity(decoder, PIECE_BYTES))
+    })
+}
