@@ -100,6 +100,13 @@ struct Connections<'a> {
     stopping: CancellationToken,
 }
 
+/// Also a server that is dropped, and not stopped, ends its connections.
+impl Drop for Connections<'_> {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
 impl<'a> Connections<'a> {
     fn new(cores: &'a Cores, app: Router, settings: &ServerSettings) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -273,3 +273,12 @@ async fn the_drain_finishes_what_was_begun_and_does_not_wait_for_the_silent() {
     server.task.await.unwrap().unwrap();
     drop(silent);
 }
+
+#[tokio::test]
+async fn a_server_that_is_dropped_ends_its_connections() {
+    let server = start(Duration::from_mins(1));
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    ask(&mut idle).await;
+    server.task.abort();
+    assert_eq!(rest(&mut idle).await, "");
+}
