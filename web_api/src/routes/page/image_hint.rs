@@ -26,7 +26,7 @@ impl ImageHint {
         }
         let [_, a, b, c] = input.shape[..] else { return None };
         let is_channels = |length: i64| length == 1 || length == 3;
-        let is_side = |length: i64| length < 0 || length >= SHORTEST_SIDE;
+        let is_side = |length: i64| !(0..SHORTEST_SIDE).contains(&length);
         let channels_first = is_channels(a) && is_side(b) && is_side(c);
         let channels_last = is_channels(c) && is_side(a) && is_side(b);
         (channels_first || channels_last).then(|| Self::for_input(input))

@@ -300,7 +300,7 @@ fn flatten(data: &Value, is_text: bool, values: &mut Vec<String>) {
         Value::Array(items) => items.iter().for_each(|item| flatten(item, is_text, values)),
         Value::String(text) if is_text => values.push(quoted(text)),
         Value::String(number) => values.push(number.clone()),
-        Value::Number(number) => values.push(whole(number.to_string())),
+        Value::Number(number) => values.push(whole(&number.to_string())),
         other => values.push(other.to_string()),
     }
 }
@@ -319,11 +319,11 @@ fn texts_of(values: &Values) -> Vec<String> {
 
 /// As JSON writes it.
 fn number(value: &impl Serialize) -> String {
-    whole(serde_json::to_string(value).unwrap_or_default())
+    whole(&serde_json::to_string(value).unwrap_or_default())
 }
 
-fn whole(number: String) -> String {
-    number.strip_suffix(".0").map_or(number.clone(), str::to_owned)
+fn whole(number: &str) -> String {
+    number.strip_suffix(".0").unwrap_or(number).to_owned()
 }
 
 /// The first of `values`, and how many more there are.
@@ -367,7 +367,7 @@ fn limit(threshold: f64, scale: Scale) -> String {
 /// Probabilities as per cent, never rounded to a certainty; what is none, as it is.
 fn percent(value: f32) -> String {
     match f64::from(value) * 100.0 {
-        percent if percent >= 99.995 && percent < 100.0 => "> 99.99 %".to_owned(),
+        percent if (99.995..100.0).contains(&percent) => "> 99.99 %".to_owned(),
         percent if percent > 0.0 && percent < 0.005 => "< 0.01 %".to_owned(),
         percent if (-0.01..=100.01).contains(&percent) => format!("{percent:.2} %"),
         _ => plain(value),
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn scores_are_numbers_of_five_digits() {
-        let shown = [0.5, 12.345_678, -7.0, 1234567.0].map(|value| size(value, Scale::Score));
+        let shown = [0.5, 12.345_678, -7.0, 1_234_567.0].map(|value| size(value, Scale::Score));
         assert_eq!(shown, ["0.5", "12.346", "-7", "1234600"]);
     }
 }
