@@ -42,7 +42,7 @@ pub(crate) async fn follow(catalog: Catalog, memory: Memory<Error>, jobs: Jobs) 
     let mut purged = Purged::default();
     loop {
         let known = catalog.known();
-        for model in known.models.iter() {
+        for model in &*known.models {
             let Some(wrong_before_ms) = wrong_before(model) else { continue };
             if !purged.is_due(model, wrong_before_ms) {
                 continue;

@@ -171,7 +171,7 @@ mod tests {
         let most = |kind| values(Datatype::Fp32, kind, 64).into_iter().fold(0.0, f32::max);
         assert!(most(Kind::Large) > 500.0 && most(Kind::Plain) < 1.0 && most(Kind::Small) < 1e-3);
         assert!(values(Datatype::Fp32, Kind::Signed, 64).iter().any(|value| *value < -0.5));
-        assert!(values(Datatype::Fp32, Kind::Constant, 64).iter().all(|value| *value == 0.375));
+        assert!(values(Datatype::Fp32, Kind::Constant, 64).iter().all(|value| (value - 0.375).abs() < f32::EPSILON));
         assert!(values(Datatype::Fp32, Kind::Zero, 64).iter().all(|value| *value == 0.0));
         let spread = values(Datatype::Fp32, Kind::Spread, 64);
         assert!(spread.iter().any(|value| *value < 0.1) && spread.iter().any(|value| *value > 10.0));

@@ -162,7 +162,7 @@ impl Session for Fake {
             return Err(SessionError::Refused("no such input".to_owned()));
         }
         if has(DISTURB) {
-            let disturbed = |value: &f32| if *value == DISTURB { *value } else { value + 1.0 };
+            let disturbed = |value: &f32| if value.to_bits() == DISTURB.to_bits() { *value } else { value + 1.0 };
             return answer(&values.iter().map(disturbed).collect::<Vec<_>>());
         }
         if let Some(draws) = &self.draws {
