@@ -32,9 +32,9 @@ def of_image(nodes: list, outputs: dict, *constants: onnx.TensorProto) -> onnx.M
     return graph(nodes, {"x": ("FP32", ["N", SIDE, SIDE, 1])}, outputs, *constants)
 
 
-def logits(nodes: list, outputs: dict, weights: np.ndarray = WEIGHTS) -> onnx.ModelProto:
+def logits(nodes: list, outputs: dict, weights: np.ndarray = WEIGHTS, *constants: onnx.TensorProto) -> onnx.ModelProto:
     head = [node("Flatten", "x", "flat"), node("MatMul", "flat weights", "logits")]
-    return of_image(head + nodes, outputs, constant("weights", "FP32", weights))
+    return of_image(head + nodes, outputs, constant("weights", "FP32", weights), *constants)
 
 
 def detector() -> onnx.ModelProto:
@@ -76,7 +76,8 @@ def models() -> dict[str, tuple[onnx.ModelProto, list[dict]]]:
         "named-logits": (logits([node("Identity", "logits", "y")], classes), labelled(labels=NAMES)),
         "softmax": (logits([node("Identity", "logits", "y")], classes), labelled(labels=NAMES, activation="softmax")),
         "deep": (
-            logits([node("Softmax", "logits", "p", axis=1), node("Reshape", "p shape", "y")], {"y": ("FP32", ["N", 3, 1, 1])}),
+            logits([node("Softmax", "logits", "p", axis=1), node("Reshape", "p shape", "y")], {"y": ("FP32", ["N", 3, 1, 1])},
+                   WEIGHTS, constant("shape", "INT64", [-1, 3, 1, 1])),
             labelled(task="classification", labels=NAMES),
         ),
         "binary": (logits([node("Sigmoid", "logits", "y")], one, WEIGHTS[:, :1]), labelled(labels=["good", "defect"], threshold=0.9)),
@@ -94,8 +95,6 @@ def models() -> dict[str, tuple[onnx.ModelProto, list[dict]]]:
 
 
 def write(folder: Path, name: str, model: onnx.ModelProto, outputs: list[dict]) -> None:
-    if name == "deep":
-        model.graph.initializer.append(constant("shape", "INT64", [-1, 3, 1, 1]))
     (folder / name).mkdir()
     (folder / name / "model.onnx").write_bytes(model.SerializeToString())
     (folder / name / "model-settings.json").write_text(json.dumps({"inputs": [PICTURE], "outputs": outputs}))

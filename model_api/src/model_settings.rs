@@ -106,7 +106,7 @@ pub struct TensorParameters {
     pub threshold: Option<f64>,
     /// The unit of a regression's value.
     pub unit: Option<String>,
-    /// Names of the classes, in the order of the output's last axis.
+    /// Names of the classes, in the order of the output's values; of one value for two classes, both or the second's.
     pub labels: Vec<String>,
     /// Whether an axis of this input may have the length zero.
     pub allow_empty: bool,

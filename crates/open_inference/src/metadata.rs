@@ -144,7 +144,8 @@ pub struct TensorParameters {
     /// What an output is. Derived from the graph where the settings give none; absent for inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
-    /// What turns the output's values into probabilities. `None` where they are used as they are.
+    /// What turns the output's values into probabilities; [`Activation::None`] where they are probabilities already. `None` where
+    /// they are scores of an unknown scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<Activation>,
     /// From which value on a binary or multi-label class counts as present, after the activation; 0.5 where it is absent.
@@ -156,7 +157,7 @@ pub struct TensorParameters {
     /// Whether the input may be left out of a request: the graph then uses its own default.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
-    /// Names of the classes, in the order of the output's last axis.
+    /// Names of the classes, in the order of the output's values; of one value for two classes, both or the second's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
     /// Whether an axis may have the length zero. ONNX Runtime has kernels that die of it, so it is refused otherwise.

@@ -13,8 +13,8 @@ use super::{NoPrediction, Output};
 /// Larger images are not written into JSON: their base64 is a third longer.
 pub const MAX_JSON_IMAGE_BYTES: usize = 8 << 20;
 
-/// More values are not read as an image: 64 megapixels of three channels.
-const MAX_VALUES: usize = 192 << 20;
+/// More values are not read as an image: 16 megapixels of three channels, and 192 MiB while they are read.
+const MAX_VALUES: usize = 48 << 20;
 
 /// An encoded image. In JSON it is `image` in base64, `width` and `height`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
