@@ -17,6 +17,10 @@ pub struct Measured {
     pub bytes: u64,
 }
 
+/// Version of how images become tensors. A change that a model can see raises it, so that no result cached before is given after. Only
+/// settings make a model take images.
+const IMAGE_DECODING: &[u8] = b"2";
+
 /// What a model's answers depend on: the graph, the tensors that it keeps in other files, and the settings. Every part goes in with its name and both with their lengths, so that no two models can collide by moving
 /// bytes from one part to the next.
 pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<Measured, String> {
@@ -31,6 +35,7 @@ pub fn of(graph: &Path, settings: Option<&[u8]>) -> Result<Measured, String> {
     let bytes = parts.bytes;
     if let Some(settings) = settings {
         parts.add("settings", settings);
+        parts.add("image decoding", IMAGE_DECODING);
     }
     Ok(Measured { digest: parts.digest(), bytes })
 }
@@ -152,7 +157,12 @@ mod tests {
         let weights = vec![7; 100_000];
         fs::write(folder.0.join("w.bin"), &weights).unwrap();
         let mut all = Vec::new();
-        for (name, bytes) in [("graph", graph().as_slice()), ("w.bin", &weights), ("settings", b"{}")] {
+        for (name, bytes) in [
+            ("graph", graph().as_slice()),
+            ("w.bin", &weights),
+            ("settings", b"{}"),
+            ("image decoding", IMAGE_DECODING),
+        ] {
             for part in [name.as_bytes(), bytes] {
                 all.extend_from_slice(&(part.len() as u64).to_le_bytes());
                 all.extend_from_slice(part);
