@@ -92,12 +92,12 @@ def test_a_truncated_jpeg(web: Service):
 def test_a_bomb_of_20_000_by_20_000_pixels(web: Service):
     small = bomb()
     assert len(small) < 100_000
-    limit = "the picture is too large: 20000 pixels wide, where the limit is 16384 (MAX_IMAGE_SIDE)"
+    limit = "the picture is too large: 20000 pixels wide, where the limit is 16384 (MAX_IMAGE_SIDE); send a smaller one, or raise the limit"
     assert_problem(body(web, small), 413, limit)
 
 
 def test_a_bomb_within_the_limit_of_its_sides(web: Service):
-    limit = "the picture is too large: 256000000 pixels, where the limit is 33554432 (MAX_IMAGE_PIXELS)"
+    limit = "the picture is too large: 256000000 pixels, where the limit is 67108864 (MAX_IMAGE_PIXELS); send a smaller one, or raise the limit"
     assert_problem(body(web, bomb(16_000)), 413, limit)
 
 

@@ -22,6 +22,10 @@ pub struct Measured {
     pub names: Option<TensorNames>,
 }
 
+/// Version of how results are computed: how images become tensors, and which requests run in one batch. A change that can alter a
+/// result raises it, so that a result that an older release cached is not given for this one.
+const COMPUTATION: &[u8] = b"2";
+
 /// What a model's answers depend on: the graph, the tensors that it keeps in other files, the settings, and `others`: names and
 /// contents of Triton's configuration and its label files. Every part goes in with its name and both with their lengths, so
 /// that no two models can collide by moving bytes from one part to the next.
@@ -43,6 +47,7 @@ pub fn of(graph: &Path, settings: Option<&[u8]>, others: &[(String, Vec<u8>)]) -
     if let Some(settings) = settings {
         parts.add("settings", settings);
     }
+    parts.add("computation", COMPUTATION);
     others.iter().for_each(|(name, content)| parts.add(name, content));
     Ok(Measured { digest: parts.digest(), bytes, names })
 }
@@ -164,7 +169,9 @@ mod tests {
         let weights = vec![7; 100_000];
         fs::write(folder.0.join("w.bin"), &weights).unwrap();
         let mut all = Vec::new();
-        for (name, bytes) in [("graph", graph().as_slice()), ("w.bin", &weights), ("settings", b"{}")] {
+        for (name, bytes) in
+            [("graph", graph().as_slice()), ("w.bin", &weights), ("settings", b"{}"), ("computation", COMPUTATION)]
+        {
             for part in [name.as_bytes(), bytes] {
                 all.extend_from_slice(&(part.len() as u64).to_le_bytes());
                 all.extend_from_slice(part);

@@ -10,6 +10,7 @@ mod decode;
 mod digit;
 mod error;
 mod flatten;
+mod limits;
 mod resize;
 mod settings;
 mod values;
@@ -22,10 +23,10 @@ use std::io::Cursor;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, GrayImage, ImageEncoder, RgbImage};
 
-pub use decode::ImageLimits;
 pub use error::ImageError;
+pub use limits::ImageLimits;
 use open_inference::{Datatype, NotRepresentable};
-pub use settings::{Color, Fit, ImageSettings, ImageSpec, Layout};
+pub use settings::{Background, Color, Fit, ImageSettings, ImageSpec, Layout};
 
 /// A picture as it was sent: of any size, but upright, opaque, and of as many channels as the model takes.
 #[derive(Clone, Debug)]
@@ -56,11 +57,12 @@ pub fn read(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<Pict
 impl Opened {
     /// The first half of [`read`]: pixels.
     pub fn decode(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<Self, ImageError> {
-        let decoded = decode::decode(bytes, spec.color(), limits)?;
+        let decoded = decode::decode(bytes, spec, limits)?;
+        let background = spec.background();
         Ok(match (spec.color(), spec.fit()) {
             (Color::Gray, Fit::Digit) => Self::Gray(decoded.upright(flatten::ink_on_paper)),
-            (Color::Gray, _) => Self::Gray(decoded.upright(flatten::gray_over_black)),
-            (Color::Rgb, _) => Self::Rgb(decoded.upright(flatten::rgb_over_black)),
+            (Color::Gray, _) => Self::Gray(decoded.upright(|image| flatten::gray_over(image, background))),
+            (Color::Rgb, _) => Self::Rgb(decoded.upright(|image| flatten::rgb_over(image, background))),
         })
     }
 

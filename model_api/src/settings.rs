@@ -33,7 +33,7 @@ pub struct Settings {
     pub run_timeout: Duration,
     /// `START_TIMEOUT_MS` (120000): a session must have loaded its model and run it once by then.
     pub start_timeout: Duration,
-    /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (33554432) and
+    /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (67108864) and
     /// `MAX_DECODE_BYTES` (268435456): of one picture; the last also of the tensor that a batch of them becomes.
     pub image: ImageLimits,
     /// `DECODE_THREADS` (0): pictures decoded at the same time, each within `MAX_DECODE_BYTES`; 0 is what the cgroup's

@@ -18,7 +18,9 @@ pub enum ImageError {
     },
 
     /// A limit was exceeded, by what the file says of itself or by its own length.
-    #[error("the picture is too large: {found} {measure}, where the limit is {limit} ({setting})")]
+    #[error(
+        "the picture is too large: {found} {measure}, where the limit is {limit} ({setting}); send a smaller one, or raise the limit"
+    )]
     TooLarge {
         /// What was measured: `bytes`, `pixels wide`, `pixels high`, `pixels`, `bytes of memory to decode`.
         measure: &'static str,
@@ -57,13 +59,18 @@ impl ImageError {
         Self::Undecodable { format: format_name(format), reason }
     }
 
+    /// The bytes are not what the format asks for.
+    pub(super) fn damaged(format: ImageFormat) -> Self {
+        Self::Undecodable { format: format_name(format), reason: "it is damaged or cut short".to_owned() }
+    }
+
     pub(super) fn unencodable(error: &image::ImageError) -> Self {
         Self::Unprocessable { reason: short(&error.to_string()) }
     }
 }
 
 /// A decoder's message can quote the file; one short line of printable text of it is enough.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect()
 }
 

@@ -2,11 +2,14 @@
 
 use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage};
 
-/// Brightness; what is transparent becomes black, as the padding of [`super::Fit::Contain`] is.
-pub(super) fn gray_over_black(image: DynamicImage) -> GrayImage {
+use super::settings::Background;
+
+/// Brightness; the background shows through where the image is transparent.
+pub(super) fn gray_over(image: DynamicImage, background: Background) -> GrayImage {
+    let [red, green, blue] = background.0;
     match gray(image) {
         Gray::Opaque(image) => image,
-        Gray::Transparent(image) => over(&image, 0),
+        Gray::Transparent(image) => over(&image, luma(red, green, blue)),
     }
 }
 
@@ -18,17 +21,19 @@ pub(super) fn ink_on_paper(image: DynamicImage) -> GrayImage {
     }
 }
 
-/// Colours; what is transparent becomes black.
-pub(super) fn rgb_over_black(image: DynamicImage) -> RgbImage {
+/// Colours; the background shows through where the image is transparent.
+pub(super) fn rgb_over(image: DynamicImage, background: Background) -> RgbImage {
     match image {
         DynamicImage::ImageRgb8(image) => image,
         image if !image.color().has_alpha() => image.into_rgb8(),
         image => {
             let image = image.into_rgba8();
             let pixels = image.as_raw().as_chunks::<4>().0.iter();
-            let over_black =
-                pixels.map(|&[red, green, blue, alpha]| [red, green, blue].map(|value| mix(value, alpha, 0)));
-            let pixels = over_black.collect::<Vec<_>>().into_flattened();
+            let [under_red, under_green, under_blue] = background.0;
+            let mixed = pixels.map(|&[red, green, blue, alpha]| {
+                [mix(red, alpha, under_red), mix(green, alpha, under_green), mix(blue, alpha, under_blue)]
+            });
+            let pixels = mixed.collect::<Vec<_>>().into_flattened();
             from_pixels(image.width(), image.height(), pixels, RgbImage::from_raw)
         }
     }
@@ -129,14 +134,24 @@ mod tests {
     #[test]
     fn brightness_is_rec_601() {
         let colours = rgba(&[[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], [255, 255, 255, 255]]);
-        assert_eq!(gray_over_black(colours).into_raw(), [76, 150, 29, 255]);
+        assert_eq!(gray_over(colours, Background::WHITE).into_raw(), [76, 150, 29, 255]);
     }
 
     #[test]
-    fn transparent_is_black_except_beneath_dark_ink() {
+    fn the_background_shows_through_what_is_transparent() {
         let dark = [[10, 10, 10, 255], [200, 200, 200, 0], [90, 0, 200, 0], [0, 0, 0, 128]];
-        assert_eq!(rgb_over_black(rgba(&dark)).into_raw()[3..6], [0, 0, 0]);
-        assert_eq!(gray_over_black(rgba(&dark)).into_raw(), [10, 0, 0, 0]);
+        let (black, green) = (Background([0; 3]), Background([0, 200, 0]));
+        assert_eq!(rgb_over(rgba(&dark), black).into_raw()[3..6], [0, 0, 0]);
+        assert_eq!(rgb_over(rgba(&dark), green).into_raw()[3..], [0, 200, 0, 0, 200, 0, 0, 100, 0]);
+        assert_eq!(rgb_over(rgba(&dark), Background::WHITE).into_raw()[6..], [255, 255, 255, 127, 127, 127]);
+        assert_eq!(gray_over(rgba(&dark), black).into_raw(), [10, 0, 0, 0]);
+        assert_eq!(gray_over(rgba(&dark), Background::WHITE).into_raw(), [10, 255, 255, 127]);
+        assert_eq!(gray_over(rgba(&dark), green).into_raw(), [10, 117, 117, 58]);
+    }
+
+    #[test]
+    fn ink_lies_on_paper_of_the_other_tone() {
+        let dark = [[10, 10, 10, 255], [200, 200, 200, 0], [90, 0, 200, 0], [0, 0, 0, 128]];
         assert_eq!(ink_on_paper(rgba(&dark)).into_raw(), [10, 255, 255, 127]);
         let light = [[250, 250, 250, 255], [0, 0, 0, 0], [0, 0, 0, 0]];
         assert_eq!(ink_on_paper(rgba(&light)).into_raw(), [250, 0, 0]);

@@ -23,6 +23,52 @@ pub struct ImageSettings {
     /// Told from the shape where it is left out.
     #[serde(default)]
     pub layout: Option<Layout>,
+    /// What shows through where the image is transparent: `white`, which it is where it is left out, `black`, or `#rrggbb`. The fit
+    /// `digit` chooses a ground of its own.
+    #[serde(default)]
+    pub background: Option<Background>,
+    /// The lowest and the highest sample, which become 0 and 255, of images with more than 8 bits a sample: 12 bits in 16 are
+    /// `[0, 4095]`. Where it is left out, all values that the samples' type has; for floats see `docs/DECODING.md`.
+    #[serde(default)]
+    pub range: Option<[f64; 2]>,
+}
+
+/// A colour: red, green and blue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Background(pub [u8; 3]);
+
+impl Background {
+    /// What browsers, phones and printers show beneath a transparent image.
+    pub const WHITE: Self = Self([255; 3]);
+    const BLACK: Self = Self([0; 3]);
+}
+
+impl TryFrom<String> for Background {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let number = |digits: &str| match digits.len() {
+            6 => u32::from_str_radix(digits, 16).ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_hexdigit())),
+            _ => None,
+        };
+        match text.as_str() {
+            "white" => Ok(Self::WHITE),
+            "black" => Ok(Self::BLACK),
+            _ => match text.strip_prefix('#').and_then(number) {
+                Some(number) => Ok(Self([(number >> 16) as u8, (number >> 8) as u8, number as u8])),
+                None => {
+                    Err(format!("image.background: {text:?} is no colour; write \"white\", \"black\" or \"#rrggbb\""))
+                }
+            },
+        }
+    }
+}
+
+impl From<Background> for String {
+    fn from(Background([red, green, blue]): Background) -> Self {
+        format!("#{red:02x}{green:02x}{blue:02x}")
+    }
 }
 
 /// What a pixel is made of.
@@ -69,6 +115,8 @@ pub struct ImageSpec {
     color: Color,
     fit: Fit,
     layout: Layout,
+    background: Background,
+    range: Option<[f64; 2]>,
     /// For each channel the factor and the offset that scale, mean and std come to.
     lines: [(f32, f32); 3],
 }
@@ -101,8 +149,16 @@ impl ImageSpec {
         if settings.fit == Fit::Digit && color == Color::Rgb {
             return Err("image.fit: digit needs a shape with 1 channel".into());
         }
+        if settings.fit == Fit::Digit && settings.background.is_some() {
+            return Err("image.background: digit chooses the ground beneath the ink itself; leave it out".into());
+        }
+        if settings.range.is_some_and(|[low, high]| !(low < high && low.is_finite() && high.is_finite())) {
+            return Err("image.range: must be two finite numbers, the lower one first".into());
+        }
         let lines = lines(settings, datatype, channels as usize)?;
-        Ok(Self { width: width as u32, height: height as u32, color, fit: settings.fit, layout, lines })
+        let background = settings.background.unwrap_or(Background::WHITE);
+        let (width, height) = (width as u32, height as u32);
+        Ok(Self { width, height, color, fit: settings.fit, layout, background, range: settings.range, lines })
     }
 
     /// What clients are told of it.
@@ -152,6 +208,16 @@ impl ImageSpec {
     /// The order of the tensor's axes.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// What shows through where an image is transparent.
+    pub fn background(&self) -> Background {
+        self.background
+    }
+
+    /// The lowest and the highest sample of images with more than 8 bits a sample.
+    pub fn range(&self) -> Option<[f64; 2]> {
+        self.range
     }
 
     /// Factor and offset that turn a value 0–255 of this channel into the model's number.
@@ -256,10 +322,23 @@ mod tests {
             (r#"{"scale": 0}"#, &[-1, 28, 28, 1], "image.scale"),
             (r#"{"mean": [1, 2]}"#, &[-1, 28, 28, 3], "image.mean"),
             (r#"{"std": [1, 0, 1]}"#, &[-1, 28, 28, 3], "image.std"),
+            (r#"{"fit": "digit", "background": "white"}"#, &[-1, 28, 28, 1], "image.background"),
+            (r#"{"range": [4095, 0]}"#, &[-1, 28, 28, 1], "image.range"),
+            (r#"{"range": [7, 7]}"#, &[-1, 28, 28, 1], "image.range"),
         ] {
             let error = resolve(json, shape).unwrap_err();
             assert!(error.contains(field), "{json} {shape:?}: {error}");
         }
         assert!(serde_json::from_str::<ImageSettings>(r#"{"colour": "gray"}"#).is_err());
+    }
+
+    #[test]
+    fn a_background_is_a_name_or_a_number() {
+        let read = |text: &str| serde_json::from_str::<Background>(&format!("{text:?}"));
+        assert_eq!(["white", "black", "#0aFf10"].map(|text| read(text).unwrap().0), [[255; 3], [0; 3], [10, 255, 16]]);
+        assert_eq!(resolve("{}", &[-1, 8, 8, 3]).unwrap().background(), Background::WHITE);
+        for text in ["", "blanc", "#fff", "#12345g", "#+12345", "ffffff"] {
+            assert!(read(text).unwrap_err().to_string().contains("image.background"), "{text}");
+        }
     }
 }

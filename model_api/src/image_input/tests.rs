@@ -9,6 +9,7 @@ use open_inference::Datatype;
 use super::*;
 
 mod bombs;
+mod files;
 
 fn spec(json: &str, shape: &[i64]) -> ImageSpec {
     ImageSpec::resolve(&serde_json::from_str(json).unwrap(), Datatype::Fp32, shape).unwrap()

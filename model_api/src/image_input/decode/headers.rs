@@ -7,6 +7,7 @@ use super::ImageError;
 /// The format by its magic. Names and media types are the sender's opinion.
 pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     match image::guess_format(bytes) {
+        _ if is_tiff(bytes) => Ok(ImageFormat::Tiff),
         Ok(
             format @ (ImageFormat::Png
             | ImageFormat::Jpeg
@@ -18,6 +19,11 @@ pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
         ) => Ok(format),
         _ => Err(ImageError::UnknownFormat { hint: hint(bytes) }),
     }
+}
+
+/// TIFF, or `BigTIFF`, whose magic the `image` crate does not know.
+fn is_tiff(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..])
 }
 
 /// A guess at what was sent instead, for those who wonder why their picture is none.
@@ -106,11 +112,22 @@ fn frame(name: &[u8], body: &[u8], allow: impl Fn(u32, u32) -> Result<(), ImageE
     }
 }
 
-/// Whether no end-of-image marker follows the last scan. In a scan's data 0xFF is always stuffed, so none is mistaken for
-/// one; a preview in the metadata has its own, but comes before.
-pub(super) fn is_cut_jpeg(bytes: &[u8]) -> bool {
-    let end = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xD9]).unwrap_or(0);
-    bytes[end..].windows(2).any(|pair| pair == [0xFF, 0xDA])
+/// A WebP file without what follows it, as its own length says. Where that is no length of the file, all of it.
+pub(super) fn webp_image(bytes: &[u8]) -> &[u8] {
+    let length =
+        bytes.get(4..8).and_then(|length| length.first_chunk()).map_or(0, |length| u32::from_le_bytes(*length));
+    let end = (length as usize).saturating_add(8);
+    if end > 20 { bytes.get(..end).unwrap_or(bytes) } else { bytes }
+}
+
+/// Whether a WebP file is a lossy image without transparency.
+pub(super) fn is_lossy_webp(bytes: &[u8]) -> bool {
+    let has_alpha = |bytes: &[u8]| bytes.get(20).is_some_and(|flags| flags & 0x12 != 0);
+    match bytes.get(12..16) {
+        Some(b"VP8 ") => true,
+        Some(b"VP8X") => !has_alpha(bytes) && !bytes.windows(4).take(1 << 16).any(|name| name == b"VP8L"),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

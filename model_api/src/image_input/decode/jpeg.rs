@@ -1,3 +1,5 @@
+//! What of JPEG is read here: its brightness alone, its end, and its pixels at reduced scale.
+
 use image::GrayImage;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -5,6 +7,48 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
 use super::headers;
+
+mod blocks;
+mod entropy;
+mod frame;
+mod inverse;
+mod reduced;
+mod scan;
+mod segments;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use entropy::Damaged;
+pub(super) use reduced::{Reduced, from_ycbcr, misread, size};
+
+use super::super::error::ImageError;
+
+/// The end marker.
+pub(super) const END: [u8; 2] = [0xFF, segments::EOI];
+
+/// How a file that has all of its image ends it.
+pub(super) enum Ended<'a> {
+    /// With an end marker: this is the image, without what follows it.
+    Whole(&'a [u8]),
+    /// With the last scan's last bit.
+    WithoutMarker,
+}
+
+/// Where the image ends. Fails where it is cut, which decoders fill with gray and a model reads with confidence, and where its
+/// coding is one that no decoder here reads.
+pub(super) fn image(bytes: &[u8]) -> Result<Ended<'_>, ImageError> {
+    let undecodable = |reason: &str| ImageError::Undecodable { format: "JPEG", reason: reason.into() };
+    let outline = segments::outline(bytes);
+    if let Some(reason) = outline.frame.and_then(segments::unsupported) {
+        return Err(undecodable(reason));
+    }
+    match outline.end {
+        Some(end) => Ok(Ended::Whole(&bytes[..end])),
+        None if reduced::is_complete(bytes) => Ok(Ended::WithoutMarker),
+        None => Err(undecodable("it ends early")),
+    }
+}
 
 /// The brightness of a JPEG in colour: one of the three channels that it has, so the others need not be made.
 ///

@@ -8,13 +8,22 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageEncoder, Rgba, Rgba32FImage};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
-use super::super::flatten::{gray_over_black, ink_on_paper, rgb_over_black};
+use super::super::flatten::{gray_over, ink_on_paper, rgb_over};
+use super::super::settings::Background;
 use super::*;
+
+const BLACK: Background = Background([0; 3]);
+
+/// Of a model of 64×64 pixels.
+pub(super) fn spec(settings: &str, channels: i64) -> ImageSpec {
+    let settings = serde_json::from_str(settings).unwrap();
+    ImageSpec::resolve(&settings, open_inference::Datatype::Fp32, &[-1, 64, 64, channels]).unwrap()
+}
 
 const SIZES: [(u32, u32); 7] = [(1, 1), (1, 7), (8, 3), (17, 16), (33, 65), (100, 41), (250, 130)];
 
 /// A bright disc on a slope of colours, with grain; a tenth of it is half transparent when `alpha` is.
-fn picture(width: u32, height: u32, alpha: f32) -> DynamicImage {
+pub(super) fn picture(width: u32, height: u32, alpha: f32) -> DynamicImage {
     let shade = |x: u32, y: u32| {
         let (across, down) = (x as f32 / width as f32, y as f32 / height as f32);
         let disc = if (across - 0.5).hypot(down - 0.4) < 0.3 { 0.5 } else { 0.0 };
@@ -61,14 +70,14 @@ fn brightness(r: u8, g: u8, b: u8) -> u8 {
 fn check(bytes: &[u8], tolerance: u8, what: &str) {
     let (rgb, gray) = reference(bytes);
     let limits = ImageLimits::default();
-    let read = |color| decode(bytes, color, &limits).unwrap();
-    assert!(read(Color::Rgb).upright(rgb_over_black).into_raw() == rgb, "{what}: other colours");
-    let found = read(Color::Gray).upright(gray_over_black).into_raw();
+    let read = |channels| decode(bytes, &spec("{}", channels), &limits).unwrap();
+    assert!(read(3).upright(|image| rgb_over(image, BLACK)).into_raw() == rgb, "{what}: other colours");
+    let found = read(1).upright(|image| gray_over(image, BLACK)).into_raw();
     assert_eq!(found.len(), gray.len(), "{what}");
     let worst = found.iter().zip(&gray).map(|(found, expected)| found.abs_diff(*expected)).max();
     assert!(worst <= Some(tolerance), "{what}: brightness differs by {worst:?}");
     if !image::load_from_memory(bytes).unwrap().color().has_alpha() {
-        assert!(read(Color::Gray).upright(ink_on_paper).into_raw() == found, "{what}: opaque, but paper shows through");
+        assert!(read(1).upright(ink_on_paper).into_raw() == found, "{what}: opaque, but paper shows through");
     }
 }
 
@@ -126,6 +135,22 @@ fn every_filter_of_png_is_read_as_image_reads_it() {
     }
 }
 
+/// Holds the brightness of a JPEG against that of another with the same data. Each decoder rounds its transform for itself.
+fn check_brightness(bytes: &[u8], other: &[u8], what: &str) {
+    let gray = |bytes| {
+        let decoded = decode(bytes, &spec("{}", 1), &ImageLimits::default()).unwrap();
+        decoded.upright(|image| gray_over(image, BLACK)).into_raw()
+    };
+    let (found, expected) = (gray(bytes), gray(other));
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let worst = found.iter().zip(&expected).map(|(found, expected)| found.abs_diff(*expected)).max();
+    assert!(worst <= Some(2), "{what}: brightness differs by {worst:?}");
+    let colours = decode(bytes, &spec("{}", 3), &ImageLimits::default()).unwrap();
+    let luma = colours.upright(|image| gray_over(image, BLACK)).into_raw();
+    let mean = luma.iter().zip(&expected).map(|(found, expected)| f64::from(found.abs_diff(*expected))).sum::<f64>();
+    assert!(mean / (expected.len() as f64) < 6.0, "{what}: colours differ by {mean}");
+}
+
 /// Brightness comes of a JPEG's own channel, where the reference has made colours of it and rounded them to whole levels.
 const ROUNDED_COLOURS: u8 = 1;
 
@@ -143,6 +168,7 @@ fn every_kind_of_jpeg_is_read_as_image_reads_it() {
             (ColorType::Cmyk, picture.to_rgba8().into_raw(), F_1_1),
             (ColorType::CmykAsYcck, picture.to_rgba8().into_raw(), F_1_1),
         ] {
+            let mut interleaved = Vec::new();
             for order in ["interleaved", "interleaved, restarted", "channel by channel", "progressive"] {
                 let mut file = Vec::new();
                 let mut encoder = Encoder::new(&mut file, 90);
@@ -153,6 +179,14 @@ fn every_kind_of_jpeg_is_read_as_image_reads_it() {
                 encoder.set_restart_interval(if order == "interleaved, restarted" { 3 } else { 0 });
                 encoder.encode(&pixels, width as u16, height as u16, color).unwrap();
                 let what = format!("{color:?} of {width}x{height}, {sampling:?}, {order}");
+                if order == "channel by channel" && matches!(sampling, F_1_2 | F_2_2) {
+                    // `image` misreads these. Its reading of the same data in one scan is the reference.
+                    check_brightness(&file, &interleaved, &what);
+                    continue;
+                }
+                if order == "interleaved" {
+                    interleaved.clone_from(&file);
+                }
                 check(&file, if color == ColorType::Rgb { ROUNDED_COLOURS } else { 0 }, &what);
             }
         }
