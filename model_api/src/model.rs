@@ -93,7 +93,7 @@ impl Model {
         };
         let metadata = Arc::new(metadata);
         let (extra, notes) = (settings.parameters.extra.clone(), Vec::new());
-        Self { name, version, digest, signature, metadata, extra, notes, runs }
+        Self { name, version, digest, extra, notes, signature, metadata, runs }
     }
 
     /// The input that pictures can be sent for, and how they become it.

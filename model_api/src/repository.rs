@@ -80,6 +80,7 @@ impl Repository {
     }
 
     /// The same of which `MODEL_NAME` selects these. Others can still be loaded.
+    #[must_use]
     pub fn selecting(self, selection: Selection) -> Self {
         Self { selection, ..self }
     }
