@@ -58,7 +58,7 @@ YAML
 leave_out() {
   local folder bare
   say '**/.*'
-  for bare in "$1"/*.onnx; do [[ ! -f $bare ]] || return 0; done
+  for bare in "$1"/*.{[oO][nN][nN][xX],[oO][rR][tT]}; do [[ ! -f $bare ]] || return 0; done
   for folder in "$1"/*/; do
     folder=$(basename "$folder")
     MODELS_DIR=$1 list_models | grep -qxF -e "$folder" || say "/${folder//[*?\[\]\\]/?}"

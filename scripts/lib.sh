@@ -48,12 +48,12 @@ find_models_dir() {
 list_models() {
   local folder file
   folder=$(find_models_dir)
-  for file in "$folder"/*.onnx "$folder"/{*,*/*}/{model.onnx,model-settings.json}; do
+  # As model_api knows them: extensions in any case.
+  for file in "$folder"/*.{[oO][nN][nN][xX],[oO][rR][tT]} "$folder"/{*,*/*}/model{.[oO][nN][nN][xX],.[oO][rR][tT],-settings.json}; do
     [[ -f $file ]] || continue
     [[ $file != *.json ]] || grep -qE '"implementation"[[:space:]]*:[[:space:]]*"pipeline"' "$file" || continue
     file=${file#"$folder"/}
-    file=${file%%/*}
-    say "${file%.onnx}"
+    if [[ $file == */* ]]; then say "${file%%/*}"; else say "${file%.*}"; fi
   done | sort -u
 }
 

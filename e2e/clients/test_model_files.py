@@ -72,7 +72,7 @@ def test_an_input_with_a_default_may_be_left_out_or_given(url: str, model: str, 
     client = transport.InferenceServerClient(url.removeprefix("http://"))
     x = np.float32([[1, 2], [3, 4]])
     left_out = client.infer(model, inputs(transport, x=x)).as_numpy("y")
-    given = client.infer(model, inputs(transport, x=x, gain=np.float32(5))).as_numpy("y")
+    given = client.infer(model, inputs(transport, x=x, gain=np.array(5, np.float32))).as_numpy("y")
     np.testing.assert_array_equal(left_out, x * 2)
     np.testing.assert_array_equal(given, x * 5)
 

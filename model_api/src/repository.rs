@@ -81,6 +81,7 @@ impl Repository {
     }
 
     /// The same of which `MODEL_NAME` selects these. Others can still be loaded.
+    #[must_use]
     pub fn selecting(self, selection: Selection) -> Self {
         Self { selection, ..self }
     }

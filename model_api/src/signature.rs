@@ -181,7 +181,9 @@ fn declared(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
 /// `parameters.allow_empty` of a model is that of each input.
 fn allow_empty(settings: &ModelSettings, inputs: &mut [TensorMetadata]) {
     if settings.parameters.allow_empty {
-        inputs.iter_mut().for_each(|input| input.parameters.allow_empty = true);
+        for input in inputs {
+            input.parameters.allow_empty = true;
+        }
     }
 }
 

@@ -5,17 +5,16 @@
 
 mod random;
 mod rows;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use open_inference::{Activation, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::onnx_file::Model;
-
-mod tasks;
 
 /// What the graph alone shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +26,6 @@ pub struct GraphFacts {
     pub random: Option<String>,
     /// What outputs are, by name; those of which nothing is known are absent.
     pub tasks: BTreeMap<String, DerivedTask>,
-    /// Inputs that have a default in the graph and may be left out.
-    pub optional_inputs: Vec<String>,
 }
 
 /// Whether each row's result depends on that row alone, as far as the graph shows it.
@@ -73,15 +70,5 @@ pub fn analyse(model: &Model) -> GraphFacts {
         Some(reason) => RowAnalysis::Dependent(reason.clone()),
         None => rows::analyse(model),
     };
-    GraphFacts { rows, random, tasks: tasks::derive(model), optional_inputs: optional_inputs(model) }
-}
-
-/// Inputs with a constant of the same name. Before version 4 of the file format every constant was listed as an input, and
-/// ONNX Runtime lets callers replace none of them.
-fn optional_inputs(model: &Model) -> Vec<String> {
-    const FIRST_VERSION: i64 = 4;
-    let Some(graph) = model.graph.as_ref().filter(|_| model.ir_version >= FIRST_VERSION) else { return Vec::new() };
-    let constants: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
-    let names = graph.input.iter().map(|input| &input.name);
-    names.filter(|name| constants.contains(name.as_str())).cloned().collect()
+    GraphFacts { rows, random, tasks: tasks::derive(model) }
 }

@@ -52,6 +52,7 @@ impl Entry {
     }
 
     /// Runs by itself: its inputs may have rows, and still may not be stacked with those of another request.
+    #[must_use]
     pub fn alone(self) -> Self {
         Self { rows: None, ..self }
     }

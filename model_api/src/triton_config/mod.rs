@@ -110,17 +110,18 @@ impl TritonConfig {
             .ok_or("max_batch_size: a whole number from 0 on is expected")?;
         for (name, value) in &message.fields {
             match (name.as_str(), value.text()) {
-                ("max_batch_size", _) => {}
                 ("name", Some(said)) if said == model || said.is_empty() => {}
                 ("name", said) => {
                     return Err(format!("name: {:?} is not the folder's, {model:?}", said.unwrap_or_default()));
                 }
-                ("platform", Some("onnxruntime_onnx" | "")) | ("backend", Some("onnxruntime" | "")) => {}
+                ("max_batch_size", _)
+                | ("platform", Some("onnxruntime_onnx" | ""))
+                | ("backend", Some("onnxruntime" | ""))
+                | ("default_model_filename", Some("model.onnx" | "")) => {}
                 ("platform" | "backend", said) => {
                     let said = said.unwrap_or_default();
                     return Err(format!("{name}: {said:?} is not served; only ONNX models (\"onnxruntime\") are"));
                 }
-                ("default_model_filename", Some("model.onnx" | "")) => {}
                 // Served as if it had no state, it would give wrong results.
                 ("sequence_batching" | "ensemble_scheduling", _) => {
                     return Err(format!("{name}: it is not served; for a workflow of models, write a pipeline"));
@@ -169,18 +170,21 @@ impl TritonConfig {
         for (name, value) in &message.fields {
             match (name.as_str(), value.text()) {
                 ("name", Some(said)) => said.clone_into(&mut tensor.name),
-                ("data_type", Some("TYPE_INVALID")) | ("format", Some("FORMAT_NONE")) | ("dims", Some(_)) => {}
+                // Read below, or what Triton says where nothing is said.
+                ("dims", Some(_))
+                | ("data_type", Some("TYPE_INVALID"))
+                | ("format", Some("FORMAT_NONE"))
+                | ("label_filename", Some(""))
+                | ("optional" | "is_shape_tensor" | "allow_ragged_batch" | "is_non_linear_format_io", Some("false")) => {
+                }
                 ("data_type", Some(said)) => {
                     let datatype = datatype(said).ok_or_else(|| format!("{}: {said:?} is not served", at(name)))?;
                     tensor.datatype = Some(datatype);
                 }
                 ("format", Some("FORMAT_NHWC")) if is_input => tensor.layout = Some(Layout::Nhwc),
                 ("format", Some("FORMAT_NCHW")) if is_input => tensor.layout = Some(Layout::Nchw),
-                ("label_filename", Some("")) => {}
                 ("label_filename", Some(said)) if !is_input => tensor.label_file = Some(said.to_owned()),
                 ("reshape", _) => unused.extend([at(name), at("dims")]),
-                // What Triton says where nothing is said.
-                ("optional" | "is_shape_tensor" | "allow_ragged_batch" | "is_non_linear_format_io", Some("false")) => {}
                 _ => unused.push(at(name)),
             }
         }
@@ -192,11 +196,13 @@ impl TritonConfig {
         if !dims.is_empty() && message.last("reshape").is_none() {
             tensor.shape = Some(if batched { std::iter::once(-1).chain(dims).collect() } else { dims });
         }
-        unused.iter().for_each(|field| self.note(field));
+        for field in &unused {
+            self.note(field);
+        }
         if is_input {
-            self.inputs.push(tensor)
+            self.inputs.push(tensor);
         } else {
-            self.outputs.push(tensor)
+            self.outputs.push(tensor);
         }
         Ok(())
     }

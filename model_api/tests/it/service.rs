@@ -73,7 +73,7 @@ async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_othe
         Some("the graph names a data file outside its own folder"),
         Some("input \"tensors\" is a sequence (a tensor of f32), and only tensors are served"),
         Some("the file is no ONNX model, or is damaged"),
-        Some("a data file of the graph cannot be read"),
+        Some("data of the graph: w.bin cannot be read: No such file or directory"),
     ]) {
         let found = model["reason"].as_str();
         assert_eq!(found.is_some(), reason.is_some(), "{model}");

@@ -69,10 +69,7 @@ fn operators_that_draw_are_found_in_branches_and_functions() {
 }
 
 #[test]
-fn inputs_with_a_constant_are_optional_from_version_four_on() {
-    let mut made = model("x:n,4 scale:", "Mul x scale -> y", "y", "scale:");
-    assert_eq!(analyse(&made).optional_inputs, ["scale"]);
+fn an_input_with_a_constant_is_that_constant() {
+    let made = model("x:n,4 scale:", "Mul x scale -> y", "y", "scale:");
     assert_eq!(rows(&made), RowAnalysis::Independent);
-    made.ir_version = 3;
-    assert_eq!(analyse(&made).optional_inputs, Vec::<String>::new());
 }
