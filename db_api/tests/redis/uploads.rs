@@ -109,9 +109,10 @@ async fn uploads_to_the_process_count_against_its_bound_until_they_are_gone() {
 #[tokio::test]
 async fn an_input_that_redis_does_not_take_is_refused_for_its_length() {
     let Some(redis) = Redis::start("jobs-large") else { return };
+    let jobs = over(&redis);
+    jobs.prepare().await.unwrap();
     let _: () =
         redis::cmd("CONFIG").arg("SET").arg("proto-max-bulk-len").arg("16mb").query(&mut redis.client()).unwrap();
-    let jobs = over(&redis);
     let large =
         |bytes| NewJob { inputs: vec![Input { data: Bytes::from(vec![0; bytes]), ..input("a", vec![]) }], ..job(&[]) };
     let bytes = (16 << 20) + 1;
@@ -123,10 +124,11 @@ async fn an_input_that_redis_does_not_take_is_refused_for_its_length() {
 #[tokio::test]
 async fn large_inputs_are_read_a_few_at_a_time() {
     let Some(redis) = Redis::start("jobs-reads") else { return };
+    let jobs = over(&redis);
+    jobs.prepare().await.unwrap();
     for (setting, value) in [("maxmemory", "256mb"), ("maxmemory-clients", "20%")] {
         let _: () = redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).query(&mut redis.client()).unwrap();
     }
-    let jobs = over(&redis);
     let mut upload = jobs.upload();
     push(&mut upload, (0..40).map(|number| input("a", vec![number; 4 << 20]))).await;
     jobs.submit_uploaded(upload, job(&[])).await.unwrap();
