@@ -53,7 +53,7 @@ fn serve(orders: &mut UnixStream, endings: UnixStream) -> io::Result<()> {
         Err(failure) => return frame::write(orders, &Reply::Failed(failure), &[]),
     };
     ending.arm(model.interrupt());
-    frame::write(orders, &Reply::Hello(hello), &[])?;
+    frame::write(orders, &Reply::Hello(Box::new(hello)), &[])?;
     while let Ok((order, inputs)) = frame::read(&mut socket) {
         let ran = match order {
             Order::Run(number) if ending.begin(number) => model.run(&inputs),

@@ -61,7 +61,7 @@ pub struct Load {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// The model is open and has answered a first run.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// The model cannot be opened; the child ends.
     Failed(StartError),
     /// The frame's tensors are the outputs, in the graph's order.

@@ -71,7 +71,7 @@ impl Launcher for ChildLauncher {
         let mut child =
             ChildSession::spawn(self).map_err(|error| StartError::Died(format!("no new process: {error}")))?;
         let hello = match timeout(self.start_timeout, child.ask(&Order::Load(load), &[], pending())).await {
-            Ok(Ok((Reply::Hello(hello), _))) => hello,
+            Ok(Ok((Reply::Hello(hello), _))) => *hello,
             Ok(Ok((Reply::Failed(error), _))) => return Err(error),
             Ok(Ok(_) | Err(SessionError::GivenUp)) => return Err(StartError::Died(NONSENSE.to_owned())),
             Ok(Err(SessionError::Refused(reason) | SessionError::Died(reason))) => {
