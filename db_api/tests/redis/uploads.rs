@@ -130,11 +130,11 @@ async fn large_inputs_are_read_a_few_at_a_time() {
         let _: () = redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).query(&mut redis.client()).unwrap();
     }
     let mut upload = jobs.upload();
-    push(&mut upload, (0..40).map(|number| input("a", vec![number; 4 << 20]))).await;
+    push(&mut upload, (0..24).map(|number| input("a", vec![number; 4 << 20]))).await;
     jobs.submit_uploaded(upload, job(&[])).await.unwrap();
     let mut read = 0;
-    while read < 40 {
-        let deliveries = take(&jobs, 40).await;
+    while read < 24 {
+        let deliveries = take(&jobs, 24).await;
         let begun = deliveries.iter().map(|delivery| jobs.begin(delivery));
         for work in futures_util::future::join_all(begun).await {
             assert_eq!(work.unwrap().unwrap().data.len(), 4 << 20);
