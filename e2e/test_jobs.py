@@ -75,6 +75,21 @@ def submit(web: Service, body: bytes, media_type: str = "application/zip", model
     return requests.post(f"{web.url}/jobs", params={"model": model}, data=body, headers=headers, timeout=60)
 
 
+@pytest.mark.parametrize(("top_k", "listed"), [("3", 3), ("all", 10), (None, 10)])
+def test_top_k_travels_with_the_job(start_web: Callable[..., Service], top_k: str | None, listed: int):
+    web = start_web()
+    params = {"model": "mnist", "top_k": top_k}
+    submitted = requests.post(f"{web.url}/jobs", params=params, data=never_seen(), headers={"Content-Type": "image/png"}, timeout=30)
+
+    def ended() -> dict | None:
+        job = requests.get(f"{web.url}/jobs/{submitted.json()['id']}", headers={"Prefer": "wait=10"}, timeout=30).json()
+        return None if job["status"] in ("queued", "running") else job
+
+    job = wait_until(ended, "it ends", 30)
+    classes = job["results"][0]["answer"]["probabilities"]
+    assert (job["status"], len(classes), "cls" in classes[0]) == ("succeeded", listed, top_k is not None)
+
+
 def end_of(web: Service, job: str, seconds: float = 60) -> dict:
     def ended() -> dict | None:
         body = requests.get(f"{web.url}/jobs/{job}", timeout=30).json()

@@ -43,7 +43,7 @@ impl Replay {
 
     /// Asks `model` one question.
     pub async fn ask(&self, model: &str, asked: &Asked, data: Bytes, reach: Reach) -> Replayed {
-        let request = self.request(model, asked, data, reach);
+        let request = Self::request(model, asked, data, reach);
         let response = match self.routes.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -63,7 +63,7 @@ impl Replay {
         }
     }
 
-    fn request(&self, model: &str, asked: &Asked, data: Bytes, reach: Reach) -> Request<Body> {
+    fn request(model: &str, asked: &Asked, data: Bytes, reach: Reach) -> Request<Body> {
         let version = asked.version.as_ref().map_or_else(String::new, |version| format!("/versions/{version}"));
         let (path, media_type) = match asked.kind {
             Kind::Image => {

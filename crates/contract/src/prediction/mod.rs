@@ -66,11 +66,10 @@ pub enum TypedResult<'a> {
 impl TypedResult<'_> {
     /// The images of the result, one for each row; none of other tasks.
     pub fn images(&self) -> &[Png] {
-        let (image, rows) = match self {
-            Self::Image(Image { image, rows }) | Self::Segmentation(Segmentation { image, rows, .. }) => (image, rows),
-            _ => return &[],
+        let (Self::Image(Image { image, rows }) | Self::Segmentation(Segmentation { image, rows, .. })) = self else {
+            return &[];
         };
-        rows.as_deref().unwrap_or_else(|| image.as_slice())
+        rows.as_deref().unwrap_or(image.as_slice())
     }
 }
 
@@ -111,16 +110,13 @@ impl<'a> Prediction<'a> {
         top_k: TopK,
         labelled: bool,
     ) -> Result<Self, NoPrediction> {
-        let (task, output, result) = match chosen(&inference.outputs, outputs) {
-            Some((task, metadata, tensor)) => {
-                let labels = if labelled { metadata.parameters.labels.as_slice() } else { &[] };
-                let read = Output { tensor, metadata, labels };
-                (task, Some(metadata.name.as_str()), read.by(task, top_k)?)
-            }
-            None => {
-                let task = Some(result_of(outputs).0).filter(|&task| task == Task::Detection);
-                (task.unwrap_or(Task::None), None, tensors(inference, outputs)?)
-            }
+        let (task, output, result) = if let Some((task, metadata, tensor)) = chosen(&inference.outputs, outputs) {
+            let labels = if labelled { metadata.parameters.labels.as_slice() } else { &[] };
+            let read = Output { tensor, metadata, labels };
+            (task, Some(metadata.name.as_str()), read.by(task, top_k)?)
+        } else {
+            let task = Some(result_of(outputs).0).filter(|&task| task == Task::Detection);
+            (task.unwrap_or(Task::None), None, tensors(inference, outputs)?)
         };
         let Inference { model, version, provenance, .. } = inference;
         Ok(Self { model, version, task, output, result, provenance })

@@ -148,10 +148,9 @@ impl<'a> Output<'a> {
     /// Values that are class numbers already.
     fn class_numbers(&self) -> Result<Vec<u32>, NoPrediction> {
         let number = |value: f32| {
-            let number = value as u32;
-            let is_exact = (number as f32).total_cmp(&value).is_eq() && number <= u32::from(u16::MAX);
+            let is_number = value.fract() == 0.0 && (0.0..=f32::from(u16::MAX)).contains(&value);
             let error = || NoPrediction::NoClassNumber { output: self.tensor.name.clone(), value: value.to_string() };
-            is_exact.then_some(number).ok_or_else(error)
+            is_number.then_some(value as u32).ok_or_else(error)
         };
         self.tensor.to_f32().into_iter().map(number).collect()
     }

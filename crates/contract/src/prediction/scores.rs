@@ -265,9 +265,13 @@ pub(super) fn sigmoid(value: f32) -> f32 {
 /// Relative to the largest, so that no exponential overflows.
 fn softmax(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|value| *value = (*value - largest).exp());
+    for value in row.iter_mut() {
+        *value = (*value - largest).exp();
+    }
     let sum: f64 = row.iter().map(|&value| f64::from(value)).sum();
-    row.iter_mut().for_each(|value| *value = (f64::from(*value) / sum) as f32);
+    for value in row {
+        *value = (f64::from(*value) / sum) as f32;
+    }
 }
 
 /// The largest value and its place: of equal ones the first, as `argmax` has it.
