@@ -7,7 +7,6 @@ exports and graphs in which they are not, all of which are mixed; and real model
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -39,7 +38,6 @@ class Served:
     def __init__(self, web: Service):
         self.url = web.url
         self.client = triton.InferenceServerClient(f"127.0.0.1:{web.port}", concurrency=CALLERS, network_timeout=120)
-        self.callers = ThreadPoolExecutor(CALLERS)
 
     def batching(self, model: str) -> dict:
         def parameters() -> dict | None:
@@ -48,10 +46,12 @@ class Served:
 
         return wait_until(parameters, f"{model} is served", 300)
 
-    def ask(self, model: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        tensors = inputs(triton, **arrays)
-        answer = self.client.infer(model, tensors, headers={"Cache-Control": "no-store"}, timeout=None)
-        return {output["name"]: answer.as_numpy(output["name"]) for output in answer.get_response()["outputs"]}
+    def ask_at_once(self, model: str, given: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """The outputs of each of these requests, which are all sent before the first is answered."""
+        headers = {"Cache-Control": "no-store"}
+        sent = [self.client.async_infer(model, inputs(triton, **arrays), headers=headers) for arrays in given]
+        answers = [each.get_result() for each in sent]
+        return [{output["name"]: answer.as_numpy(output["name"]) for output in answer.get_response()["outputs"]} for answer in answers]
 
     def assert_alone(self, model: str, graph: bytes, rows: Rows) -> None:
         """Each of many callers at once has what ONNX Runtime gives in this process for that caller's rows alone."""
@@ -61,7 +61,7 @@ class Served:
         served = [output.name for output in session.get_outputs() if output.type.startswith("tensor")]
         rng = np.random.default_rng(5)
         requests_of = [rows(rng) for _ in range(CALLERS)]
-        for given, found in zip(requests_of, self.callers.map(lambda given: self.ask(model, given), requests_of)):
+        for given, found in zip(requests_of, self.ask_at_once(model, requests_of)):
             for name, alone in zip(served, session.run(served, given)):
                 assert_same(found[name], alone, f"{model}: {name}")
 
