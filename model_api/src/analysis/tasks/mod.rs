@@ -9,6 +9,7 @@ mod trace;
 
 use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
 use open_inference::{Activation, Task};
 
 use super::DerivedTask;
@@ -18,7 +19,7 @@ use trace::{Source, Trace};
 /// Longer lists of class names are left out.
 const MAX_LABELS: usize = 100_000;
 
-/// Names that scikit-learn's, XGBoost's and LightGBM's exporters give to probabilities and labels.
+/// Names that exporters of scikit-learn and of gradient boosting give to probabilities and labels.
 const PROBABILITIES: [&str; 3] = ["probabilities", "output_probability", "probability_tensor"];
 const LABELS: [&str; 2] = ["label", "output_label"];
 
@@ -94,8 +95,7 @@ struct List {
 /// one open axis each value is a row.
 fn list(shape: &[Option<i64>]) -> Option<List> {
     match shape {
-        [] => Some(List { axis: 0, length: Some(1) }),
-        [None] => Some(List { axis: 0, length: Some(1) }),
+        [] | [None] => Some(List { axis: 0, length: Some(1) }),
         // Rows of a fixed batch, or classes of the only row.
         [Some(length)] => (*length == 1).then_some(List { axis: 0, length: Some(1) }),
         [_, row @ ..] => {
@@ -142,13 +142,12 @@ fn gives_probabilities(node: &Node) -> bool {
 
 fn class_names(node: &Node) -> Vec<String> {
     let texts = node.attribute("classlabels_strings").map(|attribute| &attribute.strings).filter(|all| !all.is_empty());
-    let names: Vec<String> = match texts {
-        Some(texts) => texts.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
-        None => {
-            let numbers = ["classlabels_int64s", "classlabels_ints"].into_iter().find_map(|name| node.attribute(name));
-            numbers.map_or_else(Vec::new, |attribute| attribute.ints.iter().map(i64::to_string).collect())
-        }
+    let numbers = || {
+        let numbers = ["classlabels_int64s", "classlabels_ints"].into_iter().find_map(|name| node.attribute(name));
+        numbers.map_or_else(Vec::new, |attribute| attribute.ints.iter().map(i64::to_string).collect())
     };
+    let all = |texts: &Vec<Bytes>| texts.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+    let names: Vec<String> = texts.map_or_else(numbers, all);
     if names.len() <= MAX_LABELS { names } else { Vec::new() }
 }
 
@@ -182,7 +181,7 @@ fn after_suppression<'a>(model: &'a Model, graph: &'a Graph) -> HashSet<&'a str>
     after
 }
 
-/// Whether a node is a suppression of boxes, or holds one in a subgraph. Names cover those of TensorRT and other runtimes.
+/// Whether a node is a suppression of boxes, or holds one in a subgraph. Names cover those of other runtimes.
 fn suppresses(node: &Node) -> bool {
     let is_one = node.op_type.contains("NonMaxSuppression") || node.op_type.contains("NMS");
     is_one || subgraphs(node).any(|graph| graph.node.iter().any(suppresses))

@@ -82,7 +82,7 @@ impl<'a> Trace<'a> {
     pub fn normalised_axes(&self, node: &Node, rank: usize) -> Option<Vec<usize>> {
         let default = if self.opset >= ONE_AXIS { -1 } else { 1 };
         let axis = node.attribute("axis").map_or(default, |attribute| attribute.i);
-        let axis = if axis < 0 { axis + rank as i64 } else { axis };
+        let axis = if axis < 0 { axis + rank.cast_signed() as i64 } else { axis };
         let axis = usize::try_from(axis).ok().filter(|&axis| axis < rank)?;
         Some(if self.opset >= ONE_AXIS { vec![axis] } else { (axis..rank).collect() })
     }
