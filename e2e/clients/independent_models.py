@@ -68,7 +68,7 @@ def sklearn(name: str, estimator: object, rows: Rows = flowers, **more: object) 
 
     def make() -> onnx.ModelProto:
         fitted = estimator.fit(X, y)
-        options = {"zipmap": False} if hasattr(fitted, "classes_") else None
+        options = {"zipmap": False} if hasattr(fitted, "classes_") and hasattr(fitted, "predict_proba") else None
         return to_onnx(fitted, X[:1], options=options, target_opset=OPSETS)
 
     ALL[f"sklearn-{name}"] = Case(make, rows, **more)
