@@ -68,7 +68,7 @@ def sklearn(name: str, estimator: object, rows: Rows = flowers, **more: object) 
 
     def make() -> onnx.ModelProto:
         fitted = estimator.fit(X, y)
-        options = {"zipmap": False} if hasattr(fitted, "predict_proba") else None
+        options = {"zipmap": False} if hasattr(fitted, "classes_") and hasattr(fitted, "predict_proba") else None
         return to_onnx(fitted, X[:1], options=options, target_opset=OPSETS)
 
     ALL[f"sklearn-{name}"] = Case(make, rows, **more)
@@ -81,7 +81,7 @@ sklearn("histogram-boosting", ensemble.HistGradientBoostingClassifier(max_iter=1
 sklearn("extra-trees", ensemble.ExtraTreesClassifier(10, random_state=0))
 sklearn("ada-boost", ensemble.AdaBoostClassifier(n_estimators=5, random_state=0))
 sklearn("bagging", ensemble.BaggingClassifier(n_estimators=5, random_state=0))
-sklearn("voting", ensemble.VotingClassifier([("a", linear_model.LogisticRegression(max_iter=500)), ("b", naive_bayes.GaussianNB())], voting="soft"))
+sklearn("voting", ensemble.VotingClassifier([("a", linear_model.LogisticRegression(max_iter=500)), ("b", naive_bayes.GaussianNB())], voting="soft", flatten_transform=False))
 sklearn("decision-tree", tree.DecisionTreeClassifier(random_state=0))
 sklearn("svc", svm.SVC(probability=False))
 sklearn("linear-svc", svm.LinearSVC())
@@ -100,7 +100,7 @@ sklearn("svr", svm.SVR(), patients)
 sklearn("forest-regressor", ensemble.RandomForestRegressor(10, random_state=0), patients)
 sklearn("scaled-pca-logistic", pipeline.make_pipeline(preprocessing.StandardScaler(), decomposition.PCA(2), linear_model.LogisticRegression()))
 sklearn("imputed-polynomial", pipeline.make_pipeline(SimpleImputer(), preprocessing.PolynomialFeatures(2), preprocessing.MinMaxScaler(), SelectKBest(k=5), linear_model.LogisticRegression(max_iter=500)))
-sklearn("normalised-union", pipeline.make_union(preprocessing.Normalizer(), preprocessing.KBinsDiscretizer(3), preprocessing.RobustScaler()))
+sklearn("normalised-union", pipeline.make_union(preprocessing.Normalizer(), preprocessing.MaxAbsScaler(), preprocessing.RobustScaler()))
 
 WORDS = np.array([["red"], ["green"], ["blue"]], object)
 

@@ -110,7 +110,8 @@ class TestCoupledRows:
         batching = coupled.batching(name)
         assert (batching["enabled"], batching["rows"]) == (False, "dependent"), batching
         case = coupling_graphs.ALL[name]
-        coupled.assert_alone(name, case.model.SerializeToString(), case.rows)
+        if case.is_stable:
+            coupled.assert_alone(name, case.model.SerializeToString(), case.rows)
 
 
 def independent(tmp_path: Path, library: str, with_torch: bool) -> Iterator[tuple[Served, dict[str, bytes]]]:

@@ -61,6 +61,7 @@ impl<'g> Call<'_, 'g, '_> {
 
     /// Integers from an attribute, or from an input where later versions have it; `None` if they are computed from
     /// something that is not known, `Some(None)` if they are left out.
+    #[allow(clippy::option_option, reason = "left out and not known are different")]
     pub fn ints_from(&self, attribute: &str, input: usize) -> Option<Option<Vec<i64>>> {
         if let Some(ints) = self.ints(attribute) {
             return Some(Some(ints.to_vec()));

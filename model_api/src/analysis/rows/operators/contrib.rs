@@ -8,15 +8,12 @@ use super::{elementwise, matmul, normalise, reduce};
 
 pub fn evaluate<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     match call.node.op_type.as_str() {
-        "FastGelu" | "Gelu" | "BiasGelu" | "QuickGelu" | "BiasAdd" | "Trilu" if call.node.op_type != "Trilu" => {
-            elementwise::evaluate(call)
-        }
+        "FastGelu" | "Gelu" | "BiasGelu" | "QuickGelu" | "BiasAdd" => elementwise::evaluate(call),
         "FusedMatMul" => matmul::fused(call),
         "FusedGemm" => matmul::gemm(call),
         "MatMulNBits" | "MatMulFpQ4" | "MatMulBnb4" => by_packed_weights(call),
         "MatMulIntegerToFloat" => matmul::matmul(call, 0, 1),
-        "QLinearMatMul" => matmul::matmul(call, 0, 3),
-        "QGemm" => matmul::matmul(call, 0, 3),
+        "QLinearMatMul" | "QGemm" => matmul::matmul(call, 0, 3),
         "FusedConv" => window::convolution(call, 0, 1),
         "QLinearAdd" | "QLinearMul" => scaled(call, &[0, 3]),
         "QLinearSigmoid" | "QLinearLeakyRelu" => scaled(call, &[0]),
@@ -54,7 +51,10 @@ fn by_packed_weights<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
     let (Some(place), Some(mut shape)) = (data.place().cloned(), data.shape) else {
         return call.all(call.not_followed());
     };
-    let columns = call.int("N").map(Dim::number).unwrap_or_else(|| call.fresh());
+    let columns = match call.int("N") {
+        Some(columns) => Dim::number(columns),
+        None => call.fresh(),
+    };
     if place.axis + 1 == shape.len() {
         return call.all(call.coupled("sums over the batch axis"));
     }

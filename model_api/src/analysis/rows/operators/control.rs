@@ -175,12 +175,12 @@ fn through_rows<'g>(call: &Call<'_, 'g, '_>, value: Value<'g>) -> Value<'g> {
 
 /// One element of each sequence, the length of the sequences, and whether they are gone through row by row.
 fn parts<'g>(call: &mut Call<'_, 'g, '_>, sequences: &[Value<'g>]) -> Option<(Vec<Value<'g>>, Dim, bool)> {
-    let axes = call.ints("scan_input_axes").unwrap_or_default();
+    let given = call.ints("scan_input_axes").unwrap_or_default();
     let (mut length, mut over_rows) = (None, false);
     let mut parts = Vec::new();
     for (place, value) in sequences.iter().enumerate() {
         let mut shape = value.shape.clone()?;
-        let axis = Call::axis(axes.get(place).copied().unwrap_or(0), shape.len())?;
+        let axis = Call::axis(given.get(place).copied().unwrap_or(0), shape.len())?;
         length = Some(shape.remove(axis));
         let without = |place: &Place| place.at(place.axis - usize::from(place.axis > axis));
         let rows = match &value.rows {
@@ -198,11 +198,11 @@ fn parts<'g>(call: &mut Call<'_, 'g, '_>, sequences: &[Value<'g>]) -> Option<(Ve
 }
 
 fn results<'g>(call: &Call<'_, 'g, '_>, states: Vec<Value<'g>>, elements: Vec<Value<'g>>, length: &Dim) -> Values<'g> {
-    let axes: HashMap<usize, i64> =
+    let given: HashMap<usize, i64> =
         call.ints("scan_output_axes").unwrap_or_default().iter().copied().enumerate().collect();
     let stacked = elements.into_iter().enumerate().map(|(place, value)| {
         let rank = value.rank().map(|rank| rank + 1);
-        let axis = rank.and_then(|rank| Call::axis(axes.get(&place).copied().unwrap_or(0), rank));
+        let axis = rank.and_then(|rank| Call::axis(given.get(&place).copied().unwrap_or(0), rank));
         match (axis, &value.rows) {
             // Each element is that of one row, which the analysis does not follow any further.
             (_, Rows::Picked(_)) | (None, _) => match value.rows {

@@ -92,13 +92,12 @@ fn cuts(call: &mut Call, rank: Option<usize>) -> Option<Vec<(usize, Cut)>> {
     let of_attribute =
         |name: &str| call.ints(name).map(|ints| ints.iter().copied().map(Dim::number).collect::<Vec<_>>());
     let attributes = of_attribute("starts").zip(of_attribute("ends"));
-    let (starts, ends) = match attributes {
-        Some(attributes) => attributes,
-        None => {
-            let symbols = &mut call.walk.symbols;
-            let starts = call.inputs.get(1)?.as_ref()?.elements_or_fresh(symbols)?;
-            (starts, call.inputs.get(2)?.as_ref()?.elements_or_fresh(symbols)?)
-        }
+    let (starts, ends) = if let Some(attributes) = attributes {
+        attributes
+    } else {
+        let symbols = &mut call.walk.symbols;
+        let starts = call.inputs.get(1)?.as_ref()?.elements_or_fresh(symbols)?;
+        (starts, call.inputs.get(2)?.as_ref()?.elements_or_fresh(symbols)?)
     };
     let axes = call.ints_from("axes", 3)?;
     let axes = axes.unwrap_or_else(|| (0..).take(starts.len()).collect());
@@ -109,7 +108,7 @@ fn cuts(call: &mut Call, rank: Option<usize>) -> Option<Vec<(usize, Cut)>> {
     if starts.len() != ends.len() || starts.len() != axes.len() || starts.len() != steps.len() {
         return None;
     }
-    let cuts = starts.into_iter().zip(ends).map(|(start, end)| (start, end)).zip(axes).zip(steps);
+    let cuts = starts.into_iter().zip(ends).zip(axes).zip(steps);
     cuts.map(|(((start, end), axis), step)| Some((Call::axis(axis, rank?)?, Cut { start, end, step }))).collect()
 }
 

@@ -49,8 +49,8 @@ pub fn constant<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
 /// A tensor of this shape, the same for every row, that is repeated along the axes that are longer in the target.
 fn repeated<'g>(call: &Call<'_, 'g, '_>, shape: &[Dim], target: &[Dim]) -> Value<'g> {
     let counts = |dim: &Dim| call.walk.symbols.counts_rows(dim);
-    let mut axes = (0..target.len()).filter(|&axis| counts(&target[axis]));
-    let rows = match (axes.next(), axes.next()) {
+    let mut counted = (0..target.len()).filter(|&axis| counts(&target[axis]));
+    let rows = match (counted.next(), counted.next()) {
         (None, _) => Rows::Free,
         (Some(axis), None) => {
             let at = (axis + shape.len()).checked_sub(target.len());
@@ -129,8 +129,8 @@ pub fn tile<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
     let full: Vec<Dim> = shape.iter().zip(&repeats).map(|(dim, times)| symbols.times(dim, times)).collect();
     match &data.rows {
         Rows::Free => {
-            let mut axes = (0..full.len()).filter(|&axis| call.walk.symbols.counts_rows(&repeats[axis]));
-            let rows = match (axes.next(), axes.next()) {
+            let mut counted = (0..full.len()).filter(|&axis| call.walk.symbols.counts_rows(&repeats[axis]));
+            let rows = match (counted.next(), counted.next()) {
                 (None, _) => Rows::Free,
                 (Some(axis), None) => match full[axis].over(&Dim::batch()) {
                     Some(inner) => Rows::Each(Place { axis, outer: Dim::number(1), inner }),
@@ -161,7 +161,7 @@ pub fn pad<'g>(call: &mut Call<'_, 'g, '_>) -> Value<'g> {
     let Some(data) = call.input(0).cloned() else { return call.unknown("has no input") };
     let by_attribute = call.ints("pads").map(|ints| ints.iter().copied().map(Dim::number).collect::<Vec<_>>());
     let pads = by_attribute.or_else(|| call.inputs.get(1)?.clone()?.elements_or_fresh(&mut call.walk.symbols));
-    let axes = call.input(3).map(|axes| axes.numbers());
+    let axes = call.input(3).map(Value::numbers);
     let (Some(old), Some(pads)) = (&data.shape, pads) else { return settled_or(call) };
     let axes = match axes {
         Some(axes) => axes.map(|axes| axes.iter().filter_map(|&axis| Call::axis(axis, old.len())).collect()),

@@ -31,9 +31,11 @@ pub fn table<'g>(call: &Call<'_, 'g, '_>, features: Dim) -> Value<'g> {
         return Value::new(rows, None);
     }
     if call.given().any(|value| value.rank() != Some(2)) {
-        return match call.given().all(|value| value.rank() == Some(1)) {
-            true => call.coupled("takes the batch axis for the features of one row"),
-            false => call.unknown("has an input that is no table"),
+        let are_vectors = call.given().all(|value| value.rank() == Some(1));
+        return if are_vectors {
+            call.coupled("takes the batch axis for the features of one row")
+        } else {
+            call.unknown("has an input that is no table")
         };
     }
     let keeps_features_apart = matches!(call.node.op_type.as_str(), "Scaler" | "Imputer");

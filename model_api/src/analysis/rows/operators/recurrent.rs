@@ -33,7 +33,10 @@ pub fn evaluate<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
         }
     }
     let directions = Dim::number(if call.text("direction") == Some("bidirectional") { 2 } else { 1 });
-    let hidden = call.int("hidden_size").map(Dim::number).unwrap_or_else(|| call.fresh());
+    let hidden = match call.int("hidden_size") {
+        Some(size) => Dim::number(size),
+        None => call.fresh(),
+    };
     let (steps, batch) = (shape[1 - batch_axis].clone(), shape[batch_axis].clone());
     let (all, all_at) = if batch_first {
         (vec![batch.clone(), steps, directions.clone(), hidden.clone()], 0)

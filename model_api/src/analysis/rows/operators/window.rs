@@ -56,10 +56,10 @@ pub fn pool<'g>(call: &mut Call<'_, 'g, '_>) -> Values<'g> {
         return call.all(call.coupled("slides over the batch axis"));
     }
     let mut result = shape[..2].to_vec();
-    for axis in 2..shape.len() {
+    for (axis, length) in shape.iter().enumerate().skip(2) {
         let size = call.ints("kernel_shape").and_then(|sizes| sizes.get(axis - 2).copied());
         let length = match size {
-            Some(size) => window_length(call, &shape[axis], axis - 2, &Dim::number(size)),
+            Some(size) => window_length(call, length, axis - 2, &Dim::number(size)),
             None => call.fresh(),
         };
         result.push(length);
