@@ -29,7 +29,7 @@ const SETTINGS: &[Setting] = &[
     setting("START_TIMEOUT_MS", "120000", "Time for a session to load its model and run it once."),
     setting("MAX_IMAGE_BYTES", "33554432", "Bytes of one image file."),
     setting("MAX_IMAGE_SIDE", "16384", "Width and height of one image, pixels."),
-    setting("MAX_IMAGE_PIXELS", "33554432", "Pixels of one image."),
+    setting("MAX_IMAGE_PIXELS", "67108864", "Pixels of one image."),
     setting("MAX_DECODE_BYTES", "268435456", "Bytes of one image, decoded, and of the tensor of a batch of them."),
     setting("DECODE_THREADS", "0", "Images decoded at the same time; 0: the cgroup's quota, 4 at most."),
 ];

@@ -136,7 +136,7 @@ async fn it_is_described_as_what_its_steps_make_of_it() {
     );
     assert_eq!(
         model["outputs"],
-        json!([{ "name": "y", "datatype": "FP32", "shape": [-1, 4], "parameters": { "labels": ["a", "b", "c", "d"] } }])
+        json!([{ "name": "y", "datatype": "FP32", "shape": [-1, 4], "parameters": { "task": "classification", "labels": ["a", "b", "c", "d"] } }])
     );
     assert_eq!((&model["image"]["width"], &model["image"]["fit"]), (&json!(2), &json!("contain")));
     assert_eq!(model["pipeline"]["steps"][1]["inputs"], json!([{ "name": "x", "from": "cut.y" }]));

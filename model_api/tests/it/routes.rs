@@ -89,7 +89,7 @@ mod predict_array {
     #[tokio::test]
     async fn an_answer_that_json_cannot_say_is_an_error() {
         let (status, detail) = squares().await.post_json("/predict_array", &array(ANSWER_NAN)).await.problem();
-        assert_eq!((status, detail.as_str()), (422, "the model's answer to this input is not a finite number"));
+        assert_eq!((status, detail.as_str()), (422, "The result for this input is not a finite number"));
     }
 
     #[tokio::test]

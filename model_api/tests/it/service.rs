@@ -93,7 +93,7 @@ async fn an_input_that_the_model_refuses_is_the_askers_mistake() {
     let (status, problem) = running.ask("picks", "[7]").await;
     assert_eq!(status, 422, "{problem}");
     assert!(!problem["detail"].as_str().unwrap().contains('/'), "{problem}");
-    assert_eq!(running.ask("picks", "[2]").await, (200, json!({"cls": 0, "value": 0.75})));
+    assert_eq!(running.infer("picks", 2.0).await, (200, json!([0.75])));
     assert_eq!(running.sessions(), [session], "no session was lost on it");
 }
 

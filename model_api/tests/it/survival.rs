@@ -30,7 +30,7 @@ async fn a_session_killed_while_idle_is_replaced_and_the_next_request_answered()
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let session = running.session_other_than(0).await;
     signal(session, "KILL");
-    assert_eq!(running.ask("hangs", "[0.25]").await, (200, json!({"cls": 0, "value": 0.25})));
+    assert_eq!(running.infer("hangs", 0.25).await, (200, json!([0.25])));
     assert_ne!(running.session_other_than(session).await, session);
     assert!(running.log().contains("ended by signal 9"));
 }
@@ -49,7 +49,7 @@ async fn a_session_killed_twice_in_the_same_run_costs_that_request_alone() {
     };
     let ((status, problem), ()) = tokio::join!(killer, executioner);
     assert_eq!((status, &problem["detail"]), (500, &json!("the model crashed on this request")));
-    assert_eq!(running.ask("hangs", "[0.25]").await, (200, json!({"cls": 0, "value": 0.25})));
+    assert_eq!(running.infer("hangs", 0.25).await, (200, json!([0.25])));
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_run_that_hangs_is_answered_504_and_ended_and_its_session_lives() {
     let (status, problem) = running.ask("hangs", "[1]").await;
     assert_eq!((status, &problem["detail"]), (504, &json!("the model did not answer within 300ms")));
     assert!(begun.elapsed() < Duration::from_millis(1300));
-    assert_eq!(running.ask("hangs", "[0.25]").await.0, 200);
+    assert_eq!(running.infer("hangs", 0.25).await.0, 200);
     assert_eq!(running.sessions(), [session]);
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::folder::Folder;
@@ -106,6 +106,14 @@ impl Running {
     pub async fn ask(&self, model: &str, array: &str) -> (u16, Value) {
         let body = format!(r#"{{"image_arr": {array}}}"#);
         self.post(&format!("/predict_array/{model}"), "application/json", body.into_bytes()).await
+    }
+
+    /// Sends one FP32 value as the input `x` of the shape `[1]`. Gives the first output's data, or the error.
+    pub async fn infer(&self, model: &str, value: f32) -> (u16, Value) {
+        let body = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [value]}]}).to_string();
+        let (status, mut body) =
+            self.post(&format!("/v2/models/{model}/infer"), "application/json", body.into_bytes()).await;
+        (status, if status == 200 { body["outputs"][0]["data"].take() } else { body })
     }
 
     /// The value of a metric, with its labels as they are written.
