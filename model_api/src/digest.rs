@@ -48,7 +48,9 @@ pub fn of(graph: &Path, settings: Option<&[u8]>, others: &[(String, Vec<u8>)]) -
         parts.add("settings", settings);
     }
     parts.add("computation", COMPUTATION);
-    others.iter().for_each(|(name, content)| parts.add(name, content));
+    for (name, content) in others {
+        parts.add(name, content);
+    }
     Ok(Measured { digest: parts.digest(), bytes, names })
 }
 

@@ -472,7 +472,9 @@ mod tests {
             skipped: Skipped::default(),
         };
         let mut upload = jobs.upload();
-        inputs.into_iter().for_each(|input| upload.push(input).unwrap());
+        for input in inputs {
+            upload.push(input).unwrap();
+        }
         let id = jobs.submit(upload, job).unwrap();
         assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
         let taken = jobs.take_now("m", 1);

@@ -222,7 +222,7 @@ async fn an_input_with_a_default_is_optional_and_may_be_given() {
     assert_eq!(opened.hello.inputs[1].shape, [0_i64; 0]);
     let x = Tensor::from_f32("x", Datatype::Fp32, vec![1, 3], &[1.0, 2.0, 3.0]).unwrap();
     let gain = Tensor::from_f32("gain", Datatype::Fp32, vec![], &[5.0]).unwrap();
-    let left_out = opened.session.run(&[&[x.clone()]], pending()).await.unwrap();
+    let left_out = opened.session.run(&[std::slice::from_ref(&x)], pending()).await.unwrap();
     assert_eq!(left_out[0].to_f32(), [2.0, 4.0, 6.0]);
     let given = opened.session.run(&[&[x.clone(), gain]], pending()).await.unwrap();
     assert_eq!(given[0].to_f32(), [5.0, 10.0, 15.0]);

@@ -107,9 +107,10 @@ async fn an_archive_may_unpack_to_more_than_one_body() {
             (&job["status"], &job["done"], &job["skipped"]["count"]),
             (&json!("succeeded"), &json!(4), &json!(1))
         );
-        let echo =
-            |at: usize| (job["results"][at]["answer"]["probabilities"][2]["value"].as_f64().unwrap() * 1e6).round();
-        assert_eq!([0, 1, 2, 3].map(echo), [500., 900., 700., 300.].map(|kib| kib * 1024.));
+        let echo = |at: usize| {
+            (job["results"][at]["answer"]["probabilities"][2]["value"].as_f64().unwrap() * 1e6).round() as u64
+        };
+        assert_eq!([0, 1, 2, 3].map(echo), [500, 900, 700, 300].map(|kib: u64| kib * 1024));
     }
     let large = tgz(&tar(&[("1.png", 1 << 20), ("2.png", 1 << 20), ("3.png", 1 << 20), ("4.png", 1)]));
     let refused = stack.send(post("/jobs", "application/gzip", large)).await;

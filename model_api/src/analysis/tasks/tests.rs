@@ -39,7 +39,7 @@ fn value(name: &str, elem_type: i32, shape: &[i64]) -> ValueInfo {
 
 fn model(opset: i64, node: Vec<Node>, value_info: Vec<ValueInfo>, output: Vec<ValueInfo>) -> Model {
     let opset = OperatorSet { domain: String::new(), version: opset };
-    let graph = Graph { node, value_info, output, ..Graph::default() };
+    let graph = Graph { node, output, value_info, ..Graph::default() };
     Model { graph: Some(graph), opset_import: vec![opset], ..Model::default() }
 }
 

@@ -62,7 +62,7 @@ impl<'a> PngRows<'a> {
             narrow.extend(
                 row.data().as_chunks::<2>().0.iter().map(|&sample| levels[usize::from(u16::from_be_bytes(sample))]),
             );
-            if range.is_some() && channels % 2 == 0 {
+            if range.is_some() && channels.is_multiple_of(2) {
                 // Transparency has no range but its own; its high byte is its level.
                 for (pixel, wide) in narrow.chunks_exact_mut(channels).zip(row.data().chunks_exact(2 * channels)) {
                     pixel[channels - 1] = wide[2 * channels - 2];

@@ -31,7 +31,7 @@ impl Reducer {
     /// Adds the next row.
     pub(super) fn push(&mut self, row: &[u8]) {
         let channels = self.channels;
-        let has_alpha = channels % 2 == 0;
+        let has_alpha = channels.is_multiple_of(2);
         let squares = row.chunks(self.divisor * channels).zip(self.sums.chunks_exact_mut(channels));
         for (pixels, sums) in squares {
             for pixel in pixels.chunks_exact(channels) {
@@ -52,7 +52,7 @@ impl Reducer {
 
     fn finish_row(&mut self) {
         let (channels, divisor) = (self.channels, self.divisor);
-        let has_alpha = channels % 2 == 0;
+        let has_alpha = channels.is_multiple_of(2);
         for (square, sums) in self.sums.chunks_exact_mut(channels).enumerate() {
             let across = divisor.min(self.width as usize - square * divisor) as u32;
             let count = across * self.rows;

@@ -78,6 +78,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "zero and infinity are exact")]
 mod tests {
     use super::*;
 

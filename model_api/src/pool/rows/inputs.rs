@@ -123,7 +123,6 @@ fn float(kind: Kind, place: usize) -> f32 {
 fn integer(kind: Kind, place: usize, count: usize, most: f32) -> f32 {
     let up_to = |largest: f32| 1.0 + (spread(kind, place) * largest).floor().min(largest - 1.0);
     match kind {
-        Kind::Plain => up_to(2.0),
         Kind::Other => up_to(3.0),
         Kind::Large => up_to(100.0),
         Kind::Small => 1.0 + up_to(2.0),
@@ -131,7 +130,7 @@ fn integer(kind: Kind, place: usize, count: usize, most: f32) -> f32 {
         Kind::Constant => 1.0,
         Kind::Zero if count == 1 => 3.0,
         Kind::Zero if place > count / 2 => 0.0,
-        Kind::Zero => up_to(2.0),
+        Kind::Plain | Kind::Zero => up_to(2.0),
         Kind::Spread => up_to(most),
     }
 }

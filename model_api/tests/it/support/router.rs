@@ -50,11 +50,11 @@ pub struct Answer {
 
 impl Service {
     pub fn new<L: Launcher>(folder: Folder, launcher: &L) -> Self {
-        Self::selecting(folder, launcher, Selection::All)
+        Self::selecting(folder, launcher, &Selection::All)
     }
 
     /// With this `MODEL_NAME`.
-    pub fn selecting<L: Launcher>(folder: Folder, launcher: &L, selection: Selection) -> Self {
+    pub fn selecting<L: Launcher>(folder: Folder, launcher: &L, selection: &Selection) -> Self {
         let mut registry = Registry::default();
         let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
         let settings = LoadSettings {
@@ -63,7 +63,7 @@ impl Service {
             run_timeout: Duration::from_secs(5),
         };
         let repository = Repository::new(folder.path()).selecting(selection.clone());
-        let models = repository.select(&selection).unwrap_or_default();
+        let models = repository.select(selection).unwrap_or_default();
         let models = Models::start(repository, models, launcher, settings, &metrics);
         let server = ServerSettings { max_body_bytes: MAX_BODY_BYTES, ..ServerSettings::from_env(0, 0).unwrap() };
         let readiness = Readiness::default();

@@ -200,7 +200,7 @@ fn sequential(channel: &Channel, plane: &mut Plane, block: usize, bits: &mut Bit
             let value = bits.signed(size)?;
             match plane.places.get(at) {
                 Some(&DROPPED) => {}
-                Some(&place) => kept[usize::from(place)] = value as i16,
+                Some(&kept_at) => kept[usize::from(kept_at)] = value as i16,
                 None => return Err(Damaged),
             }
         }

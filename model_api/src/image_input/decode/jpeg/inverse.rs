@@ -41,7 +41,7 @@ impl Inverse {
             let values: [f32; 8] = std::array::from_fn(|u| {
                 if u < size { f32::from(coefficients[at.start + u]) * self.steps[at.start + u] } else { 0.0 }
             });
-            if values != [0.0; 8] {
+            if values.iter().any(|&value| value != 0.0) {
                 for (pixel, basis) in row.iter_mut().zip(&self.basis).take(size) {
                     *pixel = values.iter().zip(basis).take(size).map(|(value, basis)| value * basis).sum();
                 }

@@ -314,7 +314,7 @@ fn a_large_image_is_reduced_while_it_is_read() {
         .upright(|image| gray_over(image, Background::WHITE));
     assert_eq!(image.dimensions(), (128, 128));
     for (x, _, pixel) in image.enumerate_pixels() {
-        assert!((f64::from(pixel.0[0]) - (2 * x) as f64 * 200.0 / 257.0).abs() < 2.0);
+        assert!((f64::from(pixel.0[0]) - f64::from(2 * x) * 200.0 / 257.0).abs() < 2.0);
     }
     let error =
         super::super::decode(&file, &spec("{}", 1), &ImageLimits { decode_bytes: 1000, ..limits }).err().unwrap();
