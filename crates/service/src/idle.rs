@@ -160,14 +160,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_header_has_the_header_timeout() {
         let mut sleep = start(&HeaderTimer::new(Arrivals::default(), IDLE, HEADER));
-        assert!(!ends_within(&mut sleep, HEADER - SECOND).await);
+        assert!(!ends_within(&mut sleep, HEADER.saturating_sub(SECOND)).await);
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_between_two_requests_has_the_idle_timeout() {
         let mut sleep = start_second(&Arrivals::default());
-        assert!(!ends_within(&mut sleep, IDLE - SECOND).await);
+        assert!(!ends_within(&mut sleep, IDLE.saturating_sub(SECOND)).await);
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
@@ -175,7 +175,7 @@ mod tests {
     async fn the_first_byte_of_a_header_starts_the_header_timeout_and_further_ones_do_not_prolong_it() {
         let reads = Arrivals::default();
         let mut sleep = start_second(&reads);
-        assert!(!ends_within(&mut sleep, IDLE - SECOND).await);
+        assert!(!ends_within(&mut sleep, IDLE.saturating_sub(SECOND)).await);
         for _ in 0..9 {
             reads.add();
             assert!(!ends_within(&mut sleep, SECOND).await);
