@@ -23,7 +23,7 @@ from coupling_graphs import Rows
 from independent_models import ALL as INDEPENDENT
 from questions import inputs
 from requirements import missing
-from services import ROOT, Service, wait_until
+from services import ROOT, Service, made_locale, wait_until
 
 CALLERS = 48
 
@@ -82,7 +82,10 @@ def serving(models: dict[str, bytes], folder: Path, onnxruntime_library: str) ->
     repository = folder / "repository"
     for name, graph in models.items():
         graphs.write(graph, repository / name)
-    library = {"ORT_DYLIB_PATH": onnxruntime_library, "DEVICE": "cpu", "SESSION_THREADS": 1, "SESSIONS": 1}
+    locale = made_locale(folder / "locale")
+    # ONNX Runtime in this process needs it as well.
+    os.environ.update(locale)
+    library = {"ORT_DYLIB_PATH": onnxruntime_library, "DEVICE": "cpu", "SESSION_THREADS": 1, **locale}
     model_api = Service("model_api", folder, MODEL_NAME="all", MODELS_DIR=repository, **library).start()
     web = None
     try:
