@@ -28,6 +28,7 @@ const SETTINGS: &[Setting] = &[
     setting("JOB_CONCURRENCY", "64", "Inputs of one model that this process works on at the same time; 0: none."),
     setting("JOB_LIST", "on", "off: a request for the list of all jobs is answered 403."),
     setting("MAX_JOB_INPUTS", "10000", "Inputs of one job."),
+    setting("MAX_JOB_BYTES", "201326592", "Bytes of the inputs of one job, unpacked."),
     setting("JOB_TTL_S", "86400", "Time for which a job is kept after its end, seconds."),
     setting("JOB_QUEUE_LENGTH", "100000", "Inputs that may wait for one model."),
     setting("JOB_CLAIM_AFTER_MS", "30000", "Silence after which a worker counts as dead."),
