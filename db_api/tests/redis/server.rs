@@ -22,7 +22,11 @@ impl Redis {
         let folder = std::env::temp_dir().join(format!("mlserve-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         match Self::spawn(&folder) {
-            Ok(process) => Some(Self { folder, process }),
+            Ok(process) => {
+                let redis = Self { folder, process };
+                redis.wait_until_it_listens();
+                Some(redis)
+            }
             Err(error) if std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1") => {
                 panic!("redis-server cannot be started: {error}")
             }
@@ -30,6 +34,15 @@ impl Redis {
                 eprintln!("SKIPPED: redis-server cannot be started: {error}");
                 None
             }
+        }
+    }
+
+    /// On a busy machine its start takes longer than the first commands of a test wait.
+    fn wait_until_it_listens(&self) {
+        let begun = Instant::now();
+        while std::os::unix::net::UnixStream::connect(self.folder.join("socket")).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "redis-server does not listen after 30 s");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

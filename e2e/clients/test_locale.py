@@ -7,18 +7,16 @@ import subprocess
 from pathlib import Path
 from typing import Callable
 
+import onnx
 import pytest
 import requests
+from onnx import TensorProto, helper
 
 from services import ROOT, Service, made_locale, wait_until
-
-onnx = pytest.importorskip("onnx")
 
 
 def write_lowering(folder: Path) -> None:
     """`y` is `x` in lower case."""
-    from onnx import TensorProto, helper
-
     node = helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="en_US.UTF-8", is_case_sensitive=1)
     side = lambda name: helper.make_tensor_value_info(name, TensorProto.STRING, [None])
     graph = helper.make_graph([node], "lower", [side("x")], [side("y")])
