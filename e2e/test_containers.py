@@ -282,7 +282,8 @@ class TestCliLeukemia:
 
     def test_the_other_model_is_gone_and_its_answers_are_not_given(self, stack: Containers):
         digit = samples("mnist")[0].picture
-        assert_problem(ask(stack.url, digit), 404, 'There is no model "mnist"; there is leukemia.')
+        remedy = "Add it there and restart, or load it with POST /v2/repository/models/mnist/load."
+        assert_problem(ask(stack.url, digit), 404, f"mnist is not served: MODEL_NAME=leukemia does not select it. {remedy}")
         assert answer_of(ask(stack.url, digit, "leukemia"))["model"] == "leukemia"
 
     def test_errors_are_json_whatever_is_asked_for(self, stack: Containers):
