@@ -13,6 +13,8 @@ use hyper::rt::{Sleep, Timer};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
+use crate::peer::Peer;
+
 /// How many steps the idle time of an HTTP/2 connection is measured in: it ends at most one step late.
 const STEPS: u32 = 4;
 
@@ -97,16 +99,17 @@ impl Future for HeaderSleep {
 
 impl Sleep for HeaderSleep {}
 
-/// The routes of one connection, which counts its requests.
+/// The routes of one connection, which counts its requests and names the client in each.
 #[derive(Clone)]
 pub(crate) struct Counted {
     routes: TowerToHyperService<Router>,
     requests: Arrivals,
+    peer: Peer,
 }
 
 impl Counted {
-    pub fn new(routes: Router, requests: Arrivals) -> Self {
-        Self { routes: TowerToHyperService::new(routes), requests }
+    pub fn new(routes: Router, requests: Arrivals, peer: Peer) -> Self {
+        Self { routes: TowerToHyperService::new(routes), requests, peer }
     }
 }
 
@@ -115,8 +118,9 @@ impl Service<Request<Incoming>> for Counted {
     type Error = Infallible;
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.requests.add();
+        request.extensions_mut().insert(self.peer);
         self.routes.call(request)
     }
 }

@@ -26,6 +26,9 @@ pub mod cores;
 /// Idle timeouts of connections, apart from the timeout for a request's header.
 mod idle;
 
+/// The client's address.
+pub mod peer;
+
 /// What bytes of a connection go through.
 mod connection;
 

@@ -21,6 +21,7 @@ use crate::at_once::AtOnce;
 use crate::connection::Connection;
 use crate::cores::{Core, Cores};
 use crate::idle::{Arrivals, Counted, HeaderTimer, without_requests};
+use crate::peer::Peer;
 use crate::readiness::Readiness;
 use crate::settings::ServerSettings;
 
@@ -141,7 +142,7 @@ impl<'a> Connections<'a> {
     async fn accept(&self, listener: &TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.start(stream),
+                Ok((stream, address)) => self.start(stream, address.into()),
                 // Out of descriptors, most likely: the connections that hold them end by themselves.
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
@@ -151,7 +152,7 @@ impl<'a> Connections<'a> {
         }
     }
 
-    fn start(&self, stream: TcpStream) {
+    fn start(&self, stream: TcpStream, peer: Peer) {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             tokio::spawn(refuse(stream));
             return;
@@ -171,7 +172,7 @@ impl<'a> Connections<'a> {
                 () = stopping.cancelled() => None,
             };
             if let Some(version) = begun {
-                AtOnce::new(serve_connection(stream, version, builder, app, timeouts, stopping)).await;
+                AtOnce::new(serve_connection(stream, peer, version, builder, app, timeouts, stopping)).await;
             }
             drop((permit, connections, open));
         });
@@ -195,6 +196,7 @@ struct Timeouts {
 /// for the idle timeout, the client is told to open another connection for its next (`GOAWAY`), and open streams go on.
 async fn serve_connection(
     stream: TcpStream,
+    peer: Peer,
     version: Version,
     mut builder: auto::Builder<TokioExecutor>,
     app: Router,
@@ -204,7 +206,7 @@ async fn serve_connection(
     let (reads, requests) = (Arrivals::default(), Arrivals::default());
     builder.http1().timer(HeaderTimer::new(reads.clone(), timeouts.idle, timeouts.header));
     let stream = TokioIo::new(Connection::new(stream, version, timeouts.write, reads));
-    let mut connection = pin!(builder.serve_connection(stream, Counted::new(app, requests.clone())));
+    let mut connection = pin!(builder.serve_connection(stream, Counted::new(app, requests.clone(), peer)));
     let idle = async {
         match version {
             Version::HTTP_2 => without_requests(&requests, timeouts.idle).await,

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use axum::Extension;
 use axum::routing::get;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -43,6 +44,7 @@ fn start_with(header_timeout: Duration, idle_timeout: Duration) -> Server {
     let app = Router::new()
         .route("/", get(|| async { "here" }))
         .route("/slow", slow)
+        .route("/peer", get(async |Extension(Peer(address)): Extension<Peer>| address.to_string()))
         .route("/thread", get(|| async { format!("{:?}", std::thread::current().id()) }))
         .route("/large", get(|| async { vec![b'x'; LARGE] }));
     let task = tokio::spawn(async move {
@@ -281,4 +283,12 @@ async fn a_server_that_is_dropped_ends_its_connections() {
     ask(&mut idle).await;
     server.task.abort();
     assert_eq!(rest(&mut idle).await, "");
+}
+
+#[tokio::test]
+async fn a_request_names_the_address_of_its_client() {
+    let server = start(Duration::from_mins(1));
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"GET /peer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    assert!(rest(&mut stream).await.ends_with("127.0.0.1"));
 }
