@@ -17,7 +17,10 @@ pub fn reserve(settings: &ServerSettings, outgoing: usize) -> Result<(), Setting
     match raised(getrlimit(Resource::Nofile), needed) {
         Ok(None) => Ok(()),
         Ok(Some(limit)) => setrlimit(Resource::Nofile, limit).map_err(|error| {
-            SettingError::new("MAX_CONNECTIONS", format!("the limit of open files cannot be raised to {needed}: {error}"))
+            SettingError::new(
+                "MAX_CONNECTIONS",
+                format!("the limit of open files cannot be raised to {needed}: {error}"),
+            )
         }),
         Err(maximum) => Err(too_low(settings.max_connections, needed, maximum)),
     }

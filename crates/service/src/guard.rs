@@ -198,12 +198,14 @@ impl Refusal {
 
     fn cross_origin(origin: Option<&HeaderValue>) -> Self {
         let from = origin.map_or("another origin".to_owned(), |origin| format!("\"{}\"", shown(origin.as_bytes())));
-        let detail = format!("A page of {from} may not send this request; CORS_ALLOW_ORIGINS does not name its origin.");
+        let detail =
+            format!("A page of {from} may not send this request; CORS_ALLOW_ORIGINS does not name its origin.");
         Self { status: StatusCode::FORBIDDEN, detail }
     }
 
     fn browser() -> Self {
-        let detail = "This service does not answer browsers; a request with Origin or Sec-Fetch headers must go to web_api.";
+        let detail =
+            "This service does not answer browsers; a request with Origin or Sec-Fetch headers must go to web_api.";
         Self { status: StatusCode::FORBIDDEN, detail: detail.to_owned() }
     }
 
@@ -238,7 +240,8 @@ impl std::str::FromStr for Address {
 
 /// The comma-separated entries of a variable.
 fn list<T>(variable: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, SettingError> {
-    read_list(optional(variable).as_deref().unwrap_or_default(), read).map_err(|reason| SettingError::new(variable, reason))
+    read_list(optional(variable).as_deref().unwrap_or_default(), read)
+        .map_err(|reason| SettingError::new(variable, reason))
 }
 
 fn read_list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
@@ -254,7 +257,9 @@ fn host_name(entry: &str) -> Result<String, String> {
 }
 
 fn origin(entry: &str) -> Result<HeaderValue, String> {
-    let error = || format!("{entry:?} is not an origin as browsers send it, such as https://app.example or http://localhost:3000");
+    let error = || {
+        format!("{entry:?} is not an origin as browsers send it, such as https://app.example or http://localhost:3000")
+    };
     let (scheme, host) = entry.split_once("://").ok_or_else(error)?;
     let default_port = match scheme {
         "http" => ":80",

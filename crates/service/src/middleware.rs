@@ -254,7 +254,9 @@ mod tests {
     #[tokio::test]
     async fn an_id_that_is_long_or_not_visible_ascii_is_replaced() {
         let app = app(&mut Registry::default());
-        for (id, is_kept) in [("x".repeat(128), true), ("x".repeat(129), false), ("a b".to_owned(), false), (String::new(), false)] {
+        for (id, is_kept) in
+            [("x".repeat(128), true), ("x".repeat(129), false), ("a b".to_owned(), false), (String::new(), false)]
+        {
             let response = app.clone().oneshot(request("/fine/1", REQUEST_ID_HEADER, &id)).await.unwrap();
             let sent = &response.headers()[REQUEST_ID_HEADER];
             assert!(if is_kept { *sent == id } else { sent.len() == 36 }, "{id:?}: {sent:?}");

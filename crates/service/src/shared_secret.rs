@@ -29,7 +29,8 @@ impl SharedSecret {
     /// Where the text is short, or cannot be sent in a header. The error does not repeat it.
     pub fn new(text: &str) -> Result<Self, SettingError> {
         if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let reason = format!("must have at least {MIN_LENGTH} characters, all of them visible ASCII without spaces");
+            let reason =
+                format!("must have at least {MIN_LENGTH} characters, all of them visible ASCII without spaces");
             return Err(SettingError::new(NAME, reason));
         }
         Ok(Self(text.into()))

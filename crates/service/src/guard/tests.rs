@@ -42,7 +42,9 @@ fn a_service_that_is_not_published_answers_to_loopback_names_addresses_and_names
 #[test]
 fn http_1_1_has_exactly_one_host() {
     for guard in [Guard::default(), Guard::public(true, Vec::new(), Vec::new())] {
-        for hosts in [&[][..], &[("host", "localhost"), ("host", "localhost")], &[("host", "local host")], &[("host", "a/b")]] {
+        for hosts in
+            [&[][..], &[("host", "localhost"), ("host", "localhost")], &[("host", "local host")], &[("host", "a/b")]]
+        {
             assert_eq!(status(&guard, &request("GET", hosts)), 400, "{hosts:?}");
         }
         let mut old = request("GET", &[]);
@@ -86,7 +88,8 @@ fn a_page_of_another_origin_changes_nothing() {
             assert_eq!(status(&guard, &request(method, &all)), 200, "{method} {headers:?}");
         }
     }
-    let refused = guard.check(&request("POST", &[("host", "localhost"), ("origin", "https://evil.example")])).unwrap_err();
+    let refused =
+        guard.check(&request("POST", &[("host", "localhost"), ("origin", "https://evil.example")])).unwrap_err();
     assert!(refused.detail.contains("https://evil.example") && refused.detail.contains("CORS_ALLOW_ORIGINS"));
 }
 
@@ -96,9 +99,15 @@ fn a_private_service_answers_no_browser_and_on_loopback_no_unknown_name() {
     let network = Guard::private(Ipv4Addr::UNSPECIFIED.into(), Vec::new());
     assert_eq!([&loopback, &network].map(|guard| status_of_host(guard, "model_api:5050")), [421, 200]);
     for guard in [loopback, network] {
-        for header in [("origin", "http://127.0.0.1"), ("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate")] {
+        for header in
+            [("origin", "http://127.0.0.1"), ("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate")]
+        {
             for method in ["GET", "POST"] {
-                assert_eq!(status(&guard, &request(method, &[("host", "127.0.0.1"), header])), 403, "{method} {header:?}");
+                assert_eq!(
+                    status(&guard, &request(method, &[("host", "127.0.0.1"), header])),
+                    403,
+                    "{method} {header:?}"
+                );
             }
         }
         assert_eq!(status(&guard, &request("POST", &[("host", "127.0.0.1")])), 200);
@@ -110,10 +119,10 @@ async fn a_refusal_has_the_form_of_its_route() {
     let refusal = || Refusal::unknown_host(&"x".repeat(10_000));
     for (path, media_type) in [("/v2/models/m/infer", "application/json"), ("/predict", "application/problem+json")] {
         let response = refusal().respond(path, false);
-        assert_eq!((response.status(), &response.headers()[header::CONTENT_TYPE]), (
-            StatusCode::MISDIRECTED_REQUEST,
-            &HeaderValue::from_static(media_type)
-        ));
+        assert_eq!(
+            (response.status(), &response.headers()[header::CONTENT_TYPE]),
+            (StatusCode::MISDIRECTED_REQUEST, &HeaderValue::from_static(media_type))
+        );
         let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
         assert!(body.windows(13).any(|words| words == b"ALLOWED_HOSTS"), "{}", body.escape_ascii());
     }
@@ -124,8 +133,13 @@ async fn a_refusal_has_the_form_of_its_route() {
 
 #[test]
 fn a_list_names_the_entry_that_it_cannot_use() {
-    assert_eq!(read_list("https://App.example, http://localhost:3000,", origin).unwrap(), ["https://app.example", "http://localhost:3000"]);
-    for bad in ["*", "app.example", "https://app.example/", "https://*.example", "https://app.example:443", "null", "https://"] {
+    assert_eq!(
+        read_list("https://App.example, http://localhost:3000,", origin).unwrap(),
+        ["https://app.example", "http://localhost:3000"]
+    );
+    for bad in
+        ["*", "app.example", "https://app.example/", "https://*.example", "https://app.example:443", "null", "https://"]
+    {
         assert!(read_list(bad, origin).unwrap_err().contains(bad), "{bad}");
     }
     for bad in ["*.example.org", "https://example.org", "a b", ":80"] {

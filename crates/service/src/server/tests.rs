@@ -335,9 +335,12 @@ async fn closed(streams: &mut [TcpStream]) -> Vec<usize> {
 #[tokio::test]
 async fn a_new_connection_takes_the_place_of_an_idle_one() {
     let http2 = [&HTTP2_PREFACE[..], &frame(4, 0, 0, b"")].concat();
-    for (kind, bytes) in
-        [("silent", &b""[..]), ("half a preface", b"PRI * HT"), ("HTTP/2", &http2), ("half a header", b"GET / HTTP/1.1\r\nX-")]
-    {
+    for (kind, bytes) in [
+        ("silent", &b""[..]),
+        ("half a preface", b"PRI * HT"),
+        ("HTTP/2", &http2),
+        ("half a header", b"GET / HTTP/1.1\r\nX-"),
+    ] {
         let server = four_places();
         let mut idle = fill(&server, bytes).await;
         let mut new = TcpStream::connect(server.address).await.unwrap();
