@@ -34,16 +34,22 @@ def client(stack: Containers) -> Client:
     return Client(stack.url)
 
 
+def accounts(stack: Containers, part: str) -> dict[str, int]:
+    """What the kernel's accounts of the container say, of cgroups of either version: `anon`, bytes, and `oom_kill`, a number."""
+    files = "cd /sys/fs/cgroup; cat memory.stat memory.events memory/memory.stat memory/memory.oom_control 2>/dev/null"
+    lines = (line.split() for line in stack.inside(part, "sh", "-c", files).splitlines())
+    numbers = {line[0]: int(line[1]) for line in lines if len(line) == 2}
+    return {"anon": numbers.get("anon", numbers.get("total_rss")), "oom_kill": numbers["oom_kill"]}
+
+
 def memory(stack: Containers, part: str) -> int:
     """Bytes that the processes of a part hold; without files that the kernel keeps in memory."""
-    stat = dict(line.split() for line in stack.inside(part, "cat", "/sys/fs/cgroup/memory.stat").splitlines())
-    return int(stat["anon"])
+    return accounts(stack, part)["anon"]
 
 
 def kills(stack: Containers, part: str) -> tuple[int, int]:
     """Processes that the kernel ended for the limit, and starts of the container."""
-    events = dict(line.split() for line in stack.inside(part, "cat", "/sys/fs/cgroup/memory.events").splitlines())
-    return int(events["oom_kill"]), stack.inspect(part)["RestartCount"]
+    return accounts(stack, part)["oom_kill"], stack.inspect(part)["RestartCount"]
 
 
 @pytest.mark.parametrize("name", all_attacks())
