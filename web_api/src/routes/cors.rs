@@ -33,6 +33,8 @@ pub fn allow(routes: Router, origins: &[HeaderValue]) -> Router {
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)
+        // A public page may reach a server in a private network, where the browser asks for that.
+        .allow_private_network(true)
         .max_age(MAX_AGE);
     // Every other response says `same-origin`.
     let policy = SetResponseHeaderLayer::if_not_present(CROSS_ORIGIN_RESOURCE_POLICY, policy);
