@@ -60,7 +60,7 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     if role == Role::Worker && settings.redis_url.is_none() {
         return Err(SettingError::new("REDIS_URL", "a worker of its own needs the queue in Redis").into());
     }
-    let stop = shutdown::signalled()?;
+    let signalled = shutdown::signalled()?;
     let mut registry = Registry::with_prefix("web_api");
     let (app, background) = App::new(&settings, &mut registry)?;
     let routes = if role == Role::Front { router(&app) } else { health_router(&app) };
@@ -78,12 +78,18 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     tasks.spawn(background);
     tasks.spawn(worker.clone().run());
     let never_unready = Readiness::default();
+    // Inputs of jobs and open requests have the same time to end.
+    let (stopping, drain_timeout) = (worker.clone(), server.drain_timeout);
+    let stop = async move {
+        signalled.await;
+        stopping.stop(drain_timeout);
+    };
     let drained = tokio::select! {
         drained = server::serve_on(&cores, listener, routes, server, &app.readiness, stop) => drained,
         _ = server::serve(numbers, metrics::router(registry), server, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };
-    worker.stop().await;
+    worker.ended().await;
     // Also when connections had to be cut: what they were answered is on its way to Redis.
     app.memory.flush().await;
     Ok(drained?)
