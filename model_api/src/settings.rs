@@ -1,9 +1,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service::guard::Guard;
 use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
+use service::shared_secret::SharedSecret;
 
 use crate::image_input::ImageLimits;
+use crate::repository_access::RepositoryAccess;
 use crate::session::DeviceWish;
 
 /// Every variable that `model_api` reads, checked before a port is bound.
@@ -11,6 +14,10 @@ use crate::session::DeviceWish;
 pub struct Settings {
     /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
     pub server: ServerSettings,
+    /// `ALLOWED_HOSTS`: names in `Host` that are accepted where it listens on loopback, beside loopback names and IP addresses.
+    pub guard: Guard,
+    /// `MODEL_API_SECRET`: what requests to load and unload models must carry; unset: they are accepted on loopback alone.
+    pub repository_access: RepositoryAccess,
     /// `MODEL_NAME`: which models are served from the start.
     pub models: Selection,
     /// `MODELS_DIR` (`./models`): where they are.
@@ -64,8 +71,12 @@ impl Settings {
         let default = ImageLimits::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let or_cores = |threads| if threads == 0 { cores } else { threads };
+        let server = ServerSettings::from_env(Self::PORT, Self::METRICS_PORT)?;
+        let host = server.address.ip();
         Ok(Self {
-            server: ServerSettings::from_env(Self::PORT, Self::METRICS_PORT)?,
+            guard: Guard::private_from_env(host)?,
+            repository_access: RepositoryAccess::new(SharedSecret::from_env()?, host),
+            server,
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
             watch: watch(&parse("MODEL_WATCH", "poll".to_owned())?, millis("MODEL_WATCH_INTERVAL_MS", 1000)?)?,
