@@ -2,13 +2,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
-use open_inference::{Statistics, grpc, rest};
+use open_inference::{Statistics, Tensor, grpc, rest};
 use service::body::BodyReader;
 use service::middleware::{HttpMetrics, wrap};
 use service::readiness::Readiness;
 
 use crate::decoder::Decoder;
+use crate::error::Error;
 use crate::image_input::ImageLimits;
+use crate::memory::{Budget, Reserved, bytes_of};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::routes::{fallback, health, home, input, list, predict};
@@ -22,6 +24,8 @@ pub struct App {
     pub decoder: Decoder,
     /// Of one picture.
     pub image_limits: ImageLimits,
+    /// Of the inputs of all requests that wait or run.
+    pub inputs: Budget,
     /// Of bodies.
     pub bodies: BodyReader,
     /// Held by whoever wants no traffic.
@@ -30,6 +34,18 @@ pub struct App {
     pub metrics: Metrics,
     /// What is counted for the protocol's clients.
     pub statistics: Statistics,
+}
+
+impl App {
+    /// Reserves memory for inputs, until the last copy of them is dropped.
+    pub fn hold(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
+        Ok(self.reserve(bytes_of(&inputs))?.hold_all(inputs))
+    }
+
+    /// Reserves memory for inputs of so many bytes.
+    pub fn reserve(&self, bytes: usize) -> Result<Reserved, Error> {
+        self.inputs.try_reserve(bytes).ok_or_else(|| Error::InputsFull(self.inputs.bytes()))
+    }
 }
 
 /// All routes, without a socket.
