@@ -2,14 +2,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
-use open_inference::{Statistics, grpc, rest};
+use open_inference::{Statistics, Tensor, grpc, rest};
 use service::body::BodyReader;
 use service::guard::Guard;
 use service::middleware::{HttpMetrics, wrap};
 use service::readiness::Readiness;
 
 use crate::decoder::Decoder;
+use crate::error::Error;
 use crate::image_input::ImageLimits;
+use crate::memory::{Budget, Reserved, bytes_of};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::repository_access::RepositoryAccess;
@@ -24,6 +26,8 @@ pub struct App {
     pub decoder: Decoder,
     /// Of one picture.
     pub image_limits: ImageLimits,
+    /// Of the inputs of all requests that wait or run.
+    pub inputs: Budget,
     /// Of bodies.
     pub bodies: BodyReader,
     /// Held by whoever wants no traffic.
@@ -36,6 +40,18 @@ pub struct App {
     pub metrics: Metrics,
     /// What is counted for the protocol's clients.
     pub statistics: Statistics,
+}
+
+impl App {
+    /// Reserves memory for inputs, until the last copy of them is dropped.
+    pub fn hold(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
+        Ok(self.reserve(bytes_of(&inputs))?.hold_all(inputs))
+    }
+
+    /// Reserves memory for inputs of so many bytes.
+    pub fn reserve(&self, bytes: usize) -> Result<Reserved, Error> {
+        self.inputs.try_reserve(bytes).ok_or_else(|| Error::InputsFull(self.inputs.bytes()))
+    }
 }
 
 /// Live and ready, for the listener that is never published: its places are free for health checks.

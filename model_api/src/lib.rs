@@ -38,6 +38,9 @@ pub mod analysis;
 /// What a model's answers depend on.
 mod digest;
 
+/// Memory budgets of the process, and limits of its sessions.
+pub mod memory;
+
 /// The seam below which ONNX Runtime begins.
 pub mod session;
 

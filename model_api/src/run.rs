@@ -21,11 +21,12 @@ use tracing::{info, warn};
 use crate::app::{App, health_router, router};
 use crate::decoder::Decoder;
 use crate::loader::LoadSettings;
+use crate::memory::{Budget, SessionLimits};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::pool::QueueLimits;
 use crate::repository::{Found, Repository};
-use crate::session::ChildLauncher;
+use crate::session::{ChildLauncher, MAX_RESULT_BYTES};
 use crate::settings::{Selection, Settings};
 use crate::watch::Watch;
 
@@ -47,6 +48,7 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
         models: Arc::clone(&models),
         decoder: Decoder::for_queues(settings.decode_threads, settings.queue_length),
         image_limits: settings.image,
+        inputs: Budget::new(settings.queue_bytes),
         bodies: BodyReader::new(&settings.server),
         readiness: readiness.clone(),
         guard: settings.guard.clone(),
@@ -109,6 +111,8 @@ fn launcher(settings: &Settings) -> ChildLauncher {
         library: settings.library.clone(),
         device: settings.device,
         start_timeout: settings.start_timeout,
+        limits: SessionLimits::new(settings.memory.session, settings.memory.sessions),
+        results: Budget::new(MAX_RESULT_BYTES),
     }
 }
 

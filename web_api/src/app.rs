@@ -204,8 +204,7 @@ pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
         replay(app),
         app.metrics.clone(),
         app.predictor.people().clone(),
-        settings.concurrency,
-        settings.limits.claim_after,
+        *settings,
     )
     .telling(app.webhooks.clone())
 }

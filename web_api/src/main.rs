@@ -61,7 +61,7 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
         return Err(SettingError::new("REDIS_URL", "a worker of its own needs the queue in Redis").into());
     }
     descriptors::reserve(&settings.server, settings.max_concurrent_requests)?;
-    let stop = shutdown::signalled()?;
+    let signalled = shutdown::signalled()?;
     let mut registry = Registry::with_prefix("web_api");
     let (app, background) = App::new(&settings, &mut registry)?;
     let routes = if role == Role::Front { router(&app) } else { health_router(&app) };
@@ -79,13 +79,19 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(background);
     tasks.spawn(worker.clone().run());
+    // Inputs of jobs and open requests have the same time to end.
+    let (stopping, drain_timeout) = (worker.clone(), server.drain_timeout);
+    let stop = async move {
+        signalled.await;
+        stopping.stop(drain_timeout);
+    };
     let (never_unready, metrics_settings) = (Readiness::default(), server.metrics());
     let drained = tokio::select! {
         drained = server::serve_on(&cores, listener, routes, server, &app.readiness, stop) => drained,
         _ = server::serve(numbers, unpublished, &metrics_settings, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };
-    worker.stop().await;
+    worker.ended().await;
     // Also when connections had to be cut: what they were answered is on its way to Redis.
     app.memory.flush().await;
     Ok(drained?)

@@ -17,6 +17,9 @@ const YEAR_S: u64 = 366 * 24 * 3600;
 /// What the Redis of `redis.conf` takes while nothing else is in it: it accepts jobs up to four fifths of its 256 MiB.
 const DEFAULT_JOB_BYTES: u64 = 192 << 20;
 
+/// After so long inputs of jobs for a model that cannot be loaded, or is gone, fail. A model that is replaced sooner loses none.
+const MODEL_UNAVAILABLE_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// Everything the environment decides.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -62,6 +65,8 @@ pub struct JobSettings {
     pub max_inputs: usize,
     /// `MAX_JOB_BYTES` (192 MiB): bytes of one job's inputs, unpacked. A body has at most `MAX_BODY_BYTES`.
     pub max_bytes: u64,
+    /// Not in the environment: inputs of a model that has been unavailable for a minute fail with its reason.
+    pub unavailable_timeout: Duration,
     /// `JOB_TTL_S` (a day), `JOB_QUEUE_LENGTH` (100,000), `JOB_CLAIM_AFTER_MS` (30,000), `JOB_MAX_DELIVERIES` (3).
     pub limits: JobLimits,
 }
@@ -107,6 +112,7 @@ impl JobSettings {
             list: parse("JOB_LIST", Switch(true))?.0,
             max_inputs: between("MAX_JOB_INPUTS", 1, 100_000, 10_000)? as usize,
             max_bytes: between("MAX_JOB_BYTES", 1, 1 << 40, DEFAULT_JOB_BYTES)?,
+            unavailable_timeout: MODEL_UNAVAILABLE_TIMEOUT,
             limits: JobLimits {
                 ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
                 queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,

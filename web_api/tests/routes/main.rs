@@ -8,6 +8,7 @@ mod docs;
 mod fake_model_api;
 mod gatherer;
 mod health;
+mod job_worker;
 mod jobs;
 mod page;
 mod pipelines;

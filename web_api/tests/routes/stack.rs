@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use contract::ModelDescription;
-use db_api::jobs::JobLimits;
+use db_api::jobs::{JobLimits, Jobs};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 use web_api::app::{App, job_worker, router};
 use web_api::catalog::Catalog;
+use web_api::job_worker::JobWorker;
 use web_api::settings::{AppType, JobSettings, Settings};
 
 use crate::fake_model_api::{FakeModelApi, model};
@@ -27,6 +28,8 @@ pub struct Stack {
     pub app: Router,
     pub model_api: FakeModelApi,
     pub registry: Registry,
+    pub jobs: Jobs,
+    pub worker: JobWorker,
     catalog: Catalog,
     background: JoinHandle<()>,
     server: JoinHandle<()>,
@@ -61,12 +64,13 @@ impl Stack {
         let mut registry = Registry::default();
         let (app, background) = App::new(&settings, &mut registry).unwrap();
         let worker = job_worker(&app, &settings.jobs);
-        let background = tokio::spawn(async move { tokio::join!(background, worker.run()).0 });
+        let working = worker.clone().run();
+        let background = tokio::spawn(async move { tokio::join!(background, working).0 });
         let catalog = app.catalog.clone();
         while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { app: router(&app), model_api, registry, catalog, background, server }
+        Self { app: router(&app), model_api, registry, jobs: app.jobs.clone(), worker, catalog, background, server }
     }
 
     /// Changes what `model_api` serves, and waits until that is known.
@@ -185,6 +189,7 @@ pub fn settings(model_api: &str) -> Settings {
             list: true,
             max_inputs: 10,
             max_bytes: 3 << 20,
+            unavailable_timeout: Duration::from_millis(300),
             limits: JobLimits {
                 ttl: Duration::from_hours(1),
                 queue_length: 20,

@@ -10,6 +10,7 @@ use model_api::app::{App, router};
 use model_api::decoder::Decoder;
 use model_api::image_input::ImageLimits;
 use model_api::loader::LoadSettings;
+use model_api::memory::Budget;
 use model_api::metrics::Metrics;
 use model_api::models::Models;
 use model_api::pool::QueueLimits;
@@ -83,6 +84,7 @@ impl Service {
             models: Arc::clone(&models),
             decoder: Decoder::new(1, 4),
             image_limits: ImageLimits::default(),
+            inputs: Budget::new(64 << 20),
             bodies: BodyReader::new(&server),
             readiness: readiness.clone(),
             guard: Guard::private(server.address.ip(), Vec::new()),
