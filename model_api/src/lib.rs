@@ -77,6 +77,9 @@ pub mod watch;
 /// Parts → serve → wait.
 pub mod run;
 
+/// Who may load and unload models.
+pub mod repository_access;
+
 /// The state, and all routes on one screen.
 pub mod app;
 

@@ -1,10 +1,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service::guard::Guard;
 use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
+use service::shared_secret::SharedSecret;
 
 use crate::image_input::ImageLimits;
 use crate::memory::{self, Bounds, Shares};
+use crate::repository_access::RepositoryAccess;
 use crate::session::DeviceWish;
 
 /// Every variable that `model_api` reads, checked before a port is bound.
@@ -12,6 +15,10 @@ use crate::session::DeviceWish;
 pub struct Settings {
     /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
     pub server: ServerSettings,
+    /// `ALLOWED_HOSTS`: names in `Host` that are accepted where it listens on loopback, beside loopback names and IP addresses.
+    pub guard: Guard,
+    /// `MODEL_API_SECRET`: what requests to load and unload models must carry; unset: they are accepted on loopback alone.
+    pub repository_access: RepositoryAccess,
     /// `MODEL_NAME`: which models are served from the start.
     pub models: Selection,
     /// `MODELS_DIR` (`./models`): where they are.
@@ -82,7 +89,10 @@ impl Settings {
             inputs: queue_bytes as u64,
         };
         let session_memory = Some(parse("SESSION_MEMORY_BYTES", 0)?).filter(|&bytes| bytes > 0);
+        let host = server.address.ip();
         Ok(Self {
+            guard: Guard::private_from_env(host)?,
+            repository_access: RepositoryAccess::new(SharedSecret::from_env()?, host),
             server,
             memory: Shares::new(memory::limit(), &bounds, session_memory),
             models: selection(optional("MODEL_NAME").as_deref())?,
