@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use db_api::jobs::JobLimits;
 use reqwest::Url;
-use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse};
+use service::guard::Guard;
+use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redacted};
+use service::shared_secret::SharedSecret;
 
 use crate::webhook::WebhookSettings;
 
@@ -22,10 +24,14 @@ const MODEL_UNAVAILABLE_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct Settings {
     /// Where and how it listens.
     pub server: ServerSettings,
+    /// `PUBLISH`, `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`: under which names it is reached, and from which origins' pages.
+    pub guard: Guard,
     /// `APP_TYPE`: a page for people, or JSON everywhere.
     pub app_type: AppType,
     /// `MODEL_API_URL`: one or several, comma-separated; several are asked in turn.
     pub model_api: Vec<Url>,
+    /// `MODEL_API_SECRET`: what `model_api` wants to see where a model is loaded or unloaded; unset: nothing.
+    pub model_api_secret: Option<SharedSecret>,
     /// `REQUEST_TIMEOUT_MS`: how long `model_api` may take for one answer.
     pub request_timeout: Duration,
     /// `MAX_CONCURRENT_REQUESTS` (512): questions on their way to `model_api`; one more is answered 503.
@@ -78,10 +84,13 @@ impl Settings {
     pub fn from_env() -> Result<Self, SettingError> {
         let cache_ttl = Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?);
         let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
+        let server = ServerSettings::from_env(5000, 9100)?;
         Ok(Self {
-            server: ServerSettings::from_env(5000, 9100)?,
+            guard: Guard::public_from_env(server.address.ip())?,
+            server,
             app_type: parse("APP_TYPE", AppType::Ui)?,
             model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
+            model_api_secret: SharedSecret::from_env()?,
             request_timeout: millis("REQUEST_TIMEOUT_MS", 30_000)?,
             max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 512)?,
             repository_api: parse("REPOSITORY_API", Switch(true))?.0,
@@ -115,7 +124,8 @@ impl JobSettings {
 }
 
 fn base_url(text: &str) -> Result<Url, SettingError> {
-    let error = |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{text:?}: {reason}"));
+    let error =
+        |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{:?}: {reason}", redacted(text)));
     let url = Url::parse(text).map_err(|parse_error| error(&parse_error))?;
     if url.scheme() != "http" || url.cannot_be_a_base() {
         return Err(error(&"not an address like http://host:5050"));
@@ -169,6 +179,14 @@ mod tests {
         assert_eq!(base_url("http://model_api:5050").unwrap().port(), Some(5050));
         for bad in ["model_api:5050", "https://model_api:5050", "", "http://"] {
             assert!(base_url(bad).unwrap_err().to_string().starts_with("MODEL_API_URL: "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn credentials_of_model_api_are_not_shown() {
+        for bad in ["https://user:secret@model_api", "ftp://secret@model_api:x", "user:secret@model_api:5050"] {
+            let error = base_url(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret") && error.contains("model_api"), "{error}");
         }
     }
 }

@@ -135,6 +135,14 @@ impl Queue {
         if waiting.closed {
             return Err(Refused::Closed);
         }
+        if entry.is_continuation {
+            // The request has been admitted, and goes on before others begin.
+            waiting.line(entry.urgency).push_first(entry);
+            self.note(&waiting);
+            drop(waiting);
+            self.came.notify_one();
+            return Ok(());
+        }
         if !self.has_room(&waiting, &entry) {
             // Those who have gone make room for those who have not.
             waiting.interactive.forget_gone();
@@ -142,11 +150,9 @@ impl Queue {
         }
         let is_refused = !self.has_room(&waiting, &entry);
         let was_kept_short = waiting.kept_short.is_some();
-        let (urgency, rows) = (entry.urgency, entry.weight());
-        if !is_refused && urgency == Urgency::Background {
-            waiting.background.push(entry);
-        } else if !is_refused {
-            waiting.interactive.push(entry);
+        let (urgency, rows) = (entry.urgency, entry.request_rows);
+        if !is_refused {
+            waiting.line(urgency).push(entry);
         }
         let too_late = if urgency == Urgency::Interactive && (is_refused || self.is_long(&waiting.interactive)) {
             self.shorten(&mut waiting)
@@ -209,7 +215,10 @@ impl Queue {
             // Whoever put it there may have woken the one session that took this batch.
             self.came.notify_one();
         }
-        let allowance = if entries.len() > 1 { settings.run_timeout / 2 } else { settings.run_timeout };
+        let allowance = match entries.as_slice() {
+            [only] => only.allowance.unwrap_or(settings.run_timeout),
+            _ => settings.run_timeout / 2,
+        };
         (!entries.is_empty()).then_some(Batch { entries, allowance, past: Past::New })
     }
 
@@ -238,7 +247,7 @@ impl Queue {
         // Half of it is kept for people.
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
-            rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
+            rows + entry.request_rows <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
         fits && (waiting.kept_short.is_none()
             || entry.urgency == Urgency::Background
             || self.wait(waiting.interactive.rows() + 1) < self.short_wait())
@@ -251,8 +260,11 @@ impl Queue {
         if waiting.serving > 0 && waiting.kept_short.is_none() {
             waiting.kept_short = Some(Short::begin(Instant::now() + TURMOIL));
             // A request that is long by itself has nobody before it to wait for.
-            while waiting.interactive.has_several() && self.wait(waiting.interactive.rows()) > self.short_wait() {
-                too_late.extend(waiting.interactive.pop_last());
+            while waiting.interactive.has_several()
+                && self.wait(waiting.interactive.rows()) > self.short_wait()
+                && let Some(last) = waiting.interactive.pop_last()
+            {
+                too_late.push(last);
             }
         }
         too_late
@@ -326,6 +338,13 @@ impl Drop for Serving<'_> {
 }
 
 impl Waiting {
+    fn line(&mut self, urgency: Urgency) -> &mut Line {
+        match urgency {
+            Urgency::Interactive => &mut self.interactive,
+            Urgency::Background => &mut self.background,
+        }
+    }
+
     fn rows(&self) -> usize {
         self.interactive.rows() + self.background.rows()
     }
@@ -380,6 +399,7 @@ mod tests {
 
     pub(super) const SETTINGS: BatchSettings = BatchSettings {
         max_rows: 1,
+        max_piece_rows: None,
         max_wait: Duration::ZERO,
         longest: Duration::from_millis(10),
         independent: None,

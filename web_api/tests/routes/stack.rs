@@ -7,9 +7,10 @@ use axum::Router;
 use axum::body::Body;
 use contract::ModelDescription;
 use db_api::jobs::{JobLimits, Jobs};
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
+use service::guard::Guard;
 use service::readiness::Readiness;
 use service::settings::ServerSettings;
 use tokio::net::TcpListener;
@@ -84,7 +85,8 @@ impl Stack {
         }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub async fn send(&self, mut request: Request<Body>) -> Answer {
+        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
         let response = self.app.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
@@ -171,6 +173,8 @@ pub fn settings(model_api: &str) -> Settings {
             lame_duck: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
         },
+        guard: Guard::default(),
+        model_api_secret: None,
         app_type: AppType::Cli,
         model_api: vec![model_api.parse().unwrap()],
         request_timeout: Duration::from_secs(1),
