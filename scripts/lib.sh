@@ -40,6 +40,9 @@ need_disk() {
     stop_with 1 "$3 needs about $2 MB of disk, and $1 has $free MB free: $4"
 }
 
+# 192 random bits.
+random_hex() { od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
 # need_memory MEGABYTES: warns where that is too little for the shipped models.
 need_memory() {
   (($1 == 0 || $1 >= 1900)) || warn "$1 MB of memory: MLServe needs about 2 GB, more for large models"
@@ -212,14 +215,10 @@ ask_health() {
   case $1 in
     docker) docker exec "$(container_of "$2")" "$2" health 2>&1 ;;
     *)
-      local port host=127.0.0.1 metrics
-      port=$(recorded PORT) metrics=$(recorded METRICS_PORT)
-      if [[ $2 == model_api ]]; then
-        port=$(recorded MODEL_PORT) metrics=$(recorded MODEL_METRICS_PORT)
-      else
-        host=$(recorded PUBLISH)
-      fi
-      HOST=${host:-127.0.0.1} PORT=$port METRICS_ADDR=127.0.0.1:$metrics "$(binaries)/$2" health 2>&1
+      local port
+      port=$(recorded METRICS_PORT)
+      if [[ $2 == model_api ]]; then port=$(recorded MODEL_METRICS_PORT); fi
+      METRICS_ADDR=127.0.0.1:$port "$(binaries)/$2" health 2>&1
       ;;
   esac
 }

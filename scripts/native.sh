@@ -83,6 +83,16 @@ export_settings() {
   done < <(own_settings)
 }
 
+# Sets MODEL_API_SECRET for both processes: that of the settings, or one that is made once and kept in .mlserve/.
+model_api_secret() {
+  local file=$state/model_api_secret
+  if [[ -z ${MODEL_API_SECRET:-} ]]; then
+    [[ -s $file ]] || (umask 077 && random_hex >"$file")
+    MODEL_API_SECRET=$(cat "$file")
+  fi
+  export MODEL_API_SECRET
+}
+
 start_processes() {
   local metrics model_metrics
   export_settings
@@ -99,6 +109,7 @@ start_processes() {
   make_locale
   build_binaries
   record_start
+  model_api_secret
   start_process model_api HOST=127.0.0.1 "PORT=$model_port" "METRICS_ADDR=127.0.0.1:$model_metrics" \
     "MODEL_NAME=$model_name" "MODELS_DIR=$(find_models_dir)" "DEVICE=$device" "ORT_DYLIB_PATH=$ORT_DYLIB_PATH" \
     "LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ${LOCPATH:+"LOCPATH=$LOCPATH"}
