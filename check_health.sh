@@ -13,7 +13,7 @@ all_ready=yes
 parts=''
 models=''
 
-# note_part NAME RUNNING READY [WHY]: true, false, or none for a part that is not wanted.
+# note_part NAME RUNNING READY [WHY]: true, false, or none for a part that is not wanted. WHY is as JSON would have it.
 note_part() {
   parts+="$1"$'\t'"$2"$'\t'"$3"$'\t'"${4:-}"$'\n'
   if [[ $2 == false || $3 == false ]]; then all_ready=no; fi
@@ -49,8 +49,11 @@ describe_service() {
 say_why() {
   local reason
   reason=$(value_of reason <<<"$health")
-  say "${reason:-$1}"
+  if [[ -n $reason ]]; then say "$reason"; else as_json "$1"; fi
 }
+
+# as_json TEXT: on one line, escaped as in a string of JSON.
+as_json() { tr '\n\t' '  ' <<<"$1" | sed 's/ *$//; s/[\\"]/\\&/g'; }
 
 # check_models WEB_API MODEL_API: their answers. web_api knows model_api's models and those of queues; where it says nothing,
 # model_api's are told. Each of model_api's is selected by MODEL_NAME: a broken one is a fault even where the others are served.
@@ -84,7 +87,7 @@ check_db_api() {
     elif why=$(docker exec "$(container_of db_api)" health 2>&1); then
       note_part DB_API true true
     else
-      note_part DB_API true false "$why"
+      note_part DB_API true false "$(as_json "$why")"
     fi
     return
   fi
@@ -126,13 +129,13 @@ show_text() {
   done < <(tr '\t' $'\x1f' <<<"$models")
 }
 
-# Values out of JSON are as they stood in it, escapes and all; those of the scripts are escaped here.
+# Values out of JSON are as they stood in it, escapes and all.
 show_json() {
   local ready=true
   [[ $all_ready == yes ]] || ready=false
   printf '{"mode":"%s","ready":%s,"parts":[' "$mode" "$ready"
   printf '%s' "$parts" | awk -F '\t' '
-    function text(value) { gsub(/[[:cntrl:]]/, " ", value); return value == "" ? "null" : "\"" value "\"" }
+    function text(value) { return value == "" ? "null" : "\"" value "\"" }
     function truth(value) { return value == "none" ? "null" : value }
     NF { printf "%s{\"name\":\"%s\",\"running\":%s,\"ready\":%s,\"reason\":%s}", sep, $1, truth($2), truth($3), text($4); sep = "," }'
   printf '],"models":['

@@ -98,6 +98,13 @@ def test_a_port_that_is_taken_on_the_published_address_stops_a_start_before_anyt
     assert not (checkout / ".mlserve" / "stack").exists()
 
 
+def test_a_build_that_does_not_fit_on_the_disk_is_named_before_it_begins(checkout: Path):
+    assert bash(checkout, f"need_disk '{checkout}' 1 building remedy; need_disk /nowhere 1000000000 building remedy") == ""
+    sourced = f"source '{checkout}/scripts/lib.sh'; need_disk '{checkout}' 1000000000 'building the images' 'docker system prune'"
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", sourced], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "needs about 1000000000 MB" in done.stderr, "docker system prune" in done.stderr) == (1, True, True)
+
+
 # ---- Arguments ------------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
 # Desktop's) is not looked at.
 need_disk() {
   local free
-  free=$(df -Pm "$1" 2>/dev/null | awk 'NR == 2 { print $4 }')
+  free=$(df -Pm "$1" 2>/dev/null | awk 'NR == 2 { print $4 }') || free=''
   [[ -z $free ]] || ((free >= $2)) ||
     stop_with 1 "$3 needs about $2 MB of disk, and $1 has $free MB free: $4"
 }
