@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Tells of each part and each model whether it is ready, and why not. Ends with 0 only when all is.
+# Reports the health of each part and each model, with the reason where one is not ready. Exit code 0 only when all are.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
 
 usage="usage: check_health.sh [--json]
-  tells of each part whether it runs and is ready, and of each model that is served; exit code 0 only when all are ready
-  --json    the same for machines: {\"mode\", \"ready\", \"parts\": [{\"name\", \"running\", \"ready\", \"reason\"}],
+  reports whether each part runs and is ready, and the state of each model; exit code 0 only when all are ready
+  --json    the same as JSON: {\"mode\", \"ready\", \"parts\": [{\"name\", \"running\", \"ready\", \"reason\"}],
             \"models\": [{\"name\", \"version\", \"state\", \"device\", \"reason\"}]}"
 
 all_ready=yes
@@ -36,7 +36,7 @@ check_service() {
   fi
 }
 
-# What a service that is ready says of itself, on one line.
+# One line about a service that is ready.
 describe_service() {
   awk -F '\t' '
     $1 == "app_type" { kind = $2 }
@@ -55,9 +55,9 @@ say_why() {
 # as_json TEXT: on one line, escaped as in a string of JSON.
 as_json() { tr '\n\t' '  ' <<<"$1" | sed 's/ *$//; s/[\\"]/\\&/g'; }
 
-# check_models WEB_API MODEL_API: their answers. web_api knows model_api's models and those of queues; where it says nothing,
-# model_api's are told. Each of model_api's is selected by MODEL_NAME: a broken one is a fault even where the others are served.
-# A queue whose worker has gone is told, and is no fault of the stack's.
+# check_models WEB_API MODEL_API: their flattened responses. web_api lists the models of model_api and those of queues; without it
+# only model_api's are shown. Each of model_api's is selected by MODEL_NAME: a broken one is a fault even where the others are served.
+# A queue whose worker has gone is shown and is no fault of the stack.
 check_models() {
   models=$(table_of_models <<<"$1")
   [[ -n $models ]] || models=$(table_of_models <<<"$2")

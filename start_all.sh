@@ -157,7 +157,7 @@ wait_until_ready() {
   show_why model_api
 }
 
-# What keeps a part from being ready: what it says of its models, and the end of its log without the lines about requests.
+# Why a part is not ready: its models that are not, and the end of its log without the lines about requests.
 show_why() {
   local broken
   broken=$(ask_health "$mode" "$1" | flatten_json | describe_models | grep -v ' ready' | sed 's/^/  /') || true
@@ -174,8 +174,8 @@ show_why() {
 
 without_requests() { grep -v ': answered method=\|"message":"answered"' | tail -n 15; }
 
-# show_example HEALTH: a line that works as it stands, for a model that is ready; mnist where it is served, since everybody
-# knows what a digit is.
+# show_example HEALTH: a line that works as it stands, for a model that is ready; mnist where it is served, since a
+# digit needs no explanation.
 show_example() {
   local name names sample
   names=$(awk -F '\t' '$1 ~ /^models\.[0-9]+\.(name|state)$/ { if ($1 ~ /name$/) name = $2; else if ($2 == "READY") print name }' <<<"$1")
@@ -210,7 +210,7 @@ tell() {
   fi
   case $publish in
     127.* | '[::1]') say "  reached by  this machine alone (PUBLISH=0.0.0.0 ./start_all.sh … lets others in)" ;;
-    *) say "  reached by  whoever reaches $publish:$port (PUBLISH)" ;;
+    *) say "  reached by  every machine that reaches $publish:$port (PUBLISH)" ;;
   esac
   if [[ $mode == docker && $workers != 0 ]]; then say "  workers     $(running_workers) for jobs alone"; fi
   say "  watch it    ./check_health.sh        stop it: ./stop_all.sh"

@@ -52,7 +52,7 @@ class Browser:
         (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
     def leave(self) -> None:
-        """The page polls its server, which ends with its test: what it complains about then is nobody's."""
+        """The page polls its server, which ends with its test: what it complains about then belongs to no test."""
         self.open("about:blank")
         self.complaints()
 

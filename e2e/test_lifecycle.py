@@ -137,7 +137,7 @@ def test_polls_and_health_checks_are_not_in_the_log_and_requests_are(spawn: Spaw
     assert len(about_requests) == 1 and 'path="/v2/models/mnist' in about_requests[0], about_requests
 
 
-def test_a_log_that_nobody_reads_stalls_no_request(spawn: Spawn, model_api: Service, tmp_path):
+def test_a_log_that_is_not_read_stalls_no_request(spawn: Spawn, model_api: Service, tmp_path):
     port = free_port()
     # A pipe that is never read holds 64 KB; each of these requests has a line of more than 100 bytes.
     settings = {"PORT": port, "METRICS_ADDR": f"127.0.0.1:{free_port()}", "MODEL_API_URL": model_api.url, "LOG_LEVEL": "debug"}
@@ -152,13 +152,13 @@ def test_a_log_that_nobody_reads_stalls_no_request(spawn: Spawn, model_api: Serv
             for _ in range(1500):
                 assert session.get(f"{url}/health/live", timeout=10).status_code == 200
         assert answer_of(ask(url, never_seen()))["label"] == "7"
-        told = b""
+        log = b""
 
         def goes_on() -> bool:
-            nonlocal told
+            nonlocal log
             assert requests.get(f"{url}/nowhere", timeout=10).status_code == 404
-            told += os.read(reader, 1 << 20)
-            return b'path="/nowhere"' in told
+            log += os.read(reader, 1 << 20)
+            return b'path="/nowhere"' in log
 
         wait_until(goes_on, "the log goes on")
     finally:

@@ -97,16 +97,16 @@ def test_the_health_script_says_so_in_its_old_words(stack: Stack):
     assert {"Model leukemia 1: ready on cpu", "Model mnist 1: ready on cpu"} <= set(health.stdout.splitlines())
 
 
-def test_the_health_script_tells_machines_too(stack: Stack):
+def test_the_health_script_prints_json(stack: Stack):
     health = stack.run("check_health.sh", "--json")
     assert health.returncode == 0, health.stdout
-    told = json.loads(health.stdout)
-    assert (told["mode"], told["ready"]) == ("native", True)
-    assert [(part["name"], part["running"], part["ready"]) for part in told["parts"]] == [
+    report = json.loads(health.stdout)
+    assert (report["mode"], report["ready"]) == ("native", True)
+    assert [(part["name"], part["running"], part["ready"]) for part in report["parts"]] == [
         ("Web_API", True, True), ("Model_API", True, True), ("DB_API", None, None)
     ]
     model = {"version": "1", "state": "READY", "device": "cpu", "reason": None}
-    assert told["models"] == [{"name": "leukemia", **model}, {"name": "mnist", **model}]
+    assert report["models"] == [{"name": "leukemia", **model}, {"name": "mnist", **model}]
 
 
 def test_a_start_names_a_sample_that_exists_and_where_it_is_reached(stack: Stack):

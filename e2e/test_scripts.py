@@ -63,7 +63,7 @@ def test_what_a_start_recorded_is_no_setting_of_the_next_one(checkout: Path):
     (checkout / ".env").write_text("REDIS_PASSWORD=secret\nCACHE_TTL_S=7\n")
     bash(checkout, "record_stack docker-compose.yml", PORT="8080", CACHE_TTL_S="9")
     assert bash(checkout, "setting PORT 5000; setting CACHE_TTL_S 1; setting REDIS_PASSWORD none") == "5000\n7\nsecret"
-    # Lines that the user adds below what the scripts wrote are his, too.
+    # Lines that the user adds below what the scripts wrote are settings, too.
     with (checkout / ".env").open("a") as env:
         env.write("PORT=7000\n")
     bash(checkout, "record_stack docker-compose.yml", PORT="8080")
@@ -123,7 +123,7 @@ def test_a_wrong_argument_is_named_and_ends_with_64(checkout: Path, words: list[
     assert refused.stderr.startswith(f"start_all.sh: {said}")
 
 
-def test_the_health_of_nothing_is_told_to_machines_too(checkout: Path):
+def test_the_health_of_nothing_is_json_too(checkout: Path):
     health = run(checkout, "check_health.sh", "--json")
     assert (health.returncode, health.stderr) == (1, "")
     parts = [{"name": name, "running": False, "ready": False, "reason": None} for name in ("Web_API", "Model_API", "DB_API")]

@@ -179,7 +179,7 @@ check_published() {
   [[ -z $other ]] || stop_with 1 "the container $other has it: $(port_in_use "$port" PORT)"
 }
 
-# Takes half a stack away and says what was wrong.
+# Takes half a stack away and names the reason.
 explain_failure() {
   compose down --remove-orphans >/dev/null 2>&1 || warn "what was started could not be taken away: ./stop_all.sh"
   rm -f "$state/stack"

@@ -15,7 +15,7 @@ export class Problem extends Error {
 
 /**
  * Asks `model` what `picture` (a File) shows; with `topK`, that many classes are listed, or "all".
- * `onWait(seconds, why)` is told of every wait for a server that cannot answer now.
+ * `onWait(seconds, why)` is called at every wait for a server that cannot answer now.
  */
 export async function predict(model, picture, { signal, onWait, topK } = {}) {
   const query = topK === undefined ? "" : `?top_k=${topK}`;

@@ -25,7 +25,7 @@ export async function watchHealth(shown, onChange) {
       const page = await (await fetch("/", { headers: { Accept: "text/html" } })).text();
       onChange(new DOMParser().parseFromString(page, "text/html"));
     } catch {
-      // The server itself does not answer: who sends an image is told so.
+      // The server itself does not answer: a request that the page sends shows that.
     }
   }
 }

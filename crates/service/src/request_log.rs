@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what is written, when somebody receives it.
+    /// A writer whose writes last until they are received.
     struct Reader(mpsc::SyncSender<Vec<u8>>);
 
     impl Write for Reader {
