@@ -199,7 +199,7 @@ impl JobListener {
         let _read = reads.acquire().await.map_err(|_| Error::Internal)?;
         let mut events = jobs.events(job.id, after, MAX_PAGE_EVENTS).await?;
         let indices: Vec<u32> = events.iter().filter_map(index_of).collect();
-        let outcomes = first_results(jobs, job.id, &indices).await?;
+        let outcomes = jobs.results(job.id, &indices, MAX_PAGE_BYTES).await?;
         if let Some(at) = place_of_nth(&events, outcomes.len()) {
             events.truncate(at);
         }
@@ -226,20 +226,6 @@ fn index_of(event: &Event) -> Option<u32> {
 fn place_of_nth(events: &[Event], read: usize) -> Option<usize> {
     let mut ended = (0..events.len()).filter(|&at| index_of(&events[at]).is_some());
     ended.nth(read)
-}
-
-/// Results of the first inputs of a page: of as many as have [`MAX_PAGE_BYTES`] together, and of at least one. They are read a few at a
-/// time, by the size of those before.
-async fn first_results(jobs: &Jobs, job: JobId, indices: &[u32]) -> Result<Vec<Option<Outcome>>, Error> {
-    let (mut results, mut bytes, mut at_once) = (Vec::new(), 0, 1);
-    while results.len() < indices.len() && bytes < MAX_PAGE_BYTES {
-        let some = &indices[results.len()..indices.len().min(results.len() + at_once)];
-        results.extend(jobs.results(job, some).await?);
-        bytes = results.iter().flatten().map(|outcome| text_of(outcome).len()).sum();
-        let mean = bytes / results.len() + 1;
-        at_once = (MAX_PAGE_BYTES.saturating_sub(bytes) / mean).clamp(1, MAX_PAGE_EVENTS);
-    }
-    Ok(results)
 }
 
 /// The names of these inputs. Inputs end nearly in their order, so that a page takes few calls.

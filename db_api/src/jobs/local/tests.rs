@@ -1,6 +1,6 @@
 use super::kept::{EVENT_BYTES, INPUT_BYTES, JOB_BYTES};
 use super::*;
-use crate::jobs::{Asked, Kind, Skipped};
+use crate::jobs::{Asked, Input, Kind, Skipped};
 
 const LEASE: Duration = Duration::from_mins(1);
 
@@ -132,7 +132,7 @@ fn a_result_without_room_is_a_failure_that_says_so_and_frees_nothing_of_others()
     assert!(jobs.finish(&deliveries[0], &large));
     assert!(jobs.finish(&deliveries[1], &large));
     assert!(jobs.finish(&deliveries[2], &Outcome::Answer("{}".to_owned())));
-    let results = jobs.results(id, &[0, 1, 2]);
+    let results = jobs.results(id, &[0, 1, 2], usize::MAX);
     let Some(Outcome::Error(error)) = &results[1] else { panic!("there is no room for it") };
     assert!(error.contains("\"status\":507") && error.contains("has no room"), "{error}");
     assert_eq!(results[0].as_ref(), Some(&large));
