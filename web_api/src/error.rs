@@ -239,6 +239,7 @@ impl Error {
             Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::LargeInput { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "large_input")
             }
+            Self::Archive(ArchiveError::Memory(error)) => (error.status(), "body"),
             Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
             Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
             Self::JobGone => (StatusCode::GONE, "job_gone"),
@@ -336,6 +337,9 @@ mod tests {
             (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408),
             (Error::Body(BodyError::NoMemory), 503),
             (Error::Body(BodyError::Broken), 400),
+            (Error::Body(BodyError::Stalled), 408),
+            (Error::Body(BodyError::TooMuchMemory { most: 1 }), 413),
+            (Error::Archive(ArchiveError::Memory(BodyError::NoMemory)), 503),
             (Error::NoRoute, 404),
             (Error::Method(http::Method::PUT), 405),
             (Error::UnknownModel { asked: "x".to_owned(), known: vec![] }, 404),

@@ -17,11 +17,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower::{Layer, Service, ServiceExt};
 use tracing::{Instrument, debug, error, info, info_span};
 
-use crate::body::lend;
 use crate::grpc;
 use crate::http_metrics::RouteMetrics;
 pub use crate::http_metrics::{HttpMetrics, seconds_histogram};
 use crate::ids::fresh_id;
+use crate::lent::lend;
 use crate::problem::problem;
 
 /// `Cache-Status` of RFC 9211, which is in the log line as well.

@@ -145,7 +145,7 @@ impl Question {
 
 async fn try_at_once(app: &App, question: Question, request: Request, next: Next) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let body = app.bodies.read(&parts.headers, body).await?;
+    let body = app.bodies.read(&parts, body).await?;
     let again = || {
         let mut again = Request::new(Body::from(body.bytes.clone()));
         *again.method_mut() = parts.method.clone();
