@@ -183,6 +183,12 @@ pub enum Error {
     /// A job in which nothing has failed, or that has not ended.
     #[error("There is nothing to try again: only a failed job has inputs that can be.")]
     NothingToRetry,
+    /// As many requests listen to jobs as may.
+    #[error("{most} requests wait for events of jobs already, and that is the most; try again shortly.")]
+    TooManyListeners {
+        /// The limit: of one job, or of all.
+        most: usize,
+    },
     /// `JOB_LIST=off`.
     #[error("Jobs are not listed over this port: JOB_LIST is off.")]
     JobListClosed,
@@ -244,6 +250,7 @@ impl Error {
             Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
             Self::JobGone => (StatusCode::GONE, "job_gone"),
             Self::NothingToRetry | Self::Queue(JobError::Conflict) => (StatusCode::CONFLICT, "job_conflict"),
+            Self::TooManyListeners { .. } => (StatusCode::SERVICE_UNAVAILABLE, "listeners"),
             Self::JobListClosed => (StatusCode::FORBIDDEN, "job_list_closed"),
             Self::NoWebhooks => (StatusCode::FORBIDDEN, "no_webhooks"),
             Self::Webhook(_) => (StatusCode::UNPROCESSABLE_ENTITY, "webhook"),
@@ -378,6 +385,7 @@ mod tests {
             (Error::UnknownJob, 404),
             (Error::JobGone, 410),
             (Error::NothingToRetry, 409),
+            (Error::TooManyListeners { most: 1 }, 503),
             (Error::JobListClosed, 403),
             (Error::NoWebhooks, 403),
             (Error::Webhook(BadWebhook::Scheme), 422),

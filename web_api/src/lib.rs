@@ -77,6 +77,9 @@ pub mod replay;
 /// Who waits for an answer, and how work that nobody waits for makes room for him.
 pub mod people;
 
+/// Looks at jobs for all that listen to them.
+pub mod job_watcher;
+
 /// Works on jobs.
 pub mod job_worker;
 

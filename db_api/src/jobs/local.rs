@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Content, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told,
+    Content, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told,
     Tried, Webhook, WebhookClaim, What, Work,
 };
 
