@@ -104,12 +104,12 @@ impl App {
             None => Jobs::Local(LocalJobs::new(settings.jobs.limits)),
         };
         let workbench = Workbench::default();
-        let client = ModelClient::new(settings, workbench.clone())?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
         let queue = QueueClient::new(jobs.clone());
         let purged_jobs = jobs.clone();
         let (bodies, readiness) = (BodyReader::new(&settings.server), Readiness::default());
+        let client = ModelClient::new(settings, workbench.clone(), bodies.budget().clone())?;
         let watchers = JobWatchers::new(jobs.clone(), bodies.budget().clone(), readiness.clone());
         let parts = Parts {
             app_type: settings.app_type,

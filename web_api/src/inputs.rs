@@ -113,7 +113,6 @@ impl Unread {
         Ok(piece)
     }
 
-
     fn read(&mut self) -> Result<Option<Input>, Error> {
         let input = match self.form {
             Form::Files => self.read_file()?,
@@ -345,7 +344,8 @@ mod tests {
     }
 
     fn requests(body: &str, form: Form) -> Result<Vec<String>, String> {
-        let mut requests = Requests::new(Bytes::copy_from_slice(body.as_bytes()), form).map_err(|error| error.to_string())?;
+        let mut requests =
+            Requests::new(Bytes::copy_from_slice(body.as_bytes()), form).map_err(|error| error.to_string())?;
         let mut read = Vec::new();
         while let Some(request) = requests.next().map_err(|error| error.to_string())? {
             read.push(String::from_utf8(request.to_vec()).unwrap());

@@ -8,6 +8,9 @@ pub mod help;
 /// Every variable, its default, its meaning.
 pub mod settings;
 
+/// How much memory these settings allow.
+pub mod memory_bound;
+
 /// The state and all routes on one screen.
 pub mod app;
 

@@ -83,12 +83,7 @@ impl Predictor {
 
     /// `model` (or the only one) asked with the JSON body of an old client. Reads all of it.
     /// What is allocated for it is reserved in `memory` before.
-    pub fn ask_array(
-        &self,
-        model: Option<&str>,
-        body: &[u8],
-        memory: &mut Reservation,
-    ) -> Result<Question, Error> {
+    pub fn ask_array(&self, model: Option<&str>, body: &[u8], memory: &mut Reservation) -> Result<Question, Error> {
         let model = self.catalog.find(model).and_then(known)?;
         let values = ImageArray::capacity(body);
         memory.reserve(values)?;
@@ -227,6 +222,7 @@ impl Predictor {
 
 impl Model {
     async fn infer(&self, question: &Question, in_background: bool) -> Result<Inference, Error> {
+        let _copy = self.client.reserve(question.copied_bytes())?;
         self.infer_some(question, question.inputs(), question.count(), in_background).await
     }
 

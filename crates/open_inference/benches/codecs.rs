@@ -68,7 +68,8 @@ fn codecs(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(rows as u64));
         let inference = answer(rows);
         for (kind, body, length) in requests(rows) {
-            let read = || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap();
+            let read =
+                || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap();
             group.bench_function(BenchmarkId::new(format!("read a request, {kind}"), rows), |bencher| {
                 bencher.iter(|| black_box(read()));
             });

@@ -38,7 +38,12 @@ pub fn understand(
     Ok((tensors, wishes))
 }
 
-fn read_input(input: WireInput, request: &Parameters, model: &ModelMetadata, room: &mut Room<'_>) -> Result<Tensor, Error> {
+fn read_input(
+    input: WireInput,
+    request: &Parameters,
+    model: &ModelMetadata,
+    room: &mut Room<'_>,
+) -> Result<Tensor, Error> {
     let wanted = find(&input.name, model)?;
     let said = content::said(&input.parameters, request)?;
     let decoding =

@@ -59,6 +59,9 @@ pub mod body;
 /// What an error leaves unread of a body.
 mod lent;
 
+/// Responses whose memory is reserved until they are sent.
+pub mod held;
+
 /// Answers that a client has already.
 pub mod conditional;
 

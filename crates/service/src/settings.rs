@@ -128,8 +128,9 @@ impl ServerSettings {
         let body_memory_bytes = at_least("BODY_MEMORY_BYTES", 1024, 256 << 20)?;
         // One client gets four fifths, and a body has one and a half times its length while its buffer grows.
         if body_memory_bytes / 2 < max_body_bytes {
-            let reason =
-                format!("{body_memory_bytes} is less than twice MAX_BODY_BYTES ({max_body_bytes}): no such body could come");
+            let reason = format!(
+                "{body_memory_bytes} is less than twice MAX_BODY_BYTES ({max_body_bytes}): no such body could come"
+            );
             return Err(SettingError::new("BODY_MEMORY_BYTES", reason));
         }
         Ok(Self {

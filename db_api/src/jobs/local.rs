@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Content, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told,
-    Tried, Webhook, WebhookClaim, What, Work,
+    Content, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told, Tried, Webhook,
+    WebhookClaim, What, Work,
 };
 
 /// A job, and the memory that it takes.
@@ -20,9 +20,8 @@ mod upload;
 
 pub use upload::LocalUpload;
 
-use kept::{
-    Kept, MAX_ACCEPTED_BYTES, MAX_BYTES, input_bytes, job_bytes, now_ms, outcome_bytes, too_large,
-};
+pub use kept::MAX_BYTES;
+use kept::{Kept, MAX_ACCEPTED_BYTES, input_bytes, job_bytes, now_ms, outcome_bytes, too_large};
 
 /// So long an empty queue is waited at.
 const WAIT: Duration = Duration::from_secs(1);

@@ -6,7 +6,8 @@ use service::memory_budget::Reservation;
 use tar::EntryType;
 
 use super::{
-    ArchiveError, Budget, DECODER_BYTES, ENDS_EARLY, Entry, Keep, is_skipped_by_name, plain_path, read_entry, shortened, unreadable,
+    ArchiveError, Budget, DECODER_BYTES, ENDS_EARLY, Entry, Keep, is_skipped_by_name, plain_path, read_entry,
+    shortened, unreadable,
 };
 use crate::image_files::HEAD_BYTES;
 
@@ -106,7 +107,8 @@ impl Extensions {
         }
         let size = entry.size();
         if size > MAX_EXTENSION_BYTES {
-            let words = format!("a name, or what describes an entry, has {size} bytes, more than {MAX_EXTENSION_BYTES}");
+            let words =
+                format!("a name, or what describes an entry, has {size} bytes, more than {MAX_EXTENSION_BYTES}");
             return Err(unreadable(words));
         }
         let mut words = Vec::with_capacity(size as usize);

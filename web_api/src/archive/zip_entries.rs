@@ -9,7 +9,8 @@ use zip::unstable::read::ZipIterable;
 use zip::{CompressionMethod, ZipReadOptions};
 
 use super::{
-    ArchiveError, Budget, DECODER_BYTES, Entry, Keep, MAX_RATIO, is_skipped_by_name, plain_path, read_entry, shortened, unreadable,
+    ArchiveError, Budget, DECODER_BYTES, Entry, Keep, MAX_RATIO, is_skipped_by_name, plain_path, read_entry, shortened,
+    unreadable,
 };
 use crate::image_files::has_image_name;
 
@@ -96,8 +97,10 @@ impl ZipEntries {
 /// extra field of four bytes becomes an object.
 fn directory_bytes(body: &[u8], begin: u64) -> usize {
     const LENGTHS_AT: usize = 28;
-    let lengths = usize::try_from(begin).ok().and_then(|begin| body.get(begin..)?.get(LENGTHS_AT..)?.first_chunk::<6>());
-    let length = |at: usize| lengths.map_or(0, |lengths| usize::from(u16::from_le_bytes([lengths[at], lengths[at + 1]])));
+    let lengths =
+        usize::try_from(begin).ok().and_then(|begin| body.get(begin..)?.get(LENGTHS_AT..)?.first_chunk::<6>());
+    let length =
+        |at: usize| lengths.map_or(0, |lengths| usize::from(u16::from_le_bytes([lengths[at], lengths[at + 1]])));
     let (name, extra, comment) = (length(0), length(2), length(4));
     ENTRY_BYTES + 2 * (name + comment) + 32 * extra
 }

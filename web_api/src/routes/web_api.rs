@@ -11,11 +11,7 @@ use crate::routes::predict::respond;
 use crate::steering::Steering;
 
 /// `{"image_arr": <nested list>}` → `{"cls", "value"}`.
-pub async fn web_api(
-    State(app): State<App>,
-    ModelName(model): ModelName,
-    request: Request,
-) -> Result<Response, Error> {
+pub async fn web_api(State(app): State<App>, ModelName(model): ModelName, request: Request) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let body = app.bodies.read(&parts, body).await?;

@@ -8,6 +8,7 @@ mod fake_model_api;
 mod gatherer;
 mod health;
 mod jobs;
+mod memory;
 mod page;
 mod pipelines;
 mod predict;

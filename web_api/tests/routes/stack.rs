@@ -26,6 +26,8 @@ pub struct Stack {
     pub app: Router,
     pub model_api: FakeModelApi,
     pub registry: Registry,
+    /// The parts behind the routes.
+    pub parts: App,
     catalog: Catalog,
     background: JoinHandle<()>,
     server: JoinHandle<()>,
@@ -65,7 +67,7 @@ impl Stack {
         while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { app: router(&app), model_api, registry, catalog, background, server }
+        Self { app: router(&app), model_api, registry, parts: app, catalog, background, server }
     }
 
     /// Changes what `model_api` serves, and waits until that is known.

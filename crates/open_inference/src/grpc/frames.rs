@@ -201,12 +201,7 @@ impl Messages {
 }
 
 /// The frame with its message unpacked, of at most `limit` bytes. `memory` is what is reserved for the frame.
-async fn unpack(
-    frame: &Bytes,
-    packing: Packing,
-    limit: usize,
-    memory: &mut Reservation,
-) -> Result<Bytes, Status> {
+async fn unpack(frame: &Bytes, packing: Packing, limit: usize, memory: &mut Reservation) -> Result<Bytes, Status> {
     let packed = &frame[PREFIX..];
     memory.reserve(DECODER_BYTES).map_err(refused)?;
     let mut unpacking: Box<dyn Read + Send + '_> = match packing {

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use service::body::ReadBody;
+use service::held::reserve_response;
 
 use super::asked::Asked;
 use super::request::{ReadRequest, read_body, read_wire};
@@ -12,8 +13,8 @@ use super::{Rest, reply};
 use crate::answer::{answer, large_off_thread};
 use crate::json::weight;
 use crate::{
-    Error, InferRequest, Inference, InferenceServer, ModelMetadata, Task, Tensor, TensorMetadata, Wishes, binary, render,
-    understand, write_response,
+    Error, InferRequest, Inference, InferenceServer, ModelMetadata, Task, Tensor, TensorMetadata, Wishes, binary,
+    render, understand, write_response,
 };
 
 /// `POST …/infer`
@@ -32,7 +33,7 @@ pub(super) async fn infer<S: InferenceServer>(
         write(inference, wishes, model, reply::inference).await?
     };
     response.headers_mut().extend(answer_headers);
-    Ok(response)
+    Ok(reserve_response(response, rest.bodies.budget().shared_reservation())?)
 }
 
 /// `POST …/infer_stream`: server-sent events, of which there is one, for a model gives one answer.
@@ -49,7 +50,7 @@ pub(super) async fn infer_stream<S: InferenceServer>(
     let headers = inference.headers.clone();
     let mut response = write(inference, wishes, model, |response| reply::event(&response.json)).await?;
     response.headers_mut().extend(headers);
-    Ok(response)
+    Ok(reserve_response(response, rest.bodies.budget().shared_reservation())?)
 }
 
 /// A question, answered but not yet written.

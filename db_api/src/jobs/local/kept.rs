@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::jobs::{Asked, Content, Input, Job, NewJob, Outcome, Status, What};
 
 /// Memory of all jobs together: inputs, names, results, events, and what keeps them.
-pub(super) const MAX_BYTES: usize = 256 << 20;
+pub const MAX_BYTES: usize = 256 << 20;
 
 /// Up to here jobs are accepted; the rest is for their results, as in Redis.
 pub(super) const MAX_ACCEPTED_BYTES: usize = MAX_BYTES / 5 * 4;

@@ -8,8 +8,7 @@ fn ended_with_a_webhook() -> (LocalJobs, JobId) {
     let ttl = Duration::from_hours(24);
     let limits = JobLimits { ttl, queue_length: 10, repeat_within: ttl, claim_after: ttl, max_deliveries: 3 };
     let jobs = LocalJobs::new(limits);
-    let asked =
-        Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k: None };
+    let asked = Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k: None };
     let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
     let webhook = Some("http://hooks.example.org/".to_owned());
     let job = NewJob {
