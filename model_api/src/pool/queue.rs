@@ -40,6 +40,11 @@ const TURMOIL: Duration = Duration::from_millis(250);
 /// So long, or as long as a batch takes, one waits in a queue that is kept short.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 
+/// While interactive requests never stop coming, background requests still get one of so many batches, once the first of them has
+/// waited for so long. Requests that come for less time than that go before all of them.
+const BATCHES_PER_BACKGROUND_BATCH: u32 = 16;
+const MAX_BACKGROUND_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes of one batch, unless a single request has more: what travels to a session's process in one piece.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
@@ -73,6 +78,8 @@ pub struct Queue {
 struct Waiting {
     interactive: Line,
     background: Line,
+    /// Batches without a background request since the last one with one.
+    passed_over: u32,
     /// Where more comes than can go.
     kept_short: Option<Short>,
     /// Sessions that take batches.
@@ -128,6 +135,14 @@ impl Queue {
         if waiting.closed {
             return Err(Refused::Closed);
         }
+        if entry.is_continuation {
+            // The request has been admitted, and goes on before others begin.
+            waiting.line(entry.urgency).push_first(entry);
+            self.note(&waiting);
+            drop(waiting);
+            self.came.notify_one();
+            return Ok(());
+        }
         if !self.has_room(&waiting, &entry) {
             // Those who have gone make room for those who have not.
             waiting.interactive.forget_gone();
@@ -135,11 +150,9 @@ impl Queue {
         }
         let is_refused = !self.has_room(&waiting, &entry);
         let was_kept_short = waiting.kept_short.is_some();
-        let (urgency, rows) = (entry.urgency, entry.weight());
-        if !is_refused && urgency == Urgency::Background {
-            waiting.background.push(entry);
-        } else if !is_refused {
-            waiting.interactive.push(entry);
+        let (urgency, rows) = (entry.urgency, entry.request_rows);
+        if !is_refused {
+            waiting.line(urgency).push(entry);
         }
         let too_late = if urgency == Urgency::Interactive && (is_refused || self.is_long(&waiting.interactive)) {
             self.shorten(&mut waiting)
@@ -188,13 +201,13 @@ impl Queue {
         self.due(settings).filter(|&moment| moment <= Instant::now()).and_then(|_| self.take(settings))
     }
 
-    /// What can be run now: the request that has waited longest, the urgent ones first, and those that go with it.
+    /// What can be run now: the request that has waited longest, the urgent ones first, and those that go with it. A background
+    /// request whose turn it is counts as urgent.
     pub fn take(&self, settings: &BatchSettings) -> Option<Batch> {
         let mut waiting = self.waiting();
         let mut entries = Vec::new();
         let mut room = Room { rows: settings.rows(&self.pace), bytes: MAX_BATCH_BYTES };
-        waiting.interactive.fill(&mut entries, &mut room);
-        waiting.background.fill(&mut entries, &mut room);
+        waiting.fill(&mut entries, &mut room);
         self.note(&waiting);
         let is_more = waiting.first().is_some();
         drop(waiting);
@@ -202,7 +215,10 @@ impl Queue {
             // Whoever put it there may have woken the one session that took this batch.
             self.came.notify_one();
         }
-        let allowance = if entries.len() > 1 { settings.run_timeout / 2 } else { settings.run_timeout };
+        let allowance = match entries.as_slice() {
+            [only] => only.allowance.unwrap_or(settings.run_timeout),
+            _ => settings.run_timeout / 2,
+        };
         (!entries.is_empty()).then_some(Batch { entries, allowance, past: Past::New })
     }
 
@@ -223,13 +239,15 @@ impl Queue {
 
     fn has_room(&self, waiting: &Waiting, entry: &Entry) -> bool {
         let (rows, bytes) = (waiting.rows(), waiting.bytes());
-        if rows == 0 {
+        // Interactive requests alone never keep background requests out.
+        let is_first_in_background = entry.urgency == Urgency::Background && waiting.background.first().is_none();
+        if rows == 0 || is_first_in_background {
             return true;
         }
         // Half of it is kept for people.
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
-            rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
+            rows + entry.request_rows <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
         fits && (waiting.kept_short.is_none()
             || entry.urgency == Urgency::Background
             || self.wait(waiting.interactive.rows() + 1) < self.short_wait())
@@ -242,8 +260,11 @@ impl Queue {
         if waiting.serving > 0 && waiting.kept_short.is_none() {
             waiting.kept_short = Some(Short::begin(Instant::now() + TURMOIL));
             // A request that is long by itself has nobody before it to wait for.
-            while waiting.interactive.has_several() && self.wait(waiting.interactive.rows()) > self.short_wait() {
-                too_late.extend(waiting.interactive.pop_last());
+            while waiting.interactive.has_several()
+                && self.wait(waiting.interactive.rows()) > self.short_wait()
+                && let Some(last) = waiting.interactive.pop_last()
+            {
+                too_late.push(last);
             }
         }
         too_late
@@ -317,6 +338,13 @@ impl Drop for Serving<'_> {
 }
 
 impl Waiting {
+    fn line(&mut self, urgency: Urgency) -> &mut Line {
+        match urgency {
+            Urgency::Interactive => &mut self.interactive,
+            Urgency::Background => &mut self.background,
+        }
+    }
+
     fn rows(&self) -> usize {
         self.interactive.rows() + self.background.rows()
     }
@@ -328,6 +356,26 @@ impl Waiting {
     fn first(&self) -> Option<&Entry> {
         self.interactive.first().or(self.background.first())
     }
+
+    /// Moves what goes into the next batch to `entries`.
+    fn fill(&mut self, entries: &mut Vec<Entry>, room: &mut Room) {
+        let is_turn = self.is_turn_of_background();
+        let rows = self.background.rows();
+        if is_turn {
+            self.background.fill(entries, room);
+        }
+        self.interactive.fill(entries, room);
+        if !is_turn {
+            self.background.fill(entries, room);
+        }
+        let is_passed_over = rows > 0 && self.background.rows() == rows;
+        self.passed_over = if is_passed_over { self.passed_over.saturating_add(1) } else { 0 };
+    }
+
+    fn is_turn_of_background(&self) -> bool {
+        self.passed_over + 1 >= BATCHES_PER_BACKGROUND_BATCH
+            && self.background.first().is_some_and(|first| first.since.elapsed() >= MAX_BACKGROUND_WAIT)
+    }
 }
 
 impl Short {
@@ -335,6 +383,9 @@ impl Short {
         Self { since, idle: Duration::ZERO }
     }
 }
+
+#[cfg(test)]
+mod background_tests;
 
 #[cfg(test)]
 mod tests {
@@ -346,8 +397,9 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    const SETTINGS: BatchSettings = BatchSettings {
+    pub(super) const SETTINGS: BatchSettings = BatchSettings {
         max_rows: 1,
+        max_piece_rows: None,
         max_wait: Duration::ZERO,
         longest: Duration::from_millis(10),
         independent: None,

@@ -20,6 +20,8 @@ mod readiness;
 
 mod pool;
 
+mod pool_memory;
+
 mod session;
 
 mod service;

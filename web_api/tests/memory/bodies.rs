@@ -24,6 +24,9 @@ use crate::counting::{BUDGET, excess_since, start};
 
 const MIB: usize = 1 << 20;
 
+/// Bodies that are refused by what they hold.
+const WRONG: [&str; 3] = ["V2 JSON of parameters", "V2 JSON with an escaped id", "gzip of blanks"];
+
 /// The same numbers each time (Knuth's multiplier).
 struct Random(u64);
 
@@ -112,7 +115,7 @@ fn request_of(datatype: &str, shape: &str, data: &str) -> String {
 fn all(random: &mut Random) -> Vec<Sent> {
     const FORM: &str = "multipart/form-data; boundary=b";
     let files = files(random);
-    let length = MIB + random.below(7 * MIB);
+    let length = MIB + random.below(4 * MIB);
     let image = random.bytes(length);
     let numbers = 1000 + random.below(MIB);
     let digits = vec!["1"; numbers].join(",");
@@ -138,7 +141,7 @@ fn all(random: &mut Random) -> Vec<Sent> {
     binary.headers.push((HeaderName::from_static("inference-header-content-length"), head.len().to_string()));
     let mut packed = sent("gzip", "/v2/models/table/infer", "application/json", gzip(floats.as_bytes()));
     packed.headers.push((header::CONTENT_ENCODING, "gzip".to_owned()));
-    let mut bomb = sent("gzip of blanks", "/v2/models/table/infer", "application/json", gzip(&vec![b' '; 8 * MIB]));
+    let mut bomb = sent("gzip of blanks", "/v2/models/table/infer", "application/json", gzip(&vec![b' '; 6 * MIB]));
     bomb.headers.push((header::CONTENT_ENCODING, "gzip".to_owned()));
     let tarred = tar(&files);
     let json = "application/json";
@@ -196,8 +199,10 @@ fn app() -> App {
 fn request(sent: &Sent, declared: bool) -> Request<Body> {
     let body = sent.body.clone();
     let pieces = (0..body.len()).step_by(16 << 10).map(move |at| body.slice(at..body.len().min(at + (16 << 10))));
-    let mut request =
-        Request::post(sent.path).body(Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)))).unwrap();
+    let mut request = Request::post(sent.path)
+        .header(header::HOST, "localhost")
+        .body(Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>))))
+        .unwrap();
     let length = declared.then(|| (header::CONTENT_LENGTH, sent.body.len().to_string()));
     for (name, value) in sent.headers.iter().cloned().chain(length) {
         request.headers_mut().insert(name, value.parse().unwrap());
@@ -225,7 +230,7 @@ async fn what_a_request_takes_is_reserved_before() {
     let routes = router(&app);
     BUDGET.set(app.bodies.budget().clone()).unwrap();
     let mut random = Random(7);
-    for round in 0..3 {
+    for round in 0..2 {
         for sent in all(&mut random) {
             for declared in [true, false] {
                 let request = request(&sent, declared);
@@ -234,7 +239,10 @@ async fn what_a_request_takes_is_reserved_before() {
                     read_submission(&app, request).await;
                 } else {
                     let response = routes.clone().oneshot(request).await.unwrap();
-                    assert_ne!(response.status(), StatusCode::NOT_FOUND, "{}", sent.what);
+                    // There is no model_api: what is right gets as far as that.
+                    let is_right = !WRONG.contains(&sent.what);
+                    let status = response.status();
+                    assert_eq!(status == StatusCode::SERVICE_UNAVAILABLE, is_right, "{}: {status}", sent.what);
                     let _ = response.into_body().collect().await;
                 }
                 let (excess, length) = (excess_since(begun), sent.body.len());
