@@ -109,6 +109,7 @@ impl Reservation {
     }
 
     /// Another reservation for the same client, still empty.
+    #[must_use]
     pub fn sibling(&self) -> Self {
         Self { budget: self.budget.clone(), client: self.client, bytes: 0, is_counted: false }
     }
