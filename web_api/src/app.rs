@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
+use crate::job_watcher::JobWatchers;
 use crate::job_worker::JobWorker;
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub(crate) repository_api: bool,
     /// Slow and large work.
     pub jobs: Jobs,
+    /// Looks at jobs for all that listen to them.
+    pub watchers: JobWatchers,
     /// Inputs of one job.
     pub(crate) max_job_inputs: usize,
     /// Bytes of one job's inputs, unpacked.
@@ -104,11 +107,13 @@ impl App {
             None => Jobs::Local(LocalJobs::new(settings.jobs.limits)),
         };
         let workbench = Workbench::default();
-        let client = ModelClient::new(settings, workbench.clone())?;
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
         let queue = QueueClient::new(jobs.clone());
         let purged_jobs = jobs.clone();
+        let (bodies, readiness) = (BodyReader::new(&settings.server), Readiness::default());
+        let client = ModelClient::new(settings, workbench.clone(), bodies.budget().clone())?;
+        let watchers = JobWatchers::new(jobs.clone(), bodies.budget().clone(), readiness.clone());
         let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
@@ -122,13 +127,14 @@ impl App {
             ),
             catalog: catalog.clone(),
             memory: memory.clone(),
-            bodies: BodyReader::new(&settings.server),
+            bodies,
             workbench,
-            readiness: Readiness::default(),
+            readiness,
             guard: settings.guard.clone(),
             client: client.clone(),
             repository_api: settings.repository_api,
             jobs,
+            watchers,
             max_job_inputs: settings.jobs.max_inputs,
             max_job_bytes: settings.jobs.max_bytes,
             job_list: settings.jobs.list,

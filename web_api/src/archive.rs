@@ -3,6 +3,8 @@
 use std::io::Read;
 
 use bytes::Bytes;
+use service::body::BodyError;
+use service::memory_budget::Reservation;
 
 use crate::image_files::{HEAD_BYTES, has_image_name, is_image, is_left_behind, is_system_file};
 
@@ -19,6 +21,9 @@ use zip_entries::ZipEntries;
 /// at most this many times its own. Deflate packs blank scans up to a thousand times, and nothing more than 1,032 times; archives whose
 /// entries overlap do.
 const MAX_RATIO: u64 = 1000;
+
+/// What unpacking takes beside what is unpacked: a window of 32 KiB, tables, and buffers.
+const DECODER_BYTES: usize = 128 << 10;
 
 /// Why an entry that is shorter than it should be cannot be read.
 const ENDS_EARLY: &str = "it ends early";
@@ -72,6 +77,9 @@ pub enum ArchiveError {
     /// A decompression bomb.
     #[error("the archive unpacks to {0} bytes, more than {MAX_RATIO} times its own length")]
     Ratio(u64),
+    /// There is no memory for what it holds.
+    #[error("{0}")]
+    Memory(#[from] BodyError),
 }
 
 /// What a body is, by its first bytes.
@@ -97,25 +105,35 @@ impl Format {
     }
 }
 
-/// What is left of the [`Bounds`] of one submission.
+/// What is left of the [`Bounds`] of one submission, in all its files and archives together, and the memory that is reserved for
+/// what is read.
 #[derive(Debug)]
 pub struct Budget {
     bounds: Bounds,
     inputs: usize,
     entries: usize,
     bytes: u64,
+    /// For inputs that have been read. Whoever hands them on gives their bytes back.
+    pub memory: Reservation,
 }
 
 impl Budget {
     /// All of `bounds`.
-    pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, inputs: 0, entries: 0, bytes: 0 }
+    pub fn new(bounds: Bounds, memory: Reservation) -> Self {
+        Self { bounds, inputs: 0, entries: 0, bytes: 0, memory }
     }
 
     fn count_entry(&mut self) -> Result<(), ArchiveError> {
+        self.check_entries(1)?;
         self.entries += 1;
+        Ok(())
+    }
+
+    /// Fails where `entries` further ones are too many.
+    fn check_entries(&self, entries: usize) -> Result<(), ArchiveError> {
         let most = self.bounds.entries;
-        if self.entries > most { Err(ArchiveError::TooMuch(format!("{most} entries"))) } else { Ok(()) }
+        let fits = self.entries.saturating_add(entries) <= most;
+        if fits { Ok(()) } else { Err(ArchiveError::TooMuch(format!("{most} entries"))) }
     }
 
     /// Fails where `inputs` further ones of `bytes` bytes together are too many.
@@ -156,8 +174,8 @@ impl Archive {
     pub fn open(body: Bytes, format: Format, keep: Keep, budget: &mut Budget) -> Result<Self, ArchiveError> {
         Ok(match format {
             Format::Zip => Self::Zip(ZipEntries::open(body, keep, budget)?),
-            Format::Tar => Self::Tar(TarEntries::plain(body, budget)),
-            Format::TarGz => Self::Tar(TarEntries::packed(body, budget)),
+            Format::Tar => Self::Tar(TarEntries::plain(body, budget)?),
+            Format::TarGz => Self::Tar(TarEntries::packed(body, budget)?),
         })
     }
 
@@ -209,19 +227,17 @@ fn read_entry(
     if declared > most as u64 {
         return Err(ArchiveError::EntryTooLarge(shortened(&path), most));
     }
-    let room = (most as u64).min(budget.bounds.bytes - budget.bytes);
+    budget.memory.reserve(declared as usize)?;
     bytes.reserve_exact((declared as usize).saturating_sub(bytes.len()));
-    data.take(room + 1 - bytes.len() as u64).read_to_end(&mut bytes).map_err(damaged)?;
-    if bytes.len() > most {
-        return Err(ArchiveError::EntryTooLarge(shortened(&path), most));
-    }
-    budget.check(1, bytes.len() as u64)?;
-    if bytes.len() as u64 != declared {
-        return Err(ArchiveError::Damaged(shortened(&path), ENDS_EARLY.to_owned()));
+    data.by_ref().take(declared.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes).map_err(damaged)?;
+    // The reader compares a checksum where it finds the end.
+    let is_longer = data.read(&mut [0]).map_err(damaged)? > 0;
+    if is_longer || bytes.len() as u64 != declared {
+        let reason = if is_longer { "it is longer than it says" } else { ENDS_EARLY };
+        return Err(ArchiveError::Damaged(shortened(&path), reason.to_owned()));
     }
     budget.inputs += 1;
-    budget.bytes += bytes.len() as u64;
-    bytes.shrink_to_fit();
+    budget.bytes += declared;
     Ok(Entry::Input(path, bytes.into()))
 }
 

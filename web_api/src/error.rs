@@ -186,6 +186,12 @@ pub enum Error {
     /// A job in which nothing has failed, or that has not ended.
     #[error("There is nothing to try again: only a failed job has inputs that can be.")]
     NothingToRetry,
+    /// As many requests listen to jobs as may.
+    #[error("{most} requests wait for events of jobs already, and that is the most; try again shortly.")]
+    TooManyListeners {
+        /// The limit: of one job, or of all.
+        most: usize,
+    },
     /// `JOB_LIST=off`.
     #[error("Jobs are not listed over this port: JOB_LIST is off.")]
     JobListClosed,
@@ -242,10 +248,12 @@ impl Error {
             Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::LargeInput { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "large_input")
             }
+            Self::Archive(ArchiveError::Memory(error)) => (error.status(), "body"),
             Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
             Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
             Self::JobGone => (StatusCode::GONE, "job_gone"),
             Self::NothingToRetry | Self::Queue(JobError::Conflict) => (StatusCode::CONFLICT, "job_conflict"),
+            Self::TooManyListeners { .. } => (StatusCode::SERVICE_UNAVAILABLE, "listeners"),
             Self::JobListClosed => (StatusCode::FORBIDDEN, "job_list_closed"),
             Self::NoWebhooks => (StatusCode::FORBIDDEN, "no_webhooks"),
             Self::Webhook(_) => (StatusCode::UNPROCESSABLE_ENTITY, "webhook"),
@@ -351,6 +359,9 @@ mod tests {
             (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408),
             (Error::Body(BodyError::NoMemory), 503),
             (Error::Body(BodyError::Broken), 400),
+            (Error::Body(BodyError::Stalled), 408),
+            (Error::Body(BodyError::TooMuchMemory { most: 1 }), 413),
+            (Error::Archive(ArchiveError::Memory(BodyError::NoMemory)), 503),
             (Error::NoRoute, 404),
             (Error::Method(http::Method::PUT), 405),
             (Error::UnknownModel { asked: "x".to_owned(), known: vec![] }, 404),
@@ -389,6 +400,7 @@ mod tests {
             (Error::UnknownJob, 404),
             (Error::JobGone, 410),
             (Error::NothingToRetry, 409),
+            (Error::TooManyListeners { most: 1 }, 503),
             (Error::JobListClosed, 403),
             (Error::NoWebhooks, 403),
             (Error::Webhook(BadWebhook::Scheme), 422),

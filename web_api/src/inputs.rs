@@ -9,7 +9,7 @@ use db_api::jobs::{Input, Skipped};
 use open_inference::utf8_json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use service::body::Share;
+use service::memory_budget::Reservation;
 
 use crate::app::App;
 use crate::archive::{Archive, Bounds, Budget, Entry, Format, Keep};
@@ -26,46 +26,47 @@ const PIECE_INPUTS: usize = 500;
 /// Characters of a name that are kept.
 const MAX_NAME: usize = 200;
 
+/// Bytes of so many characters.
+const MAX_NAME_BYTES: usize = 4 * MAX_NAME;
+
+/// What an input, or its name among those that are taken, takes beside its text.
+const INPUT_BYTES: usize = 128;
+
 /// The inputs of a submission that have not been read yet.
-pub struct Inputs {
-    unread: Unread,
-    /// For the largest piece so far.
-    share: Share,
-}
+pub struct Inputs(Unread);
 
 impl Inputs {
-    /// Those of `files`, which are told apart as `form` says.
-    pub fn new(form: Form, files: Vec<(String, Bytes)>, keep: Keep, bounds: Bounds, share: Share) -> Self {
-        let unread = Unread {
+    /// Those of `files`, which are told apart as `form` says. What is kept of them is reserved in `memory`.
+    pub fn new(form: Form, files: Vec<(String, Bytes)>, keep: Keep, bounds: Bounds, memory: Reservation) -> Self {
+        Self(Unread {
             form,
             files: files.into_iter(),
             archive: None,
             requests: None,
             keep,
             bounds,
-            budget: Budget::new(bounds),
+            budget: Budget::new(bounds, memory),
             names: UniqueNames::default(),
             read: 0,
             skipped: Skipped::default(),
             next: None,
-        };
-        Self { unread, share }
+            handed_on: 0,
+        })
     }
 
-    /// The next piece; empty after the last.
+    /// The next piece; empty after the last. The piece before must have been handed on.
     pub async fn next(self, app: &App) -> Result<(Vec<Input>, Self), Error> {
-        let Self { mut unread, mut share } = self;
+        let Self(mut unread) = self;
         // What an archive unpacks to is not known before.
         let length = if unread.form == Form::Files { PIECE_BYTES } else { unread.bytes() };
         let read = move || unread.piece().map(|piece| (piece, unread));
         let (piece, unread) = app.workbench.run(length, read).await??;
-        share.grow(piece.iter().map(|input| input.data.len()).sum())?;
-        Ok((piece, Self { unread, share }))
+        Ok((piece, Self(unread)))
     }
 
     /// After the last piece: what was skipped. Fails where nothing was left.
     pub fn skipped(self) -> Result<Skipped, Error> {
-        match self.unread {
+        match self.0 {
             Unread { read: 0, skipped: Skipped { count: 0, .. }, .. } => Err(Error::NoInputs),
             Unread { read: 0, skipped, .. } => Err(Error::NoImages(skipped)),
             Unread { skipped, .. } => Ok(skipped),
@@ -77,7 +78,7 @@ struct Unread {
     form: Form,
     files: vec::IntoIter<(String, Bytes)>,
     archive: Option<Archive>,
-    requests: Option<vec::IntoIter<Bytes>>,
+    requests: Option<Requests>,
     keep: Keep,
     bounds: Bounds,
     budget: Budget,
@@ -87,6 +88,8 @@ struct Unread {
     skipped: Skipped,
     /// An input that had no room in the last piece.
     next: Option<Input>,
+    /// Bytes that are reserved for the last piece.
+    handed_on: usize,
 }
 
 impl Unread {
@@ -95,6 +98,7 @@ impl Unread {
     }
 
     fn piece(&mut self) -> Result<Vec<Input>, Error> {
+        self.budget.memory.release(std::mem::take(&mut self.handed_on));
         let (mut piece, mut bytes) = (Vec::new(), 0);
         while piece.len() < PIECE_INPUTS {
             let Some(input) = self.next.take().map_or_else(|| self.read(), |input| Ok(Some(input)))? else { break };
@@ -103,6 +107,7 @@ impl Unread {
                 break;
             }
             bytes += input.data.len();
+            self.handed_on += input.data.len();
             piece.push(input);
         }
         Ok(piece)
@@ -135,6 +140,8 @@ impl Unread {
             };
             match entry {
                 Some(Entry::Input(name, data)) => {
+                    // As an input's, and among those that are taken.
+                    self.budget.memory.reserve(2 * (INPUT_BYTES + name.len().min(MAX_NAME_BYTES)))?;
                     let name = self.names.claim(&name.chars().take(MAX_NAME).collect::<String>());
                     return Ok(Some(Input { name, data, known: None }));
                 }
@@ -160,42 +167,113 @@ impl Unread {
         if name.is_empty() && bytes.is_empty() {
             return Ok(None);
         }
-        let is_input = !images || has_image_name(&name) || is_image(&bytes);
-        Ok(Some(if is_input { Entry::Input(name, bytes) } else { Entry::Skipped(name) }))
+        if images && !has_image_name(&name) && !is_image(&bytes) {
+            return Ok(Some(Entry::Skipped(name)));
+        }
+        // A part of the body, which is counted already; so are inputs that are unpacked, and all are given back alike.
+        self.budget.memory.reserve(bytes.len())?;
+        Ok(Some(Entry::Input(name, bytes)))
     }
 
     fn read_request(&mut self) -> Result<Option<Input>, Error> {
-        if self.requests.is_none() {
-            let body = self.files.next().map(|(_, body)| body).unwrap_or_default();
-            let requests = if self.form == Form::List { list(&body)? } else { lines(&body, self.bounds.inputs)? };
-            self.requests = Some(requests.into_iter());
+        let requests = match &mut self.requests {
+            Some(requests) => requests,
+            None => {
+                let body = self.files.next().map(|(_, body)| body).unwrap_or_default();
+                self.requests.insert(Requests::new(body, self.form)?)
+            }
+        };
+        let Some(text) = requests.next()? else { return Ok(None) };
+        if self.read == self.bounds.inputs {
+            return Err(Error::TooManyInputs { sent: self.read + 1, most: self.bounds.inputs });
         }
-        let Some(text) = self.requests.as_mut().and_then(Iterator::next) else { return Ok(None) };
-        request(&text, self.read).map(Some)
+        // Its text is copied, and a name with escapes grows in a buffer of its own before it is cut.
+        self.budget.memory.reserve(text.len())?;
+        let reading = weight_of_name(&text);
+        self.budget.memory.reserve(reading + INPUT_BYTES + MAX_NAME_BYTES)?;
+        let input = request(&text, self.read)?;
+        self.budget.memory.release(reading + MAX_NAME_BYTES - input.name.len());
+        Ok(Some(input))
     }
 }
 
-/// One request, or a list of them. They are slices of `body`.
-fn list(body: &Bytes) -> Result<Vec<Bytes>, Error> {
-    let text = text_of(body, "the JSON is not UTF-8")?;
-    if !text.trim_start().starts_with('[') {
-        return Ok(vec![body.slice_ref(text.trim().as_bytes())]);
+/// Requests of a body, read one after the other: what stands behind the first one too many is not looked at.
+struct Requests {
+    body: Bytes,
+    form: Form,
+    /// Where the next one is looked for.
+    at: usize,
+    /// Of a list.
+    is_list: bool,
+    is_over: bool,
+}
+
+impl Requests {
+    fn new(body: Bytes, form: Form) -> Result<Self, Error> {
+        let text = utf8_json(&body).map_err(|error| Error::Job(error.to_string()))?;
+        let list = text.trim_ascii_start().strip_prefix(b"[").filter(|_| form == Form::List);
+        let is_list = list.is_some();
+        let at = body.len() - list.unwrap_or(text).len();
+        Ok(Self { at, body, form, is_list, is_over: false })
     }
-    let requests: Vec<&RawValue> =
-        serde_json::from_str(text).map_err(|error| Error::Job(format!("the JSON is no list: {error}")))?;
-    Ok(requests.into_iter().map(|request| body.slice_ref(request.get().as_bytes())).collect())
+
+    /// The next one, as a slice of the body.
+    fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let rest = &self.body[self.at..];
+        let (request, behind) = match self.form {
+            Form::List if self.is_list => next_element(rest)?,
+            Form::List => (Some(rest.trim_ascii()), rest.len()),
+            Form::Lines | Form::Files => next_line(rest),
+        };
+        let request = request.map(|request| self.body.slice_ref(request));
+        self.at += behind;
+        self.is_over = request.is_none() || self.form == Form::List && !self.is_list;
+        Ok(request)
+    }
 }
 
-/// A request on each line: at most one more than `most`.
-fn lines(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Error> {
-    let text = text_of(body, "the lines are not UTF-8")?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Ok(lines.take(most + 1).map(|line| body.slice_ref(line.as_bytes())).collect())
+/// The first element of what is left of a list, and where what follows it and its comma begins.
+fn next_element(rest: &[u8]) -> Result<(Option<&[u8]>, usize), Error> {
+    let no_list = |error: &dyn std::fmt::Display| Error::Job(format!("the JSON is no list: {error}"));
+    if let Some(behind) = rest.trim_ascii_start().strip_prefix(b"]") {
+        let is_end = behind.trim_ascii().is_empty();
+        return if is_end { Ok((None, rest.len())) } else { Err(no_list(&"something stands behind its end")) };
+    }
+    let mut reader = serde_json::Deserializer::from_slice(rest);
+    let element = <&RawValue>::deserialize(&mut reader).map_err(|error| no_list(&error))?.get().as_bytes();
+    // The reader says where it is only when it reads a stream; spaces before the element are the only other thing it has read.
+    let end = rest.len() - rest.trim_ascii_start().len() + element.len();
+    let behind = rest[end..].trim_ascii_start();
+    let at = rest.len() - behind.len();
+    match behind.split_first() {
+        Some((b',', next)) if next.trim_ascii_start().starts_with(b"]") => {
+            Err(no_list(&"a comma stands before its end"))
+        }
+        Some((b',', _)) => Ok((Some(element), at + 1)),
+        Some((b']', _)) => Ok((Some(element), at)),
+        _ => Err(no_list(&"an element is followed by neither a comma nor the list's end")),
+    }
 }
 
-fn text_of<'a>(body: &'a Bytes, not_utf8: &str) -> Result<&'a str, Error> {
-    let text = utf8_json(body).map_err(|error| Error::Job(error.to_string()))?;
-    std::str::from_utf8(text).map_err(|_| Error::Job(not_utf8.to_owned()))
+/// The first line that is not empty, and where the next one begins.
+fn next_line(rest: &[u8]) -> (Option<&[u8]>, usize) {
+    let mut at = 0;
+    for line in rest.split_inclusive(|&byte| byte == b'\n') {
+        at += line.len();
+        let line = line.trim_ascii();
+        if !line.is_empty() {
+            return (Some(line), at);
+        }
+    }
+    (None, rest.len())
+}
+
+/// What reading the name of a request takes at most: with escapes, three times the request, in a buffer that doubles.
+fn weight_of_name(text: &[u8]) -> usize {
+    if text.contains(&b'\\') { 3 * text.len() } else { 0 }
 }
 
 /// Called by its `id`, where it has one.
@@ -249,6 +327,8 @@ impl UniqueNames {
 
 #[cfg(test)]
 mod tests {
+    use service::memory_budget::MemoryBudget;
+
     use super::*;
 
     #[test]
@@ -261,5 +341,46 @@ mod tests {
         let expected =
             ["a.png", "a (2).png", "a (2) (2).png", "a (3).png", "x.y/a", "x.y/a (2)", ".b", ".b (2)", "", ""];
         assert_eq!(given, expected);
+    }
+
+    fn requests(body: &str, form: Form) -> Result<Vec<String>, String> {
+        let mut requests =
+            Requests::new(Bytes::copy_from_slice(body.as_bytes()), form).map_err(|error| error.to_string())?;
+        let mut read = Vec::new();
+        while let Some(request) = requests.next().map_err(|error| error.to_string())? {
+            read.push(String::from_utf8(request.to_vec()).unwrap());
+        }
+        Ok(read)
+    }
+
+    #[test]
+    fn a_list_is_read_element_by_element() {
+        for (body, elements) in [
+            ("[]", &[][..]),
+            (" [ ] ", &[]),
+            ("\u{feff}[1]", &["1"]),
+            ("\n[ {\"a\": [1, 2]} ,\t\"]\" ,[[]]\r\n] ", &["{\"a\": [1, 2]}", "\"]\"", "[[]]"]),
+            (" {\"a\": 1} ", &["{\"a\": 1}"]),
+        ] {
+            assert_eq!(requests(body, Form::List).unwrap(), elements, "{body}");
+        }
+        for body in ["[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1] 2", "[1]]", "[{]}", "[1}", "[nul]"] {
+            let error = requests(body, Form::List).unwrap_err();
+            assert!(error.starts_with("the JSON is no list: "), "{body}: {error}");
+        }
+        assert_eq!(requests("\u{feff}1\n\n 2 \r\n{}\n", Form::Lines).unwrap(), ["1", "2", "{}"]);
+    }
+
+    #[test]
+    fn what_stands_behind_the_first_element_too_many_is_not_read() {
+        let bounds = Bounds { inputs: 2, entries: 8, input_bytes: 1 << 20, bytes: 1 << 20 };
+        for (form, body) in [(Form::List, "[{}, {}, {}, broken"), (Form::Lines, "{}\n{}\n{}\nbroken")] {
+            let files = vec![(String::new(), Bytes::from_static(body.as_bytes()))];
+            let budget = MemoryBudget::new(1 << 20);
+            let mut inputs = Inputs::new(form, files, Keep::All, bounds, budget.reservation(None));
+            assert!(matches!(inputs.0.piece(), Err(Error::TooManyInputs { sent: 3, most: 2 })));
+            drop(inputs);
+            assert_eq!(budget.used(), 0);
+        }
     }
 }

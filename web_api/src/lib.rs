@@ -8,6 +8,9 @@ pub mod help;
 /// Every variable, its default, its meaning.
 pub mod settings;
 
+/// How much memory these settings allow.
+pub mod memory_bound;
+
 /// The state and all routes on one screen.
 pub mod app;
 
@@ -76,6 +79,9 @@ pub mod replay;
 
 /// Who waits for an answer, and how work that nobody waits for makes room for him.
 pub mod people;
+
+/// Looks at jobs for all that listen to them.
+pub mod job_watcher;
 
 /// Works on jobs.
 pub mod job_worker;

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use open_inference::{Inference, ModelIndex, ModelState, Tensor, client};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use service::cores;
+use service::memory_budget::{MemoryBudget, Reservation};
 use service::middleware::request_id;
 use service::problem::Problem;
 use service::shared_secret::SharedSecret;
@@ -55,6 +56,8 @@ pub struct ModelClient {
     background_permits: Arc<Semaphore>,
     request_timeout: Duration,
     workbench: Workbench,
+    /// For requests and responses on their way.
+    budget: MemoryBudget,
 }
 
 /// A question's way to its model.
@@ -81,7 +84,7 @@ struct Payload {
 
 impl ModelClient {
     /// Connects when it is first used.
-    pub fn new(settings: &Settings, workbench: Workbench) -> reqwest::Result<Self> {
+    pub fn new(settings: &Settings, workbench: Workbench, budget: MemoryBudget) -> reqwest::Result<Self> {
         let client = |_| {
             Client::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -101,6 +104,7 @@ impl ModelClient {
             background_permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.div_ceil(BACKGROUND_SHARE))),
             request_timeout: settings.request_timeout,
             workbench,
+            budget,
         })
     }
 
@@ -116,6 +120,13 @@ impl ModelClient {
         acquire(&self.permits).or_else(|busy| if in_background { acquire(&self.background_permits) } else { Err(busy) })
     }
 
+    /// Reserves memory for what travels to a model or from it.
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, Error> {
+        let mut memory = self.budget.shared_reservation();
+        memory.reserve(bytes)?;
+        Ok(memory)
+    }
+
     /// How long an answer may take.
     pub fn patience(&self) -> Duration {
         self.request_timeout
@@ -125,6 +136,8 @@ impl ModelClient {
     pub async fn infer(&self, call: Call<'_>, inputs: Vec<Tensor>) -> Result<Inference, Error> {
         let Call { model, version, request_id, patience, in_background } = call;
         let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
+        // For the request that is made of them, and for the response.
+        let mut memory = self.reserve(bytes)?;
         let (mut headers, bytes) = self.workbench.run(bytes, move || client::encode_request(&inputs)).await?;
         if in_background {
             headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND));
@@ -136,7 +149,8 @@ impl ModelClient {
         let payload = Payload { headers, bytes };
         let mut response = self.ask(Method::POST, &path, Some(payload), request_id, patience).await?;
         let headers = std::mem::take(response.headers_mut());
-        client::decode_response(&headers, body(response).await?).map_err(|error| not_the_contract(&error))
+        let body = reserved_body(response, &mut memory).await?;
+        client::decode_response(&headers, body).map_err(|error| not_the_contract(&error))
     }
 
     /// The picture as `model` sees it, as a PNG.
@@ -317,6 +331,13 @@ async fn refusal(response: Response) -> Error {
         Err(_) if status == StatusCode::SERVICE_UNAVAILABLE => Error::Busy,
         Err(error) => error,
     }
+}
+
+/// [`body`] with its length reserved in `memory` before it is read.
+async fn reserved_body(response: Response, memory: &mut Reservation) -> Result<Bytes, Error> {
+    let length = response.content_length().map_or(0, |length| length.min(MAX_ANSWER as u64) as usize);
+    memory.reserve(length)?;
+    body(response).await
 }
 
 async fn body(mut response: Response) -> Result<Bytes, Error> {

@@ -6,6 +6,7 @@ use contract::ImageArray;
 use db_api::entry::Entry;
 use db_api::memory::{Failure, Memory, Outcome};
 use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor, only_required};
+use service::memory_budget::Reservation;
 
 use crate::catalog::{Catalog, Listed};
 use crate::error::Error;
@@ -81,11 +82,18 @@ impl Predictor {
     }
 
     /// `model` (or the only one) asked with the JSON body of an old client. Reads all of it.
-    pub fn ask_array(&self, model: Option<&str>, body: &[u8]) -> Result<Question, Error> {
+    /// What is allocated for it is reserved in `memory` before.
+    pub fn ask_array(&self, model: Option<&str>, body: &[u8], memory: &mut Reservation) -> Result<Question, Error> {
         let model = self.catalog.find(model).and_then(known)?;
+        let values = ImageArray::capacity(body);
+        memory.reserve(values)?;
         let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
         let input = only_required(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
+        memory.reserve(array.values.len() * input.datatype.size().unwrap_or_default())?;
+        // For a model that has its channels first, the numbers are put in another order.
+        memory.reserve(values)?;
         let tensor = array.fit(input)?;
+        memory.release(2 * values);
         Ok(Question::new(self.app_type, model, false, vec![tensor]))
     }
 
@@ -214,6 +222,7 @@ impl Predictor {
 
 impl Model {
     async fn infer(&self, question: &Question, in_background: bool) -> Result<Inference, Error> {
+        let _copy = self.client.reserve(question.copied_bytes())?;
         self.infer_some(question, question.inputs(), question.count(), in_background).await
     }
 

@@ -108,6 +108,11 @@ impl Question {
         }
     }
 
+    /// Bytes that [`Self::inputs`] copies.
+    pub fn copied_bytes(&self) -> usize {
+        if let Asked::Picture(image) = &self.asked { image.len() } else { 0 }
+    }
+
     /// Its key with the digest that the model has now.
     pub fn key(&self) -> AnswerKey {
         self.key

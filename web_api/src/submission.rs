@@ -13,6 +13,7 @@ use multer::Multipart;
 use open_inference::{Platform, TensorMetadata};
 use serde::Deserialize;
 use service::body::ReadBody;
+use service::memory_budget::Reservation;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
@@ -25,6 +26,9 @@ const MAX_OTHER_FIELDS: usize = 16;
 
 /// Files of a form that are skipped: a folder may hold many times more of them than inputs.
 const MAX_FORM_FILES: usize = 100_000;
+
+/// What a file of a form takes beside its bytes and its name.
+const FILE_BYTES: usize = 256;
 
 /// The longest idempotency key.
 const MAX_KEY: usize = 255;
@@ -41,8 +45,8 @@ pub struct Submission {
     /// The header `Idempotency-Key`.
     pub key: Option<String>,
     parcel: Parcel,
-    /// Keeps the body's share of the memory for bodies.
-    _body: ReadBody,
+    /// For the parcel.
+    memory: Reservation,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,12 +65,13 @@ impl FromRequest<App> for Submission {
         let wishes = wishes.map_err(|error| Error::Job(error.to_string()))?;
         let (parts, body) = request.into_parts();
         let key = idempotency_key(&parts.headers)?;
-        let body = app.bodies.read(&parts.headers, body).await?;
+        let ReadBody { bytes, mut share } = app.bodies.read(&parts, body).await?;
+        let length = bytes.len();
         let media_type =
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (bytes, media_type) = (body.bytes.clone(), media_type.to_owned());
-        let read = move || Parcel::read(&bytes, &media_type);
-        let (parcel, in_form) = app.workbench.run(body.bytes.len(), read).await??;
+        let media_type = media_type.to_owned();
+        let read = move || Parcel::read(bytes, &media_type, &mut share).map(|(parcel, wishes)| (parcel, wishes, share));
+        let (parcel, in_form, memory) = app.workbench.run(length, read).await??;
         let webhook = wishes.webhook.filter(|webhook| !webhook.is_empty()).or(in_form.webhook);
         if let Some(webhook) = &webhook {
             app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
@@ -79,7 +84,7 @@ impl FromRequest<App> for Submission {
             json_length: None,
             top_k,
         };
-        Ok(Self { model: wishes.model.or(in_form.model), asked, webhook, key, parcel, _body: body })
+        Ok(Self { model: wishes.model.or(in_form.model), asked, webhook, key, parcel, memory })
     }
 }
 
@@ -98,7 +103,7 @@ impl Submission {
             bytes: app.max_job_bytes,
         };
         let keep = if takes_images(model) && !self.parcel.is_alone { Keep::Images } else { Keep::All };
-        Inputs::new(self.parcel.form, self.parcel.files.clone(), keep, bounds, app.bodies.share())
+        Inputs::new(self.parcel.form, self.parcel.files.clone(), keep, bounds, self.memory.sibling())
     }
 }
 
@@ -168,16 +173,17 @@ pub enum Form {
 }
 
 impl Parcel {
-    fn read(body: &Bytes, media_type: &str) -> Result<(Self, Wishes), Error> {
+    /// What is kept beside the body is reserved in `memory` before.
+    fn read(body: Bytes, media_type: &str, memory: &mut Reservation) -> Result<(Self, Wishes), Error> {
         let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let alone = |form| (Self::new(form, vec![(String::new(), body.clone())]), Wishes::default());
         match essence.as_str() {
-            "multipart/form-data" => Self::of_form(body, media_type),
+            "multipart/form-data" => Self::of_form(body, media_type, memory),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json-lines" => {
                 Ok(alone(Form::Lines))
             }
             "application/json" => Ok(alone(Form::List)),
-            _ if Format::of(body).is_some() => Ok(alone(Form::Files)),
+            _ if Format::of(&body).is_some() => Ok(alone(Form::Files)),
             // A single image is a job of one.
             _ if essence.starts_with("image/") => {
                 let (parcel, wishes) = alone(Form::Files);
@@ -193,13 +199,18 @@ impl Parcel {
     }
 
     /// Never waits, since the whole form is there.
-    fn of_form(body: &Bytes, media_type: &str) -> Result<(Self, Wishes), Error> {
+    ///
+    /// The reader has a copy of the body, and then a copy of each file; the body itself goes as soon as it is copied.
+    fn of_form(body: Bytes, media_type: &str, memory: &mut Reservation) -> Result<(Self, Wishes), Error> {
         let form_error = |error: multer::Error| Error::Form(error.to_string());
         let boundary = multer::parse_boundary(media_type).map_err(form_error)?;
+        let copy = body.len();
+        memory.reserve(copy)?;
         let read = async {
-            let mut form = Multipart::new(stream::iter([Ok::<_, Infallible>(body.clone())]), boundary);
+            let mut form = Multipart::new(stream::iter([Ok::<_, Infallible>(body)]), boundary);
             let (mut files, mut wishes, mut others) = (Vec::new(), Wishes::default(), 0);
             while let Some(field) = form.next_field().await.map_err(form_error)? {
+                memory.reserve(FILE_BYTES + field.file_name().map_or(0, str::len))?;
                 let name = field.name().unwrap_or_default().to_owned();
                 match (name.as_str(), field.file_name().map(ToOwned::to_owned)) {
                     ("model", None) => wishes.model = Some(field.text().await.map_err(form_error)?),
@@ -220,7 +231,9 @@ impl Parcel {
             wishes.top_k = wishes.top_k.filter(|top_k| !top_k.is_empty());
             Ok((Self::new(Form::Files, files), wishes))
         };
-        read.now_or_never().unwrap_or(Err(Error::Internal))
+        let read = read.now_or_never().unwrap_or(Err(Error::Internal));
+        memory.release(copy);
+        read
     }
 
     fn kind(&self) -> Kind {

@@ -66,7 +66,7 @@ impl ImageUpload {
             Some(usual) => (Kind::Image, usual.into()),
             None => (Kind::of(media_type)?, media_type.to_owned().into()),
         };
-        let body = app.bodies.read(&parts.headers, body).await?;
+        let body = app.bodies.read(&parts, body).await?;
         match kind {
             Kind::Form { boundary } => Box::pin(from_form(app, body, boundary)).await,
             Kind::Image if body.bytes.is_empty() => Err(Error::NoImage.into()),
@@ -109,8 +109,10 @@ impl Kind {
 }
 
 async fn from_form(app: &App, mut body: ReadBody, boundary: String) -> Result<ImageUpload, Rejected> {
-    // The share of the memory stays; the bytes go as soon as the file has been cut out of them.
+    // The reader has a copy of the body, and then one of the file; the body itself goes as soon as it is copied.
     let bytes = mem::take(&mut body.bytes);
+    let copy = bytes.len();
+    body.share.reserve(copy)?;
     let (form, read) = app
         .workbench
         .run(bytes.len(), move || {
@@ -120,6 +122,7 @@ async fn from_form(app: &App, mut body: ReadBody, boundary: String) -> Result<Im
             (form, read)
         })
         .await?;
+    body.share.release(copy);
     let Form { file, model, .. } = form;
     if let Err(error) = read {
         return Err(Rejected { error, model });

@@ -74,11 +74,11 @@ fn fit(found: &[usize], wanted: &[i64]) -> Option<Vec<usize>> {
 
 /// Rows of pixels with their channels together become one plane after the other.
 fn channels_first(values: &[f32], pixels: usize, channels: usize) -> Vec<f32> {
-    let images = values.chunks_exact(pixels * channels);
-    images
-        .flat_map(|image| (0..channels).flat_map(move |channel| image.iter().skip(channel).step_by(channels)))
-        .copied()
-        .collect()
+    let mut planes = Vec::with_capacity(values.len());
+    for image in values.chunks_exact(pixels * channels) {
+        planes.extend((0..channels).flat_map(|channel| image.iter().skip(channel).step_by(channels)));
+    }
+    planes
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use memchr::memchr_iter;
 use open_inference::utf8_json;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// A rectangular nested list of numbers, flattened in row-major order.
@@ -33,27 +34,64 @@ pub struct ImageArrayError(serde_json::Error);
 const MAX_DEPTH: usize = 8;
 
 impl ImageArray {
+    /// Bytes that [`Self::from_json`] allocates for the numbers of `body`, at most: between two numbers stands a comma.
+    pub fn capacity(body: &[u8]) -> usize {
+        numbers_in(body) * size_of::<f32>()
+    }
+
     /// Reads a request body. Numbers are kept as `f32`, the only datatype the old servers knew.
     pub fn from_json(body: &[u8]) -> Result<Self, ImageArrayError> {
-        #[derive(Deserialize)]
-        #[serde(expecting = "an object")]
-        struct Body {
-            image_arr: ImageArray,
-        }
         let body = utf8_json(body).map_err(|error| ImageArrayError(serde_json::Error::custom(error)))?;
         // serde would also read the fields of an object from a bare list.
         if body.trim_ascii_start().starts_with(b"[") {
             return Err(ImageArrayError(serde_json::Error::custom("a list stands where the object was expected")));
         }
-        serde_json::from_slice::<Body>(body).map(|body| body.image_arr).map_err(ImageArrayError)
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let read = reader.deserialize_map(Body { numbers: numbers_in(body) });
+        read.and_then(|array| reader.end().map(|()| array)).map_err(ImageArrayError)
     }
 }
 
-impl<'de> Deserialize<'de> for ImageArray {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut array = ImageArray { shape: Vec::new(), values: Vec::new() };
-        Level { array: &mut array, depth: 0 }.deserialize(deserializer)?;
-        Ok(array)
+/// As many as `body` can have, at most.
+fn numbers_in(body: &[u8]) -> usize {
+    memchr_iter(b',', body).count() + 1
+}
+
+/// The object, whose array has at most so many numbers: their vector does not grow.
+struct Body {
+    numbers: usize,
+}
+
+impl<'de> Visitor<'de> for Body {
+    type Value = ImageArray;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ImageArray, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Field {
+            ImageArr,
+            #[serde(other)]
+            Other,
+        }
+        let mut read = None;
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::ImageArr if read.is_some() => return Err(A::Error::duplicate_field("image_arr")),
+                Field::ImageArr => {
+                    let mut array = ImageArray { shape: Vec::new(), values: Vec::with_capacity(self.numbers) };
+                    map.next_value_seed(Level { array: &mut array, depth: 0 })?;
+                    read = Some(array);
+                }
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        read.ok_or_else(|| A::Error::missing_field("image_arr"))
     }
 }
 

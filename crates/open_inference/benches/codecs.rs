@@ -13,8 +13,14 @@ use open_inference::{
     understand, write_response,
 };
 use serde_json::json;
+use service::memory_budget::{MemoryBudget, Reservation};
 
 const MAX_BODY_BYTES: usize = 64 << 20;
+
+/// Of a budget that is never used up.
+fn memory() -> Reservation {
+    MemoryBudget::new(usize::MAX).reservation(None)
+}
 
 fn model() -> ModelMetadata {
     ModelMetadata {
@@ -62,7 +68,8 @@ fn codecs(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(rows as u64));
         let inference = answer(rows);
         for (kind, body, length) in requests(rows) {
-            let read = || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES).unwrap();
+            let read =
+                || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap();
             group.bench_function(BenchmarkId::new(format!("read a request, {kind}"), rows), |bencher| {
                 bencher.iter(|| black_box(read()));
             });

@@ -33,7 +33,7 @@ pub(crate) fn read(
     inputs: Vec<WireInput>,
     request: &Parameters,
     model: &ModelMetadata,
-    room: &mut Room,
+    room: &mut Room<'_>,
 ) -> Result<Vec<Tensor>, Error> {
     let is_an_input = |name: &str| model.inputs.iter().any(|input| input.name == name);
     let side_by_side = one_matrix(model).filter(|_| inputs.iter().all(|input| !is_an_input(&input.name)));
@@ -47,12 +47,12 @@ pub(crate) fn read(
         };
         let is_json = matches!(input.data, WireData::Json(_));
         let decoding = Decoding::of(content::said(&input.parameters, request)?, is_json, wanted);
-        let column = content::decode(read_tensor(input, room)?, decoding, wanted)?;
+        let column = content::decode(read_tensor(input, room)?, decoding, wanted, room)?;
         let column = convert(column, wanted.datatype, room)?;
         columns.push(if side_by_side.is_none() { fit_rank(column, wanted) } else { column });
     }
     match side_by_side {
-        Some(matrix) => Ok(vec![join(&columns, matrix, model)?]),
+        Some(matrix) => Ok(vec![join(&columns, matrix, model, room)?]),
         None => Ok(columns),
     }
 }
@@ -71,7 +71,12 @@ pub(crate) fn fit_rank(column: Tensor, wanted: &TensorMetadata) -> Tensor {
 }
 
 /// Columns of one datatype side by side: row by row, an element of each.
-fn join(columns: &[Tensor], matrix: &TensorMetadata, model: &ModelMetadata) -> Result<Tensor, Error> {
+fn join(
+    columns: &[Tensor],
+    matrix: &TensorMetadata,
+    model: &ModelMetadata,
+    room: &mut Room<'_>,
+) -> Result<Tensor, Error> {
     let rows = columns.first().map_or(0, Tensor::len);
     for column in columns {
         if !matches!(column.shape[..], [length] | [length, 1] if length == rows) {
@@ -81,6 +86,7 @@ fn join(columns: &[Tensor], matrix: &TensorMetadata, model: &ModelMetadata) -> R
             )));
         }
     }
+    room.reserve(columns.iter().map(|column| column.data.len()).sum())?;
     let data: Bytes = if let Some(size) = matrix.datatype.size() {
         let mut data = Vec::with_capacity(rows * columns.len() * size);
         for row in 0..rows {
@@ -91,8 +97,14 @@ fn join(columns: &[Tensor], matrix: &TensorMetadata, model: &ModelMetadata) -> R
         data.into()
     } else {
         let mut strings: Vec<_> = columns.iter().map(Tensor::strings).collect();
-        let row_by_row = (0..rows).flat_map(|_| strings.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>());
-        Tensor::from_strings("", Vec::new(), row_by_row).data
+        let mut data = Vec::with_capacity(columns.iter().map(|column| column.data.len()).sum());
+        for _ in 0..rows {
+            for string in strings.iter_mut().filter_map(Iterator::next) {
+                data.extend_from_slice(&(string.len() as u32).to_le_bytes());
+                data.extend_from_slice(&string);
+            }
+        }
+        data.into()
     };
     let shape = vec![rows, columns.len()];
     let joined = Tensor { name: matrix.name.clone(), datatype: matrix.datatype, shape, data };
@@ -101,12 +113,13 @@ fn join(columns: &[Tensor], matrix: &TensorMetadata, model: &ModelMetadata) -> R
 }
 
 /// The same numbers in another datatype, rounded to its precision, but never cut.
-fn convert(column: Tensor, to: Datatype, room: &mut Room) -> Result<Tensor, Error> {
+fn convert(column: Tensor, to: Datatype, room: &mut Room<'_>) -> Result<Tensor, Error> {
     if column.datatype == to || column.datatype == Datatype::Bytes || to == Datatype::Bytes {
         return if column.datatype == to { Ok(column) } else { Err(no_number(&column, to)) };
     }
     let size = to.size().unwrap_or_default();
     room.take(column.len() * size)?;
+    room.reserve(column.len() * size)?;
     let mut data = Vec::with_capacity(column.len() * size);
     with_element!(column.datatype, From => {
         with_element!(to, To => {

@@ -1,5 +1,6 @@
 use crate::base64_text;
 use crate::check::shown;
+use crate::understand::Room;
 use crate::{ContentType, Datatype, Error, Parameter, Parameters, Tensor, TensorMetadata, moments};
 
 /// The content type that an input's parameters name, or else the request's.
@@ -45,8 +46,16 @@ impl Decoding {
     }
 }
 
+/// What a moment takes, as it is read and as an element.
+const MOMENT_BYTES: usize = 16;
+
 /// Decodes `BYTES` as their content type says; numbers are what they are.
-pub(crate) fn decode(tensor: Tensor, decoding: Decoding, wanted: &TensorMetadata) -> Result<Tensor, Error> {
+pub(crate) fn decode(
+    tensor: Tensor,
+    decoding: Decoding,
+    wanted: &TensorMetadata,
+    room: &mut Room<'_>,
+) -> Result<Tensor, Error> {
     if tensor.datatype != Datatype::Bytes {
         return Ok(tensor);
     }
@@ -56,8 +65,14 @@ pub(crate) fn decode(tensor: Tensor, decoding: Decoding, wanted: &TensorMetadata
             each(&tensor, "text in UTF-8", |string| std::str::from_utf8(string).ok().map(|_| ()))?;
             tensor
         }
-        Decoding::Base64 => from_base64(tensor)?,
-        Decoding::Moments => moments::read(tensor, wanted.datatype)?,
+        Decoding::Base64 => {
+            room.reserve(tensor.data.len())?;
+            from_base64(tensor)?
+        }
+        Decoding::Moments => {
+            room.reserve(tensor.len().saturating_mul(2 * MOMENT_BYTES))?;
+            moments::read(tensor, wanted.datatype)?
+        }
     };
     // A column of pictures, as a client with rows of one cell sends it.
     if wanted.takes_images() && tensor.datatype == Datatype::Bytes && matches!(tensor.shape[..], [_, 1]) {

@@ -1,69 +1,39 @@
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::extract::Request;
-use bytes::{Bytes, BytesMut};
+use axum::body::Body;
+use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+pub use crate::memory_budget::Reservation as Share;
+use crate::memory_budget::{MemoryBudget, Reservation, ReservedBuffer, SMALL_BYTES};
+use crate::peer::Peer;
 use crate::settings::ServerSettings;
 
-/// Memory is handed out in pieces of this size, so that a slow upload holds no more than it has sent.
-const PIECE: usize = 64 << 10;
+/// Window over which the pace of a body is measured, and the time that it has before its first measurement.
+const PACE_WINDOW: Duration = Duration::from_secs(5);
 
-/// So much of each body costs nothing: a few clients that stall in large uploads keep the small ones from nobody. The
-/// connection cap bounds the sum.
-const FREE: usize = 128 << 10;
-
-/// After a refusal the rest of the body is read and thrown away for so long.
-const LINGER: Duration = Duration::from_secs(2);
+/// Bytes per second that a body must have on average over each [`PACE_WINDOW`] while it holds more than [`SMALL_BYTES`]: a
+/// client that stalls in a large upload keeps memory from others. Mobile networks of 2003 (EDGE) have twice as much.
+const MIN_PACE: usize = 16 << 10;
 
 /// The bounds within which bodies are read. One for the whole process: clones share the memory.
 #[derive(Clone, Debug)]
 pub struct BodyReader {
     max_bytes: usize,
     patience: Duration,
-    memory: Arc<Semaphore>,
+    budget: MemoryBudget,
 }
 
-/// A body, and its share of the memory of all bodies until it is dropped.
+/// A body, and the memory that is reserved for it until it is dropped.
 #[derive(Debug)]
 pub struct ReadBody {
     /// What the client sent.
     pub bytes: Bytes,
-    _share: Share,
-}
-
-/// A part of the memory of all bodies, given back when dropped.
-#[derive(Debug)]
-pub struct Share {
-    memory: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
-    /// Bytes that it is good for.
-    room: usize,
-}
-
-impl Share {
-    /// Makes it good for `bytes` bytes altogether, or fails when others have the memory.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), BodyError> {
-        let missing = bytes.saturating_sub(self.room).div_ceil(PIECE);
-        if missing > 0 {
-            let pieces = u32::try_from(missing).map_err(|_| BodyError::NoMemory)?;
-            let pieces = Arc::clone(&self.memory).try_acquire_many_owned(pieces).map_err(|_| BodyError::NoMemory)?;
-            self.room += missing * PIECE;
-            match &mut self.held {
-                Some(held) => held.merge(pieces),
-                None => self.held = Some(pieces),
-            }
-        }
-        Ok(())
-    }
+    /// For the body, and for what is made of it.
+    pub share: Reservation,
 }
 
 /// Why a body was not read.
@@ -72,9 +42,20 @@ pub enum BodyError {
     /// Longer than one body may be.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
+    /// The request needs more memory than one client can ever hold.
+    #[error(
+        "reading the request takes more than {most} bytes of memory, which is what one client may hold; send less at a time, or raise BODY_MEMORY_BYTES"
+    )]
+    TooMuchMemory {
+        /// The most bytes that one client can hold.
+        most: usize,
+    },
     /// Slower than a body may come.
     #[error("the body did not come within {0:?}")]
     TooSlow(Duration),
+    /// It holds memory, and stalls.
+    #[error("the body came slower than {MIN_PACE} bytes per second for {PACE_WINDOW:?}; send it without pauses")]
+    Stalled,
     /// The memory for bodies is in use by others.
     #[error("too many uploads at the same time")]
     NoMemory,
@@ -87,8 +68,8 @@ impl BodyError {
     /// The status for it.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge(_) | Self::TooMuchMemory { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) | Self::Stalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken => StatusCode::BAD_REQUEST,
         }
@@ -98,11 +79,10 @@ impl BodyError {
 impl BodyReader {
     /// Bounds as the settings say.
     pub fn new(settings: &ServerSettings) -> Self {
-        let pieces = (settings.body_memory_bytes / PIECE).max(1);
         Self {
             max_bytes: settings.max_body_bytes,
             patience: settings.body_timeout,
-            memory: Arc::new(Semaphore::new(pieces)),
+            budget: MemoryBudget::new(settings.body_memory_bytes),
         }
     }
 
@@ -116,41 +96,55 @@ impl BodyReader {
         self.patience
     }
 
-    /// A part of the memory, still without more than what costs nothing; for whoever reads, or unpacks, in another way.
-    pub fn share(&self) -> Share {
-        Share { memory: Arc::clone(&self.memory), held: None, room: FREE }
+    /// The memory of all bodies.
+    pub fn budget(&self) -> &MemoryBudget {
+        &self.budget
     }
 
-    /// Reads the whole body. A declared length over the limit is refused before the first byte is read.
-    pub async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<ReadBody, BodyError> {
-        if declared_length(headers).is_some_and(|length| length > self.max_bytes as u64) {
+    /// An empty reservation on behalf of no particular client.
+    pub fn share(&self) -> Reservation {
+        self.budget.reservation(None)
+    }
+
+    /// An empty reservation on behalf of the client of this request.
+    pub fn share_of(&self, parts: &Parts) -> Reservation {
+        self.budget.reservation(parts.extensions.get::<Peer>().copied())
+    }
+
+    /// Reads the whole body of the request with these `parts`. A declared length over the limit is refused before the first
+    /// byte is read.
+    pub async fn read(&self, parts: &Parts, mut body: Body) -> Result<ReadBody, BodyError> {
+        let length = declared_length(&parts.headers);
+        if length.is_some_and(|length| length > self.max_bytes as u64) {
             return Err(BodyError::TooLarge(self.max_bytes));
         }
-        let read = async {
-            let mut first = Bytes::new();
-            let mut bytes = BytesMut::new();
-            let mut share = self.share();
-            while let Some(frame) = body.frame().await {
-                // What unpacks is always there: without this, a bomb would have the thread to itself.
-                tokio::task::coop::consume_budget().await;
-                let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-                let length = first.len() + bytes.len() + data.len();
-                if length > self.max_bytes {
-                    return Err(BodyError::TooLarge(self.max_bytes));
-                }
-                share.grow(length)?;
-                if first.is_empty() && bytes.is_empty() {
-                    // Most bodies come in one piece, which is not copied.
-                    first = data;
-                } else {
-                    bytes.extend_from_slice(&std::mem::take(&mut first));
-                    bytes.extend_from_slice(&data);
-                }
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let mut share = self.share_of(parts);
+        let (mut first, mut buffer) = (Bytes::new(), ReservedBuffer::default());
+        let mut pace = Pace::new(self.patience);
+        while let Some(frame) = pace.wait(share.bytes(), body.frame()).await? {
+            // What unpacks is always there: without this, a bomb would have the thread to itself.
+            tokio::task::coop::consume_budget().await;
+            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+            pace.add(data.len());
+            if first.len() + buffer.len() + data.len() > self.max_bytes {
+                return Err(BodyError::TooLarge(self.max_bytes));
             }
-            let bytes = if bytes.is_empty() { first } else { bytes.freeze() };
-            Ok(ReadBody { bytes, _share: share })
-        };
-        timeout(self.patience, read).await.map_err(|_| BodyError::TooSlow(self.patience))?
+            if first.is_empty() && buffer.is_empty() {
+                // Most bodies come in one piece, which is not copied.
+                share.reserve(data.len())?;
+                first = data;
+                continue;
+            }
+            let before = std::mem::take(&mut first);
+            if !before.is_empty() {
+                buffer.extend(&before, length, self.max_bytes, &mut share)?;
+                share.release(before.len());
+            }
+            buffer.extend(&data, length, self.max_bytes, &mut share)?;
+        }
+        let bytes = if buffer.is_empty() { first } else { buffer.into_vec().into() };
+        Ok(ReadBody { bytes, share })
     }
 }
 
@@ -158,73 +152,46 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A request's body, lent to whoever answers: what an error leaves unread of it can be read afterwards.
-pub(crate) struct Lent(oneshot::Receiver<Body>);
-
-/// `None` where there is nothing to read.
-pub(crate) fn lend(request: Request) -> (Request, Option<Lent>) {
-    if request.body().is_end_stream() {
-        return (request, None);
-    }
-    let (back, given_back) = oneshot::channel();
-    let waits = request.headers().contains_key(header::EXPECT);
-    let request = request.map(|body| Body::new(LentBody { body, waits, back: Some(back) }));
-    (request, Some(Lent(given_back)))
+/// Deadline of a body, and the pace that it must keep while it holds memory.
+#[derive(Debug)]
+pub struct Pace {
+    patience: Duration,
+    deadline: Instant,
+    window_end: Instant,
+    /// Bytes in this window.
+    bytes: usize,
 }
 
-impl Lent {
-    /// Reads what is left of it when the answer is an error, for a while: a client that is still sending would otherwise
-    /// see its connection reset instead of the answer.
-    pub async fn read_the_rest(mut self, status: StatusCode) {
-        // After a 408 there is nothing to read: that client does not send.
-        if (status.is_client_error() || status.is_server_error())
-            && status != StatusCode::REQUEST_TIMEOUT
-            && let Ok(mut body) = self.0.try_recv()
-        {
-            let rest = async {
-                while let Some(Ok(_)) = body.frame().await {
-                    tokio::task::coop::consume_budget().await;
+impl Pace {
+    /// Of a body that begins now and must have come within `patience`.
+    pub fn new(patience: Duration) -> Self {
+        let now = Instant::now();
+        Self { patience, deadline: now + patience, window_end: now + PACE_WINDOW, bytes: 0 }
+    }
+
+    /// Counts bytes that have come.
+    pub fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// The output of `next`, unless the body becomes too slow meanwhile; `held` are the bytes that are reserved for it.
+    pub async fn wait<T>(&mut self, held: usize, next: impl Future<Output = T>) -> Result<T, BodyError> {
+        let mut next = std::pin::pin!(next);
+        loop {
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Err(BodyError::TooSlow(self.patience));
+            }
+            if now >= self.window_end {
+                if held > SMALL_BYTES && self.bytes < MIN_PACE * PACE_WINDOW.as_secs() as usize {
+                    return Err(BodyError::Stalled);
                 }
-            };
-            let _ = timeout(LINGER, rest).await;
-        }
-    }
-}
-
-/// A request's body that comes back when its reader drops it.
-struct LentBody {
-    body: Body,
-    /// `Expect: 100-continue`: the client sends nothing before the first look at its body, and may never.
-    waits: bool,
-    back: Option<oneshot::Sender<Body>>,
-}
-
-impl HttpBody for LentBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.waits = false;
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for LentBody {
-    fn drop(&mut self) {
-        // What has been read to its end need not come back.
-        if !self.waits
-            && !self.body.is_end_stream()
-            && let Some(back) = self.back.take()
-        {
-            let _ = back.send(std::mem::take(&mut self.body));
+                (self.window_end, self.bytes) = (now + PACE_WINDOW, 0);
+            }
+            let until = if held > SMALL_BYTES { self.deadline.min(self.window_end) } else { self.deadline };
+            if let Ok(next) = timeout_at(until, next.as_mut()).await {
+                return Ok(next);
+            }
         }
     }
 }
@@ -237,78 +204,114 @@ mod tests {
 
     use super::*;
 
-    fn reader(max_bytes: usize, pieces: usize) -> BodyReader {
-        BodyReader { max_bytes, patience: Duration::from_secs(5), memory: Arc::new(Semaphore::new(pieces)) }
+    const MIB: usize = 1 << 20;
+
+    fn reader(max_bytes: usize, memory: usize) -> BodyReader {
+        BodyReader { max_bytes, patience: Duration::from_secs(30), budget: MemoryBudget::new(memory) }
+    }
+
+    fn parts(headers: &[(header::HeaderName, usize)], peer: Option<u8>) -> Parts {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.headers.extend(headers.iter().map(|(name, value)| (name.clone(), (*value).into())));
+        if let Some(last) = peer {
+            parts.extensions.insert(Peer([192, 0, 2, last].into()));
+        }
+        parts
+    }
+
+    /// So many pieces of 64 KiB, one each `pause`.
+    fn slow(pieces: usize, pause: Duration) -> Body {
+        Body::from_stream(futures_util::stream::iter(0..pieces).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Infallible>(Bytes::from_static(&[0; 64 << 10]))
+        }))
     }
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_with_and_without_a_declared_length() {
-        let reader = reader(10, 100);
-        let mut headers = HeaderMap::new();
-        assert_eq!(reader.read(&headers, Body::from("0123456789")).await.unwrap().bytes, "0123456789");
-        assert_eq!(reader.read(&headers, Body::from("0123456789a")).await.unwrap_err(), BodyError::TooLarge(10));
-        headers.insert(header::CONTENT_LENGTH, 11.into());
-        assert_eq!(reader.read(&headers, Body::empty()).await.unwrap_err(), BodyError::TooLarge(10));
+        let reader = reader(10, MIB);
+        let none = parts(&[], None);
+        assert_eq!(reader.read(&none, Body::from("0123456789")).await.unwrap().bytes, "0123456789");
+        assert_eq!(reader.read(&none, Body::from("0123456789a")).await.unwrap_err(), BodyError::TooLarge(10));
+        let declared = parts(&[(header::CONTENT_LENGTH, 11)], None);
+        assert_eq!(reader.read(&declared, Body::empty()).await.unwrap_err(), BodyError::TooLarge(10));
     }
 
     #[tokio::test]
     async fn others_get_a_turn_while_a_body_is_read_that_is_there_already() {
         let pieces = futures_util::stream::iter((0..1000).map(|_| Ok::<_, Infallible>(Bytes::from_static(b"x"))));
         let other = tokio::spawn(async {});
-        reader(1000, 1).read(&HeaderMap::new(), Body::from_stream(pieces)).await.unwrap();
+        reader(1000, MIB).read(&parts(&[], None), Body::from_stream(pieces)).await.unwrap();
         assert!(other.is_finished());
     }
 
     #[tokio::test]
-    async fn all_bodies_together_share_a_bounded_memory_that_comes_back() {
-        let reader = reader(FREE + 10 * PIECE, 2);
-        let headers = HeaderMap::new();
-        let (small, large) = (|| Body::from(vec![0; FREE]), || Body::from(vec![0; FREE + 2 * PIECE]));
-        let held = reader.read(&headers, large()).await.unwrap();
-        assert_eq!(reader.read(&headers, large()).await.unwrap_err(), BodyError::NoMemory);
-        assert!(reader.read(&headers, small()).await.is_ok(), "a small one finds room always");
-        drop(held);
-        assert!(reader.read(&headers, large()).await.is_ok());
+    async fn a_body_holds_its_capacity_and_the_memory_comes_back() {
+        let reader = reader(10 * MIB, 64 * MIB);
+        for headers in [&[][..], &[(header::CONTENT_LENGTH, 5 * MIB)]] {
+            let body = reader.read(&parts(headers, None), slow(80, Duration::ZERO)).await.unwrap();
+            assert_eq!(body.bytes.len(), 5 * MIB);
+            let reserved = body.share.bytes();
+            assert!((5 * MIB..=8 * MIB).contains(&reserved), "{reserved}");
+            assert!(headers.is_empty() || reserved == 5 * MIB, "{reserved}");
+            assert_eq!(reader.budget.used(), reserved);
+        }
+        assert_eq!(reader.budget.used(), 0);
+        let error = self::reader(10 * MIB, 5 * MIB).read(&parts(&[], None), slow(80, Duration::ZERO)).await;
+        assert_eq!(error.unwrap_err(), BodyError::TooMuchMemory { most: 4 * MIB });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalled_uploads_of_one_client_leave_room_for_another_and_end_soon() {
+        let reader = reader(8 * MIB, 16 * MIB);
+        let stalled: Vec<_> = (0..4)
+            .map(|_| {
+                let reader = reader.clone();
+                // Four mebibytes at once, and then nothing.
+                let stream = futures_util::stream::iter(
+                    (0..64).map(|_| Ok::<_, Infallible>(Bytes::from_static(&[0; 64 << 10]))),
+                );
+                let body = Body::from_stream(stream.chain(futures_util::stream::pending()));
+                tokio::spawn(
+                    async move { reader.read(&parts(&[(header::CONTENT_LENGTH, 8 * MIB)], Some(1)), body).await },
+                )
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(reader.budget.used() <= 13 * MIB, "{}", reader.budget.used());
+        let other = reader.read(&parts(&[], Some(2)), slow(16, Duration::ZERO)).await;
+        assert_eq!(other.unwrap().bytes.len(), MIB, "another client has room");
+        tokio::time::sleep(PACE_WINDOW).await;
+        for stalled in stalled {
+            let error = stalled.await.unwrap().unwrap_err();
+            assert!(matches!(error, BodyError::Stalled | BodyError::NoMemory), "{error}");
+        }
+        assert_eq!(reader.budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_that_keeps_the_pace_may_take_all_its_time() {
+        let reader = reader(8 * MIB, 16 * MIB);
+        let read = reader.read(&parts(&[], None), slow(9, Duration::from_secs(2))).await;
+        assert_eq!(read.unwrap().bytes.len(), 9 << 16);
+        let read = reader.read(&parts(&[], None), slow(9, Duration::from_secs(5))).await;
+        assert_eq!(read.unwrap_err(), BodyError::Stalled);
+        let read = reader.read(&parts(&[], None), slow(20, Duration::from_secs(2))).await;
+        assert_eq!(read.unwrap_err(), BodyError::TooSlow(Duration::from_secs(30)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_given_up() {
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
-        let error = reader(10, 1).read(&HeaderMap::new(), never).await.unwrap_err();
-        assert_eq!(error, BodyError::TooSlow(Duration::from_secs(5)));
+        let error = reader(10, MIB).read(&parts(&[], None), never).await.unwrap_err();
+        assert_eq!(error, BodyError::TooSlow(Duration::from_secs(30)));
     }
 
     #[tokio::test]
     async fn pieces_of_nothing_are_no_body_that_comes() {
         let empty = Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::new())));
         let patience = Duration::from_millis(50);
-        let error = BodyReader { patience, ..reader(10, 1) }.read(&HeaderMap::new(), empty).await.unwrap_err();
+        let error = BodyReader { patience, ..reader(10, MIB) }.read(&parts(&[], None), empty).await.unwrap_err();
         assert_eq!(error, BodyError::TooSlow(patience));
-    }
-
-    #[tokio::test]
-    async fn what_a_refusal_leaves_unread_is_read_unless_the_client_waits() {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-
-        use axum::Router;
-        use axum::routing::post;
-        use tower::ServiceExt;
-
-        let app =
-            Router::new().route("/refused", post(|| async { StatusCode::FORBIDDEN })).route("/fine", post(|| async {}));
-        for (path, expect, read) in [("/refused", None, 3), ("/refused", Some("100-continue"), 0), ("/fine", None, 0)] {
-            let pieces = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&pieces);
-            let body = futures_util::stream::iter(0..3).map(move |_| {
-                count.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, Infallible>(Bytes::from_static(b"x"))
-            });
-            let mut request = Request::post(path).body(Body::from_stream(body)).unwrap();
-            request.headers_mut().extend(expect.map(|value| (header::EXPECT, value.parse().unwrap())));
-            let (request, lent) = lend(request);
-            let status = app.clone().oneshot(request).await.unwrap().status();
-            lent.unwrap().read_the_rest(status).await;
-            assert_eq!(pieces.load(Ordering::Relaxed), read, "{path} {expect:?}");
-        }
     }
 }

@@ -48,7 +48,11 @@ pub const COMMON: &[Setting] = &[
     setting("IDLE_TIMEOUT_MS", "75000", "Time after which a connection without a request is closed."),
     setting("BODY_TIMEOUT_MS", "30000", "Time for a request's body, and for each piece of a response."),
     setting("MAX_BODY_BYTES", "67108864", "Bytes of one request's body, unpacked."),
-    setting("BODY_MEMORY_BYTES", "268435456", "Bytes of all bodies held at the same time."),
+    setting(
+        "BODY_MEMORY_BYTES",
+        "268435456",
+        "Bytes of memory for all bodies together, and for what is made of them; at least twice MAX_BODY_BYTES.",
+    ),
     setting("LAME_DUCK_MS", "500", "Time after SIGTERM in which the service is unready but still accepts."),
     setting("DRAIN_TIMEOUT_MS", "20000", "Time after that for open requests to finish."),
     setting("LOG_FORMAT", "human", "human or json."),

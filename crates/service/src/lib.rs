@@ -68,8 +68,17 @@ pub mod middleware;
 /// gRPC beside HTTP on one port: errors that its clients understand.
 mod grpc;
 
+/// Budget of the memory that is held for clients, by capacity.
+pub mod memory_budget;
+
 /// A request's body, bounded in bytes, in time and in the memory of all bodies together.
 pub mod body;
+
+/// What an error leaves unread of a body.
+mod lent;
+
+/// Responses whose memory is reserved until they are sent.
+pub mod held;
 
 /// Answers that a client has already.
 pub mod conditional;

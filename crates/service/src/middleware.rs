@@ -17,12 +17,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower::{Layer, Service, ServiceExt};
 use tracing::{Instrument, debug, error, info, info_span};
 
-use crate::body::lend;
 use crate::grpc;
 use crate::guard::Guard;
 use crate::http_metrics::RouteMetrics;
 pub use crate::http_metrics::{HttpMetrics, seconds_histogram};
 use crate::ids::fresh_id;
+use crate::lent::lend;
 use crate::problem::problem;
 use crate::request_log::REQUEST_TARGET;
 

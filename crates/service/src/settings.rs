@@ -114,7 +114,8 @@ pub struct ServerSettings {
     pub body_timeout: Duration,
     /// `MAX_BODY_BYTES`: of one request's body.
     pub max_body_bytes: usize,
-    /// `BODY_MEMORY_BYTES`: of all bodies being held at the same time.
+    /// `BODY_MEMORY_BYTES`: of all bodies, and what is made of them, at the same time, by capacity; at least twice
+    /// `MAX_BODY_BYTES`.
     pub body_memory_bytes: usize,
     /// `LAME_DUCK_MS`: after SIGTERM, unready but still accepting, so that balancers can look away. May be 0.
     pub lame_duck: Duration,
@@ -128,9 +129,11 @@ impl ServerSettings {
         let loopback = IpAddr::from([127, 0, 0, 1]);
         let max_body_bytes = between("MAX_BODY_BYTES", 1024, MOST_BODY_BYTES, 64 << 20)?;
         let body_memory_bytes = at_least("BODY_MEMORY_BYTES", 1024, 256 << 20)?;
-        if body_memory_bytes < max_body_bytes {
-            let reason =
-                format!("{body_memory_bytes} is less than MAX_BODY_BYTES ({max_body_bytes}): no such body could come");
+        // One client gets four fifths, and a body has one and a half times its length while its buffer grows.
+        if body_memory_bytes / 2 < max_body_bytes {
+            let reason = format!(
+                "{body_memory_bytes} is less than twice MAX_BODY_BYTES ({max_body_bytes}): no such body could come"
+            );
             return Err(SettingError::new("BODY_MEMORY_BYTES", reason));
         }
         Ok(Self {

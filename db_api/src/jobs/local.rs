@@ -1,22 +1,30 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Asked, Content, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, NewJob, Outcome, QueueHealth,
-    Status, Told, Tried, Webhook, WebhookClaim, What, Work,
+    Content, Delivery, Event, Found, Job, JobError, JobId, JobLimits, NewJob, Outcome, QueueHealth, Status, Told,
+    Tried, Webhook, WebhookClaim, What, Work,
 };
+
+/// A job, and the memory that it takes.
+mod kept;
+
+/// Inputs of a job that is not submitted yet.
+mod upload;
+
+pub use upload::LocalUpload;
+
+pub use kept::MAX_BYTES;
+use kept::{Kept, MAX_ACCEPTED_BYTES, input_bytes, job_bytes, now_ms, outcome_bytes, too_large};
 
 /// So long an empty queue is waited at.
 const WAIT: Duration = Duration::from_secs(1);
-
-/// Inputs and results of all jobs together.
-const MOST_BYTES: usize = 256 << 20;
 
 /// So many ids of jobs that have been forgotten are told from those that never were.
 const MOST_GONE: usize = 10_000;
@@ -37,58 +45,10 @@ struct State {
     /// Jobs by their content, of each model.
     same: HashMap<String, HashMap<String, JobId>>,
     gone: VecDeque<JobId>,
+    /// Of all jobs and uploads, by [`MAX_BYTES`].
     bytes: usize,
     /// Webhooks claimed so far.
     claims: u64,
-}
-
-struct Kept {
-    job: Job,
-    asked: Asked,
-    names: Vec<String>,
-    inputs: HashMap<u32, Bytes>,
-    results: HashMap<u32, Outcome>,
-    events: Vec<What>,
-    once: Option<String>,
-    content: Option<Content>,
-    /// How long it is kept when it has ended.
-    ttl: Duration,
-    expires: Option<Instant>,
-    /// When its webhook is tried, and by which claim it was tried last.
-    webhook_due: Option<(Instant, u64)>,
-}
-
-/// Inputs of a job that is not submitted yet. Their bytes count among those of all jobs.
-pub struct LocalUpload {
-    jobs: LocalJobs,
-    inputs: Vec<Input>,
-    bytes: usize,
-}
-
-impl LocalUpload {
-    pub(super) fn push(&mut self, mut input: Input) -> Result<(), JobError> {
-        if input.known.is_some() {
-            input.data = Bytes::new();
-        }
-        let mut state = self.jobs.state();
-        if state.bytes + input.data.len() > MOST_BYTES {
-            return Err(JobError::Full);
-        }
-        state.bytes += input.data.len();
-        self.bytes += input.data.len();
-        drop(state);
-        self.inputs.push(input);
-        Ok(())
-    }
-}
-
-impl Drop for LocalUpload {
-    fn drop(&mut self) {
-        // A submitted one has given its bytes to its job.
-        if self.bytes > 0 {
-            self.jobs.state().bytes -= self.bytes;
-        }
-    }
 }
 
 impl LocalJobs {
@@ -110,6 +70,10 @@ impl LocalJobs {
         let mut state = self.state();
         // They are counted again below, where the job is accepted.
         state.bytes -= bytes;
+        let bytes = job_bytes(&new) + inputs.iter().map(input_bytes).sum::<usize>();
+        if state.bytes + bytes > MAX_ACCEPTED_BYTES {
+            return Err(JobError::Full);
+        }
         if let Some(once) = &new.once
             && let Some((digest, id)) = state.once.get(&once.key)
         {
@@ -153,14 +117,15 @@ impl LocalJobs {
             ttl: new.ttl.unwrap_or(self.limits.ttl),
             expires: None,
             webhook_due: None,
+            bytes,
         };
+        state.bytes += bytes;
         let mut known = Vec::new();
         for (index, input) in (0..).zip(inputs) {
             kept.names.push(input.name);
             if let Some(outcome) = input.known {
                 known.push((index, outcome));
             } else {
-                state.bytes += input.data.len();
                 kept.inputs.insert(index, input.data);
                 state.queues.entry(new.model.clone()).or_default().push_back((id, index));
             }
@@ -181,10 +146,10 @@ impl LocalJobs {
         let first = state.jobs.get(state.same.get(model)?.get(&content.digest)?)?;
         let now = now_ms();
         let age = now.saturating_sub(first.job.finished_ms?);
-        let bytes = first.bytes();
+        let bytes = first.bytes;
         if first.job.status != Status::Succeeded
             || u128::from(age) > self.limits.repeat_within.as_millis()
-            || state.bytes + bytes > MOST_BYTES
+            || state.bytes + bytes > MAX_ACCEPTED_BYTES
         {
             return None;
         }
@@ -211,6 +176,7 @@ impl LocalJobs {
             ttl,
             expires: Some(Instant::now() + ttl),
             webhook_due: None,
+            bytes,
         };
         state.bytes += bytes;
         state.jobs.insert(id, again);
@@ -227,20 +193,23 @@ impl LocalJobs {
         if kept.job.status.has_ended() || kept.results.contains_key(&index) {
             return false;
         }
-        let (Outcome::Answer(json) | Outcome::Error(json)) = outcome;
-        state.bytes += json.len();
+        let too_large = (state.bytes + outcome_bytes(outcome) > MAX_BYTES).then(|| too_large(outcome));
+        let outcome = too_large.as_ref().unwrap_or(outcome);
+        let mut bytes = outcome_bytes(outcome).cast_signed();
         if matches!(outcome, Outcome::Answer(_)) {
             kept.job.done += 1;
-            state.bytes -= kept.inputs.remove(&index).map_or(0, |input| input.len());
+            bytes -= kept.inputs.remove(&index).map_or(0, |input| input.len()).cast_signed();
         } else {
             kept.job.failed += 1;
         }
         kept.results.insert(index, outcome.clone());
-        kept.events.push(What::Ended(index));
+        bytes += kept.note(What::Ended(index));
         if kept.job.done + kept.job.failed == kept.job.total {
             let status = if kept.job.failed == 0 { Status::Succeeded } else { Status::Failed };
-            kept.end(status);
+            bytes += kept.end(status);
         }
+        kept.count(&mut state.bytes, bytes);
+        let (Outcome::Answer(json) | Outcome::Error(json)) = outcome;
         let is_of = |content: &Content| json.contains(&format!("\"model_digest\":\"{}\"", content.model_digest));
         if !kept.content.as_ref().is_none_or(is_of) {
             let (model, content) = (kept.job.model.clone(), kept.content.take());
@@ -296,10 +265,12 @@ impl LocalJobs {
 
     pub(super) fn cancel(&self, id: JobId) -> bool {
         let mut state = self.state();
+        let state = &mut *state;
         let Some(kept) = state.jobs.get_mut(&id).filter(|kept| !kept.job.status.has_ended()) else { return false };
-        kept.end(Status::Cancelled);
+        let ended = kept.end(Status::Cancelled);
         let (model, inputs) = (kept.job.model.clone(), std::mem::take(&mut kept.inputs));
-        state.bytes -= inputs.values().map(Bytes::len).sum::<usize>();
+        let freed: usize = inputs.values().map(Bytes::len).sum();
+        kept.count(&mut state.bytes, ended - freed.cast_signed());
         if let Some(queue) = state.queues.get_mut(&model) {
             queue.retain(|(job, _)| *job != id);
         }
@@ -308,6 +279,7 @@ impl LocalJobs {
 
     pub(super) fn retry(&self, id: JobId) -> Option<u32> {
         let mut state = self.state();
+        let state = &mut *state;
         let kept = state.jobs.get_mut(&id).filter(|kept| kept.job.status == Status::Failed)?;
         let failed = |(index, outcome): (&u32, &Outcome)| {
             (matches!(outcome, Outcome::Error(_)) && kept.inputs.contains_key(index)).then_some(*index)
@@ -317,20 +289,16 @@ impl LocalJobs {
             return None;
         }
         again.sort_unstable();
-        let mut freed = 0;
-        for index in &again {
-            if let Some(Outcome::Error(json)) = kept.results.remove(index) {
-                freed += json.len();
-            }
-        }
+        let failed = again.iter().filter_map(|index| kept.results.remove(index));
+        let freed: usize = failed.map(|outcome| outcome_bytes(&outcome)).sum();
         kept.job.failed -= again.len() as u32;
         kept.job.status = Status::Queued;
         (kept.job.finished_ms, kept.job.expires_ms, kept.expires) = (None, None, None);
         kept.webhook_due = None;
         kept.job.webhook = kept.job.webhook.take().map(|webhook| Webhook::new(webhook.url));
-        kept.events.push(What::Status(Status::Queued));
+        let noted = kept.note(What::Status(Status::Queued));
+        kept.count(&mut state.bytes, noted - freed.cast_signed());
         let model = kept.job.model.clone();
-        state.bytes -= freed;
         state.queues.entry(model).or_default().extend(again.iter().map(|index| (id, *index)));
         self.came.notify_waiters();
         Some(again.len() as u32)
@@ -357,12 +325,14 @@ impl LocalJobs {
 
     pub(super) fn begin(&self, delivery: &Delivery) -> Option<Work> {
         let mut state = self.state();
+        let state = &mut *state;
         let kept = state.jobs.get_mut(&delivery.job).filter(|kept| !kept.job.status.has_ended())?;
         let data = kept.inputs.get(&delivery.index)?.clone();
         if kept.job.status == Status::Queued {
             kept.job.status = Status::Running;
             kept.job.started_ms = Some(now_ms());
-            kept.events.push(What::Status(Status::Running));
+            let noted = kept.note(What::Status(Status::Running));
+            kept.count(&mut state.bytes, noted);
         }
         kept.job.runs += 1;
         Some(Work { asked: kept.asked.clone(), data, _held: None })
@@ -435,7 +405,7 @@ impl LocalJobs {
     pub(super) fn health(&self) -> QueueHealth {
         let state = self.state();
         let waiting = state.queues.values().map(VecDeque::len).sum::<usize>() as u64;
-        QueueHealth { waiting, bytes: state.bytes as u64, bytes_limit: MOST_BYTES as u64 }
+        QueueHealth { waiting, bytes: state.bytes as u64, bytes_limit: MAX_BYTES as u64 }
     }
 }
 
@@ -443,7 +413,7 @@ impl State {
     /// Nothing of a job stays but its id.
     fn remove(&mut self, id: JobId) {
         let Some(kept) = self.jobs.remove(&id) else { return };
-        self.bytes -= kept.bytes();
+        self.bytes -= kept.bytes;
         if let Some(once) = kept.once {
             self.once.remove(&once);
         }
@@ -464,99 +434,5 @@ impl State {
     }
 }
 
-impl Kept {
-    fn end(&mut self, status: Status) {
-        let now = now_ms();
-        self.job.status = status;
-        self.job.finished_ms = Some(now);
-        self.job.expires_ms = Some(now + self.ttl.as_millis() as u64);
-        self.expires = Some(Instant::now() + self.ttl);
-        self.webhook_due = self.job.webhook.is_some().then(|| (Instant::now(), 0));
-        self.events.push(What::Status(status));
-    }
-
-    fn bytes(&self) -> usize {
-        let results = self.results.values().map(|(Outcome::Answer(json) | Outcome::Error(json))| json.len());
-        self.inputs.values().map(Bytes::len).chain(results).sum()
-    }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::jobs::{Kind, Skipped};
-
-    const LEASE: Duration = Duration::from_mins(1);
-
-    fn ended_with_a_webhook() -> (LocalJobs, JobId) {
-        let ttl = Duration::from_hours(24);
-        let limits = JobLimits { ttl, queue_length: 10, repeat_within: ttl, claim_after: ttl, max_deliveries: 3 };
-        let jobs = LocalJobs::new(limits);
-        let asked =
-            Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k: None };
-        let inputs = vec![Input { name: String::new(), data: Bytes::from_static(b"i"), known: None }];
-        let webhook = Some("http://hooks.example.org/".to_owned());
-        let job = NewJob {
-            model: "m".to_owned(),
-            asked,
-            inputs: Vec::new(),
-            once: None,
-            content: None,
-            webhook,
-            ttl: None,
-            skipped: Skipped::default(),
-        };
-        let mut upload = jobs.upload();
-        for input in inputs {
-            upload.push(input).unwrap();
-        }
-        let id = jobs.submit(upload, job).unwrap();
-        assert!(jobs.claim_webhooks(9, LEASE).is_empty(), "the job has not ended");
-        let taken = jobs.take_now("m", 1);
-        assert!(jobs.finish(&taken[0], &Outcome::Error("{}".to_owned())));
-        (jobs, id)
-    }
-
-    fn webhook(jobs: &LocalJobs, id: JobId) -> Webhook {
-        match jobs.find(id) {
-            Found::Job(job) => job.webhook.unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_webhook_is_claimed_once_until_its_lease_is_over() {
-        let (jobs, id) = ended_with_a_webhook();
-        let first = jobs.claim_webhooks(9, LEASE);
-        assert_eq!(first.iter().map(|claim| claim.job).collect::<Vec<_>>(), [id]);
-        assert!(jobs.claim_webhooks(9, LEASE).is_empty());
-        tokio::time::advance(LEASE).await;
-        let second = jobs.claim_webhooks(9, LEASE);
-        assert_eq!((second.len(), webhook(&jobs, id).tries), (1, 2));
-        assert!(!jobs.settle_webhook(&first[0], &Tried::Delivered));
-        assert!(jobs.settle_webhook(&second[0], &Tried::Again(LEASE, "it answered 500".to_owned())));
-        assert_eq!(webhook(&jobs, id).error.as_deref(), Some("it answered 500"));
-        assert!(jobs.claim_webhooks(9, LEASE).is_empty());
-        tokio::time::advance(LEASE).await;
-        let third = jobs.claim_webhooks(9, LEASE);
-        assert!(jobs.settle_webhook(&third[0], &Tried::Delivered));
-        let told = Webhook { told: Some(Told::Delivered), tries: 3, ..Webhook::new(webhook(&jobs, id).url) };
-        assert_eq!(webhook(&jobs, id), told);
-        assert!(!jobs.settle_webhook(&third[0], &Tried::GivenUp("late".to_owned())));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_job_that_is_tried_again_is_told_of_anew() {
-        let (jobs, id) = ended_with_a_webhook();
-        let claim = jobs.claim_webhooks(9, LEASE);
-        assert_eq!(jobs.retry(id), Some(1));
-        assert!(!jobs.settle_webhook(&claim[0], &Tried::Delivered));
-        assert_eq!(webhook(&jobs, id), Webhook::new(webhook(&jobs, id).url));
-        assert!(jobs.cancel(id));
-        assert_eq!(jobs.claim_webhooks(9, LEASE).len(), 1);
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ pub use job::{
     Announced, Asked, Content, Delivery, Event, Found, Input, Job, JobId, JobLimits, Kind, NewJob, NoJobId, Once,
     Outcome, Skipped, Status, Told, Tried, Webhook, WebhookClaim, What, Work,
 };
-pub use local::LocalJobs;
+pub use local::{LocalJobs, MAX_BYTES as MAX_LOCAL_BYTES};
 pub use redis::RedisJobs;
 pub use share::{Caller, QueueHealth, Share};
 pub use upload::Upload;

@@ -21,7 +21,7 @@ impl FromRequest<Arc<App>> for Ask {
         let name = request.extract_parts::<Option<Path<String>>>().await;
         let (parts, body) = request.into_parts();
         // Before the model is looked up: an answer given while the client still sends would reach it as a reset.
-        let body = app.bodies.read(&parts.headers, body).await?;
+        let body = app.bodies.read(&parts, body).await?;
         let model = match name {
             Ok(Some(Path(name))) => app.models.get(&name, None)?,
             Ok(None) => app.models.only()?,

@@ -2,6 +2,7 @@ use std::io::{Cursor, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use service::memory_budget::MemoryBudget;
 use tar::EntryType;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -60,7 +61,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn read_within(body: &Bytes, keep: Keep, bounds: Bounds) -> Result<Vec<Entry>, ArchiveError> {
-    let mut budget = Budget::new(bounds);
+    let mut budget = Budget::new(bounds, MemoryBudget::new(64 << 20).reservation(None));
     let mut archive = Archive::open(body.clone(), Format::of(body).unwrap(), keep, &mut budget)?;
     let mut entries = Vec::new();
     while let Some(entry) = archive.next(keep, &mut budget)? {

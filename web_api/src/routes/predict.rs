@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use open_inference::Task;
 use serde::{Deserialize, Serialize};
 use service::conditional::none_match;
+use service::held::reserve_response;
 
 use crate::app::App;
 use crate::error::Error;
@@ -110,7 +111,9 @@ async fn answer_request(
     let bytes = answer.entry.inference.outputs.iter().map(|output| output.data.len()).sum();
     let wants_png = accepts_png(headers);
     // Images are encoded, and long tensors written, where no other request waits for it.
-    app.workbench.run(bytes, move || render(&answer, question.model(), top_k, wants_png, begun)).await?
+    let response =
+        app.workbench.run(bytes, move || render(&answer, question.model(), top_k, wants_png, begun)).await??;
+    Ok(reserve_response(response, app.bodies.budget().shared_reservation())?)
 }
 
 /// The result as a PNG, where it is one and the client accepts it, and else as JSON.

@@ -10,6 +10,7 @@ mod gatherer;
 mod health;
 mod job_worker;
 mod jobs;
+mod memory;
 mod page;
 mod pipelines;
 mod predict;

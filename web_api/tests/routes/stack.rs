@@ -28,6 +28,8 @@ pub struct Stack {
     pub app: Router,
     pub model_api: FakeModelApi,
     pub registry: Registry,
+    /// The parts behind the routes.
+    pub parts: App,
     pub jobs: Jobs,
     pub worker: JobWorker,
     catalog: Catalog,
@@ -70,7 +72,8 @@ impl Stack {
         while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { app: router(&app), model_api, registry, jobs: app.jobs.clone(), worker, catalog, background, server }
+        let jobs = app.jobs.clone();
+        Self { app: router(&app), model_api, registry, parts: app, jobs, worker, catalog, background, server }
     }
 
     /// Changes what `model_api` serves, and waits until that is known.

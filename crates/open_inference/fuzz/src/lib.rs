@@ -10,6 +10,7 @@ use open_inference::{
     WireRequest, check, client, read_request, render, understand, write_response,
 };
 use serde_json::{Value, json};
+use service::memory_budget::{MemoryBudget, Reservation};
 
 /// Says where in a body the JSON ends.
 pub const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -17,10 +18,15 @@ pub const HEADER_LENGTH: &str = "inference-header-content-length";
 /// All tensors of one request.
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// Of a budget that is never used up.
+fn memory() -> Reservation {
+    MemoryBudget::new(usize::MAX).reservation(None)
+}
+
 /// Takes a request the way that a transport takes it, asks a model that answers with its inputs, and writes the answer.
 /// Errors are fine, panics are not, and what is understood must be what was checked.
 pub fn ask(wire: WireRequest, model: &ModelMetadata) -> Result<(), Error> {
-    let (inputs, wishes) = understand(wire, model, MAX_BYTES)?;
+    let (inputs, wishes) = understand(wire, model, MAX_BYTES, &mut memory())?;
     assert!(inputs.iter().map(|input| input.data.len()).sum::<usize>() <= MAX_BYTES);
     check(&inputs, model).expect("what was understood fits the model");
     for Tensor { name, datatype, shape, data } in &inputs {
@@ -66,7 +72,7 @@ fn reads_what_it_writes(inputs: &[Tensor], inference: &Inference, model: &ModelM
     let length = headers[HEADER_LENGTH].to_str().expect("a number").parse().expect("a number");
     let wire = read_request(&body, Some(length)).expect("our own request");
     let plain = WireRequest { inputs: wire.inputs.clone(), ..WireRequest::default() };
-    let (again, wishes) = understand(wire, model, MAX_BYTES).expect("our own request");
+    let (again, wishes) = understand(wire, model, MAX_BYTES, &mut memory()).expect("our own request");
     assert_eq!(again, inputs);
 
     let JsonResponse { json, tail } = write_response(&render(inference, &wishes, model)?)?;
@@ -75,14 +81,14 @@ fn reads_what_it_writes(inputs: &[Tensor], inference: &Inference, model: &ModelM
     let read = client::decode_response(&headers, body).expect("our own answer");
     assert_eq!(read.outputs, inference.outputs);
 
-    let (_, wishes) = understand(plain, model, MAX_BYTES).expect("our own request");
+    let (_, wishes) = understand(plain, model, MAX_BYTES, &mut memory()).expect("our own request");
     // `BYTES` that are no text have no JSON.
     let Ok(JsonResponse { json, .. }) = write_response(&render(inference, &wishes, model)?) else { return Ok(()) };
     if inputs.iter().all(has_one_spelling) {
         let mut json: Value = serde_json::from_slice(&json).expect("an answer is JSON");
         let request = json!({ "inputs": json["outputs"].take() }).to_string();
         let wire = read_request(&request.into(), None).expect("our own JSON");
-        let (again, _) = understand(wire, model, MAX_BYTES).expect("our own JSON");
+        let (again, _) = understand(wire, model, MAX_BYTES, &mut memory()).expect("our own JSON");
         assert_eq!(again, inputs);
     }
     Ok(())

@@ -11,9 +11,13 @@ use tonic::Status;
 use super::deadline;
 use super::frames::{Kind, Messages, Packing};
 use super::weight;
+use crate::Error;
 
 /// What a message without tensors may have. Load parameters are the longest.
 const SMALL_MESSAGE: usize = 64 << 10;
+
+/// Bytes that a client may send on a stream before the server reads them: the window that `service::server` announces.
+const WINDOW_BYTES: usize = 192 << 10;
 
 /// A stream of questions about the services.
 const REFLECTION: &str = "ServerReflectionInfo";
@@ -38,7 +42,15 @@ pub async fn apply(State(bodies): State<BodyReader>, request: Request, next: Nex
     if packing == Packing::None {
         parts.headers.remove("grpc-accept-encoding");
     }
-    let messages = Messages::new(body, kind(parts.uri.path(), &bodies), packing, bodies);
+    let kind = kind(parts.uri.path(), &bodies);
+    let mut memory = bodies.share_of(&parts);
+    // What waits unread in a stream's window is held as well.
+    if kind.stream
+        && let Err(error) = memory.reserve(WINDOW_BYTES)
+    {
+        return Status::from(Error::from(error)).into_http();
+    }
+    let messages = Messages::new(body, kind, packing, bodies, memory);
     // Held until a unary call is answered; a stream holds its own clone.
     let under_way = messages.under_way();
     parts.extensions.insert(under_way.clone());

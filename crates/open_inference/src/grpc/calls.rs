@@ -3,8 +3,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use service::body::BodyReader;
+use service::memory_budget::Reservation;
+use service::peer::Peer;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Extensions, Request, Response, Status, Streaming, async_trait};
 
 use super::frames::UnderWay;
 use super::infer::infer;
@@ -28,13 +31,12 @@ use crate::{Error, InferenceServer, ModelMetadata, report_statistics};
 pub struct Calls<S> {
     server: S,
     repository: Repository<S>,
-    /// Of a request's tensors.
-    max_bytes: usize,
+    bodies: BodyReader,
 }
 
 impl<S: InferenceServer> Calls<S> {
-    pub fn new(server: S, max_bytes: usize) -> Self {
-        Self { repository: Repository::new(server.clone()), server, max_bytes }
+    pub fn new(server: S, bodies: BodyReader) -> Self {
+        Self { repository: Repository::new(server.clone()), server, bodies }
     }
 
     fn model(&self, name: &str, asked: String) -> Result<Arc<ModelMetadata>, Error> {
@@ -42,6 +44,11 @@ impl<S: InferenceServer> Calls<S> {
         check_names(name, version.as_deref())?;
         self.server.model(name, version.as_deref())
     }
+}
+
+/// An empty reservation on behalf of the client of a call.
+fn memory(bodies: &BodyReader, extensions: &Extensions) -> Reservation {
+    bodies.budget().reservation(extensions.get::<Peer>().copied())
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -76,8 +83,10 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
-        let (metadata, _, message) = request.into_parts();
-        let (message, headers) = infer(&self.server, message, metadata.into_headers(), self.max_bytes).await?;
+        let (metadata, extensions, message) = request.into_parts();
+        let memory = memory(&self.bodies, &extensions);
+        let max_bytes = self.bodies.max_bytes();
+        let (message, headers) = infer(&self.server, message, metadata.into_headers(), max_bytes, memory).await?;
         let raw: usize = message.raw_output_contents.iter().map(Bytes::len).sum();
         let typed: usize =
             message.outputs.iter().filter_map(|output| output.contents.as_ref()).map(contents::size).sum();
@@ -97,7 +106,9 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
         let (metadata, extensions, messages) = request.into_parts();
         let under_way = extensions.get::<UnderWay>().cloned().unwrap_or_default();
         let headers = metadata.into_headers();
-        let answers = stream::answers(self.server.clone(), messages, headers, under_way, self.max_bytes);
+        let memory = memory(&self.bodies, &extensions);
+        let answers =
+            stream::answers(self.server.clone(), messages, headers, under_way, self.bodies.max_bytes(), memory);
         let mut response: Response<Self::ModelStreamInferStream> = Response::new(Box::pin(answers));
         // As above; and a stream has one word for all its messages.
         response.disable_compression();

@@ -3,14 +3,14 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use futures_util::stream::try_unfold;
 use http_body_util::BodyExt;
-use service::body::{BodyError, BodyReader, Share};
+use service::body::{BodyError, BodyReader, Pace};
+use service::memory_budget::{Reservation, ReservedBuffer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use crate::Error;
@@ -20,6 +20,13 @@ const PREFIX: usize = 5;
 
 /// So much is unpacked before others get a turn.
 const PIECE: usize = 64 << 10;
+
+/// What is reserved for a decoded message, as a multiple of what its elements weigh: lists double as they grow, and typed
+/// contents are made raw.
+const DECODED: usize = 2;
+
+/// What unpacking takes beside the message: a window of 32 KiB, tables, and a piece.
+const DECODER_BYTES: usize = 128 << 10;
 
 /// How a call's messages come.
 #[derive(Clone, Copy)]
@@ -44,7 +51,7 @@ pub enum Packing {
 #[derive(Debug)]
 pub struct Held {
     /// In the memory of all bodies.
-    _share: Share,
+    _memory: Reservation,
     /// In its own stream.
     _room: OwnedSemaphorePermit,
 }
@@ -68,23 +75,26 @@ impl UnderWay {
 /// one stream that are under way have together no more than one message may have; the next waits in the client.
 pub struct Messages {
     body: Body,
-    buffer: BytesMut,
+    buffer: ReservedBuffer,
     kind: Kind,
     packing: Packing,
     bodies: BodyReader,
     room: Arc<Semaphore>,
     under_way: UnderWay,
-    /// For the message that is coming. Between those of a stream there may be any time.
-    deadline: Option<Instant>,
+    /// Of the message that is coming. Between those of a stream there may be any time.
+    pace: Option<Pace>,
     any: bool,
+    /// For the buffer; what else a stream holds was reserved before.
+    memory: Reservation,
 }
 
 impl Messages {
-    pub fn new(body: Body, kind: Kind, packing: Packing, bodies: BodyReader) -> Self {
-        let deadline = (!kind.stream).then(|| Instant::now() + bodies.patience());
+    /// `memory` is held as long as the messages are read.
+    pub fn new(body: Body, kind: Kind, packing: Packing, bodies: BodyReader, memory: Reservation) -> Self {
+        let pace = (!kind.stream).then(|| Pace::new(bodies.patience()));
         let room = Arc::new(Semaphore::new(kib(kind.limit) as usize));
-        let (buffer, under_way) = (BytesMut::new(), UnderWay::default());
-        Self { body, buffer, kind, packing, bodies, room, under_way, deadline, any: false }
+        let (buffer, under_way) = (ReservedBuffer::default(), UnderWay::default());
+        Self { body, buffer, kind, packing, bodies, room, under_way, pace, any: false, memory }
     }
 
     pub fn under_way(&self) -> UnderWay {
@@ -101,40 +111,55 @@ impl Messages {
 
     /// The next frame; `None` after the last.
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        let mut share = self.bodies.share();
-        if !self.fill(PREFIX, &mut share).await? {
+        if !self.fill(PREFIX, None).await? {
             let missing = !self.any && !self.kind.stream;
             return if missing { Err(Status::invalid_argument("the call takes a message")) } else { Ok(None) };
         }
         if self.any && !self.kind.stream {
             return Err(Status::invalid_argument("the call takes one message, but several were sent"));
         }
-        let packed = match self.buffer[0] {
+        let head = self.buffer.as_slice();
+        let packed = match head[0] {
             0 => false,
             1 => true,
             flag => return Err(Status::invalid_argument(format!("a frame begins with {flag}, which means nothing"))),
         };
-        let length = self.buffer[1..PREFIX].iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        let length = head[1..PREFIX].iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
         if length > self.kind.limit {
             return Err(self.too_large());
         }
         let room = self.make_room(if packed { self.kind.limit } else { length }).await?;
-        self.fill(PREFIX + length, &mut share).await?;
-        let mut frame = self.buffer.split_to(PREFIX + length).freeze();
+        self.fill(PREFIX + length, Some(PREFIX + length)).await?;
+        let (mut frame, mut memory) = self.take_frame(PREFIX + length)?;
         if packed {
-            frame = unpack(&frame, self.packing, self.kind.limit, &mut share).await?;
+            frame = unpack(&frame, self.packing, self.kind.limit, &mut memory).await?;
         }
         let weight = (self.kind.weigh)(&frame[PREFIX..]);
         if weight > self.kind.limit {
             return Err(self.too_large());
         }
-        share.grow(frame.len() + weight).map_err(refused)?;
-        self.under_way.put(Held { _share: share, _room: room });
+        memory.reserve(DECODED * weight).map_err(refused)?;
+        self.under_way.put(Held { _memory: memory, _room: room });
         self.any = true;
         if self.kind.stream {
-            self.deadline = None;
+            self.pace = None;
         }
         Ok(Some(frame))
+    }
+
+    /// The first `length` bytes of the buffer, and what is reserved for them. What has come of the next message is moved to a
+    /// buffer of its own.
+    fn take_frame(&mut self, length: usize) -> Result<(Bytes, Reservation), Status> {
+        let mut memory = self.memory.sibling();
+        let frame = std::mem::take(&mut self.buffer);
+        let rest = &frame.as_slice()[length..];
+        if !rest.is_empty() {
+            self.buffer.extend(rest, Some(rest.len()), rest.len(), &mut self.memory).map_err(refused)?;
+        }
+        let frame = frame.into_vec();
+        self.memory.release(frame.capacity());
+        memory.reserve(frame.capacity()).map_err(refused)?;
+        Ok((Bytes::from(frame).slice(..length), memory))
     }
 
     /// Waits until so many bytes of this stream may be under way.
@@ -142,30 +167,30 @@ impl Messages {
         let room = Arc::clone(&self.room).acquire_many_owned(kib(length)).await;
         if self.kind.stream {
             // The client was kept waiting, and not the other way round.
-            self.deadline = Some(Instant::now() + self.bodies.patience());
+            self.pace = Some(Pace::new(self.bodies.patience()));
         }
         room.map_err(|_| Status::internal("the stream is closed"))
     }
 
-    /// Reads until the buffer has so many bytes. `false`: the body ended before the first of them.
-    async fn fill(&mut self, length: usize, share: &mut Share) -> Result<bool, Status> {
-        let patience = self.bodies.patience();
+    /// Reads until the buffer has so many bytes, of `known` in the end. `false`: the body ended before the first of them.
+    async fn fill(&mut self, length: usize, known: Option<usize>) -> Result<bool, Status> {
         while self.buffer.len() < length {
             // Pieces without a byte may always be there, and then no timer is looked at.
             consume_budget().await;
-            let too_slow = || refused(BodyError::TooSlow(patience));
-            let frame = match self.deadline {
+            let held = self.memory.bytes();
+            let frame = match &mut self.pace {
                 None => self.body.frame().await,
-                Some(deadline) if deadline <= Instant::now() => return Err(too_slow()),
-                Some(deadline) => timeout_at(deadline, self.body.frame()).await.map_err(|_| too_slow())?,
+                Some(pace) => pace.wait(held, self.body.frame()).await.map_err(refused)?,
             };
             let Some(frame) = frame else {
                 return if self.buffer.is_empty() { Ok(false) } else { Err(refused(BodyError::Broken)) };
             };
             let Ok(data) = frame.map_err(|_| refused(BodyError::Broken))?.into_data() else { continue };
-            self.deadline.get_or_insert_with(|| Instant::now() + patience);
-            share.grow(self.buffer.len() + data.len()).map_err(refused)?;
-            self.buffer.extend_from_slice(&data);
+            self.pace.get_or_insert_with(|| Pace::new(self.bodies.patience())).add(data.len());
+            // The beginning of the next message may come with the end of this one.
+            let most = self.kind.limit + PREFIX + data.len();
+            let known = known.filter(|&known| self.buffer.len() + data.len() <= known);
+            self.buffer.extend(&data, known, most, &mut self.memory).map_err(refused)?;
         }
         Ok(true)
     }
@@ -175,15 +200,17 @@ impl Messages {
     }
 }
 
-/// The frame with its message unpacked, of at most `limit` bytes.
-async fn unpack(frame: &Bytes, packing: Packing, limit: usize, share: &mut Share) -> Result<Bytes, Status> {
+/// The frame with its message unpacked, of at most `limit` bytes. `memory` is what is reserved for the frame.
+async fn unpack(frame: &Bytes, packing: Packing, limit: usize, memory: &mut Reservation) -> Result<Bytes, Status> {
     let packed = &frame[PREFIX..];
+    memory.reserve(DECODER_BYTES).map_err(refused)?;
     let mut unpacking: Box<dyn Read + Send + '_> = match packing {
         Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
         Packing::Deflate => Box::new(ZlibDecoder::new(packed)),
         Packing::None => return Err(Status::invalid_argument("a message is compressed, but grpc-encoding is missing")),
     };
-    let mut unpacked = BytesMut::zeroed(PREFIX);
+    let mut unpacked = ReservedBuffer::default();
+    unpacked.extend(&[0; PREFIX], None, limit + PREFIX, memory).map_err(refused)?;
     let mut piece = vec![0; PIECE];
     loop {
         let broken = |_| Status::invalid_argument("a compressed message cannot be unpacked");
@@ -194,13 +221,13 @@ async fn unpack(frame: &Bytes, packing: Packing, limit: usize, share: &mut Share
         if unpacked.len() - PREFIX + length > limit {
             return Err(refused(BodyError::TooLarge(limit)));
         }
-        share.grow(frame.len() + unpacked.len() + length).map_err(refused)?;
-        unpacked.put_slice(&piece[..length]);
+        unpacked.extend(&piece[..length], None, limit + PREFIX, memory).map_err(refused)?;
         tokio::task::yield_now().await;
     }
+    memory.release(DECODER_BYTES);
     let length = (unpacked.len() - PREFIX) as u32;
-    unpacked[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-    Ok(unpacked.freeze())
+    unpacked.as_mut_slice()[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(unpacked.into_vec().into())
 }
 
 fn kib(bytes: usize) -> u32 {

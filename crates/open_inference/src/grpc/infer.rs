@@ -2,6 +2,7 @@ use std::mem::take;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use service::memory_budget::Reservation;
 
 use super::contents;
 use super::proto::inference::{ModelInferRequest, ModelInferResponse};
@@ -11,25 +12,28 @@ use crate::answer::{answer, large_off_thread};
 use crate::names::check_names;
 use crate::{Datatype, Error, InferRequest, InferenceServer, render, understand};
 
-/// One question, one answer, and the headers that go with it. A message may have `max_bytes`.
+/// One question, one answer, and the headers that go with it. A message may have `max_bytes`; what its
+/// tensors take beside it is reserved in `memory` until it is answered.
 pub async fn infer<S: InferenceServer>(
     server: &S,
     mut message: ModelInferRequest,
     headers: HeaderMap,
     max_bytes: usize,
+    mut memory: Reservation,
 ) -> Result<(ModelInferResponse, HeaderMap), Error> {
     let (name, version) = (take(&mut message.model_name), request::version(take(&mut message.model_version)));
     check_names(&name, version.as_deref())?;
     let model = server.model(&name, version.as_deref())?;
-    let (model, understood) = large_off_thread(size(&message), move || {
+    let (model, memory, understood) = large_off_thread(size(&message), move || {
         let understood = request::read(message)
-            .and_then(|Question { wire, typed }| Ok((understand(wire, &model, max_bytes)?, typed)));
-        (model, understood)
+            .and_then(|Question { wire, typed }| Ok((understand(wire, &model, max_bytes, &mut memory)?, typed)));
+        (model, memory, understood)
     })
     .await;
     let ((inputs, wishes), typed) = understood?;
     let request = InferRequest { model: name, version, inputs, headers };
     let inference = answer(server, request, wishes.timeout).await?;
+    drop(memory);
     let headers = inference.headers.clone();
     let size = inference.outputs.iter().map(|output| output.data.len()).sum();
     let write = move || render(&inference, &wishes, &model).map(|answer| response::write(answer, typed));

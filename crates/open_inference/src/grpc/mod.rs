@@ -78,7 +78,7 @@ use proto::inference::model_repository::model_repository_service_server::ModelRe
 /// All calls, to be merged with the routes of REST. A call to a service that there is not is not its business: the
 /// answer that clients of gRPC understand comes from `service::middleware::wrap`.
 pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
-    let calls = calls::Calls::new(server.clone(), bodies.max_bytes());
+    let calls = calls::Calls::new(server.clone(), bodies.clone());
     // Messages are bounded, and unpacked, before tonic sees them.
     let inference = GrpcInferenceServiceServer::new(calls)
         .max_decoding_message_size(usize::MAX)

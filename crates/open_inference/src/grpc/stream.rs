@@ -3,6 +3,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::stream::{StreamExt, unfold};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use service::memory_budget::Reservation;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
@@ -27,16 +28,17 @@ pub fn answers<S: InferenceServer>(
     headers: HeaderMap,
     under_way: UnderWay,
     max_bytes: usize,
+    memory: Reservation,
 ) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> {
     questions(server.clone(), messages)
         .map(move |message| {
             // They were put down in the order of the messages.
             let held = under_way.take();
-            let (server, headers) = (server.clone(), headers.clone());
+            let (server, headers, memory) = (server.clone(), headers.clone(), memory.sibling());
             async move {
                 let message = message?;
                 let id = Some(&message.id).filter(|id| id.len() <= LONGEST_ID).cloned().unwrap_or_default();
-                let answer = infer(&server, message, headers, max_bytes).await;
+                let answer = infer(&server, message, headers, max_bytes, memory).await;
                 drop(held);
                 Ok(match answer {
                     Ok((response, headers)) => answered(response, &headers),

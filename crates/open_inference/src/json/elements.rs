@@ -15,6 +15,18 @@ pub(crate) enum ElementsError {
     TooLarge,
 }
 
+/// Bytes that [`read`] allocates for these arguments, apart from those for one string with escapes.
+///
+/// A shape promises more than it may hold: an element takes at least two bytes of text.
+pub(crate) fn capacity(text: &[u8], datatype: Datatype, shape: &[usize], room: usize) -> usize {
+    let elements = shape.iter().product::<usize>().min(text.len() / 2 + 1);
+    match datatype.size() {
+        Some(size) => elements.saturating_mul(size),
+        // A string is no longer than its text, whose quotes and comma are three of the four bytes of its length.
+        None => elements.saturating_add(text.len()).min(room),
+    }
+}
+
 /// Reads a JSON value, a list flat or nested or one element, straight into raw elements: nothing is allocated for one, and
 /// a number goes from its digits to its datatype in one rounding.
 ///
@@ -24,8 +36,7 @@ pub(crate) fn read(text: &[u8], datatype: Datatype, shape: &[usize], room: usize
     let text = std::str::from_utf8(text).map_err(|_| ElementsError::Malformed("its data is not UTF-8".to_owned()))?;
     let expected: usize = shape.iter().product();
     let mut scanner = Scanner::new(text, shape);
-    // A shape promises more than it may hold: an element takes at least two bytes of text.
-    let mut data = Vec::with_capacity(expected.min(text.len() / 2 + 1) * datatype.size().unwrap_or(4));
+    let mut data = Vec::with_capacity(capacity(text.as_bytes(), datatype, shape, room));
     let mut elements = 0;
     with_element!(datatype, T => {
         while let Some(token) = scanner.next()? {
@@ -35,12 +46,14 @@ pub(crate) fn read(text: &[u8], datatype: Datatype, shape: &[usize], room: usize
     }, bytes => {
         while let Some(token) = scanner.next()? {
             count(&mut elements, expected, shape)?;
-            let string = unquote(token).ok_or_else(|| no_element(elements, token, datatype))?;
-            if data.len() + 4 + string.len() > room {
+            let begin = data.len();
+            if begin + 4 > room {
                 return Err(ElementsError::TooLarge);
             }
-            data.extend_from_slice(&(string.len() as u32).to_le_bytes());
-            data.extend_from_slice(string.as_bytes());
+            data.extend_from_slice(&[0; 4]);
+            unquote(token, &mut data, room).ok_or_else(|| no_element(elements, token, datatype))??;
+            let length = (data.len() - begin - 4) as u32;
+            data[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
         }
     });
     if elements < expected {
@@ -65,10 +78,69 @@ fn no_element(elements: usize, token: &str, datatype: Datatype) -> ElementsError
     ElementsError::Malformed(format!("element {}: {token} is no {datatype}", elements - 1))
 }
 
-/// The text of a JSON string.
-fn unquote(token: &str) -> Option<std::borrow::Cow<'_, str>> {
-    let inner = token.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str::<String>(token).ok().map(Into::into) } else { Some(inner.into()) }
+/// Appends the text of a JSON string to `data`, which may have `room` bytes. `None` where it is none, also where half of a
+/// surrogate pair stands alone.
+///
+/// `serde_json` would make a string with escapes in a buffer of its own, which grows to three times the string's length.
+fn unquote(token: &str, data: &mut Vec<u8>, room: usize) -> Option<Result<(), ElementsError>> {
+    let mut rest = token.strip_prefix('"')?.strip_suffix('"')?;
+    let mut buffer = [0; 4];
+    loop {
+        let plain = memchr::memchr(b'\\', rest.as_bytes()).unwrap_or(rest.len());
+        let (text, behind) = rest.split_at(plain);
+        let (character, behind) = match behind.strip_prefix('\\') {
+            None => ("", ""),
+            Some(escape) => {
+                let (character, behind) = unescape(escape)?;
+                (&*character.encode_utf8(&mut buffer), behind)
+            }
+        };
+        if data.len() + text.len() + character.len() > room {
+            return Some(Err(ElementsError::TooLarge));
+        }
+        data.extend_from_slice(text.as_bytes());
+        data.extend_from_slice(character.as_bytes());
+        if plain == rest.len() {
+            return Some(Ok(()));
+        }
+        rest = behind;
+    }
+}
+
+/// The character that stands behind a backslash, and what follows it (RFC 8259 §7).
+fn unescape(escape: &str) -> Option<(char, &str)> {
+    let (kind, behind) = (escape.as_bytes().first()?, escape.get(1..)?);
+    let character = match kind {
+        b'"' => '"',
+        b'\\' => '\\',
+        b'/' => '/',
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return unescape_unit(behind),
+        _ => return None,
+    };
+    Some((character, behind))
+}
+
+/// One UTF-16 unit in hexadecimal, or two that are a surrogate pair.
+fn unescape_unit(text: &str) -> Option<(char, &str)> {
+    let unit = |text: &str| {
+        let digits = text.get(..4).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let first = unit(text)?;
+    let behind = text.get(4..)?;
+    match char::from_u32(first.into()) {
+        Some(character) => Some((character, behind)),
+        None => {
+            let behind = behind.strip_prefix("\\u")?;
+            let pair = [first, unit(behind)?];
+            Some((char::decode_utf16(pair).next()?.ok()?, behind.get(4..)?))
+        }
+    }
 }
 
 /// An element that JSON writes without quotes.
@@ -170,6 +242,28 @@ mod tests {
         let tensor = crate::Tensor::new("x", Datatype::Bytes, &[4], data.into()).unwrap();
         let strings: Vec<_> = tensor.strings().map(|string| String::from_utf8(string.to_vec()).unwrap()).collect();
         assert_eq!(strings, ["a", "", "é\n😀", "é]\\\""]);
+    }
+
+    #[test]
+    fn strings_are_those_that_serde_reads_in_no_more_memory_than_their_text() {
+        for text in [
+            r#""\"\\\/\b\f\n\r\t""#,
+            r#""\u0041\u00e9\u20ac\ud83d\ude00\uFFFF""#,
+            r#""\ud83d""#,
+            r#""\ud83d\n""#,
+            r#""\ude00\ud83d""#,
+            r#""\u00g1""#,
+            r#""\u+123""#,
+            r#""\x""#,
+            r#""é\u00e9é""#,
+        ] {
+            let mut data = Vec::with_capacity(text.len());
+            let read = unquote(text, &mut data, text.len()).is_some();
+            let expected = serde_json::from_str::<String>(text).ok();
+            assert_eq!(read.then(|| String::from_utf8(data.clone()).unwrap()), expected, "{text}");
+            assert!(data.capacity() == text.len(), "{text}");
+        }
+        assert_eq!(unquote(r#""abc\n""#, &mut vec![0], 4), Some(Err(ElementsError::TooLarge)));
     }
 
     #[test]

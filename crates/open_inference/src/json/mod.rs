@@ -16,6 +16,9 @@ mod at_most;
 /// UTF-8, with or without a byte order mark.
 mod encoding;
 
+/// What a request allocates beside its elements.
+pub(crate) mod weight;
+
 /// Requests.
 mod request;
 

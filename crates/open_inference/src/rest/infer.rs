@@ -4,14 +4,17 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use service::body::ReadBody;
+use service::held::reserve_response;
 
 use super::asked::Asked;
 use super::request::{ReadRequest, read_body, read_wire};
 use super::{Rest, reply};
 use crate::answer::{answer, large_off_thread};
+use crate::json::weight;
 use crate::{
-    Error, InferRequest, Inference, InferenceServer, ModelMetadata, Task, TensorMetadata, Wishes, render, understand,
-    write_response,
+    Error, InferRequest, Inference, InferenceServer, ModelMetadata, Task, Tensor, TensorMetadata, Wishes, binary,
+    render, understand, write_response,
 };
 
 /// `POST …/infer`
@@ -30,7 +33,7 @@ pub(super) async fn infer<S: InferenceServer>(
         write(inference, wishes, model, reply::inference).await?
     };
     response.headers_mut().extend(answer_headers);
-    Ok(response)
+    Ok(reserve_response(response, rest.bodies.budget().shared_reservation())?)
 }
 
 /// `POST …/infer_stream`: server-sent events, of which there is one, for a model gives one answer.
@@ -47,7 +50,7 @@ pub(super) async fn infer_stream<S: InferenceServer>(
     let headers = inference.headers.clone();
     let mut response = write(inference, wishes, model, |response| reply::event(&response.json)).await?;
     response.headers_mut().extend(headers);
-    Ok(response)
+    Ok(reserve_response(response, rest.bodies.budget().shared_reservation())?)
 }
 
 /// A question, answered but not yet written.
@@ -79,21 +82,41 @@ async fn ask<S: InferenceServer>(
     let model = rest.server.model(&name, version.as_deref())?;
     let ReadRequest { headers, body } = read_body(rest, request).await?;
     let max_bytes = rest.bodies.max_bytes();
-    let (headers, model, body, understood) = large_off_thread(body.bytes.len(), move || {
-        let understood = read_wire(&headers, &body.bytes, &model).and_then(|wire| understand(wire, &model, max_bytes));
+    let (headers, model, mut body, understood) = large_off_thread(body.bytes.len(), move || {
+        let mut body = body;
+        let understood = read_inputs(&headers, &mut body, &model, max_bytes);
         (headers, model, body, understood)
     })
     .await;
     let (inputs, mut wishes) = understood?;
     let form = form(&headers, &model, &mut wishes)?;
-    // Tensors out of JSON are not in the body, and may be larger.
-    let mut share = rest.bodies.share();
-    share.grow(inputs.iter().map(|input| input.data.len()).sum())?;
+    // Tensors out of JSON are not in the body, which is not kept then.
+    if !body.bytes.is_empty() && body.bytes.is_unique() {
+        let length = body.bytes.len();
+        body.bytes = Bytes::new();
+        body.share.release(length);
+    }
     let request = InferRequest { model: name, version, inputs, headers: headers.clone() };
     let inference = answer(&rest.server, request, wishes.timeout).await?;
     // Until here the body and its tensors count against the memory of all bodies.
-    drop((body, share));
+    drop(body);
     Ok(Answered { headers, form, model, wishes, inference })
+}
+
+/// The tensors in a body. What is allocated for them is reserved with the body; what reading takes, only meanwhile.
+fn read_inputs(
+    headers: &HeaderMap,
+    body: &mut ReadBody,
+    model: &ModelMetadata,
+    max_bytes: usize,
+) -> Result<(Vec<Tensor>, Wishes), Error> {
+    let reading = binary::json_length(headers)?.unwrap_or(body.bytes.len()).min(body.bytes.len());
+    let reading = weight::of_json(&body.bytes[..reading]);
+    body.share.reserve(reading)?;
+    let wire = read_wire(headers, &body.bytes, model, &mut body.share)?;
+    let understood = understand(wire, model, max_bytes, &mut body.share);
+    body.share.release(reading);
+    understood
 }
 
 async fn write(

@@ -67,7 +67,7 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
         .route("/v2/", get(server::metadata))
         .method_not_allowed_fallback(wrong_method)
         .route("/v2/{*rest}", any(nothing_there))
-        .layer(PackingLayer)
+        .layer(PackingLayer(bodies.clone()))
         .with_state(Rest { server, bodies })
 }
 

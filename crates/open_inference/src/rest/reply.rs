@@ -10,6 +10,7 @@ use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use service::body::BodyError;
 use service::conditional::none_match;
+use service::memory_budget::Reservation;
 
 use crate::json::JsonResponse;
 use crate::{Error, binary};
@@ -91,10 +92,10 @@ impl HttpBody for Chunks {
 }
 
 /// Gives others a turn after each frame of a compressed answer: who compresses waits for nothing, and a large answer would
-/// have the thread to itself.
-pub(super) fn in_turns(response: Response) -> Response {
+/// have the thread to itself. The encoder's `memory` is held until the response has gone.
+pub(super) fn in_turns(response: Response, memory: Reservation) -> Response {
     if response.headers().contains_key(header::CONTENT_ENCODING) {
-        response.map(|body| Body::new(InTurns { body, pause: false }))
+        response.map(|body| Body::new(InTurns { body, pause: false, _memory: memory }))
     } else {
         response
     }
@@ -103,6 +104,7 @@ pub(super) fn in_turns(response: Response) -> Response {
 struct InTurns {
     body: Body,
     pause: bool,
+    _memory: Reservation,
 }
 
 impl HttpBody for InTurns {

@@ -2,6 +2,7 @@ use axum::extract::Request;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use service::body::ReadBody;
+use service::memory_budget::Reservation;
 
 use super::Rest;
 use crate::check::{names, shown};
@@ -24,15 +25,20 @@ pub(super) async fn read_body<S: InferenceServer>(rest: &Rest<S>, request: Reque
         let words = format!("content encoding {encoding} is not known; there are: gzip, deflate");
         return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
     }
-    let body = rest.bodies.read(&parts.headers, body).await?;
+    let body = rest.bodies.read(&parts, body).await?;
     Ok(ReadRequest { headers: parts.headers, body })
 }
 
 /// What the body says: JSON with or without a tail, all of it one tensor, or all of it one picture.
-pub(super) fn read_wire(headers: &HeaderMap, body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error> {
+pub(super) fn read_wire(
+    headers: &HeaderMap,
+    body: &Bytes,
+    model: &ModelMetadata,
+    memory: &mut Reservation,
+) -> Result<WireRequest, Error> {
     match binary::json_length(headers)? {
-        None if is_picture(headers, body, model) => one_picture(body, model),
-        Some(0) => one_tensor(body, model),
+        None if is_picture(headers, body, model) => one_picture(body, model, memory),
+        Some(0) => one_tensor(body, model, memory),
         length => read_request(body, length),
     }
 }
@@ -47,7 +53,7 @@ fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
     media_type.starts_with("image/") || unnamed && only_pictures() && !is_json()
 }
 
-fn one_picture(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error> {
+fn one_picture(body: &Bytes, model: &ModelMetadata, memory: &mut Reservation) -> Result<WireRequest, Error> {
     let none = || {
         let remedy = image_settings(&model.name, &model.inputs).map(|remedy| format!(". {remedy}"));
         let remedy = remedy.unwrap_or_default();
@@ -57,11 +63,11 @@ fn one_picture(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error
     let takes_pictures = |input: &&TensorMetadata| input.parameters.content_type == Some(ContentType::Image);
     let input = model.only_input().filter(takes_pictures).ok_or_else(none)?;
     let rank = if input.takes_images() { 1 } else { input.shape.len() };
-    Ok(of_one_input(input, Datatype::Bytes, vec![1; rank], one_string(body)))
+    Ok(of_one_input(input, Datatype::Bytes, vec![1; rank], one_string(body, memory)?))
 }
 
 /// Triton's short form: no JSON, the shape follows from the bytes, and the answer is binary as well.
-fn one_tensor(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error> {
+fn one_tensor(body: &Bytes, model: &ModelMetadata, memory: &mut Reservation) -> Result<WireRequest, Error> {
     let several = || {
         let inputs = names(&model.inputs);
         Error::malformed(format!(
@@ -76,7 +82,7 @@ fn one_tensor(body: &Bytes, model: &ModelMetadata) -> Result<WireRequest, Error>
             input,
             Datatype::Bytes,
             input.shape.iter().map(|&axis| axis.max(1)).collect(),
-            one_string(body),
+            one_string(body, memory)?,
         ),
         Some(size) => of_one_input(input, input.datatype, shape_of(body.len(), size, input)?, body.clone()),
     };
@@ -130,9 +136,10 @@ fn of_one_input(input: &TensorMetadata, datatype: Datatype, shape: Vec<i64>, dat
 }
 
 /// An element of `BYTES`.
-fn one_string(body: &[u8]) -> Bytes {
+fn one_string(body: &[u8], memory: &mut Reservation) -> Result<Bytes, Error> {
+    memory.reserve(4 + body.len())?;
     let mut data = BytesMut::with_capacity(4 + body.len());
     data.put_u32_le(body.len() as u32);
     data.put_slice(body);
-    data.freeze()
+    Ok(data.freeze())
 }

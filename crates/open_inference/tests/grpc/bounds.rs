@@ -76,7 +76,8 @@ async fn all_messages_under_way_share_a_bounded_memory_that_comes_back() {
     };
     let answers = join_all((0..8).map(|_| ask(1.0))).await;
     let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
-    assert!((3..6).contains(&refused.len()), "{refused:?}");
+    // One client gets four fifths of four mebibytes, of which parts of messages that are refused later take some.
+    assert!((5..8).contains(&refused.len()), "{refused:?}");
     for error in refused {
         assert_eq!(error.code(), Code::Unavailable, "{error}");
         assert_eq!(error.metadata().get("retry-after").unwrap(), "1");

@@ -6,7 +6,7 @@ use axum::response::Response;
 use db_api::jobs::{Job, Status};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 
 use super::body::{JobBody, ResultBody, ended, fresh_json};
 use super::job_path::{JobPath, find};
@@ -22,9 +22,6 @@ pub(super) const PAGE_BYTES: usize = 4 << 20;
 
 /// The longest that `Prefer: wait` holds an answer: proxies give up after a minute.
 const MAX_WAIT: Duration = Duration::from_secs(50);
-
-/// How often a job is looked at for somebody who waits.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Which results, or which jobs.
 #[derive(Debug, Default, Deserialize)]
@@ -135,12 +132,17 @@ fn wished_wait(headers: &HeaderMap) -> Option<Duration> {
 }
 
 async fn wait_for_change(app: &App, job: Job, wait: Duration) -> Result<Job, Error> {
-    let begun = Instant::now();
-    let mut now = job.clone();
-    // Who waits does not keep a service from stopping.
-    while now == job && !job.status.has_ended() && begun.elapsed() < wait && app.readiness.reason().is_none() {
-        sleep(LOOK_EVERY).await;
-        now = find(app, job.id).await?;
+    if job.status.has_ended() {
+        return Ok(job);
     }
-    Ok(now)
+    let mut listener = app.watchers.listen(job.clone())?;
+    let changed = async {
+        // What its watcher saw last may be older than `job`, or newer.
+        if listener.job().is_some_and(|seen| *seen == job) || find(app, job.id).await? == job {
+            // None where the service stops: who waits does not keep it from that.
+            while listener.changed().await.is_some_and(|now| *now == job) {}
+        }
+        find(app, job.id).await
+    };
+    timeout(wait, changed).await.unwrap_or(Ok(job.clone()))
 }

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -7,6 +9,7 @@ use contract::ModelDescription;
 use db_api::jobs::{Asked, Caller, Content, Input, Job, JobId, Kind, NewJob, Once, Skipped, Upload};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use service::peer::Peer;
 
 use super::body::{JobBody, fresh_json};
@@ -139,7 +142,10 @@ struct Question {
 
 impl Question {
     fn of(path: &str) -> Option<Self> {
-        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        // As the router compares them.
+        let decoded = |part| percent_decode_str(part).decode_utf8().ok();
+        let parts: Vec<Cow<str>> = path.trim_start_matches('/').split('/').map(decoded).collect::<Option<_>>()?;
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
         let (model, version, kind) = match parts[..] {
             ["predict"] => (None, None, Kind::Image),
             ["predict", model] => (Some(model), None, Kind::Image),
@@ -153,7 +159,7 @@ impl Question {
 
 async fn try_at_once(app: &App, question: Question, request: Request, next: Next) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
-    let body = app.bodies.read(&parts.headers, body).await?;
+    let body = app.bodies.read(&parts, body).await?;
     let again = || {
         let mut again = Request::new(Body::from(body.bytes.clone()));
         *again.method_mut() = parts.method.clone();
@@ -217,4 +223,20 @@ pub fn prefers_async(headers: &HeaderMap) -> bool {
     let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     preferences.flat_map(|value| value.split([',', ';'])).any(|word| word.trim().eq_ignore_ascii_case("respond-async"))
         && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_compared_as_the_router_compares_it() {
+        let read = |path| Question::of(path).map(|question| (question.model, question.version));
+        let model = |name: &str| Some(name.to_owned());
+        assert_eq!(read("/predict/a%2Db%20c"), Some((model("a-b c"), None)));
+        assert_eq!(read("/v2/models/%6Dnist/versions/%31/infer"), Some((model("mnist"), model("1"))));
+        assert_eq!(read("/predict"), Some((None, None)));
+        assert_eq!(read("/predict/%ff"), None);
+        assert_eq!(read("/predict/a/b"), None);
+    }
 }

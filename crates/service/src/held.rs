@@ -1,0 +1,64 @@
+//! Response body that keeps its memory reserved until the client has it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+
+use crate::body::BodyError;
+use crate::memory_budget::{Reservation, SMALL_BYTES};
+
+/// Reserves the body of a response of known length in `memory` until it has been sent, where it is not small: a client that reads slowly
+/// makes the server hold it. Responses of up to [`SMALL_BYTES`] are as they were.
+pub fn reserve_response(response: Response, mut memory: Reservation) -> Result<Response, BodyError> {
+    let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    if bytes <= SMALL_BYTES {
+        return Ok(response);
+    }
+    memory.reserve(bytes)?;
+    Ok(response.map(|body| Body::new(Held { body, _memory: memory })))
+}
+
+struct Held {
+    body: Body,
+    _memory: Reservation,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_budget::MemoryBudget;
+
+    #[tokio::test]
+    async fn a_large_response_is_reserved_until_it_is_dropped_and_a_small_one_is_not() {
+        let budget = MemoryBudget::new(1 << 20);
+        let response = |bytes: usize| Response::new(Body::from(vec![7; bytes]));
+        let small = reserve_response(response(SMALL_BYTES), budget.shared_reservation()).unwrap();
+        assert_eq!(budget.used(), 0);
+        let large = reserve_response(response(SMALL_BYTES + 1), budget.shared_reservation()).unwrap();
+        assert_eq!((budget.used(), large.body().size_hint().exact()), (SMALL_BYTES + 1, Some(SMALL_BYTES as u64 + 1)));
+        drop((small, large));
+        assert_eq!(budget.used(), 0);
+        assert!(reserve_response(response(2 << 20), budget.shared_reservation()).is_err());
+    }
+}

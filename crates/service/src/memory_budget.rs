@@ -1,0 +1,300 @@
+//! Budget of the memory that a process holds for its clients.
+//!
+//! A byte is reserved before it is kept, and buffers are counted by their capacity. The budget is shared out by the rule of
+//! dynamic thresholds, which switches use for their packet buffers (A. K. Choudhury, E. L. Hahne: Dynamic Queue Length
+//! Thresholds for Shared-Memory Packet Switches, 1998): a client may hold at most [`ALPHA`] times what is still free. One
+//! client alone gets four fifths of the memory, several get equal parts, and there is always room for another. Fixed parts
+//! would leave most of the memory unused behind a reverse proxy, where all requests have one address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::body::BodyError;
+use crate::peer::Peer;
+
+/// How many times the free memory one client may hold.
+const ALPHA: usize = 4;
+
+/// A reservation of at most so many bytes is not held against its client's part. It saves short requests the look-up, and
+/// leaves the last fifth of the memory to them.
+pub const SMALL_BYTES: usize = 64 << 10;
+
+/// Capacity of a growing buffer at least.
+const MIN_CAPACITY: usize = 64 << 10;
+
+/// Bytes that all reservations together may have. Clones are the same budget.
+#[derive(Clone, Debug)]
+pub struct MemoryBudget(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    total: usize,
+    used: AtomicUsize,
+    /// Bytes of each client with more than [`SMALL_BYTES`] in one reservation.
+    clients: Mutex<HashMap<Client, usize>>,
+}
+
+/// On whose behalf memory is held. Requests without an address, as in tests, are those of one client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Client {
+    #[default]
+    Unknown,
+    Address(IpAddr),
+    /// The service itself: bounded by the total alone.
+    Service,
+}
+
+/// Bytes of a [`MemoryBudget`] that are held for one request. They are free again when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: MemoryBudget,
+    client: Client,
+    bytes: usize,
+    is_counted: bool,
+}
+
+impl MemoryBudget {
+    /// A budget of `total` bytes.
+    pub fn new(total: usize) -> Self {
+        Self(Arc::new(Pool { total, used: AtomicUsize::new(0), clients: Mutex::default() }))
+    }
+
+    /// An empty reservation for a request of `peer`.
+    pub fn reservation(&self, peer: Option<Peer>) -> Reservation {
+        let client = peer.map_or(Client::Unknown, |Peer(address)| Client::Address(address));
+        Reservation { budget: self.clone(), client, bytes: 0, is_counted: false }
+    }
+
+    /// An empty reservation for work that belongs to several clients, such as a batch.
+    pub fn shared_reservation(&self) -> Reservation {
+        Reservation { budget: self.clone(), client: Client::Service, bytes: 0, is_counted: false }
+    }
+
+    /// Bytes that are reserved at the moment.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that one client can ever hold.
+    fn most_of_one(&self) -> usize {
+        self.0.total / (ALPHA + 1) * ALPHA
+    }
+
+    fn take(&self, more: usize) -> Result<usize, BodyError> {
+        let fits = |used: usize| used.checked_add(more).filter(|&used| used <= self.0.total);
+        let before = self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        before.map(|before| before + more).map_err(|_| BodyError::NoMemory)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
+        self.0.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reservation {
+    /// Bytes that are reserved.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The budget that it is part of.
+    pub fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    /// Another reservation for the same client, still empty.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self { budget: self.budget.clone(), client: self.client, bytes: 0, is_counted: false }
+    }
+
+    /// Reserves `more` bytes: [`BodyError::NoMemory`] where others hold them, [`BodyError::TooMuchMemory`] where one client
+    /// never gets as many.
+    pub fn reserve(&mut self, more: usize) -> Result<(), BodyError> {
+        let bytes = self.bytes.saturating_add(more);
+        let most = self.budget.most_of_one();
+        if bytes > most {
+            return Err(BodyError::TooMuchMemory { most });
+        }
+        let used = self.budget.take(more)?;
+        if self.client != Client::Service && bytes > SMALL_BYTES {
+            let uncounted = if self.is_counted { more } else { bytes };
+            let mut clients = self.budget.clients();
+            let held = clients.get(&self.client).copied().unwrap_or(0) + uncounted;
+            if held > (self.budget.0.total - used).saturating_mul(ALPHA) {
+                drop(clients);
+                self.budget.give_back(more);
+                return Err(BodyError::NoMemory);
+            }
+            clients.insert(self.client, held);
+            self.is_counted = true;
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Reserves what is missing to `bytes` bytes altogether.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), BodyError> {
+        self.reserve(bytes.saturating_sub(self.bytes))
+    }
+
+    /// Gives `less` bytes back, at most all.
+    pub fn release(&mut self, less: usize) {
+        let less = less.min(self.bytes);
+        self.bytes -= less;
+        if self.is_counted {
+            let mut clients = self.budget.clients();
+            if let Some(held) = clients.get_mut(&self.client) {
+                *held = held.saturating_sub(less);
+                if *held == 0 {
+                    clients.remove(&self.client);
+                }
+            }
+        }
+        self.budget.give_back(less);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.release(self.bytes);
+        }
+    }
+}
+
+/// Growing buffer whose capacity is reserved before it is allocated.
+#[derive(Debug, Default)]
+pub struct ReservedBuffer {
+    bytes: Vec<u8>,
+}
+
+impl ReservedBuffer {
+    /// Bytes in it.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Appends `data`. `length` is what the buffer will have in the end, where that is known, and `most` what it may have.
+    ///
+    /// A buffer of known length doubles up to exactly that; any other grows by half. While it is copied to a larger place,
+    /// both places are reserved.
+    pub fn extend(
+        &mut self,
+        data: &[u8],
+        length: Option<usize>,
+        most: usize,
+        reservation: &mut Reservation,
+    ) -> Result<(), BodyError> {
+        let (needed, before) = (self.bytes.len() + data.len(), self.bytes.capacity());
+        if needed > before {
+            let capacity = match length {
+                Some(length) if length >= needed => length.min((2 * needed).max(MIN_CAPACITY)),
+                // Most messages come in one piece.
+                _ if before == 0 => needed,
+                _ => needed.max(before / 2 * 3).max(MIN_CAPACITY).min(most.max(needed)),
+            };
+            reservation.reserve(capacity)?;
+            let mut grown = Vec::with_capacity(capacity);
+            grown.extend_from_slice(&self.bytes);
+            self.bytes = grown;
+            reservation.release(before);
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// What is in it, with its capacity.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// What is in it so far.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What is in it, to be changed in place.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn peer(last: u8) -> Option<Peer> {
+        Some(Peer(IpAddr::from([192, 0, 2, last])))
+    }
+
+    #[test]
+    fn one_client_gets_four_fifths_and_there_is_room_for_another() {
+        let budget = MemoryBudget::new(100 * MIB);
+        let mut first = budget.reservation(peer(1));
+        first.reserve(80 * MIB).unwrap();
+        assert_eq!(first.reserve(MIB), Err(BodyError::TooMuchMemory { most: 80 * MIB }));
+        assert_eq!(budget.reservation(peer(1)).reserve(MIB), Err(BodyError::NoMemory));
+        let mut second = budget.reservation(peer(2));
+        second.reserve(16 * MIB).unwrap();
+        assert_eq!(second.reserve(MIB), Err(BodyError::NoMemory));
+        budget.reservation(peer(3)).reserve(3 * MIB).unwrap();
+        drop(first);
+        second.reserve(20 * MIB).unwrap();
+        drop(second);
+        assert_eq!(budget.used(), 0);
+        assert!(budget.clients().is_empty());
+    }
+
+    #[test]
+    fn small_reservations_are_held_against_the_total_alone() {
+        let budget = MemoryBudget::new(10 * SMALL_BYTES);
+        let mut large = budget.reservation(peer(1));
+        large.reserve(8 * SMALL_BYTES).unwrap();
+        let mut small: Vec<_> = (0..2).map(|_| budget.reservation(peer(1))).collect();
+        small.iter_mut().for_each(|small| small.reserve(SMALL_BYTES).unwrap());
+        assert_eq!(budget.reservation(peer(2)).reserve(1), Err(BodyError::NoMemory));
+        drop(large);
+        assert_eq!(budget.used(), 2 * SMALL_BYTES);
+        // One that grows is held against its client's part with all that it has.
+        small[0].reserve(SMALL_BYTES).unwrap();
+        assert_eq!(budget.clients().values().sum::<usize>(), 2 * SMALL_BYTES);
+        drop(small);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_buffer_is_reserved_by_its_capacity() {
+        let budget = MemoryBudget::new(64 * MIB);
+        for length in [None, Some(5 * MIB)] {
+            let mut reservation = budget.reservation(None);
+            let mut buffer = ReservedBuffer::default();
+            for _ in 0..80 {
+                buffer.extend(&[7; 64 << 10], length, 8 * MIB, &mut reservation).unwrap();
+                assert_eq!(reservation.bytes(), buffer.bytes.capacity());
+            }
+            assert_eq!(buffer.len(), 5 * MIB);
+            assert!(buffer.into_vec().capacity() <= length.unwrap_or(8 * MIB));
+        }
+        let mut buffer = ReservedBuffer::default();
+        let mut reservation = budget.reservation(None);
+        let small = MemoryBudget::new(MIB);
+        buffer.extend(&[7; MIB], None, 8 * MIB, &mut reservation).unwrap();
+        let before = buffer.bytes.capacity();
+        assert!(buffer.extend(&[7; MIB], None, 8 * MIB, &mut small.reservation(None)).is_err());
+        assert_eq!(buffer.bytes.capacity(), before, "nothing is allocated that is not reserved");
+    }
+}
