@@ -16,6 +16,7 @@ mod queue;
 mod restarts;
 mod rows;
 mod settings;
+mod shedding;
 mod sizes;
 mod worker;
 

@@ -3,10 +3,15 @@
 //! A batch is made when a session is idle, of whatever waits then: under little load each request leaves at once and alone,
 //! and the more there are, the larger batches become. What waits is measured in rows and in bytes.
 //!
-//! Whoever finds the queue full is told at once when to come back; so is whoever would wait long in it. Either shows that more
-//! comes than can go, and then a long queue makes everybody wait and answers nobody sooner. So from that moment it is kept as
-//! short as keeps the sessions busy, until they have nothing to do for a part of the time. A crowd that asks again when it has
-//! its answers never gets there; many more than the sessions can answer get there at once.
+//! Load is shed here and nowhere else: this queue sees what every client sends and what each batch takes. `web_api` only sends
+//! a model that has refused no more than it took (`gatherer/window.rs`).
+//!
+//! A full queue rejects immediately with `Retry-After`. Shedding begins when two things hold: the queue is long, by the cost
+//! estimate of its batches ([`Pace`]), and it stands, by what requests have really waited ([`StandingQueue`]). The estimate
+//! alone would refuse a burst of cheap requests on a busy machine, where batches of one row take long and show little of what
+//! larger ones take. The delay alone would refuse a burst that is all but done. From then on the queue is kept as short as
+//! keeps the sessions busy, until they are idle for a part of the time. Clients that send their next request after the last
+//! response never get there; many more than the sessions can answer get there within a fifth of a second.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,25 +24,22 @@ use super::batch::{Batch, Past};
 use super::entry::{Entry, Urgency};
 use super::line::{Line, Room};
 use super::pace::Pace;
+use super::shedding::{Shedding, StandingQueue};
 use super::{BatchSettings, Meters, RunError};
 
-/// So long somebody may have to wait before the queue is shortened, or longer where no more batches wait than a crowd asks for:
-/// so many for each session, and so many at the least. Clients of one question each are always let in up to there.
+/// A queue is long where the last request would wait for longer than this and behind more batches than this: so many for each
+/// session, and so many at the least.
 const LONG_WAIT: Duration = Duration::from_millis(150);
-const CROWD_OF_SESSION: u32 = 32;
-const CROWD: u32 = 64;
+const BATCHES_OF_SESSION: usize = 32;
+const BATCHES: usize = 64;
 
-/// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before a
-/// queue is kept short no more.
+/// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before
+/// shedding ends.
 const SPELL: Duration = Duration::from_secs(1);
 const SPELL_BATCHES: u32 = 16;
 const IDLE_PART: u32 = 8;
 
-/// For so long after it has begun to be, that counts for nothing: telling hundreds that there is no room takes longer than a
-/// short queue lasts, and the next hundreds would then fill it.
-const TURMOIL: Duration = Duration::from_millis(250);
-
-/// So long, or as long as a batch takes, one waits in a queue that is kept short.
+/// So long, or as long as a batch takes, a request waits while load is shed.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 /// Bytes of one batch, unless a single request has more: what travels to a session's process in one piece.
@@ -74,18 +76,13 @@ struct Waiting {
     interactive: Line,
     background: Line,
     /// Where more comes than can go.
-    kept_short: Option<Short>,
+    shedding: Option<Shedding>,
+    standing: StandingQueue,
+    /// Rows that batches are expected to have once many requests wait; 0 before the first batch.
+    batch_rows: usize,
     /// Sessions that take batches.
     serving: usize,
     closed: bool,
-}
-
-/// A part of the time for which the queue is kept short.
-#[derive(Debug)]
-struct Short {
-    since: Instant,
-    /// How long sessions had nothing to do in it, all together.
-    idle: Duration,
 }
 
 /// Why a request may not wait.
@@ -134,24 +131,23 @@ impl Queue {
             waiting.background.forget_gone();
         }
         let is_refused = !self.has_room(&waiting, &entry);
-        let was_kept_short = waiting.kept_short.is_some();
+        let was_shedding = waiting.shedding.is_some();
         let (urgency, rows) = (entry.urgency, entry.weight());
         if !is_refused && urgency == Urgency::Background {
             waiting.background.push(entry);
         } else if !is_refused {
             waiting.interactive.push(entry);
         }
-        let too_late = if urgency == Urgency::Interactive && (is_refused || self.is_long(&waiting.interactive)) {
-            self.shorten(&mut waiting)
-        } else {
-            Vec::new()
-        };
-        let retry_after = self.retry_after(waiting.rows() + rows);
+        let is_overloaded = urgency == Urgency::Interactive
+            && waiting.standing.stands()
+            && (is_refused || self.is_long(&waiting));
+        let too_late = if is_overloaded { self.shed(&mut waiting) } else { Vec::new() };
+        let retry_after = self.retry_after(&waiting, rows);
         self.note(&waiting);
-        let is_shortened = !was_kept_short && waiting.kept_short.is_some();
+        let begins = !was_shedding && waiting.shedding.is_some();
         drop(waiting);
-        if is_shortened {
-            info!(model = self.model, refused = too_late.len(), "more comes than can go: its queue is kept short");
+        if begins {
+            info!(model = self.model, refused = too_late.len(), "model overloaded, shedding load");
         }
         self.meters.refused.inc_by(too_late.len() as u64 + u64::from(is_refused));
         for entry in too_late {
@@ -173,7 +169,7 @@ impl Queue {
             }
             if let Some(moment) = self.due(settings) {
                 let _ = timeout_at(moment, came).await;
-            } else if self.waiting().kept_short.is_some() {
+            } else if self.waiting().shedding.is_some() {
                 let begun = Instant::now();
                 let _ = timeout(self.spell() / IDLE_PART, came).await;
                 self.was_idle(begun);
@@ -195,6 +191,12 @@ impl Queue {
         let mut room = Room { rows: settings.rows(&self.pace), bytes: MAX_BATCH_BYTES };
         waiting.interactive.fill(&mut entries, &mut room);
         waiting.background.fill(&mut entries, &mut room);
+        if let Some(first) = entries.first() {
+            let (now, is_interactive) = (Instant::now(), first.urgency == Urgency::Interactive);
+            let waited = if is_interactive { now.saturating_duration_since(first.since) } else { Duration::ZERO };
+            waiting.standing.observe(waited, now);
+            waiting.batch_rows = settings.expected_rows(&self.pace);
+        }
         self.note(&waiting);
         let is_more = waiting.first().is_some();
         drop(waiting);
@@ -230,19 +232,21 @@ impl Queue {
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
             rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
-        fits && (waiting.kept_short.is_none()
+        fits && (waiting.shedding.is_none()
             || entry.urgency == Urgency::Background
-            || self.wait(waiting.interactive.rows() + 1) < self.short_wait())
+            || self.wait(waiting, waiting.interactive.rows() + 1) < self.short_wait())
     }
 
-    /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
-    fn shorten(&self, waiting: &mut Waiting) -> Vec<Entry> {
+    /// Begins to shed load. Returns the requests that are refused: the last ones, which have waited for the shortest time.
+    fn shed(&self, waiting: &mut Waiting) -> Vec<Entry> {
         let mut too_late = Vec::new();
-        // Without a session everybody waits for the next one, which is not far, or is told that there is none.
-        if waiting.serving > 0 && waiting.kept_short.is_none() {
-            waiting.kept_short = Some(Short::begin(Instant::now() + TURMOIL));
-            // A request that is long by itself has nobody before it to wait for.
-            while waiting.interactive.has_several() && self.wait(waiting.interactive.rows()) > self.short_wait() {
+        // Without a session all requests wait for the next one, which is not far, or are refused when there is none.
+        if waiting.serving > 0 && waiting.shedding.is_none() {
+            waiting.shedding = Some(Shedding::begin());
+            // A request that takes long by itself waits for no other.
+            while waiting.interactive.has_several()
+                && self.wait(waiting, waiting.interactive.rows()) > self.short_wait()
+            {
                 too_late.extend(waiting.interactive.pop_last());
             }
         }
@@ -253,14 +257,14 @@ impl Queue {
     fn was_idle(&self, begun: Instant) {
         let mut waiting = self.waiting();
         let until = waiting.first().map_or_else(Instant::now, |first| first.since);
-        let Some(short) = &mut waiting.kept_short else { return };
-        short.idle += until.saturating_duration_since(begun.max(short.since));
-        if short.idle >= self.spell() * self.sessions / IDLE_PART {
-            waiting.kept_short = None;
+        let Some(shedding) = &mut waiting.shedding else { return };
+        shedding.idle += until.saturating_duration_since(begun.max(shedding.since));
+        if shedding.idle >= self.spell() * self.sessions / IDLE_PART {
+            (waiting.shedding, waiting.standing) = (None, StandingQueue::default());
             drop(waiting);
-            info!(model = self.model, "its queue is kept short no more");
-        } else if short.since.elapsed() >= self.spell() {
-            *short = Short::begin(Instant::now());
+            info!(model = self.model, "model recovered, load shedding off");
+        } else if shedding.since.elapsed() >= self.spell() {
+            *shedding = Shedding::since(Instant::now());
         }
     }
 
@@ -268,27 +272,31 @@ impl Queue {
         SPELL.max(self.pace.of_batch() * SPELL_BATCHES)
     }
 
-    fn is_long(&self, line: &Line) -> bool {
-        let crowd = CROWD.max(self.sessions.saturating_mul(CROWD_OF_SESSION));
-        self.wait(line.rows()) > LONG_WAIT
-            && self.pace.of_rows(line.rows()) > self.pace.of_batch().saturating_mul(crowd)
+    fn is_long(&self, waiting: &Waiting) -> bool {
+        let rows = waiting.interactive.rows();
+        let batches = rows.div_ceil(waiting.batch_rows.max(1));
+        batches > BATCHES.max(BATCHES_OF_SESSION.saturating_mul(self.sessions as usize))
+            && self.wait(waiting, rows) > LONG_WAIT
     }
 
     fn short_wait(&self) -> Duration {
         SHORT_WAIT.max(self.pace.of_batch())
     }
 
-    fn retry_after(&self, rows: usize) -> Duration {
-        Duration::from_secs_f64(self.wait(rows).as_secs_f64().ceil().clamp(1.0, LONGEST_RETRY))
+    /// When there is room for so many rows behind all that wait.
+    fn retry_after(&self, waiting: &Waiting, rows: usize) -> Duration {
+        let wait = self.wait(waiting, waiting.rows() + rows);
+        Duration::from_secs_f64(wait.as_secs_f64().ceil().clamp(1.0, LONGEST_RETRY))
     }
 
     fn note(&self, waiting: &Waiting) {
         self.meters.queue_rows.set(waiting.rows().cast_signed() as i64);
     }
 
-    /// How long it takes until `rows` have gone.
-    fn wait(&self, rows: usize) -> Duration {
-        self.pace.of_rows(rows) / self.sessions
+    /// The estimated time until `rows` have gone: that of so many batches, shared out among the sessions.
+    fn wait(&self, waiting: &Waiting, rows: usize) -> Duration {
+        let most = if waiting.batch_rows == 0 { rows } else { waiting.batch_rows };
+        self.pace.of_batches(rows, most) / self.sessions
     }
 
     /// When the next batch leaves; `None` while nothing waits.
@@ -330,12 +338,6 @@ impl Waiting {
     }
 }
 
-impl Short {
-    fn begin(since: Instant) -> Self {
-        Self { since, idle: Duration::ZERO }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::poll;
@@ -355,12 +357,12 @@ mod tests {
         run_timeout: Duration::from_secs(30),
     };
 
-    /// In front of one session, and kept short from now on.
+    /// In front of one session, and shedding from now on.
     fn short_queue() -> Queue {
         let meters = Metrics::register(&mut Registry::default()).session("x");
         let queue = Queue::new("x".to_owned(), QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
         queue.pace.observe(1, Duration::from_millis(4));
-        queue.waiting().kept_short = Some(Short::begin(Instant::now()));
+        queue.waiting().shedding = Some(Shedding::since(Instant::now()));
         queue
     }
 
@@ -376,7 +378,7 @@ mod tests {
             queue.push(entry).unwrap();
             advance(Duration::from_millis(500)).await;
             assert!(poll!(&mut next).is_ready());
-            assert_eq!(queue.waiting().kept_short.is_none(), is_idle, "somebody came after {comes_after} ms");
+            assert_eq!(queue.waiting().shedding.is_none(), is_idle, "somebody came after {comes_after} ms");
         }
     }
 }
