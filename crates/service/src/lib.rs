@@ -48,7 +48,7 @@ mod http_metrics;
 pub mod middleware;
 
 /// gRPC beside HTTP on one port: errors that its clients understand.
-mod grpc;
+pub mod grpc;
 
 /// A request's body, bounded in bytes, in time and in the memory of all bodies together.
 pub mod body;
