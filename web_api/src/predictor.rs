@@ -161,7 +161,8 @@ impl Predictor {
             self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
         } else {
             let infer = async { self.infer(question, steering).await.map_err(Failure::from) };
-            let found = self.memory.recall_or_infer(key, name, |inference| question.key_of(inference), infer).await;
+            let (priority, key_of) = (steering.priority(), |inference: &Inference| question.key_of(inference));
+            let found = self.memory.recall_or_infer(key, name, priority, key_of, infer).await;
             found.map_err(|failure| failure.error)?
         };
         if question.version().is_some_and(|version| version != entry.inference.version) {

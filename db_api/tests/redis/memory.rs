@@ -55,7 +55,8 @@ fn inference() -> Inference {
 
 async fn ask(memory: &Memory<String>, image: &str) -> Outcome {
     let infer = async { Ok::<_, Failure<String>>(inference()) };
-    let (entry, outcome) = memory.recall_or_infer(key(image), "mnist", |_| key(image), infer).await.unwrap();
+    let (entry, outcome) =
+        memory.recall_or_infer(key(image), "mnist", Priority::Interactive, |_| key(image), infer).await.unwrap();
     assert_eq!(entry.inference.outputs, inference().outputs);
     assert_eq!(entry.inference.provenance, inference().provenance);
     outcome
