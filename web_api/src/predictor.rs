@@ -237,8 +237,8 @@ impl Model {
             }
             Platform::Queue => self.queue.infer(model, &inputs, self.client.patience()).await,
         };
-        // A question that was turned away here has not been asked.
-        if !matches!(inference, Err(Error::Busy)) {
+        // A request that was rejected for load has not been run.
+        if !matches!(inference, Err(Error::Busy | Error::Overloaded { .. })) {
             self.metrics.inferred(&model.name, rows);
         }
         let inference = inference?;

@@ -138,9 +138,8 @@ impl Queue {
         } else if !is_refused {
             waiting.interactive.push(entry);
         }
-        let is_overloaded = urgency == Urgency::Interactive
-            && waiting.standing.stands()
-            && (is_refused || self.is_long(&waiting));
+        let is_overloaded =
+            urgency == Urgency::Interactive && waiting.standing.stands() && (is_refused || self.is_long(&waiting));
         let too_late = if is_overloaded { self.shed(&mut waiting) } else { Vec::new() };
         let retry_after = self.retry_after(&waiting, rows);
         self.note(&waiting);

@@ -29,7 +29,8 @@ async fn pool_after(fake: &Fake, singles: usize) -> Arc<Pool> {
     let batch = BatchSettings::new(0, Duration::ZERO, None, Duration::from_secs(30));
     let meters = Metrics::register(&mut Registry::default()).session("m");
     let queue = QueueLimits { rows: 10_000, bytes: 1 << 30 };
-    let pool = Arc::new(Pool::start(fake, &blueprint, &PoolSettings { bytes: 1000, sessions: 1, queue, batch, meters }));
+    let pool =
+        Arc::new(Pool::start(fake, &blueprint, &PoolSettings { bytes: 1000, sessions: 1, queue, batch, meters }));
     pool.ready(|_| ()).await.unwrap();
     for _ in 0..singles {
         pool.run(input(0.5), Urgency::Interactive).await.unwrap();
