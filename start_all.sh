@@ -103,7 +103,7 @@ address() {
 record_start() {
   mkdir -p "$state"
   printf '%s\n' "MODE=$mode" "APP_TYPE=$app_type" "MODEL_NAME=$model_name" "DEVICE=$device" "PORT=$port" \
-    "MODEL_PORT=${model_port:-5050}" >"$state/stack"
+    "MODEL_PORT=${model_port:-5050}" "METRICS_PORT=${metrics:-}" "MODEL_METRICS_PORT=${model_metrics:-}" >"$state/stack"
 }
 
 # Waits until both services say that they are ready, and tells every five seconds how far the models are.

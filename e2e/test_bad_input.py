@@ -51,7 +51,7 @@ def array(web: Service, content: str) -> requests.Response:
 def raw(web: Service, target: str) -> tuple[int, str]:
     """Sends a path as it is, where clients would tidy it up first."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as connection:
-        head = ["POST {target} HTTP/1.1", "Host: x", "Connection: close", "Content-Type: image/png", "Content-Length: {length}"]
+        head = ["POST {target} HTTP/1.1", "Host: localhost", "Connection: close", "Content-Type: image/png", "Content-Length: {length}"]
         connection.sendall("\r\n".join([*head, "", ""]).format(target=target, length=len(PNG)).encode() + PNG)
         answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]

@@ -117,7 +117,7 @@ def test_a_client_that_never_finishes_its_head_is_cut_off(spawn: Spawn, model_ap
     web = spawn("web_api", MODEL_API_URL=model_api.url, HEADER_TIMEOUT_MS=700)
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as slow:
         begun = time.monotonic()
-        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         assert answer_of(ask(web.url, never_seen()))["label"] == "7"
         while slow.recv(1024):
             pass
@@ -126,7 +126,7 @@ def test_a_client_that_never_finishes_its_head_is_cut_off(spawn: Spawn, model_ap
 
 def test_an_idle_connection_outlives_the_time_for_a_header(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url, HEADER_TIMEOUT_MS=300, IDLE_TIMEOUT_MS=2000)
-    live = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    live = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as idle:
         for _ in range(2):
             idle.sendall(live)
@@ -141,7 +141,7 @@ def test_an_idle_connection_outlives_the_time_for_a_header(spawn: Spawn, model_a
 def test_an_idle_connection_does_not_keep_a_service_from_stopping(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url)
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as idle:
-        idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
         assert web.terminate(10) == 0
 
@@ -154,20 +154,22 @@ def test_a_client_that_never_finishes_its_body_is_told_so(spawn: Spawn, model_ap
     assert answer_of(ask(web.url, never_seen()))["label"] == "7"
 
 
-def test_one_connection_too_many_is_refused_and_the_others_are_served(spawn: Spawn, model_api: Service):
+def test_one_connection_too_many_is_refused_where_all_are_busy_and_the_others_are_served(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=5)
-    idle = []
+    picture = never_seen()
+    busy = []
 
     def is_refused() -> bool:
         # One more each time: connections that were closed a moment ago may still count.
-        idle.append(socket.create_connection(("127.0.0.1", web.port), timeout=10))
+        busy.append(socket.create_connection(("127.0.0.1", web.port), timeout=10))
+        busy[-1].sendall(head(len(picture)))
         return requests.get(web.url, timeout=10).status_code == 503
 
     wait_until(is_refused, "one too many is refused")
-    assert len(idle) >= 3, "refused although there was room"
-    idle[0].sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert idle[0].recv(1024).startswith(b"HTTP/1.1 200 ")
-    for connection in idle:
+    assert len(busy) >= 3, "refused although there was room"
+    busy[0].sendall(picture)
+    assert busy[0].recv(1024).startswith(b"HTTP/1.1 200 ")
+    for connection in busy:
         connection.close()
     assert wait_until(lambda: web.health().status_code == 200, "there is room again")
 
@@ -176,7 +178,7 @@ def test_one_connection_too_many_is_refused_and_the_others_are_served(spawn: Spa
 
 
 def head(length: int, path: str = "/predict/mnist") -> bytes:
-    lines = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+    lines = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
     return lines.encode()
 
 

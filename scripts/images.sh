@@ -76,18 +76,19 @@ choose_image() {
   fi
 }
 
-# The password is made once and kept: never overwritten, readable for its owner alone.
+# The password and the secret are made once and kept: never overwritten, readable for their owner alone.
 write_env() {
   if [[ -e $root/.env ]]; then
     [[ -n $(setting REDIS_PASSWORD '') ]] || stop_with 1 "$root/.env has no line REDIS_PASSWORD=…: add one, or remove the file"
+    # A file of an earlier version has none.
+    [[ -n $(setting MODEL_API_SECRET '') ]] || printf '\n%s\n' "MODEL_API_SECRET=$(random_hex)" >>"$root/.env" ||
+      stop_with 1 "$root/.env cannot be written: add a line MODEL_API_SECRET=… with at least 16 characters"
     return
   fi
-  local password
-  password=$(od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n')
   (
     umask 077
     printf '%s\n' "# Made by start_all.sh, read by Docker Compose; any setting of the README may be added." \
-      "COMPOSE_PROJECT_NAME=mlserve" "REDIS_PASSWORD=$password" >"$root/.env.new"
+      "COMPOSE_PROJECT_NAME=mlserve" "REDIS_PASSWORD=$(random_hex)" "MODEL_API_SECRET=$(random_hex)" >"$root/.env.new"
     # A link fails if somebody was faster; a move would overwrite.
     ln "$root/.env.new" "$root/.env"
     rm -f "$root/.env.new"

@@ -35,6 +35,9 @@ setting() {
   say "${value:-$2}"
 }
 
+# 192 random bits.
+random_hex() { od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
 # ---- Models ---------------------------------------------------------------------------------------------------------
 
 find_models_dir() {
@@ -168,9 +171,9 @@ ask_health() {
     docker) docker exec "$(container_of "$2")" "$2" health 2>&1 ;;
     *)
       local port
-      port=$(recorded PORT)
-      if [[ $2 == model_api ]]; then port=$(recorded MODEL_PORT); fi
-      HOST=127.0.0.1 PORT=$port "$(binaries)/$2" health 2>&1
+      port=$(recorded METRICS_PORT)
+      if [[ $2 == model_api ]]; then port=$(recorded MODEL_METRICS_PORT); fi
+      METRICS_ADDR=127.0.0.1:$port "$(binaries)/$2" health 2>&1
       ;;
   esac
 }

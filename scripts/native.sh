@@ -75,6 +75,16 @@ export_settings() {
   done < <(cat "$root/.env" 2>/dev/null)
 }
 
+# Sets MODEL_API_SECRET for both processes: that of the settings, or one that is made once and kept in .mlserve/.
+model_api_secret() {
+  local file=$state/model_api_secret
+  if [[ -z ${MODEL_API_SECRET:-} ]]; then
+    [[ -s $file ]] || (umask 077 && random_hex >"$file")
+    MODEL_API_SECRET=$(cat "$file")
+  fi
+  export MODEL_API_SECRET
+}
+
 start_processes() {
   local metrics model_metrics
   export_settings
@@ -90,10 +100,11 @@ start_processes() {
   make_locale
   build_binaries
   record_start
+  model_api_secret
   start_process model_api HOST=127.0.0.1 "PORT=$model_port" "METRICS_ADDR=127.0.0.1:$model_metrics" \
     "MODEL_NAME=$model_name" "MODELS_DIR=$(find_models_dir)" "DEVICE=$device" "ORT_DYLIB_PATH=$ORT_DYLIB_PATH" \
     "LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ${LOCPATH:+"LOCPATH=$LOCPATH"}
-  start_process web_api HOST=127.0.0.1 "PORT=$port" "METRICS_ADDR=127.0.0.1:$metrics" \
+  start_process web_api "HOST=${PUBLISH:-127.0.0.1}" "PORT=$port" "METRICS_ADDR=127.0.0.1:$metrics" \
     "APP_TYPE=$app_type" "MODEL_API_URL=http://127.0.0.1:$model_port"
 }
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 import numpy as np
@@ -20,8 +20,8 @@ class Case:
     model: onnx.ModelProto
     rows: Rows
     """Makes the inputs of a request of one row."""
-    is_stable: bool = True
-    """Whether ONNX Runtime gives the same result for the same rows each time."""
+    disabled_optimizers: list[str] = field(default_factory=list)
+    """Optimisations with which ONNX Runtime gives wrong results."""
 
 
 ALL: dict[str, Case] = {}
@@ -130,8 +130,10 @@ add(
     [("BatchNormalization", "x s b m v", "y rm rv", {"training_mode": 1})], (4, 3, 3), opset=15,
     s=np.ones(4, np.float32), b=np.zeros(4, np.float32), m=np.zeros(4, np.float32), v=np.ones(4, np.float32),
 )
-# ONNX Runtime does not always use the statistics of the batch here.
-ALL["training-batch-norm"].is_stable = False
+# The running mean and variance are updated in place. ONNX Runtime by itself merges the constants of equal values, so that each run
+# would change scale and bias: 0.8 off after one run, 15 after seven. The served session does not merge them, and neither must the
+# one that it is compared with.
+ALL["training-batch-norm"].disabled_optimizers = ["ConstantSharing"]
 add(
     "instance-norm-of-the-batch",
     [("Transpose", "x", "t", {"perm": [1, 2, 0]}), ("InstanceNormalization", "t s b", "i"), ("Transpose", "i", "y", {"perm": [2, 0, 1]})], (4, 3),

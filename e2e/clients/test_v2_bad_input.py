@@ -143,7 +143,7 @@ def test_a_model_or_a_version_that_is_not_there(server: Service):
 def raw(server: Service, target: str, body: bytes = b"") -> tuple[int, str]:
     """Sends a path as it is, where clients would tidy it up first."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]

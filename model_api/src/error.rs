@@ -93,6 +93,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The inputs of all requests together have as many bytes as they may.
+    #[error("the inputs of all waiting requests use {0} bytes (QUEUE_BYTES); try again later")]
+    InputsFull(usize),
     /// As many pictures wait to be decoded as may.
     #[error("too many requests are waiting to be decoded")]
     DecodersBusy,
@@ -125,12 +128,17 @@ impl Error {
             Self::Picture(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
             Self::NoModelNamed { .. } | Self::Unfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
             Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
+            Self::Run(RunError::Rows { error, .. }) => Self::Run(error.cause().clone()).status(),
+            Self::Run(RunError::OutOfMemory(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "out_of_memory"),
+            Self::Run(RunError::TooLarge(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Run(RunError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             Self::Run(RunError::Crashed) => (StatusCode::INTERNAL_SERVER_ERROR, "crashed"),
             Self::Internal | Self::Picture(ImageError::Unprocessable { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")
             }
-            Self::DecodersBusy | Self::Run(RunError::Full { .. }) => (StatusCode::SERVICE_UNAVAILABLE, FULL),
+            Self::DecodersBusy | Self::InputsFull(_) | Self::Run(RunError::Full { .. }) => {
+                (StatusCode::SERVICE_UNAVAILABLE, FULL)
+            }
             Self::Unavailable { .. } | Self::Run(RunError::Unavailable(_) | RunError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
@@ -193,6 +201,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::memory::Exceeded;
 
     #[test]
     fn every_error_has_its_status_and_its_label() {
@@ -222,9 +231,13 @@ mod tests {
             (Error::NoPrediction(NoPrediction::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodersBusy, 503, "full"),
+            (Error::InputsFull(1), 503, "full"),
             (Error::Run(RunError::Full { retry_after: Duration::ZERO }), 503, "full"),
             (Error::Run(RunError::Unavailable(text())), 503, "unavailable"),
             (Error::Run(RunError::Refused(text())), 422, "refused"),
+            (Error::Run(RunError::OutOfMemory(Exceeded::Each(1))), 500, "out_of_memory"),
+            (Error::Run(RunError::TooLarge(text())), 413, "too_large"),
+            (Error::Run(RunError::Rows { first: 0, last: 1, error: Box::new(RunError::Crashed) }), 500, "crashed"),
             (Error::Run(RunError::Crashed), 500, "crashed"),
             (Error::Run(RunError::TimedOut(Duration::ZERO)), 504, "timed_out"),
             (Error::Run(RunError::Stopped), 503, "unavailable"),

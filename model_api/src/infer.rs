@@ -40,10 +40,11 @@ async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urg
     if let Some(steps) = model.steps() {
         return run_steps(app, model, steps, inputs, urgency).await;
     }
+    let inputs = app.hold(inputs)?;
     let begun = Instant::now();
     let decoded = pictures::decode(app, model, inputs).await?;
     let decoding = begun.elapsed();
-    let ran = model.run(decoded.inputs, urgency).await?;
+    let ran = model.run(decoded, urgency).await?;
     Ok(Inference {
         model: model.name.clone(),
         version: model.version.clone(),

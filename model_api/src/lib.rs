@@ -38,6 +38,9 @@ pub mod analysis;
 /// What a model's answers depend on.
 mod digest;
 
+/// Memory budgets of the process, and limits of its sessions.
+pub mod memory;
+
 /// The seam below which ONNX Runtime begins.
 pub mod session;
 
@@ -73,6 +76,9 @@ pub mod watch;
 
 /// Parts → serve → wait.
 pub mod run;
+
+/// Who may load and unload models.
+pub mod repository_access;
 
 /// The state, and all routes on one screen.
 pub mod app;

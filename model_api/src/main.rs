@@ -28,6 +28,7 @@ async fn serve() -> Result<ExitCode, SettingError> {
     let repository = Repository::new(&settings.models_dir).selecting(settings.models.clone());
     let models = repository.select(&settings.models)?;
     LogSettings::from_env()?.init();
+    service::descriptors::reserve(&settings.server, 0)?;
     if let Err(error) = run(settings, repository, models).await {
         error!("{error:#}");
         return Ok(ExitCode::FAILURE);
@@ -39,7 +40,7 @@ async fn serve() -> Result<ExitCode, SettingError> {
 #[tokio::main(flavor = "current_thread")]
 async fn health() -> Result<ExitCode, SettingError> {
     let server = ServerSettings::from_env(Settings::PORT, Settings::METRICS_PORT)?;
-    Ok(service::health::check(server.address).await)
+    Ok(service::health::check(server.health_address()).await)
 }
 
 /// The names that `MODEL_NAME` may have; and why what looks like a model is none.

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub queue_refusals: Family<ModelLabel, Counter>,
     /// Sessions that died or did not start.
     pub session_restarts: Family<ModelLabel, Counter>,
+    /// Sessions that were replaced because their memory had grown.
+    pub session_replacements: Family<ModelLabel, Counter>,
     /// Versions loaded, or not, by outcome: `ok` or `failed`. Those whose files had not changed do not count.
     pub model_loads: Family<LoadLabels, Counter>,
     /// Whether requests of different callers run in one batch, and why: 1 for what holds now.
@@ -111,7 +113,7 @@ impl BatchingInfo {
 
 impl Metrics {
     /// Registers `predictions_total`, `runs_total`, `run_seconds`, `batch_rows`, `queue_rows`, `queue_seconds`,
-    /// `queue_refusals_total`, `session_restarts_total`, `model_loads_total`, `batching_info`, `batching_checks_total`,
+    /// `queue_refusals_total`, `session_restarts_total`, `session_replacements_total`, `model_loads_total`, `batching_info`, `batching_checks_total`,
     /// `batching_differences_total` and `device_info`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
@@ -123,6 +125,7 @@ impl Metrics {
             queue_seconds: Family::new_with_constructor(seconds_histogram),
             queue_refusals: Family::default(),
             session_restarts: Family::default(),
+            session_replacements: Family::default(),
             model_loads: Family::default(),
             batching: Family::default(),
             batching_checks: Family::default(),
@@ -137,6 +140,11 @@ impl Metrics {
         registry.register("queue_seconds", "Time that requests waited before their run", metrics.queue_seconds.clone());
         registry.register("queue_refusals", "Requests that found no room in the queue", metrics.queue_refusals.clone());
         registry.register("session_restarts", "Sessions that died or did not start", metrics.session_restarts.clone());
+        registry.register(
+            "session_replacements",
+            "Sessions that were replaced because their memory had grown",
+            metrics.session_replacements.clone(),
+        );
         registry.register("model_loads", "Versions loaded, or not, by outcome", metrics.model_loads.clone());
         registry.register("batching_info", "Whether requests run in one batch, and why", metrics.batching.clone());
         registry.register(
@@ -168,6 +176,7 @@ impl Metrics {
             queue_seconds: self.queue_seconds.get_or_create(&label).clone(),
             refused: self.queue_refusals.get_or_create(&label).clone(),
             restarts: self.session_restarts.get_or_create(&label).clone(),
+            replacements: self.session_replacements.get_or_create(&label).clone(),
             on_cpu: on("cpu"),
             on_cuda: on("cuda"),
             batching: self.batching_of(model),

@@ -1,21 +1,12 @@
 use std::sync::Arc;
 
 use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
-use service::body::Share;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::error::Error;
 use crate::image_input::{self, ImageError, ImageLimits, ImageSpec};
 use crate::model::Model;
-
-/// Inputs that a session takes.
-pub struct Decoded {
-    /// In the order in which they came.
-    pub inputs: Vec<Tensor>,
-    /// Of the memory for bodies, while a batch waits and runs.
-    _share: Share,
-}
 
 /// Pictures within these limits are read where they are: a dozen microseconds for a digit, where handing it to another thread and
 /// being woken by that takes more.
@@ -24,32 +15,34 @@ const SMALL: ImageLimits = ImageLimits { bytes: 4 << 10, side: 32, pixels: 32 * 
 /// So many of them at the most, of each input.
 const FEW: usize = 32;
 
-/// Encoded pictures become the tensors that the model expects: N of them one tensor of N rows.
-pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Decoded, Error> {
-    let mut share = app.bodies.share();
+/// Encoded pictures become the tensors that the model expects: N of them one tensor of N rows. Memory for the tensors is
+/// reserved before they are made: a thousand pictures of a few bytes each can be gigabytes of pixels.
+pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
     let batches: Vec<_> = inputs.iter().map(|tensor| Batch::of(tensor, model)).collect();
     if batches.iter().all(Option::is_none) {
-        return Ok(Decoded { inputs, _share: share });
+        return Ok(inputs);
     }
     let limits = app.image_limits;
-    let beyond: usize = batches.iter().flatten().map(|batch| batch.bytes_beyond_one(&limits)).sum::<Result<_, _>>()?;
-    // A thousand pictures of a few bytes each can be gigabytes of pixels. One of each input is free: the length of the
-    // queue bounds those.
-    share.grow(beyond)?;
-    if let Some(inputs) = read_here(&inputs, &batches, &limits) {
-        return Ok(Decoded { inputs, _share: share });
+    let bytes: usize = batches.iter().flatten().map(|batch| batch.bytes_within(&limits)).sum::<Result<_, _>>()?;
+    if batches.iter().flatten().all(Batch::is_small) {
+        let reserved = app.reserve(bytes)?;
+        if let Some(inputs) = read_here(&inputs, &batches, &limits) {
+            return Ok(reserved.hold_all(inputs));
+        }
     }
     let gone = CancellationToken::new();
     let _asker = gone.clone().drop_guard();
-    let model = Arc::clone(model);
+    let (model, budget) = (Arc::clone(model), app.inputs.clone());
     let work = move || {
+        // Not before: what waits for its turn is still encoded.
+        let reserved = budget.try_reserve(bytes).ok_or_else(|| Error::InputsFull(budget.bytes()))?;
         let read = |tensor: Tensor| match Batch::of(&tensor, &model) {
             Some(batch) => batch.read(&limits, &gone),
             None => Ok(tensor),
         };
-        inputs.into_iter().map(read).collect()
+        Ok(reserved.hold_all(inputs.into_iter().map(read).collect::<Result<_, Error>>()?))
     };
-    Ok(Decoded { inputs: app.decoder.run(work).await?, _share: share })
+    app.decoder.run(work).await
 }
 
 /// `None` where they are many or large, or cannot be read, which is told after the longer way.
@@ -92,10 +85,10 @@ impl<'a> Batch<'a> {
         byte_length(&self.shape(), self.input.datatype.size().unwrap_or_default()).unwrap_or(usize::MAX)
     }
 
-    fn bytes_beyond_one(&self, limits: &ImageLimits) -> Result<usize, ImageError> {
-        let (bytes, pictures) = (self.bytes(), self.pictures.len());
-        limits.allow_batch(pictures, bytes)?;
-        Ok(bytes - bytes / pictures.max(1))
+    fn bytes_within(&self, limits: &ImageLimits) -> Result<usize, ImageError> {
+        let bytes = self.bytes();
+        limits.allow_batch(self.pictures.len(), bytes)?;
+        Ok(bytes)
     }
 
     /// Whether few pictures are to become as small as those that are read where they are.
@@ -172,15 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn one_picture_takes_no_memory_from_bodies_and_each_further_one_its_pixels() {
+    fn the_tensor_of_a_batch_is_reserved_before_it_is_made_and_has_a_bound() {
         let input = TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 8, 8]);
         let spec = ImageSpec::resolve(&ImageSettings::default(), input.datatype, &input.shape).unwrap();
-        let beyond = |count: usize| {
+        let bytes = |count: usize| {
             let pictures = Tensor::from_strings("x", vec![count], vec![&b""[..]; count]);
             let limits = ImageLimits { decode_bytes: 3 * 768, ..ImageLimits::default() };
-            Batch { pictures: &pictures, input: &input, spec: &spec }.bytes_beyond_one(&limits)
+            Batch { pictures: &pictures, input: &input, spec: &spec }.bytes_within(&limits)
         };
-        assert_eq!((beyond(1), beyond(3)), (Ok(0), Ok(2 * 768)));
-        assert!(matches!(beyond(4), Err(ImageError::TooLarge { found: 3072, limit: 2304, .. })));
+        assert_eq!((bytes(1), bytes(3)), (Ok(768), Ok(3 * 768)));
+        assert!(matches!(bytes(4), Err(ImageError::TooLarge { found: 3072, limit: 2304, .. })));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use axum::Router;
 use open_inference::Statistics;
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
@@ -17,14 +18,15 @@ use service::shutdown;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::app::{App, router};
+use crate::app::{App, health_router, router};
 use crate::decoder::Decoder;
 use crate::loader::LoadSettings;
+use crate::memory::{Budget, SessionLimits};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::pool::QueueLimits;
 use crate::repository::{Found, Repository};
-use crate::session::ChildLauncher;
+use crate::session::{ChildLauncher, MAX_RESULT_BYTES};
 use crate::settings::{Selection, Settings};
 use crate::watch::Watch;
 
@@ -42,15 +44,19 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
     let watch = Watch::new(repository.clone(), settings.models.clone());
     let models = Models::start(repository, asked_for, &launcher(&settings), load_settings(&settings), &metrics);
     let readiness = Readiness::default();
-    let app = App {
+    let app = Arc::new(App {
         models: Arc::clone(&models),
         decoder: Decoder::for_queues(settings.decode_threads, settings.queue_length),
         image_limits: settings.image,
+        inputs: Budget::new(settings.queue_bytes),
         bodies: BodyReader::new(&settings.server),
         readiness: readiness.clone(),
+        guard: settings.guard.clone(),
+        repository_access: settings.repository_access.clone(),
         metrics,
         statistics: Statistics::default(),
-    };
+    });
+    let unpublished = service::metrics::router(registry).merge(health_router(&app));
 
     let mut refusal = None;
     let stop = async {
@@ -59,10 +65,11 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
             reason = models.refused() => refusal = Some(reason),
         }
     };
+    let metrics_settings = settings.server.metrics();
     let served = tokio::select! {
-        drained = serve(listener, router(app, http), &settings.server, &readiness, stop) => drained.map_err(Into::into),
+        drained = serve(listener, router(&app, http), &settings.server, &readiness, stop) => drained.map_err(Into::into),
         () = look_after(watch, &models, settings.watch) => Err(anyhow!("the watch has ended")),
-        () = serve_metrics(metrics_listener, registry, &settings.server) => Err(anyhow!("the metrics have ended")),
+        () = serve_metrics(metrics_listener, unpublished, &metrics_settings) => Err(anyhow!("the metrics have ended")),
     };
     models.stop().await;
     served?;
@@ -89,8 +96,7 @@ async fn look_after(watch: Watch, models: &Arc<Models>, pause: Option<Duration>)
 }
 
 /// Until all is served: the last numbers are worth reading while connections are drained.
-async fn serve_metrics(listener: TcpListener, registry: Registry, settings: &ServerSettings) {
-    let router = service::metrics::router(registry);
+async fn serve_metrics(listener: TcpListener, router: Router, settings: &ServerSettings) {
     let _ = serve(listener, router, settings, &Readiness::default(), pending()).await;
 }
 
@@ -105,6 +111,8 @@ fn launcher(settings: &Settings) -> ChildLauncher {
         library: settings.library.clone(),
         device: settings.device,
         start_timeout: settings.start_timeout,
+        limits: SessionLimits::new(settings.memory.session, settings.memory.sessions),
+        results: Budget::new(MAX_RESULT_BYTES),
     }
 }
 

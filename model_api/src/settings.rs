@@ -1,9 +1,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use service::guard::Guard;
 use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
+use service::shared_secret::SharedSecret;
 
 use crate::image_input::ImageLimits;
+use crate::memory::{self, Bounds, Shares};
+use crate::repository_access::RepositoryAccess;
 use crate::session::DeviceWish;
 
 /// Every variable that `model_api` reads, checked before a port is bound.
@@ -11,6 +15,10 @@ use crate::session::DeviceWish;
 pub struct Settings {
     /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
     pub server: ServerSettings,
+    /// `ALLOWED_HOSTS`: names in `Host` that are accepted where it listens on loopback, beside loopback names and IP addresses.
+    pub guard: Guard,
+    /// `MODEL_API_SECRET`: what requests to load and unload models must carry; unset: they are accepted on loopback alone.
+    pub repository_access: RepositoryAccess,
     /// `MODEL_NAME`: which models are served from the start.
     pub models: Selection,
     /// `MODELS_DIR` (`./models`): where they are.
@@ -27,10 +35,13 @@ pub struct Settings {
     /// `QUEUE_LENGTH` (1024): rows that may wait for a model, and as many pictures, but never fewer than 512, to be decoded
     /// for any; one more is answered 503.
     pub queue_length: usize,
-    /// `QUEUE_BYTES` (268435456): of the inputs that wait for a model, decoded; one more is answered 503.
+    /// `QUEUE_BYTES` (268435456): of the inputs that wait or run, decoded, of all models together; one more is answered 503.
     pub queue_bytes: usize,
     /// `RUN_TIMEOUT_MS` (30000): a run that takes longer is answered 504, and its session is replaced.
     pub run_timeout: Duration,
+    /// `SESSION_MEMORY_BYTES` (0): one session's process is ended above it; 0 is half of the cgroup's limit or of the machine's
+    /// memory, or less where this process and all sessions would not fit beside it ([`crate::memory`]).
+    pub memory: Shares,
     /// `START_TIMEOUT_MS` (120000): a session must have loaded its model and run it once by then.
     pub start_timeout: Duration,
     /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (67108864) and
@@ -64,8 +75,26 @@ impl Settings {
         let default = ImageLimits::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let or_cores = |threads| if threads == 0 { cores } else { threads };
+        let server = ServerSettings::from_env(Self::PORT, Self::METRICS_PORT)?;
+        let queue_bytes = at_least("QUEUE_BYTES", 1, 256 << 20)?;
+        let decode_bytes = at_least("MAX_DECODE_BYTES", 1, default.decode_bytes)?;
+        let decode_threads = match parse("DECODE_THREADS", 0)? {
+            0 => cores.min(MOST_DECODE_THREADS),
+            threads => threads,
+        };
+        let bounds = Bounds {
+            bodies: server.body_memory_bytes as u64,
+            connections: server.max_connections as u64,
+            decoding: decode_bytes.saturating_mul(decode_threads as u64),
+            inputs: queue_bytes as u64,
+        };
+        let session_memory = Some(parse("SESSION_MEMORY_BYTES", 0)?).filter(|&bytes| bytes > 0);
+        let host = server.address.ip();
         Ok(Self {
-            server: ServerSettings::from_env(Self::PORT, Self::METRICS_PORT)?,
+            guard: Guard::private_from_env(host)?,
+            repository_access: RepositoryAccess::new(SharedSecret::from_env()?, host),
+            server,
+            memory: Shares::new(memory::limit(), &bounds, session_memory),
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
             watch: watch(&parse("MODEL_WATCH", "poll".to_owned())?, millis("MODEL_WATCH_INTERVAL_MS", 1000)?)?,
@@ -73,19 +102,16 @@ impl Settings {
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
             queue_length: at_least("QUEUE_LENGTH", 1, 1024)?,
-            queue_bytes: at_least("QUEUE_BYTES", 1, 256 << 20)?,
+            queue_bytes,
             run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
             start_timeout: millis("START_TIMEOUT_MS", 120_000)?,
             image: ImageLimits {
                 bytes: at_least("MAX_IMAGE_BYTES", 1, default.bytes)?,
                 side: at_least("MAX_IMAGE_SIDE", 1, default.side)?,
                 pixels: at_least("MAX_IMAGE_PIXELS", 1, default.pixels)?,
-                decode_bytes: at_least("MAX_DECODE_BYTES", 1, default.decode_bytes)?,
+                decode_bytes,
             },
-            decode_threads: match parse("DECODE_THREADS", 0)? {
-                0 => cores.min(MOST_DECODE_THREADS),
-                threads => threads,
-            },
+            decode_threads,
         })
     }
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use open_inference::{Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, Statistics};
 
 use crate::app::App;
@@ -50,11 +51,13 @@ impl InferenceServer for V2 {
         Ok(self.0.models.index().await)
     }
 
-    async fn load(&self, model: &str) -> Result<(), Error> {
+    async fn load(&self, model: &str, headers: &HeaderMap) -> Result<(), Error> {
+        self.0.repository_access.check(headers)?;
         Ok(self.0.models.load(model).await?)
     }
 
-    async fn unload(&self, model: &str) -> Result<(), Error> {
+    async fn unload(&self, model: &str, headers: &HeaderMap) -> Result<(), Error> {
+        self.0.repository_access.check(headers)?;
         Ok(self.0.models.unload(model).await?)
     }
 }

@@ -12,7 +12,7 @@ use crate::purge;
 use crate::queue_client::QueueClient;
 use crate::rarely::Rarely;
 use crate::replay::Replay;
-use crate::routes::{cache, docs, health, input, jobs, page, predict, security, static_files, web_api};
+use crate::routes::{cache, cors, docs, health, input, jobs, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, JobSettings, Settings};
 use crate::webhook::WebhookSettings;
 use crate::workbench::Workbench;
@@ -26,6 +26,7 @@ use db_api::store::RedisStore;
 use open_inference::{grpc, rest};
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
+use service::guard::Guard;
 use service::middleware::{HttpMetrics, wrap_with};
 use service::readiness::Readiness;
 use service::settings::SettingError;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub workbench: Workbench,
     /// Held while stopping.
     pub readiness: Readiness,
+    /// Which requests reach their routes.
+    guard: Guard,
     /// How `model_api` is reached.
     pub(crate) client: ModelClient,
     /// Whether who reaches the port may load and unload models.
@@ -122,6 +125,7 @@ impl App {
             bodies: BodyReader::new(&settings.server),
             workbench,
             readiness: Readiness::default(),
+            guard: settings.guard.clone(),
             client: client.clone(),
             repository_api: settings.repository_api,
             jobs,
@@ -158,8 +162,6 @@ pub fn router(app: &App) -> Router {
         .route("/web_api", post(web_api::web_api))
         .route("/web_api/{model}", post(web_api::web_api))
         .route("/cache/{model}", delete(cache::forget))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
         .route("/docs", get(docs::page))
         .route("/docs/{file}", get(docs::file))
         .route("/openapi.json", get(docs::openapi))
@@ -172,9 +174,11 @@ pub fn router(app: &App) -> Router {
         .fallback(async || Error::NoRoute)
         .with_state(app.clone())
         .merge(questions(app).layer(respond_async))
+        .merge(health_routes(app))
         // After the fallbacks: what the protocol has no route for, it says in its own way.
         .merge(grpc::router(app.clone(), app.bodies.clone()));
-    wrap_with(routes, app.http.clone(), security::headers)
+    let routes = cors::allow(routes, app.guard.origins());
+    wrap_with(routes, app.http.clone(), app.guard.clone(), security::headers)
 }
 
 /// The routes that answer questions at once.
@@ -200,18 +204,22 @@ pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
         replay(app),
         app.metrics.clone(),
         app.predictor.people().clone(),
-        settings.concurrency,
-        settings.limits.claim_after,
+        *settings,
     )
     .telling(app.webhooks.clone())
 }
 
 /// What there is to ask of a process that works on jobs and answers nobody.
 pub fn health_router(app: &App) -> Router {
-    let routes = Router::new()
+    let routes = health_routes(app).fallback(async || Error::NoRoute);
+    wrap_with(routes, app.http.clone(), app.guard.clone(), security::headers)
+}
+
+/// Live and ready, also for the listener that is never published: its places are free for health checks.
+pub fn health_routes(app: &App) -> Router {
+    Router::new()
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .fallback(async || Error::NoRoute)
-        .with_state(app.clone());
-    wrap_with(routes, app.http.clone(), security::headers)
+        .method_not_allowed_fallback(async |method| Error::Method(method))
+        .with_state(app.clone())
 }

@@ -8,6 +8,9 @@ use service::problem::{RETRY_AFTER_SECONDS, problem_for};
 use crate::archive::ArchiveError;
 use crate::webhook::BadWebhook;
 
+/// Characters of a method that an error repeats.
+const MAX_SHOWN_METHOD: usize = 32;
+
 /// Everything that can go wrong with a question. `Clone`, because all who wait for one flight get its error.
 ///
 /// `Display` is for the caller: it says what was wrong with this request and names nothing inside.
@@ -40,7 +43,7 @@ pub enum Error {
     #[error("There is nothing here.")]
     NoRoute,
     /// The path's method is another one.
-    #[error("This path does not answer {0}.")]
+    #[error("This path does not answer {}.", shown_method(.0))]
     Method(http::Method),
     /// No model of that name.
     #[error("There is no model {asked:?}; there {}.", list(.known))]
@@ -306,6 +309,11 @@ fn job_words(error: &JobError) -> String {
             )
         }
     }
+}
+
+/// An error is no echo: a method is any word that a client likes, of any length.
+fn shown_method(method: &http::Method) -> &str {
+    if method.as_str().len() > MAX_SHOWN_METHOD { "this method" } else { method.as_str() }
 }
 
 fn skipped_words(skipped: &Skipped) -> String {

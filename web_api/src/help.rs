@@ -16,6 +16,8 @@ pub const PROGRAM: Program = Program {
 const SETTINGS: &[Setting] = &[
     setting("PORT", "5000", "Port to listen on."),
     setting("METRICS_ADDR", "127.0.0.1:9100", "Address of GET /metrics."),
+    setting("PUBLISH", "HOST", "Address the port is published on; one that is not loopback: Host is not checked."),
+    setting("CORS_ALLOW_ORIGINS", "", "Origins of other web sites whose pages may send requests, with commas."),
     setting("APP_TYPE", "ui", "ui: GET / is the page; cli: JSON everywhere."),
     setting("MODEL_API_URL", "http://127.0.0.1:5050", "Base URL of model_api; several replicas with commas."),
     setting("REQUEST_TIMEOUT_MS", "30000", "Time for one response of model_api."),
@@ -33,6 +35,6 @@ const SETTINGS: &[Setting] = &[
     setting("JOB_QUEUE_LENGTH", "100000", "Inputs that may wait for one model."),
     setting("JOB_CLAIM_AFTER_MS", "30000", "Silence after which a worker counts as dead."),
     setting("JOB_MAX_DELIVERIES", "3", "Dead workers after which an input has failed."),
-    setting("WEBHOOK_ALLOW", "", "Hosts and networks that webhooks may call, with commas; unset: no webhooks."),
+    setting("WEBHOOK_ALLOW", "", "Hosts and networks, with ports, that webhooks may call, with commas."),
     setting("WEBHOOK_SECRET", "", "Key that signs webhooks: whsec_ and base64, 24 bytes or more."),
 ];

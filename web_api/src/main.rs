@@ -9,10 +9,10 @@ use service::cores::Cores;
 use service::readiness::Readiness;
 use service::settings::SettingError;
 use service::telemetry::LogSettings;
-use service::{health, metrics, server, shutdown};
+use service::{descriptors, health, metrics, server, shutdown};
 use tokio::task::JoinSet;
 use tracing::{error, info};
-use web_api::app::{App, health_router, job_worker, router};
+use web_api::app::{App, health_router, health_routes, job_worker, router};
 use web_api::help::PROGRAM;
 use web_api::settings::Settings;
 
@@ -31,7 +31,7 @@ async fn main() -> ExitCode {
         Err(error) => return error.report(),
     };
     let role = match command {
-        Some("health") => return health::check(settings.server.address).await,
+        Some("health") => return health::check(settings.server.health_address()).await,
         Some("worker") => Role::Worker,
         _ => Role::Front,
     };
@@ -60,10 +60,12 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     if role == Role::Worker && settings.redis_url.is_none() {
         return Err(SettingError::new("REDIS_URL", "a worker of its own needs the queue in Redis").into());
     }
-    let stop = shutdown::signalled()?;
+    descriptors::reserve(&settings.server, settings.max_concurrent_requests)?;
+    let signalled = shutdown::signalled()?;
     let mut registry = Registry::with_prefix("web_api");
     let (app, background) = App::new(&settings, &mut registry)?;
     let routes = if role == Role::Front { router(&app) } else { health_router(&app) };
+    let unpublished = metrics::router(registry).merge(health_routes(&app));
     let worker = job_worker(&app, &settings.jobs);
 
     let server = &settings.server;
@@ -77,13 +79,19 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(background);
     tasks.spawn(worker.clone().run());
-    let never_unready = Readiness::default();
+    // Inputs of jobs and open requests have the same time to end.
+    let (stopping, drain_timeout) = (worker.clone(), server.drain_timeout);
+    let stop = async move {
+        signalled.await;
+        stopping.stop(drain_timeout);
+    };
+    let (never_unready, metrics_settings) = (Readiness::default(), server.metrics());
     let drained = tokio::select! {
         drained = server::serve_on(&cores, listener, routes, server, &app.readiness, stop) => drained,
-        _ = server::serve(numbers, metrics::router(registry), server, &never_unready, pending()) => bail!("the metrics are served no more"),
+        _ = server::serve(numbers, unpublished, &metrics_settings, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };
-    worker.stop().await;
+    worker.ended().await;
     // Also when connections had to be cut: what they were answered is on its way to Redis.
     app.memory.flush().await;
     Ok(drained?)

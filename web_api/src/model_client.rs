@@ -11,6 +11,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use service::cores;
 use service::middleware::request_id;
 use service::problem::Problem;
+use service::shared_secret::SharedSecret;
 use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -43,6 +44,8 @@ pub struct ModelClient {
     /// With connections of its own for each core.
     http: Arc<[Client]>,
     replicas: Arc<[Url]>,
+    /// What requests about the repository carry: the secret, where there is one.
+    credentials: HeaderMap,
     next: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
     request_timeout: Duration,
@@ -87,6 +90,7 @@ impl ModelClient {
         Ok(Self {
             http: (0..cores::count()).map(client).collect::<reqwest::Result<_>>()?,
             replicas: settings.model_api.clone().into(),
+            credentials: settings.model_api_secret.iter().map(SharedSecret::header).collect(),
             next: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests)),
             request_timeout: settings.request_timeout,
@@ -173,6 +177,7 @@ impl ModelClient {
         let replicas = join_all(self.replicas.iter().cloned().map(addresses)).await;
         let tell = async |replica: Url| match self
             .request(Method::POST, replica, path, None, request_id(), patience)
+            .headers(self.credentials.clone())
             .send()
             .await
         {

@@ -27,6 +27,10 @@ pub struct People {
 #[derive(Clone, Debug)]
 pub struct Lane(Arc<Semaphore>);
 
+/// A turn in a lane; none is needed when nobody is there.
+#[derive(Debug)]
+pub struct Turn(Option<OwnedSemaphorePermit>);
+
 impl Default for Lane {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
@@ -45,28 +49,14 @@ impl People {
         self.asked.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Does `work` at once when nobody is there, and otherwise when it is its turn in the lane.
-    pub async fn make_room<T>(&self, lane: &Lane, work: impl Future<Output = T>) -> T {
-        let turn = self.turn(lane).await;
-        let begun = Instant::now();
-        let done = work.await;
-        if let Some(turn) = turn {
-            let rest = begun.elapsed().min(GONE_AFTER);
-            tokio::spawn(async move {
-                sleep(rest).await;
-                drop(turn);
-            });
-        }
-        done
-    }
-
-    async fn turn(&self, lane: &Lane) -> Option<OwnedSemaphorePermit> {
+    /// Waits for a turn in the lane; not at all when nobody is there.
+    pub async fn turn(&self, lane: &Lane) -> Turn {
         if self.are_gone() {
-            return None;
+            return Turn(None);
         }
         let turn = Arc::clone(&lane.0).acquire_owned().await.ok();
         // They may have gone while this waited, and then everything that waits may go at once.
-        turn.filter(|_| !self.are_gone())
+        Turn(turn.filter(|_| !self.are_gone()))
     }
 
     fn are_gone(&self) -> bool {
@@ -80,6 +70,22 @@ impl People {
     }
 }
 
+impl Turn {
+    /// Runs `work`. Then the lane rests for as long as that took.
+    pub async fn run<T>(self, work: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let done = work.await;
+        if let Some(turn) = self.0 {
+            let rest = begun.elapsed().min(GONE_AFTER);
+            tokio::spawn(async move {
+                sleep(rest).await;
+                drop(turn);
+            });
+        }
+        done
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::future::join_all;
@@ -88,10 +94,14 @@ mod tests {
 
     const WORK: Duration = Duration::from_millis(50);
 
+    async fn work_in(people: &People, lane: &Lane, takes: Duration) {
+        people.turn(lane).await.run(sleep(takes)).await;
+    }
+
     /// How long four pieces of work take together.
     async fn four(people: &People, lane: &Lane) -> Duration {
         let begun = Instant::now();
-        join_all((0..4).map(|_| people.make_room(lane, async { sleep(WORK).await }))).await;
+        join_all((0..4).map(|_| work_in(people, lane, WORK))).await;
         begun.elapsed()
     }
 
@@ -125,7 +135,7 @@ mod tests {
         people.are_asking();
         // The first takes longer than they stay, and with its rest it would hold up the others for half a second each.
         let begun = Instant::now();
-        join_all((0..4).map(|_| people.make_room(&lane, async { sleep(GONE_AFTER * 2).await }))).await;
+        join_all((0..4).map(|_| work_in(&people, &lane, GONE_AFTER * 2))).await;
         assert_eq!(begun.elapsed(), GONE_AFTER * 5);
     }
 }

@@ -10,8 +10,8 @@ use tracing::warn;
 
 use crate::error::Error;
 
-/// A model whose worker has not been heard of for so long cannot be asked.
-const SILENT_AFTER: Duration = Duration::from_mins(1);
+/// A model that no worker has announced for so long is not listed. Its jobs stay in the queue for the next worker.
+const ANNOUNCEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long the answer to a question that somebody waits for is kept for him.
 const TTL: Duration = Duration::from_mins(1);
@@ -48,7 +48,7 @@ impl QueueClient {
         Self { jobs }
     }
 
-    /// Which models there are; one that is announced in a way that cannot be read is left out.
+    /// Which models there are; one whose announcement is too old, or cannot be read, is left out.
     pub async fn models(&self) -> Result<Vec<ModelDescription>, Error> {
         let announced = self.jobs.announced().await?;
         Ok(announced.iter().filter_map(describe).collect())
@@ -140,6 +140,9 @@ fn read(model: &ModelDescription, outcome: Outcome) -> Result<Inference, Error> 
 
 fn describe(announced: &Announced) -> Option<ModelDescription> {
     let Announced { name, said, ago } = announced;
+    if *ago > ANNOUNCEMENT_TIMEOUT {
+        return None;
+    }
     let unreadable =
         |reason: &dyn std::fmt::Display| warn!(%reason, model = name, "a worker's announcement cannot be read");
     if !valid_model_name(name) {
@@ -147,9 +150,6 @@ fn describe(announced: &Announced) -> Option<ModelDescription> {
         return None;
     }
     let said: Said = serde_json::from_str(said).inspect_err(|error| unreadable(error)).ok()?;
-    let silent = *ago > SILENT_AFTER;
-    let reason = silent.then(|| "no worker for it has been heard of for a minute".to_owned());
-    let state = if silent { ModelState::Unavailable } else { ModelState::Ready };
     let version = said.version.unwrap_or_else(|| "1".to_owned());
     Some(ModelDescription {
         title: said.title.unwrap_or_else(|| name.clone()),
@@ -158,6 +158,23 @@ fn describe(announced: &Announced) -> Option<ModelDescription> {
         inputs: said.inputs,
         outputs: said.outputs,
         platform: Platform::Queue,
-        ..ModelDescription::unread(name, &version, state, reason)
+        ..ModelDescription::unread(name, &version, ModelState::Ready, None)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_listed_until_its_announcement_is_too_old() {
+        let announced = |ago| Announced {
+            name: "keywords".to_owned(),
+            said: r#"{"inputs": [], "outputs": [], "version": "7"}"#.to_owned(),
+            ago,
+        };
+        let model = describe(&announced(ANNOUNCEMENT_TIMEOUT)).unwrap();
+        assert_eq!((&*model.name, &*model.version, model.is_ready()), ("keywords", "7", true));
+        assert_eq!(describe(&announced(ANNOUNCEMENT_TIMEOUT + Duration::from_millis(1))), None);
+    }
 }

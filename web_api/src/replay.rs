@@ -31,7 +31,9 @@ pub enum Replayed {
     Ended(Outcome),
     /// It is not remembered, or there was no answer in time.
     NoAnswer(Outcome),
-    /// No room, or no model, at the moment; so many seconds may help.
+    /// There is no such model, or no such version of it, at the moment.
+    NoModel(Outcome),
+    /// No room, or no session, at the moment; so many seconds may help.
     Later(u64),
 }
 
@@ -58,6 +60,7 @@ impl Replay {
                 let later = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
                 Replayed::Later(later.unwrap_or(1))
             }
+            StatusCode::NOT_FOUND => Replayed::NoModel(failed()),
             StatusCode::GATEWAY_TIMEOUT => Replayed::NoAnswer(failed()),
             _ => Replayed::Ended(failed()),
         }

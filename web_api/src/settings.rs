@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use db_api::jobs::JobLimits;
 use reqwest::Url;
-use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse};
+use service::guard::Guard;
+use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redacted};
+use service::shared_secret::SharedSecret;
 
 use crate::webhook::WebhookSettings;
 
@@ -14,15 +16,22 @@ const YEAR_S: u64 = 366 * 24 * 3600;
 /// What the Redis of `redis.conf` takes while nothing else is in it: it accepts jobs up to four fifths of its 256 MiB.
 const DEFAULT_JOB_BYTES: u64 = 192 << 20;
 
+/// After so long inputs of jobs for a model that cannot be loaded, or is gone, fail. A model that is replaced sooner loses none.
+const MODEL_UNAVAILABLE_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// Everything the environment decides.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where and how it listens.
     pub server: ServerSettings,
+    /// `PUBLISH`, `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`: under which names it is reached, and from which origins' pages.
+    pub guard: Guard,
     /// `APP_TYPE`: a page for people, or JSON everywhere.
     pub app_type: AppType,
     /// `MODEL_API_URL`: one or several, comma-separated; several are asked in turn.
     pub model_api: Vec<Url>,
+    /// `MODEL_API_SECRET`: what `model_api` wants to see where a model is loaded or unloaded; unset: nothing.
+    pub model_api_secret: Option<SharedSecret>,
     /// `REQUEST_TIMEOUT_MS`: how long `model_api` may take for one answer.
     pub request_timeout: Duration,
     /// `MAX_CONCURRENT_REQUESTS` (512): questions on their way to `model_api`; one more is answered 503.
@@ -55,6 +64,8 @@ pub struct JobSettings {
     pub max_inputs: usize,
     /// `MAX_JOB_BYTES` (192 MiB): bytes of one job's inputs, unpacked. A body has at most `MAX_BODY_BYTES`.
     pub max_bytes: u64,
+    /// Not in the environment: inputs of a model that has been unavailable for a minute fail with its reason.
+    pub unavailable_timeout: Duration,
     /// `JOB_TTL_S` (a day), `JOB_QUEUE_LENGTH` (100,000), `JOB_CLAIM_AFTER_MS` (30,000), `JOB_MAX_DELIVERIES` (3).
     pub limits: JobLimits,
 }
@@ -73,10 +84,13 @@ impl Settings {
     pub fn from_env() -> Result<Self, SettingError> {
         let cache_ttl = Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?);
         let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
+        let server = ServerSettings::from_env(5000, 9100)?;
         Ok(Self {
-            server: ServerSettings::from_env(5000, 9100)?,
+            guard: Guard::public_from_env(server.address.ip())?,
+            server,
             app_type: parse("APP_TYPE", AppType::Ui)?,
             model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
+            model_api_secret: SharedSecret::from_env()?,
             request_timeout: millis("REQUEST_TIMEOUT_MS", 30_000)?,
             max_concurrent_requests: at_least("MAX_CONCURRENT_REQUESTS", 1, 512)?,
             repository_api: parse("REPOSITORY_API", Switch(true))?.0,
@@ -97,6 +111,7 @@ impl JobSettings {
             list: parse("JOB_LIST", Switch(true))?.0,
             max_inputs: between("MAX_JOB_INPUTS", 1, 100_000, 10_000)? as usize,
             max_bytes: between("MAX_JOB_BYTES", 1, 1 << 40, DEFAULT_JOB_BYTES)?,
+            unavailable_timeout: MODEL_UNAVAILABLE_TIMEOUT,
             limits: JobLimits {
                 ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
                 queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,
@@ -109,7 +124,8 @@ impl JobSettings {
 }
 
 fn base_url(text: &str) -> Result<Url, SettingError> {
-    let error = |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{text:?}: {reason}"));
+    let error =
+        |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{:?}: {reason}", redacted(text)));
     let url = Url::parse(text).map_err(|parse_error| error(&parse_error))?;
     if url.scheme() != "http" || url.cannot_be_a_base() {
         return Err(error(&"not an address like http://host:5050"));
@@ -163,6 +179,14 @@ mod tests {
         assert_eq!(base_url("http://model_api:5050").unwrap().port(), Some(5050));
         for bad in ["model_api:5050", "https://model_api:5050", "", "http://"] {
             assert!(base_url(bad).unwrap_err().to_string().starts_with("MODEL_API_URL: "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn credentials_of_model_api_are_not_shown() {
+        for bad in ["https://user:secret@model_api", "ftp://secret@model_api:x", "user:secret@model_api:5050"] {
+            let error = base_url(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret") && error.contains("model_api"), "{error}");
         }
     }
 }

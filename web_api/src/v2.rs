@@ -64,11 +64,11 @@ impl InferenceServer for App {
         Ok(index)
     }
 
-    async fn load(&self, model: &str) -> Result<(), ProtocolError> {
+    async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), ProtocolError> {
         self.change(self.client.load(model)).await
     }
 
-    async fn unload(&self, model: &str) -> Result<(), ProtocolError> {
+    async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), ProtocolError> {
         self.change(self.client.unload(model)).await
     }
 }

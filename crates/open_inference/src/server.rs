@@ -49,11 +49,12 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
     /// Every version there is in the repository, served or not.
     fn index(&self) -> impl Future<Output = Result<Vec<ModelIndex>, Error>> + Send;
 
-    /// Loads a model, or what has changed of it; comes back when it can be asked.
-    fn load(&self, model: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Loads a model, or what has changed of it; comes back when it can be asked. `headers` are the request's headers or gRPC
+    /// metadata: a server may require a secret in them.
+    fn load(&self, model: &str, headers: &HeaderMap) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Takes a model out of service; requests that have begun are answered.
-    fn unload(&self, model: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    fn unload(&self, model: &str, headers: &HeaderMap) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// What was counted of the models there are: of one, of one version of it, or of all. One that was never asked has zeros.

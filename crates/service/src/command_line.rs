@@ -41,7 +41,9 @@ pub const fn setting(name: &'static str, default: &'static str, meaning: &'stati
 /// The variables of every service, beside `PORT` and `METRICS_ADDR`, whose defaults differ.
 pub const COMMON: &[Setting] = &[
     setting("HOST", "127.0.0.1", "Address to listen on."),
-    setting("MAX_CONNECTIONS", "1024", "Open connections; one more is answered 503 and closed."),
+    setting("ALLOWED_HOSTS", "", "Further names in Host that are accepted, with commas."),
+    setting("MODEL_API_SECRET", "", "Secret with which web_api loads and unloads models, the same for both services."),
+    setting("MAX_CONNECTIONS", "1024", "Open connections; one more takes an idle one's place, or is answered 503."),
     setting("HEADER_TIMEOUT_MS", "10000", "Time for a request's header, from its first byte."),
     setting("IDLE_TIMEOUT_MS", "75000", "Time after which a connection without a request is closed."),
     setting("BODY_TIMEOUT_MS", "30000", "Time for a request's body, and for each piece of a response."),

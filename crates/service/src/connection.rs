@@ -1,5 +1,6 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 
-use crate::idle::Arrivals;
+use crate::activity::Activity;
 
 /// A client's connection. A client that does not read what it asked for would keep its place: there is an end to that.
 pub(crate) struct Connection {
@@ -17,15 +18,23 @@ pub(crate) struct Connection {
     /// with messages from 256 bytes to a kilobyte, and copies them between the frames around them if this says no. A call's
     /// answer then leaves in one write instead of two.
     takes_pieces: bool,
-    /// Reads that brought bytes.
-    reads: Arrivals,
+    /// Whether the client has been too slow to read the response.
+    is_behind: bool,
+    activity: Arc<Activity>,
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream, version: Version, write_timeout: Duration, reads: Arrivals) -> Self {
+    pub fn new(stream: TcpStream, version: Version, write_timeout: Duration, activity: Arc<Activity>) -> Self {
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream.as_mut().set_write_timeout_pinned(Some(write_timeout));
-        Self { stream, takes_pieces: version != Version::HTTP_2, reads }
+        Self { stream, takes_pieces: version != Version::HTTP_2, is_behind: false, activity }
+    }
+
+    fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
+        if polled.is_pending() && !self.is_behind {
+            self.is_behind = true;
+            self.activity.set_writing(true);
+        }
     }
 }
 
@@ -33,7 +42,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let polled = self.stream.as_mut().poll_read(cx, into);
         if polled.is_ready() {
-            self.reads.add();
+            self.activity.add_read();
         }
         polled
     }
@@ -42,7 +51,9 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.takes_pieces = true;
-        self.stream.as_mut().poll_write(cx, bytes)
+        let polled = self.stream.as_mut().poll_write(cx, bytes);
+        self.wrote(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -50,7 +61,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write_vectored(cx, pieces)
+        let polled = self.stream.as_mut().poll_write_vectored(cx, pieces);
+        self.wrote(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -58,7 +71,13 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_flush(cx)
+        let polled = self.stream.as_mut().poll_flush(cx);
+        // Nothing is flushed before everything has been written.
+        if polled.is_ready() && self.is_behind {
+            self.is_behind = false;
+            self.activity.set_writing(false);
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -78,7 +97,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for (version, at_first) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let mut connection = Connection::new(stream, version, Duration::from_secs(1), Arrivals::default());
+            let mut connection = Connection::new(stream, version, Duration::from_secs(1), Arc::default());
             assert_eq!(connection.is_write_vectored(), at_first);
             connection.write_all(b"x").await.unwrap();
             assert!(connection.is_write_vectored());

@@ -42,15 +42,31 @@ pub(crate) fn answer_in_kind(response: Response) -> Response {
         StatusCode::SERVICE_UNAVAILABLE => (14, "try again later"),
         _ => (13, "the call failed"),
     };
-    let mut answer = Body::empty().into_response();
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    headers.insert(STATUS, HeaderValue::from(code));
-    headers.insert(MESSAGE, HeaderValue::from_static(message));
+    let mut answer = refused(code, HeaderValue::from_static(message));
     if code == 14 {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }
     answer
+}
+
+/// A call that does not reach its service: a status of gRPC with `detail` as its message.
+pub(crate) fn refusal(status: StatusCode, detail: &str) -> Response {
+    let code = if status == StatusCode::BAD_REQUEST { 3 } else { 7 };
+    let mut response = refused(code, HeaderValue::from_static("the call is refused"));
+    // Percent signs begin an escape in gRPC's messages.
+    if let Ok(message) = HeaderValue::from_str(&detail.replace('%', "%25")) {
+        response.headers_mut().insert(MESSAGE, message);
+    }
+    response
+}
+
+fn refused(code: u16, message: HeaderValue) -> Response {
+    let mut response = Body::empty().into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    headers.insert(STATUS, HeaderValue::from(code));
+    headers.insert(MESSAGE, message);
+    response
 }
 
 /// What HTTP would have said in place of the gRPC status in an answer's head: for logs and metrics, where gRPC's 200 says

@@ -1,38 +1,15 @@
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::response::Response;
-use http::Request;
-use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
-use hyper::service::Service;
-use hyper_util::service::TowerToHyperService;
 
-use crate::peer::Peer;
+use crate::activity::Activity;
 
 /// How many steps the idle time of an HTTP/2 connection is measured in: it ends at most one step late.
 const STEPS: u32 = 4;
-
-/// Counts what arrives on one connection: reads for HTTP/1, requests for HTTP/2.
-///
-/// Only the connection's own task adds to it, so that a relaxed store is enough.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Arrivals(Arc<AtomicU64>);
-
-impl Arrivals {
-    pub fn add(&self) {
-        self.0.store(self.count() + 1, Ordering::Relaxed);
-    }
-
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Timer for hyper's HTTP/1 header timeout that tells an idle connection from a slow one.
 ///
@@ -41,16 +18,16 @@ impl Arrivals {
 /// the second, `header`, takes its place. The first header of a connection has begun when hyper starts.
 #[derive(Debug)]
 pub(crate) struct HeaderTimer {
-    reads: Arrivals,
+    activity: Arc<Activity>,
     idle: Duration,
     header: Duration,
     is_first: AtomicBool,
 }
 
 impl HeaderTimer {
-    /// Of one connection with these `reads`; `header` is what hyper has as its header timeout.
-    pub fn new(reads: Arrivals, idle: Duration, header: Duration) -> Self {
-        Self { reads, idle, header, is_first: AtomicBool::new(true) }
+    /// Of one connection; `header` is what hyper has as its header timeout.
+    pub fn new(activity: Arc<Activity>, idle: Duration, header: Duration) -> Self {
+        Self { activity, idle, header, is_first: AtomicBool::new(true) }
     }
 }
 
@@ -66,8 +43,8 @@ impl Timer for HeaderTimer {
         let deadline = if is_first { deadline } else { now + self.idle };
         Box::pin(HeaderSleep {
             sleep: tokio::time::sleep_until(deadline.into()),
-            reads: self.reads.clone(),
-            seen: (!is_first).then(|| self.reads.count()),
+            activity: Arc::clone(&self.activity),
+            seen: (!is_first).then(|| self.activity.reads()),
             header: self.header,
         })
     }
@@ -77,7 +54,7 @@ pin_project_lite::pin_project! {
     struct HeaderSleep {
         #[pin]
         sleep: tokio::time::Sleep,
-        reads: Arrivals,
+        activity: Arc<Activity>,
         // Reads when the wait began; none once a byte of the header has arrived.
         seen: Option<u64>,
         header: Duration,
@@ -89,7 +66,7 @@ impl Future for HeaderSleep {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        if this.seen.is_some_and(|seen| seen != this.reads.count()) {
+        if this.seen.is_some_and(|seen| seen != this.activity.reads()) {
             *this.seen = None;
             this.sleep.as_mut().reset(tokio::time::Instant::now() + *this.header);
         }
@@ -99,38 +76,12 @@ impl Future for HeaderSleep {
 
 impl Sleep for HeaderSleep {}
 
-/// The routes of one connection, which counts its requests and names the client in each.
-#[derive(Clone)]
-pub(crate) struct Counted {
-    routes: TowerToHyperService<Router>,
-    requests: Arrivals,
-    peer: Peer,
-}
-
-impl Counted {
-    pub fn new(routes: Router, requests: Arrivals, peer: Peer) -> Self {
-        Self { routes: TowerToHyperService::new(routes), requests, peer }
-    }
-}
-
-impl Service<Request<Incoming>> for Counted {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.requests.add();
-        request.extensions_mut().insert(self.peer);
-        self.routes.call(request)
-    }
-}
-
 /// Returns when no request has arrived for `timeout`, at most a quarter of it later.
-pub(crate) async fn without_requests(requests: &Arrivals, timeout: Duration) {
-    let (mut seen, mut quiet) = (requests.count(), 0);
+pub(crate) async fn without_requests(activity: &Activity, timeout: Duration) {
+    let (mut seen, mut quiet) = (activity.requests(), 0);
     while quiet < STEPS {
         tokio::time::sleep(timeout / STEPS).await;
-        let count = requests.count();
+        let count = activity.requests();
         quiet = if count == seen { quiet + 1 } else { 0 };
         seen = count;
     }
@@ -151,8 +102,8 @@ mod tests {
     }
 
     /// Of a connection that has had its first request.
-    fn start_second(reads: &Arrivals) -> Pin<Box<dyn Sleep>> {
-        let timer = HeaderTimer::new(reads.clone(), IDLE, HEADER);
+    fn start_second(activity: &Arc<Activity>) -> Pin<Box<dyn Sleep>> {
+        let timer = HeaderTimer::new(Arc::clone(activity), IDLE, HEADER);
         drop(start(&timer));
         start(&timer)
     }
@@ -163,41 +114,41 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_header_has_the_header_timeout() {
-        let mut sleep = start(&HeaderTimer::new(Arrivals::default(), IDLE, HEADER));
+        let mut sleep = start(&HeaderTimer::new(Arc::default(), IDLE, HEADER));
         assert!(!ends_within(&mut sleep, HEADER.saturating_sub(SECOND)).await);
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_between_two_requests_has_the_idle_timeout() {
-        let mut sleep = start_second(&Arrivals::default());
+        let mut sleep = start_second(&Arc::default());
         assert!(!ends_within(&mut sleep, IDLE.saturating_sub(SECOND)).await);
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_byte_of_a_header_starts_the_header_timeout_and_further_ones_do_not_prolong_it() {
-        let reads = Arrivals::default();
-        let mut sleep = start_second(&reads);
+        let activity = Arc::default();
+        let mut sleep = start_second(&activity);
         assert!(!ends_within(&mut sleep, IDLE.saturating_sub(SECOND)).await);
         for _ in 0..9 {
-            reads.add();
+            activity.add_read();
             assert!(!ends_within(&mut sleep, SECOND).await);
         }
-        reads.add();
+        activity.add_read();
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_put_the_end_off_and_silence_brings_it() {
-        let requests = Arrivals::default();
+        let activity = Arc::<Activity>::default();
         let idle = tokio::spawn({
-            let requests = requests.clone();
-            async move { without_requests(&requests, IDLE).await }
+            let activity = Arc::clone(&activity);
+            async move { without_requests(&activity, IDLE).await }
         });
         for _ in 0..10 {
             advance(IDLE / 2).await;
-            requests.add();
+            drop(activity.begin());
         }
         tokio::task::yield_now().await;
         assert!(!idle.is_finished());

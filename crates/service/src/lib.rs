@@ -29,6 +29,15 @@ mod idle;
 /// The client's address.
 pub mod peer;
 
+/// What a connection does: requests in flight, or idle since when.
+mod activity;
+
+/// The bound on open connections, of which idle ones give way to new ones.
+mod connection_limit;
+
+/// The limit of open files, raised as far as connections need it.
+pub mod descriptors;
+
 /// What bytes of a connection go through.
 mod connection;
 
@@ -40,6 +49,12 @@ pub mod server;
 
 /// Names for requests and answers.
 pub mod ids;
+
+/// Checks of every request: `Host`, and that no page of another origin changes anything.
+pub mod guard;
+
+/// The secret between `web_api` and `model_api`.
+pub mod shared_secret;
 
 /// Counts and times of requests, by route.
 mod http_metrics;

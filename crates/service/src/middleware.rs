@@ -19,6 +19,7 @@ use tracing::{Instrument, debug, error, info, info_span};
 
 use crate::body::lend;
 use crate::grpc;
+use crate::guard::Guard;
 use crate::http_metrics::RouteMetrics;
 pub use crate::http_metrics::{HttpMetrics, seconds_histogram};
 use crate::ids::fresh_id;
@@ -29,6 +30,13 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// A request's name in the log. A client's own is kept, and it is in every answer.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest id of a client's that is kept: it is in every line about the request.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Bytes of a method and of a path that a log line repeats.
+const MAX_LOGGED_METHOD: usize = 32;
+const MAX_LOGGED_PATH: usize = 256;
 
 /// Beginnings of the paths of health checks, by whichever protocol.
 const HEALTH_CHECKS: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
@@ -42,22 +50,23 @@ pub fn request_id() -> Option<HeaderValue> {
     REQUEST_ID.try_with(Clone::clone).ok()
 }
 
-/// Wraps all routes: a request id in and out, one log line a request, metrics, a 500 instead of a broken connection
-/// when a handler panics, an error that is seen also by a client that is still sending, and to a client of gRPC an
+/// Wraps all routes: a request id in and out, one log line a request, metrics, the checks of `guard`, a 500 instead of a broken
+/// connection when a handler panics, an error that is seen also by a client that is still sending, and to a client of gRPC an
 /// answer of gRPC.
-pub fn wrap(app: Router, metrics: HttpMetrics) -> Router {
-    wrap_with(app, metrics, |_| {})
+pub fn wrap(app: Router, metrics: HttpMetrics, guard: Guard) -> Router {
+    wrap_with(app, metrics, guard, |_| {})
 }
 
 /// [`wrap`], and `finish` has the last word on the headers of every answer that is none of gRPC.
-pub fn wrap_with(app: Router, metrics: HttpMetrics, finish: fn(&mut HeaderMap)) -> Router {
-    app.layer(Wrap { metrics, finish })
+pub fn wrap_with(app: Router, metrics: HttpMetrics, guard: Guard, finish: fn(&mut HeaderMap)) -> Router {
+    app.layer(Wrap { metrics, guard, finish })
 }
 
 /// One layer for all of it: axum copies and boxes a route once for each layer around it, for every request.
 #[derive(Clone)]
 struct Wrap {
     metrics: HttpMetrics,
+    guard: Guard,
     finish: fn(&mut HeaderMap),
 }
 
@@ -65,8 +74,8 @@ impl<S> Layer<S> for Wrap {
     type Service = Wrapped<S>;
 
     fn layer(&self, route: S) -> Wrapped<S> {
-        let Self { metrics, finish } = self.clone();
-        Wrapped(Arc::new(Around { route, metrics, of_route: OnceLock::new(), finish }))
+        let Self { metrics, guard, finish } = self.clone();
+        Wrapped(Arc::new(Around { route, metrics, guard, of_route: OnceLock::new(), finish }))
     }
 }
 
@@ -79,6 +88,7 @@ struct Around<S> {
     /// Copied when it is called.
     route: S,
     metrics: HttpMetrics,
+    guard: Guard,
     /// Found when the route is first asked.
     of_route: OnceLock<RouteMetrics>,
     finish: fn(&mut HeaderMap),
@@ -108,20 +118,29 @@ async fn answer<S>(request: Request, around: &Around<S>) -> Response
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone,
 {
-    let Around { route, metrics, of_route, finish } = around;
+    let Around { route, metrics, guard, of_route, finish } = around;
     let of_route = of_route.get_or_init(|| metrics.of_route(request.extensions().get::<MatchedPath>()));
     let _in_flight = metrics.begin();
     let begun = Instant::now();
     let asked = Asked::of(&request);
     let span = info_span!("request", id = asked.id.to_str().ok());
+    let checked = guard.check(&request);
     let (request, lent) = lend(request);
-    let answering = async {
-        let Ok(response) = route.clone().oneshot(request).await;
-        response
+    let mut response = match checked {
+        Ok(()) => {
+            let answering = async {
+                let Ok(response) = route.clone().oneshot(request).await;
+                response
+            };
+            let answering = REQUEST_ID.scope(asked.id.clone(), AssertUnwindSafe(answering).catch_unwind());
+            let answered = answering.instrument(span.clone()).await;
+            answered.unwrap_or_else(|panic| span.in_scope(|| answer_panic(&*panic)))
+        }
+        Err(refusal) => {
+            drop(request);
+            refusal.respond(asked.path(), asked.is_call)
+        }
     };
-    let answering = REQUEST_ID.scope(asked.id.clone(), AssertUnwindSafe(answering).catch_unwind());
-    let answered = answering.instrument(span.clone()).await;
-    let mut response = answered.unwrap_or_else(|panic| span.in_scope(|| answer_panic(&*panic)));
     if asked.is_call {
         response = grpc::answer_in_kind(response);
     } else {
@@ -158,15 +177,28 @@ impl Asked {
         Self {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
-            id: request.headers().get(REQUEST_ID_HEADER).cloned().unwrap_or_else(fresh),
+            id: request.headers().get(REQUEST_ID_HEADER).filter(|id| is_id(id)).cloned().unwrap_or_else(fresh),
             is_call: grpc::is_grpc(request.headers()),
         }
     }
+
+    fn path(&self) -> &str {
+        self.path.as_ref().map_or("/", PathAndQuery::path)
+    }
+}
+
+/// Whether a client's id is kept: it must be short, and visible ASCII without spaces.
+fn is_id(id: &HeaderValue) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+fn cut(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 fn log(asked: &Asked, response: &Response, status: StatusCode, took: Duration) {
-    let Asked { method, path, .. } = asked;
-    let (path, status, ms) = (path.as_ref().map_or("/", PathAndQuery::path), status.as_u16(), took.as_secs_f64() * 1e3);
+    let (method, path) = (cut(asked.method.as_str(), MAX_LOGGED_METHOD), cut(asked.path(), MAX_LOGGED_PATH));
+    let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
     // Health checks come every few seconds for ever; at `info` they would be most of the log.
     if HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
         debug!(%method, path, status, ms, "answered");
@@ -200,11 +232,11 @@ mod tests {
         let routes = Router::new()
             .route("/panics", post(panics))
             .route("/fine/{name}", post(|| async { request_id().map(|id| id.to_str().unwrap().to_owned()).unwrap() }));
-        wrap(routes, HttpMetrics::register(registry))
+        wrap(routes, HttpMetrics::register(registry), Guard::default())
     }
 
     fn request(path: &str, name: header::HeaderName, value: &str) -> Request {
-        Request::post(path).header(name, value).body(Body::empty()).unwrap()
+        Request::post(path).header(header::HOST, "localhost").header(name, value).body(Body::empty()).unwrap()
     }
 
     #[tokio::test]
@@ -217,6 +249,38 @@ mod tests {
             assert!(given.map_or(id.len() == 36, |given| id == given), "{id:?}");
             assert_eq!(axum::body::to_bytes(answer.into_body(), 100).await.unwrap(), id.as_bytes());
         }
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_long_or_not_visible_ascii_is_replaced() {
+        let app = app(&mut Registry::default());
+        for (id, is_kept) in
+            [("x".repeat(128), true), ("x".repeat(129), false), ("a b".to_owned(), false), (String::new(), false)]
+        {
+            let response = app.clone().oneshot(request("/fine/1", REQUEST_ID_HEADER, &id)).await.unwrap();
+            let sent = &response.headers()[REQUEST_ID_HEADER];
+            assert!(if is_kept { *sent == id } else { sent.len() == 36 }, "{id:?}: {sent:?}");
+        }
+        assert!(!is_id(&HeaderValue::from_bytes(b"\xff").unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_the_guard_refuses_does_not_reach_its_route() {
+        let app = app(&mut Registry::default());
+        let refused = request("/panics", header::ORIGIN, "https://evil.example");
+        let response = app.clone().oneshot(refused).await.unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        assert!(response.headers().contains_key(REQUEST_ID_HEADER));
+        let mut call = request("/panics", header::ORIGIN, "https://evil.example");
+        call.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let response = app.oneshot(call).await.unwrap();
+        assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(7)));
+    }
+
+    #[test]
+    fn a_log_line_repeats_a_bounded_piece_of_a_path() {
+        assert_eq!(cut("/predict", MAX_LOGGED_PATH), "/predict");
+        assert_eq!(cut(&format!("/{}", "\u{e9}".repeat(1000)), MAX_LOGGED_PATH).len(), 255);
     }
 
     #[tokio::test]
@@ -235,7 +299,7 @@ mod tests {
         for path in ["/fine/1", "/fine/2", "/panics", "/nowhere", "/elsewhere"] {
             app.clone().oneshot(request(path, header::ACCEPT, "*/*")).await.unwrap();
         }
-        let get = Request::get("/fine/3").body(Body::empty()).unwrap();
+        let get = Request::get("/fine/3").header(header::HOST, "localhost").body(Body::empty()).unwrap();
         app.oneshot(get).await.unwrap();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

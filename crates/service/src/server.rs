@@ -11,16 +11,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::activity::{Activity, Counted};
 use crate::at_once::AtOnce;
 use crate::connection::Connection;
+use crate::connection_limit::{ConnectionLimit, Place};
 use crate::cores::{Core, Cores};
-use crate::idle::{Arrivals, Counted, HeaderTimer, without_requests};
+use crate::idle::{HeaderTimer, without_requests};
 use crate::peer::Peer;
 use crate::readiness::Readiness;
 use crate::settings::ServerSettings;
@@ -32,8 +33,11 @@ const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// full is not heard, and tries again a second later; with the 128 that are customary, that befell some of 700 that came at once.
 const BACKLOG: u32 = 4096;
 
-/// How long a client without a single request may take to answer `GOAWAY`.
+/// How long an idle client may take to answer `GOAWAY`.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The same, where a new connection waits for its place.
+const EVICTION_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The drain took longer than `DRAIN_TIMEOUT_MS`; what was still open has been cut.
 #[derive(Debug, thiserror::Error)]
@@ -91,10 +95,8 @@ struct Connections<'a> {
     cores: &'a Cores,
     app: Router,
     builder: auto::Builder<TokioExecutor>,
-    permits: Arc<Semaphore>,
-    header_timeout: Duration,
-    idle_timeout: Duration,
-    write_timeout: Duration,
+    limit: ConnectionLimit,
+    timeouts: Timeouts,
     /// Every connection that has not ended.
     open: TaskTracker,
     /// Ends idle connections at once, and the others after their requests.
@@ -129,10 +131,12 @@ impl<'a> Connections<'a> {
             cores,
             app,
             builder,
-            permits: Arc::new(Semaphore::new(settings.max_connections)),
-            header_timeout: settings.header_timeout,
-            idle_timeout: settings.idle_timeout,
-            write_timeout: settings.body_timeout,
+            limit: ConnectionLimit::new(settings.max_connections),
+            timeouts: Timeouts {
+                header: settings.header_timeout,
+                idle: settings.idle_timeout,
+                write: settings.body_timeout,
+            },
             open: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
@@ -152,30 +156,38 @@ impl<'a> Connections<'a> {
         }
     }
 
+    /// Serves a connection in a task of its own, once it has a place.
     fn start(&self, stream: TcpStream, peer: Peer) {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            tokio::spawn(refuse(stream));
-            return;
-        };
-        let _ = stream.set_nodelay(true);
-        // Its events are to wake the thread that it is going to live on.
-        let Ok(stream) = stream.into_std() else { return };
         let Core { runtime, connections } = self.cores.idlest().clone();
         let (app, builder, stopping) = (self.app.clone(), self.builder.clone(), self.stopping.clone());
-        let timeouts = Timeouts { header: self.header_timeout, idle: self.idle_timeout, write: self.write_timeout };
+        let session = Session { app, builder, stopping, timeouts: self.timeouts };
         let open = self.open.token();
-        runtime.spawn(async move {
-            let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let begun = tokio::select! {
-                biased;
-                begun = timeout(timeouts.header, has_begun(&stream)) => begun.unwrap_or(None),
-                () = stopping.cancelled() => None,
-            };
-            if let Some(version) = begun {
-                AtOnce::new(serve_connection(stream, peer, version, builder, app, timeouts, stopping)).await;
-            }
-            drop((permit, connections, open));
-        });
+        let serve = move |stream, place| {
+            runtime.spawn(async move {
+                session.serve(stream, &place).await;
+                drop((place, connections, open));
+            });
+        };
+        if let Some(place) = self.limit.take(peer) {
+            hand_over(stream, place, serve);
+        } else if let Some(waiting) = self.limit.queue() {
+            let limit = self.limit.clone();
+            tokio::spawn(async move {
+                match limit.wait(peer).await {
+                    Some(place) => hand_over(stream, place, serve),
+                    None => refuse(stream).await,
+                }
+                drop(waiting);
+            });
+        }
+    }
+}
+
+/// Takes the stream out of this thread's events: they are to wake the thread that it is going to live on.
+fn hand_over(stream: TcpStream, place: Place, serve: impl FnOnce(std::net::TcpStream, Place)) {
+    let _ = stream.set_nodelay(true);
+    if let Ok(stream) = stream.into_std() {
+        serve(stream, place);
     }
 }
 
@@ -190,45 +202,78 @@ struct Timeouts {
     write: Duration,
 }
 
-/// Serves one connection until the client ends it, it has been idle for too long, or the server stops.
-///
-/// HTTP/1 is idle between two requests, which hyper's header timer sees. HTTP/2 has no such timer: where no request arrives
-/// for the idle timeout, the client is told to open another connection for its next (`GOAWAY`), and open streams go on.
-async fn serve_connection(
-    stream: TcpStream,
-    peer: Peer,
-    version: Version,
-    mut builder: auto::Builder<TokioExecutor>,
+/// What serves one connection.
+struct Session {
     app: Router,
-    timeouts: Timeouts,
+    builder: auto::Builder<TokioExecutor>,
     stopping: CancellationToken,
-) {
-    let (reads, requests) = (Arrivals::default(), Arrivals::default());
-    builder.http1().timer(HeaderTimer::new(reads.clone(), timeouts.idle, timeouts.header));
-    let stream = TokioIo::new(Connection::new(stream, version, timeouts.write, reads));
-    let mut connection = pin!(builder.serve_connection(stream, Counted::new(app, requests.clone(), peer)));
-    let idle = async {
-        match version {
-            Version::HTTP_2 => without_requests(&requests, timeouts.idle).await,
-            _ => pending().await,
+    timeouts: Timeouts,
+}
+
+impl Session {
+    /// Serves until the client ends the connection, it has been idle for too long, another needs its place, or the server stops.
+    async fn serve(self, stream: std::net::TcpStream, place: &Place) {
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        let activity = place.activity();
+        let begun = tokio::select! {
+            biased;
+            begun = timeout(self.timeouts.header, has_begun(&stream)) => begun.unwrap_or(None),
+            () = self.stopping.cancelled() => None,
+            () = activity.evicted() => None,
+        };
+        if let Some(version) = begun {
+            AtOnce::new(self.serve_requests(stream, version, Arc::clone(activity))).await;
         }
-    };
-    let ended = tokio::select! {
-        biased;
-        ended = &mut connection => ended,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    }
+
+    /// HTTP/1 is idle between two requests, which hyper's header timer sees. HTTP/2 has no such timer: where no request arrives
+    /// for the idle timeout, the client is told to open another connection for its next (`GOAWAY`), and open streams go on.
+    async fn serve_requests(self, stream: TcpStream, version: Version, activity: Arc<Activity>) {
+        let Self { app, mut builder, stopping, timeouts } = self;
+        builder.http1().timer(HeaderTimer::new(Arc::clone(&activity), timeouts.idle, timeouts.header));
+        let stream = TokioIo::new(Connection::new(stream, version, timeouts.write, Arc::clone(&activity)));
+        let mut connection = pin!(builder.serve_connection(stream, Counted::new(app, Arc::clone(&activity))));
+        let idle = async {
+            match version {
+                Version::HTTP_2 => without_requests(&activity, timeouts.idle).await,
+                _ => pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = &mut connection => ended,
+            () = stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = idle => {
+                connection.as_mut().graceful_shutdown();
+                leave(connection, &activity, LEAVE_TIMEOUT).await
+            }
+            () = activity.evicted() => {
+                connection.as_mut().graceful_shutdown();
+                leave(connection, &activity, EVICTION_TIMEOUT).await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "a connection ended early");
         }
-        () = idle => {
-            connection.as_mut().graceful_shutdown();
-            // A client that has not even finished its handshake takes no leave.
-            let leave = if requests.count() == 0 { LEAVE_TIMEOUT } else { Duration::MAX };
-            timeout(leave, connection).await.unwrap_or(Ok(()))
+    }
+}
+
+/// Waits for the end of a connection that has been told to end. A client that does not answer is cut off after `patience`, unless
+/// a request of its is in flight.
+async fn leave<E>(
+    mut connection: impl Future<Output = Result<(), E>> + Unpin,
+    activity: &Activity,
+    patience: Duration,
+) -> Result<(), E> {
+    loop {
+        match timeout(patience, &mut connection).await {
+            Ok(ended) => return ended,
+            Err(_) if activity.is_idle() => return Ok(()),
+            Err(_) => {}
         }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "a connection ended early");
     }
 }
 

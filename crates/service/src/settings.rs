@@ -8,6 +8,9 @@ use std::time::Duration;
 /// The most milliseconds a setting may say, a day: more is a slip of the finger, and far more overflows the clock.
 const MOST_MILLIS: u64 = 24 * 3600 * 1000;
 
+/// Connections of the listener of `METRICS_ADDR`, which only the operator's own programs reach.
+const METRICS_CONNECTIONS: usize = 32;
+
 /// The most that `MAX_BODY_BYTES` may say: lengths in gRPC and in `BYTES` have 32 bits.
 const MOST_BODY_BYTES: usize = 2 << 30;
 
@@ -100,7 +103,7 @@ pub struct ServerSettings {
     pub address: SocketAddr,
     /// `METRICS_ADDR`: the address of `/metrics`, never published.
     pub metrics_address: SocketAddr,
-    /// `MAX_CONNECTIONS`: one more is answered 503 and closed.
+    /// `MAX_CONNECTIONS`: one more takes the place of an idle one, and is answered 503 and closed where all are busy.
     pub max_connections: usize,
     /// `HEADER_TIMEOUT_MS`: a request's header must have arrived by then, counted from its first byte, or from the start of
     /// the connection.
@@ -143,6 +146,27 @@ impl ServerSettings {
             drain_timeout: millis("DRAIN_TIMEOUT_MS", 20_000)?,
         })
     }
+
+    /// Those of the listener of [`ServerSettings::metrics_address`].
+    pub fn metrics(&self) -> Self {
+        Self { max_connections: METRICS_CONNECTIONS, ..self.clone() }
+    }
+
+    /// Where the subcommand `health` finds the service: at `METRICS_ADDR` where that is set, whose places clients cannot take, else at
+    /// `HOST` and `PORT`.
+    pub fn health_address(&self) -> SocketAddr {
+        optional("METRICS_ADDR").map_or(self.address, |_| self.metrics_address)
+    }
+}
+
+/// A URL whose user and password, if it has any, are replaced: for logs and errors.
+pub fn redacted(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) => format!("{}***{}", &url[..start], &url[start + at..]),
+        None => url.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +202,19 @@ mod tests {
     fn a_body_is_no_longer_than_its_lengths_can_say() {
         let error = between("MLSERVE_TEST_UNSET", 1024, MOST_BODY_BYTES, 4 << 30).unwrap_err();
         assert_eq!(error.reason, "4294967296 is more than 2147483648");
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_replaced() {
+        for (url, shown) in [
+            ("http://user:p@ss@model_api:5050/x@y", "http://***@model_api:5050/x@y"),
+            ("redis://:secret@db_api:6379/0", "redis://***@db_api:6379/0"),
+            ("user:secret@host", "***@host"),
+            ("http://model_api:5050", "http://model_api:5050"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ local function finish_job(id, status)
   redis.call('HSET', job, 'status', status, 'finished', time)
   redis.call('ZADD', PREFIX .. 'expiring', time + redis.call('HGET', job, 'ttl'), id)
   if redis.call('HGET', job, 'webhook') then redis.call('ZADD', PREFIX .. 'webhooks', time, id) end
+  redis.call('DEL', at('begun', id))
   if status ~= 'failed' then redis.call('DEL', at('inputs', id)) end
   tell(id, 'status', status)
 end
@@ -54,6 +55,17 @@ end
 local function drop(queue, entry)
   redis.call('XACK', queue, GROUP, entry)
   redis.call('XDEL', queue, entry)
+end
+
+-- A hash, index -> twice the number of workers that have died over this input, and one more while a worker has begun with it.
+local function begun(id, index) return tonumber(redis.call('HGET', at('begun', id), index) or 0) end
+
+local function set_begun(id, index, count)
+  if count > 0 then
+    redis.call('HSET', at('begun', id), index, count)
+  else
+    redis.call('HDEL', at('begun', id), index)
+  end
 end
 
 -- A job is no longer the one whose answers are given to whoever submits the same.
@@ -74,6 +86,7 @@ local function settle(id, index, outcome)
   -- The model has changed since the job was submitted: what is asked of that one has other answers.
   if fields[2] and not string.find(outcome, '"model_digest":"' .. fields[2] .. '"', 1, true) then forget_content(id) end
   redis.call('HINCRBY', job, answered and 'done' or 'failed', 1)
+  set_begun(id, index, 0)
   -- The input of one that failed stays: it can be tried again.
   if answered then redis.call('HDEL', at('inputs', id), index) end
   tell(id, 'index', index)
@@ -184,14 +197,14 @@ local function repeat_job(keys, args)
   return 1
 end
 
--- FCALL mlserve_begin 1 mlserve:{jobs}:queue:<model> entry job index: the input's bytes and the job's kind, version, content
--- type, JSON length and, where the job has one, top_k; nothing, and the entry is gone, when it need not be done any more.
+-- FCALL mlserve_begin 1 mlserve:{jobs}:queue:<model> entry job index [bare]: the input's bytes (none with `bare`) and the job's kind,
+-- version, content type, JSON length and, where the job has one, top_k; nothing, and the entry is gone, when it need not be done any more.
 local function begin(keys, args)
-  local entry, id, index = args[1], args[2], args[3]
+  local entry, id, index, bare = args[1], args[2], args[3], args[4] == 'bare'
   local job = at('job', id)
   local fields = redis.call('HMGET', job, 'status', 'kind', 'version', 'content_type', 'json_length', 'top_k')
-  local input = redis.call('HGET', at('inputs', id), index)
-  if not runs(fields[1]) or not input or redis.call('HEXISTS', at('results', id), index) == 1 then
+  local is_there = redis.call('HEXISTS', at('inputs', id), index) == 1
+  if not runs(fields[1]) or not is_there or redis.call('HEXISTS', at('results', id), index) == 1 then
     drop(keys[1], entry)
     return false
   end
@@ -200,6 +213,9 @@ local function begin(keys, args)
     tell(id, 'status', 'running')
   end
   redis.call('HINCRBY', job, 'runs', 1)
+  local count = begun(id, index)
+  if count % 2 == 0 then set_begun(id, index, count + 1) end
+  local input = bare and '' or redis.call('HGET', at('inputs', id), index)
   return { input, fields[2], fields[3] or '', fields[4] or '', fields[5] or '', fields[6] or nil }
 end
 
@@ -223,14 +239,46 @@ local function beat(keys, args)
   return mine
 end
 
-local function bury(queue, entry, id, index, deliveries)
-  local reason = 'the worker died ' .. deliveries .. ' times while it worked on this input'
+-- FCALL mlserve_hand_back 1 mlserve:{jobs}:queue:<model> consumer entry…: this consumer does not finish them. Others get them at once,
+-- and nobody has died. How many those were.
+local function hand_back(keys, args)
+  local queue, consumer, count = keys[1], args[1], 0
+  for place = 2, #args do
+    local entry = args[place]
+    if #redis.call('XPENDING', queue, GROUP, entry, entry, 1, consumer) > 0 then
+      local found = redis.call('XRANGE', queue, entry, entry)[1]
+      drop(queue, entry)
+      local id, index = found and found[2][2], found and found[2][4]
+      if id and runs(redis.call('HGET', at('job', id), 'status')) then
+        redis.call('HSET', at('job', id), 'last', redis.call('XADD', queue, '*', unpack(found[2])))
+        local deaths = begun(id, index)
+        set_begun(id, index, deaths - deaths % 2)
+        count = count + 1
+      end
+    end
+  end
+  return count
+end
+
+local function bury(queue, entry, id, index, deaths)
+  local reason = 'the worker died ' .. deaths .. ' times while it worked on this input'
   drop(queue, entry)
   if settle(id, index, '-' .. cjson.encode({ status = 500, detail = reason })) == 1 then
     local grave = redis.call('XADD', PREFIX .. 'dead', '*', 'job', id, 'index', index, 'model', named(queue), 'reason', reason)
     redis.call('HINCRBY', at('job', id), 'dead', 1)
     redis.call('RPUSH', at('graves', id), grave)
   end
+end
+
+-- Milliseconds since each consumer of the queue was heard of: it took entries, or said that it still works on some.
+local function silences(queue)
+  local found = {}
+  for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', queue, GROUP)) do
+    local consumer = {}
+    for place = 1, #fields, 2 do consumer[fields[place]] = fields[place + 1] end
+    found[consumer.name] = consumer.idle
+  end
+  return found
 end
 
 local function forget_consumers(queue)
@@ -243,21 +291,31 @@ local function forget_consumers(queue)
   end
 end
 
--- FCALL mlserve_take_over 1 mlserve:{jobs}:queue:<model> consumer idle_ms max_deliveries count: entries of workers that have not
--- been heard of for so long, as entry, job, index, …; one that was delivered too often fails instead.
+-- FCALL mlserve_take_over 1 mlserve:{jobs}:queue:<model> consumer idle_ms max_deaths count: entries that no worker has spoken of for
+-- so long, as entry, job, index, …. A consumer that has been silent for as long has died. An input over which so many have died, each
+-- after it had begun with it, fails instead.
 local function take_over(keys, args)
   local queue, consumer, idle, most, count = keys[1], args[1], args[2], tonumber(args[3]), args[4]
-  local taken = {}
+  local taken, silent = {}, silences(queue)
   for _, pending in ipairs(redis.call('XPENDING', queue, GROUP, 'IDLE', idle, '-', '+', count)) do
-    local entry = pending[1]
+    local entry, owner = pending[1], pending[2]
     local found = redis.call('XRANGE', queue, entry, entry)[1]
     if not found then
       redis.call('XACK', queue, GROUP, entry)
-    elseif pending[4] >= most then
-      bury(queue, entry, found[2][2], found[2][4], pending[4])
     else
-      redis.call('XCLAIM', queue, GROUP, consumer, idle, entry)
-      for _, part in ipairs({ entry, found[2][2], found[2][4] }) do table.insert(taken, part) end
+      local id, index = found[2][2], found[2][4]
+      local deaths = begun(id, index)
+      if deaths % 2 == 1 then
+        local has_died = owner ~= consumer and (silent[owner] or 0) >= tonumber(idle)
+        deaths = has_died and deaths + 1 or deaths - 1
+        set_begun(id, index, deaths)
+      end
+      if deaths / 2 >= most then
+        bury(queue, entry, id, index, deaths / 2)
+      else
+        redis.call('XCLAIM', queue, GROUP, consumer, idle, entry)
+        for _, part in ipairs({ entry, id, index }) do table.insert(taken, part) end
+      end
     end
   end
   forget_consumers(queue)
@@ -360,7 +418,7 @@ local function sweep(keys, args)
     if once and once ~= '' then redis.call('DEL', at('once', once)) end
     forget_graves(id)
     forget_content(id)
-    redis.call('DEL', at('job', id), at('inputs', id), at('results', id), at('events', id), at('names', id))
+    redis.call('DEL', at('job', id), at('inputs', id), at('results', id), at('events', id), at('names', id), at('begun', id))
     redis.call('ZREM', PREFIX .. 'known', id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
     redis.call('ZREM', keys[1], id)
@@ -403,6 +461,7 @@ redis.register_function({ function_name = 'mlserve_discard', callback = discard_
 redis.register_function({ function_name = 'mlserve_begin', callback = begin, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_finish', callback = finish, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_beat', callback = beat, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'mlserve_hand_back', callback = hand_back, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_take_over', callback = take_over, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_cancel', callback = cancel, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'mlserve_retry', callback = retry, flags = { 'allow-oom' } })

@@ -16,7 +16,7 @@ pub struct JobLimits {
     pub repeat_within: Duration,
     /// After so long without a word from its worker an entry is given to another.
     pub claim_after: Duration,
-    /// So often an entry is given to a worker before it fails.
+    /// An input fails once so many workers have died after they had begun with it.
     pub max_deliveries: u32,
 }
 

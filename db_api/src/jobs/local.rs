@@ -364,6 +364,17 @@ impl LocalJobs {
         Self::settle(&mut self.state(), delivery.job, delivery.index, outcome)
     }
 
+    pub(super) fn hand_back(&self, deliveries: &[Delivery]) {
+        let mut state = self.state();
+        for Delivery { model, job, index, .. } in deliveries.iter().rev() {
+            let is_open = |kept: &Kept| !kept.job.status.has_ended() && !kept.results.contains_key(index);
+            if state.jobs.get(job).is_some_and(is_open) {
+                state.queues.entry(model.clone()).or_default().push_front((*job, *index));
+            }
+        }
+        self.came.notify_waiters();
+    }
+
     pub(super) fn claim_webhooks(&self, most: usize, lease: Duration) -> Vec<WebhookClaim> {
         let now = Instant::now();
         let mut state = self.state();

@@ -181,6 +181,12 @@ impl Jobs {
         }
     }
 
+    /// Returns inputs that this process took and does not finish: other workers get them at once. This is no death of a worker. Inputs
+    /// that have ended, or that another worker has taken over, are left as they are.
+    pub async fn hand_back(&self, deliveries: &[Delivery]) -> Result<(), JobError> {
+        either!(self.hand_back(deliveries))
+    }
+
     /// At most `most` inputs of workers that have not been heard of for [`JobLimits::claim_after`].
     pub async fn take_over(&self, model: &str, most: usize) -> Result<Vec<Delivery>, JobError> {
         match self {

@@ -330,6 +330,21 @@ impl RedisJobs {
         self.link.ask(&beat).await
     }
 
+    pub(super) async fn hand_back(&self, deliveries: &[Delivery]) -> Result<(), JobError> {
+        let mut by_model: HashMap<&str, Vec<&str>> = HashMap::new();
+        for delivery in deliveries {
+            by_model.entry(&delivery.model).or_default().push(&delivery.entry);
+        }
+        for (model, entries) in by_model {
+            for piece in entries.chunks(PIECE_INPUTS) {
+                let mut hand_back = call("hand_back", &queue_of(model));
+                hand_back.arg(&*self.consumer).arg(piece);
+                self.link.ask::<u64>(&hand_back).await?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn take_over(&self, model: &str, most: usize) -> Result<Vec<Delivery>, JobError> {
         let mut take = call("take_over", &queue_of(model));
         take.arg(&*self.consumer).arg(self.limits.claim_after.as_millis() as u64);

@@ -8,6 +8,7 @@ mod rows;
 mod tasks;
 #[cfg(test)]
 mod tests;
+pub mod training;
 
 use std::collections::BTreeMap;
 

@@ -29,6 +29,8 @@ pub enum Past {
     Refused,
     /// Its session died, so each request is now run alone.
     Died,
+    /// Its session used too much memory, so each request is now run alone, on a new one.
+    OutOfMemory,
     /// It took too long, so each request is now run alone.
     TimedOut,
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::http::HeaderMap;
 use open_inference::Tensor;
 use tokio::sync::oneshot;
@@ -24,6 +26,12 @@ pub struct Entry {
     pub inputs: Vec<Tensor>,
     /// `None` when its rows cannot go together with others': it has none, or its inputs have different numbers of them.
     pub rows: Option<usize>,
+    /// Rows of the whole request, of which this may be the first piece.
+    pub request_rows: usize,
+    /// A later piece of a request that has been admitted: it goes first and is never refused.
+    pub is_continuation: bool,
+    /// The time for its run, where it is not that of every request.
+    pub allowance: Option<Duration>,
     /// Who goes first.
     pub urgency: Urgency,
     /// When it came.
@@ -48,7 +56,18 @@ impl Entry {
     pub fn new(inputs: Vec<Tensor>, urgency: Urgency) -> (Self, oneshot::Receiver<Result<Ran, RunError>>) {
         let (answer, answered) = oneshot::channel();
         let rows = common_rows(&inputs);
-        (Self { inputs, rows, urgency, since: Instant::now(), span: Span::current(), answer }, answered)
+        let entry = Self {
+            inputs,
+            rows,
+            request_rows: rows.unwrap_or(1),
+            is_continuation: false,
+            allowance: None,
+            urgency,
+            since: Instant::now(),
+            span: Span::current(),
+            answer,
+        };
+        (entry, answered)
     }
 
     /// Runs by itself: its inputs may have rows, and still may not be stacked with those of another request.

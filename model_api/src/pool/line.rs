@@ -51,9 +51,16 @@ impl Line {
         self.entries.push_back(entry);
     }
 
-    /// Takes out who came last.
+    /// At the beginning.
+    pub fn push_first(&mut self, entry: Entry) {
+        self.rows += entry.weight();
+        self.bytes += entry.bytes();
+        self.entries.push_front(entry);
+    }
+
+    /// Takes out who came last; `None` where that is the rest of a request that has been admitted.
     pub fn pop_last(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_back();
+        let entry = self.entries.pop_back_if(|entry| !entry.is_continuation);
         self.left(entry)
     }
 

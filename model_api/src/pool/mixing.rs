@@ -82,6 +82,13 @@ impl Mixing {
         })
     }
 
+    /// How the rows depend on each other as far as is known now, whether or not requests are mixed; `None` before the first
+    /// session.
+    pub fn rows(&self) -> Option<RowDependence> {
+        let decided = self.decision.get()?.batching.rows;
+        Some(if self.revoked.get().is_some() { RowDependence::Dependent } else { decided })
+    }
+
     /// Whether equal inputs are known to give different results.
     pub fn is_random(&self) -> bool {
         self.decision.get().is_some_and(|decision| decision.random.is_some())
@@ -134,7 +141,8 @@ impl Decision {
     }
 }
 
-fn is_independent(rows: RowDependence) -> bool {
+/// Whether rows may run apart from each other.
+pub fn is_independent(rows: RowDependence) -> bool {
     use RowDependence::{IndependentByAnalysis, IndependentByProbe, IndependentBySettings};
     matches!(rows, IndependentByAnalysis | IndependentByProbe | IndependentBySettings)
 }

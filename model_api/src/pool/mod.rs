@@ -11,13 +11,16 @@ mod entry;
 mod line;
 mod mixing;
 mod pace;
+mod pieces;
 mod quarantine;
 mod queue;
+mod renewal;
 mod restarts;
 mod rows;
 mod settings;
 mod shedding;
 mod sizes;
+mod starter;
 mod worker;
 
 use std::sync::Arc;
@@ -33,22 +36,26 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::memory::Exceeded;
 use crate::metrics::BatchingInfo;
-use crate::session::{Blueprint, Hello, Launcher, StartError};
+use crate::session::{Blueprint, Hello, Launcher, MAX_RESULT_BYTES, StartError};
 use check::Sampler;
 pub use entry::{Entry, Urgency};
 use mixing::{Mixing, Revocation};
 pub use pace::Pace;
+use pieces::{Apart, Division, Joined};
 use quarantine::Quarantine;
 pub use queue::{Queue, QueueLimits, Refused};
 use restarts::Restarts;
 pub use rows::probe_rows;
 pub use settings::{BatchSettings, PoolSettings};
+use starter::Starter;
 use worker::Worker;
 
 /// The sessions of one model. Dropping the pool ends them.
 pub struct Pool {
     shared: Arc<Shared>,
+    meters: Meters,
     states: watch::Receiver<Vec<State>>,
     workers: TaskTracker,
     stop: CancellationToken,
@@ -87,6 +94,8 @@ pub struct Meters {
     pub refused: Counter,
     /// Sessions that died or did not start.
     pub restarts: Counter,
+    /// Sessions that were replaced because their memory had grown.
+    pub replacements: Counter,
     /// 1 when the session started last runs on the CPU.
     pub on_cpu: Gauge,
     /// 1 when the session started last runs on CUDA.
@@ -141,6 +150,22 @@ pub enum RunError {
     /// Two sessions in a row died on it, now or a short time ago.
     #[error("the model crashed on this request")]
     Crashed,
+    /// Its session used more memory than it may, twice.
+    #[error("{0}; send fewer or smaller rows in each request, or raise the limit")]
+    OutOfMemory(Exceeded),
+    /// More rows, or larger results, than one request may have.
+    #[error("{0}")]
+    TooLarge(String),
+    /// Some rows of a request that was cut have no result, so the request has none.
+    #[error("rows {first} to {last}: {error}")]
+    Rows {
+        /// The first of them, from 0.
+        first: usize,
+        /// The last of them.
+        last: usize,
+        /// Why not.
+        error: Box<RunError>,
+    },
     /// The run took too long and was ended.
     #[error("the model did not answer within {0:?}")]
     TimedOut(Duration),
@@ -165,10 +190,15 @@ impl Pool {
             keeps_no_sizes: AtomicBool::new(settings.bytes > sizes::LARGEST_MODEL),
         });
         for number in 0..settings.sessions {
-            let worker = Worker {
-                number,
+            let starter = Starter {
                 launcher: launcher.clone(),
                 blueprint: blueprint.clone(),
+                meters: settings.meters.clone(),
+                shared: Arc::clone(&shared),
+            };
+            let worker = Worker {
+                number,
+                starter,
                 meters: settings.meters.clone(),
                 shared: Arc::clone(&shared),
                 states: Arc::clone(&publish),
@@ -181,17 +211,66 @@ impl Pool {
             workers.spawn(async move { stop.run_until_cancelled(worker.work()).await });
         }
         workers.close();
-        Self { shared, states, workers, _stops_when_dropped: stop.clone().drop_guard(), stop }
+        Self {
+            shared,
+            meters: settings.meters.clone(),
+            states,
+            workers,
+            _stops_when_dropped: stop.clone().drop_guard(),
+            stop,
+        }
     }
 
     /// Runs the model on these inputs, which must fit its signature, on whichever session is idle first, and together with
-    /// whatever else waits for it. Dropping the future leaves the request out, or ends its run when nobody else waits for it.
+    /// whatever else waits for it. A request with many rows that are independent runs in pieces. Dropping the future leaves
+    /// the request out, or what of it has not run, and ends its run when nobody else waits for it.
     pub async fn run(&self, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, RunError> {
-        self.run_entry(Entry::new(inputs, urgency)).await
+        match Division::of(&inputs, &self.shared.batch, &self.shared.mixing)? {
+            Division::Whole => self.run_entry(Entry::new(inputs, urgency)).await,
+            Division::Pieces(rows) => self.run_pieces(inputs, rows, urgency).await,
+        }
     }
 
-    /// The same, never together with other requests.
+    /// One piece after the other. `RUN_TIMEOUT_MS` holds for the sum of their runs.
+    async fn run_pieces(&self, inputs: Vec<Tensor>, piece_rows: usize, urgency: Urgency) -> Result<Ran, RunError> {
+        let (rows, timeout) =
+            (inputs.first().and_then(Tensor::rows).unwrap_or_default(), self.shared.batch.run_timeout);
+        let mut joined: Option<Joined> = None;
+        let mut last = None;
+        for (start, piece) in pieces::cut(&inputs, rows, piece_rows) {
+            let (mut entry, answered) = Entry::new(piece, urgency);
+            let of_piece = entry.weight();
+            let left = timeout.saturating_sub(joined.as_ref().map_or(Duration::ZERO, Joined::ran));
+            if left.is_zero() {
+                return Err(RunError::TimedOut(timeout));
+            }
+            entry.allowance = Some(left);
+            entry.is_continuation = start > 0;
+            entry.request_rows = rows;
+            let ran = self.run_entry((entry, answered)).await.map_err(|error| error.of_rows(start, of_piece))?;
+            let added = match &mut joined {
+                Some(joined) => joined.add(&ran, of_piece),
+                None => Joined::begin(&ran, of_piece, rows).map(|begun| joined = Some(begun)),
+            };
+            match added {
+                Ok(()) => last = Some(ran),
+                Err(Apart::TooLarge(error)) => return Err(error),
+                Err(Apart::Shapes(reason)) => {
+                    self.shared.revoke(&self.meters, Revocation { reason, random: false, wrong_before_ms: None });
+                    Division::whole(&inputs)?;
+                    return self.run_entry(Entry::new(inputs, urgency)).await;
+                }
+            }
+        }
+        match (joined, last) {
+            (Some(joined), Some(last)) => Ok(joined.end(last)),
+            _ => self.run_entry(Entry::new(inputs, urgency)).await,
+        }
+    }
+
+    /// The same as [`Self::run`], never together with other requests and never in pieces.
     pub async fn run_alone(&self, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, RunError> {
+        Division::whole(&inputs)?;
         let (entry, answered) = Entry::new(inputs, urgency);
         self.run_entry((entry.alone(), answered)).await
     }
@@ -203,8 +282,8 @@ impl Pool {
         if let State::Unavailable(reason) = self.state() {
             return Err(RunError::Unavailable(reason.to_string()));
         }
-        if self.shared.quarantine.holds(&entry.inputs) {
-            return Err(RunError::Crashed);
+        if let Some(error) = self.shared.quarantine.holds(&entry.inputs) {
+            return Err(error);
         }
         self.shared.queue.push(entry).map_err(|refused| match refused {
             Refused::Full(retry_after) => RunError::Full { retry_after },
@@ -260,6 +339,34 @@ impl Pool {
         self.workers.wait().await;
         // An entry that is dropped tells its asker that there will be no answer.
         drop(self.shared.queue.close());
+    }
+}
+
+impl RunError {
+    /// The results of a request have this many bytes, or at least as many.
+    fn result_too_large(bytes: usize) -> Self {
+        Self::TooLarge(format!(
+            "the outputs of this request have {bytes} bytes; the limit is {MAX_RESULT_BYTES} bytes; send fewer rows or name fewer \
+             outputs"
+        ))
+    }
+
+    /// The same, where it is about the rows of a piece; load and time concern the whole request.
+    fn of_rows(self, first: usize, rows: usize) -> Self {
+        match self {
+            Self::Refused(_) | Self::Crashed | Self::OutOfMemory(_) => {
+                Self::Rows { first, last: first + rows - 1, error: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+
+    /// What happened, without the rows.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Rows { error, .. } => error.cause(),
+            other => other,
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use open_inference::Tensor;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::RunError;
+
 /// So long a request that has killed sessions is not run again.
 const SENTENCE: Duration = Duration::from_mins(10);
 
@@ -14,35 +16,37 @@ const MOST: usize = 1024;
 
 /// The digests of requests that have killed sessions: whoever sends one again gets his error without another session's death.
 #[derive(Debug, Default)]
-pub struct Quarantine(Mutex<VecDeque<([u8; 32], Instant)>>);
+pub struct Quarantine(Mutex<VecDeque<(Digested, Instant, RunError)>>);
+
+type Digested = [u8; 32];
 
 impl Quarantine {
-    /// Whether these inputs are not to be run. Costs a digest only while something is in quarantine.
-    pub fn holds(&self, inputs: &[Tensor]) -> bool {
+    /// Why these inputs are not to be run; `None` where they are. Costs a digest only while something is in quarantine.
+    pub fn holds(&self, inputs: &[Tensor]) -> Option<RunError> {
         {
             let mut held = self.held();
-            while held.front().is_some_and(|(_, since)| since.elapsed() > SENTENCE) {
+            while held.front().is_some_and(|(_, since, _)| since.elapsed() > SENTENCE) {
                 held.pop_front();
             }
             if held.is_empty() {
-                return false;
+                return None;
             }
         }
         let digest = digest(inputs);
-        self.held().iter().any(|(held, _)| *held == digest)
+        self.held().iter().find(|(held, ..)| *held == digest).map(|(_, _, error)| error.clone())
     }
 
-    /// Does not have these inputs run again for a while.
-    pub fn put(&self, inputs: &[Tensor]) {
+    /// Does not have these inputs run again for a while: they get this error.
+    pub fn put(&self, inputs: &[Tensor], error: RunError) {
         let digest = digest(inputs);
         let mut held = self.held();
         if held.len() == MOST {
             held.pop_front();
         }
-        held.push_back((digest, Instant::now()));
+        held.push_back((digest, Instant::now(), error));
     }
 
-    fn held(&self) -> MutexGuard<'_, VecDeque<([u8; 32], Instant)>> {
+    fn held(&self) -> MutexGuard<'_, VecDeque<(Digested, Instant, RunError)>> {
         // No code panics between two changes that belong together.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,20 +82,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_killed_is_held_for_a_while_and_nothing_else_is() {
         let quarantine = Quarantine::default();
-        assert!(!quarantine.holds(&input(1.0)));
-        quarantine.put(&input(1.0));
-        assert!(quarantine.holds(&input(1.0)));
-        assert!(!quarantine.holds(&input(2.0)));
-        assert!(!quarantine.holds(&[Tensor { shape: vec![1, 1], ..input(1.0)[0].clone() }]));
+        assert_eq!(quarantine.holds(&input(1.0)), None);
+        quarantine.put(&input(1.0), RunError::Crashed);
+        assert_eq!(quarantine.holds(&input(1.0)), Some(RunError::Crashed));
+        assert_eq!(quarantine.holds(&input(2.0)), None);
+        assert_eq!(quarantine.holds(&[Tensor { shape: vec![1, 1], ..input(1.0)[0].clone() }]), None);
         tokio::time::sleep(SENTENCE + Duration::from_secs(1)).await;
-        assert!(!quarantine.holds(&input(1.0)));
+        assert_eq!(quarantine.holds(&input(1.0)), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_is_let_go_for_one_more_than_are_remembered() {
         let quarantine = Quarantine::default();
-        (0..=MOST).for_each(|number| quarantine.put(&input(number as f32)));
-        assert!(!quarantine.holds(&input(0.0)));
-        assert!(quarantine.holds(&input(1.0)));
+        (0..=MOST).for_each(|number| quarantine.put(&input(number as f32), RunError::Crashed));
+        assert_eq!(quarantine.holds(&input(0.0)), None);
+        assert_eq!(quarantine.holds(&input(1.0)), Some(RunError::Crashed));
     }
 }

@@ -42,6 +42,11 @@ const IDLE_PART: u32 = 8;
 /// So long, or as long as a batch takes, a request waits while load is shed.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 
+/// While interactive requests never stop coming, background requests still get one of so many batches, once the first of them has
+/// waited for so long. Requests that come for less time than that go before all of them.
+const BATCHES_PER_BACKGROUND_BATCH: u32 = 16;
+const MAX_BACKGROUND_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes of one batch, unless a single request has more: what travels to a session's process in one piece.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
@@ -75,6 +80,8 @@ pub struct Queue {
 struct Waiting {
     interactive: Line,
     background: Line,
+    /// Batches without a background request since the last one with one.
+    passed_over: u32,
     /// Where more comes than can go.
     shedding: Option<Shedding>,
     standing: StandingQueue,
@@ -125,6 +132,14 @@ impl Queue {
         if waiting.closed {
             return Err(Refused::Closed);
         }
+        if entry.is_continuation {
+            // The request has been admitted, and goes on before others begin.
+            waiting.line(entry.urgency).push_first(entry);
+            self.note(&waiting);
+            drop(waiting);
+            self.came.notify_one();
+            return Ok(());
+        }
         if !self.has_room(&waiting, &entry) {
             // Those who have gone make room for those who have not.
             waiting.interactive.forget_gone();
@@ -132,11 +147,9 @@ impl Queue {
         }
         let is_refused = !self.has_room(&waiting, &entry);
         let was_shedding = waiting.shedding.is_some();
-        let (urgency, rows) = (entry.urgency, entry.weight());
-        if !is_refused && urgency == Urgency::Background {
-            waiting.background.push(entry);
-        } else if !is_refused {
-            waiting.interactive.push(entry);
+        let (urgency, rows) = (entry.urgency, entry.request_rows);
+        if !is_refused {
+            waiting.line(urgency).push(entry);
         }
         let is_overloaded =
             urgency == Urgency::Interactive && waiting.standing.stands() && (is_refused || self.is_long(&waiting));
@@ -183,17 +196,15 @@ impl Queue {
         self.due(settings).filter(|&moment| moment <= Instant::now()).and_then(|_| self.take(settings))
     }
 
-    /// What can be run now: the request that has waited longest, the urgent ones first, and those that go with it.
+    /// What can be run now: the request that has waited longest, the urgent ones first, and those that go with it. A background
+    /// request whose turn it is counts as urgent.
     pub fn take(&self, settings: &BatchSettings) -> Option<Batch> {
         let mut waiting = self.waiting();
         let mut entries = Vec::new();
         let mut room = Room { rows: settings.rows(&self.pace), bytes: MAX_BATCH_BYTES };
-        waiting.interactive.fill(&mut entries, &mut room);
-        waiting.background.fill(&mut entries, &mut room);
-        if let Some(first) = entries.first() {
-            let (now, is_interactive) = (Instant::now(), first.urgency == Urgency::Interactive);
-            let waited = if is_interactive { now.saturating_duration_since(first.since) } else { Duration::ZERO };
-            waiting.standing.observe(waited, now);
+        waiting.fill(&mut entries, &mut room);
+        if !entries.is_empty() {
+            waiting.observe_delay(&entries);
             waiting.batch_rows = settings.expected_rows(&self.pace);
         }
         self.note(&waiting);
@@ -203,7 +214,10 @@ impl Queue {
             // Whoever put it there may have woken the one session that took this batch.
             self.came.notify_one();
         }
-        let allowance = if entries.len() > 1 { settings.run_timeout / 2 } else { settings.run_timeout };
+        let allowance = match entries.as_slice() {
+            [only] => only.allowance.unwrap_or(settings.run_timeout),
+            _ => settings.run_timeout / 2,
+        };
         (!entries.is_empty()).then_some(Batch { entries, allowance, past: Past::New })
     }
 
@@ -224,13 +238,15 @@ impl Queue {
 
     fn has_room(&self, waiting: &Waiting, entry: &Entry) -> bool {
         let (rows, bytes) = (waiting.rows(), waiting.bytes());
-        if rows == 0 {
+        // Interactive requests alone never keep background requests out.
+        let is_first_in_background = entry.urgency == Urgency::Background && waiting.background.first().is_none();
+        if rows == 0 || is_first_in_background {
             return true;
         }
         // Half of it is kept for people.
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
-            rows + entry.weight() <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
+            rows + entry.request_rows <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
         fits && (waiting.shedding.is_none()
             || entry.urgency == Urgency::Background
             || self.wait(waiting, waiting.interactive.rows() + 1) < self.short_wait())
@@ -245,8 +261,9 @@ impl Queue {
             // A request that takes long by itself waits for no other.
             while waiting.interactive.has_several()
                 && self.wait(waiting, waiting.interactive.rows()) > self.short_wait()
+                && let Some(last) = waiting.interactive.pop_last()
             {
-                too_late.extend(waiting.interactive.pop_last());
+                too_late.push(last);
             }
         }
         too_late
@@ -324,6 +341,13 @@ impl Drop for Serving<'_> {
 }
 
 impl Waiting {
+    fn line(&mut self, urgency: Urgency) -> &mut Line {
+        match urgency {
+            Urgency::Interactive => &mut self.interactive,
+            Urgency::Background => &mut self.background,
+        }
+    }
+
     fn rows(&self) -> usize {
         self.interactive.rows() + self.background.rows()
     }
@@ -335,49 +359,42 @@ impl Waiting {
     fn first(&self) -> Option<&Entry> {
         self.interactive.first().or(self.background.first())
     }
+
+    /// Moves what goes into the next batch to `entries`.
+    fn fill(&mut self, entries: &mut Vec<Entry>, room: &mut Room) {
+        let is_turn = self.is_turn_of_background();
+        let rows = self.background.rows();
+        if is_turn {
+            self.background.fill(entries, room);
+        }
+        self.interactive.fill(entries, room);
+        if !is_turn {
+            self.background.fill(entries, room);
+        }
+        let is_passed_over = rows > 0 && self.background.rows() == rows;
+        self.passed_over = if is_passed_over { self.passed_over.saturating_add(1) } else { 0 };
+    }
+
+    /// Records what the first interactive request has waited. Later pieces of a request have waited for their own first ones.
+    fn observe_delay(&mut self, batch: &[Entry]) {
+        let is_interactive = |entry: &&Entry| entry.urgency == Urgency::Interactive;
+        let mut entries = batch.iter().chain(self.interactive.first()).filter(is_interactive).peekable();
+        if entries.peek().is_none() {
+            self.standing = StandingQueue::default();
+        } else if let Some(first) = entries.find(|entry| !entry.is_continuation) {
+            let now = Instant::now();
+            self.standing.observe(now.saturating_duration_since(first.since), now);
+        }
+    }
+
+    fn is_turn_of_background(&self) -> bool {
+        self.passed_over + 1 >= BATCHES_PER_BACKGROUND_BATCH
+            && self.background.first().is_some_and(|first| first.since.elapsed() >= MAX_BACKGROUND_WAIT)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::poll;
-    use open_inference::{Datatype, Tensor};
-    use prometheus_client::registry::Registry;
-    use tokio::time::advance;
+mod background_tests;
 
-    use super::*;
-    use crate::metrics::Metrics;
-
-    const SETTINGS: BatchSettings = BatchSettings {
-        max_rows: 1,
-        max_wait: Duration::ZERO,
-        longest: Duration::from_millis(10),
-        independent: None,
-        off: false,
-        run_timeout: Duration::from_secs(30),
-    };
-
-    /// In front of one session, and shedding from now on.
-    fn short_queue() -> Queue {
-        let meters = Metrics::register(&mut Registry::default()).session("x");
-        let queue = Queue::new("x".to_owned(), QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
-        queue.pace.observe(1, Duration::from_millis(4));
-        queue.waiting().shedding = Some(Shedding::since(Instant::now()));
-        queue
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_session_that_a_busy_machine_does_not_let_run_is_not_idle() {
-        for (comes_after, is_idle) in [(10, false), (130, true)] {
-            let queue = short_queue();
-            let mut next = std::pin::pin!(queue.next(&SETTINGS));
-            assert!(poll!(&mut next).is_pending());
-            advance(Duration::from_millis(comes_after)).await;
-            let input = Tensor::from_f32("x", Datatype::Fp32, vec![1, 1], &[0.5]).unwrap();
-            let (entry, _answered) = Entry::new(vec![input], Urgency::Interactive);
-            queue.push(entry).unwrap();
-            advance(Duration::from_millis(500)).await;
-            assert!(poll!(&mut next).is_ready());
-            assert_eq!(queue.waiting().shedding.is_none(), is_idle, "somebody came after {comes_after} ms");
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

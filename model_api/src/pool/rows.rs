@@ -365,7 +365,9 @@ impl<S: Session> Probe<'_, S> {
                 Ok(Ok(outputs))
             }
             Err(SessionError::Refused(reason)) => Ok(Err(reason)),
+            Err(SessionError::TooLarge(bytes)) => Ok(Err(format!("its outputs have {bytes} bytes"))),
             Err(SessionError::GivenUp) => Err(Stop::Late),
+            Err(SessionError::OutOfMemory(exceeded)) => Err(Stop::Died(exceeded.to_string())),
             Err(SessionError::Died(reason)) => Err(Stop::Died(reason)),
         }
     }

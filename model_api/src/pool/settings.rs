@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::pace::Pace;
+use super::pieces::{MAX_PIECE_BYTES, MAX_PIECE_ROWS};
 use super::{Meters, QueueLimits};
 
 /// Bounds and counters of a pool.
@@ -21,8 +22,10 @@ pub struct PoolSettings {
 /// How requests are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSettings {
-    /// Rows of a batch at the most; 1 runs every request alone. A single request may have more.
+    /// Rows of a batch at the most; 1 runs every request alone. A single request may have more, and is then run in pieces (`pieces.rs`).
     pub max_rows: usize,
+    /// The same for one run of a request whose rows are independent; `None` where the settings name no `max_batch_size`.
+    pub max_piece_rows: Option<usize>,
     /// So long a request waits, while a session is idle, for others to go with.
     pub max_wait: Duration,
     /// A batch is made no larger than what is expected to be done within this time.
@@ -58,7 +61,8 @@ impl BatchSettings {
             rows => (rows, run_timeout / 16),
         };
         let rows = if independent == Some(false) { 1 } else { rows };
-        Self { max_rows: rows, max_wait, longest, independent, off: false, run_timeout }
+        let max_piece_rows = (max_rows > 0).then_some(max_rows);
+        Self { max_rows: rows, max_piece_rows, max_wait, longest, independent, off: false, run_timeout }
     }
 
     /// The same, with `"batching": "off"`: every request runs alone, whatever is known of the model.
@@ -89,6 +93,12 @@ impl BatchSettings {
     #[must_use]
     pub fn alone(self) -> Self {
         Self { max_rows: 1, ..self }
+    }
+
+    /// Rows of one piece of a request that is cut, at least 1. `row_bytes` is the size of the inputs of one row.
+    pub fn piece_rows(&self, row_bytes: usize) -> usize {
+        let by_bytes = || (MAX_PIECE_BYTES / row_bytes.max(1)).clamp(DEFAULT_ROWS, MAX_PIECE_ROWS);
+        self.max_piece_rows.unwrap_or_else(by_bytes)
     }
 
     /// Rows of the next batch at the most.

@@ -52,6 +52,15 @@ pub async fn keep_sizes<S: Session>(
     };
     match tried.await {
         Err(SessionError::Died(reason)) => return Err(reason),
+        Err(SessionError::OutOfMemory(exceeded)) => return Err(exceeded.to_string()),
+        Err(SessionError::TooLarge(bytes)) => {
+            warn!(
+                model = blueprint.model,
+                bytes,
+                ?kept,
+                "no larger batches are kept apart: their outputs are too large"
+            );
+        }
         Err(SessionError::Refused(reason)) => {
             warn!(model = blueprint.model, reason, ?kept, "no larger batches are kept apart");
         }

@@ -1,36 +1,30 @@
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use open_inference::Tensor;
 use tokio::sync::oneshot::Sender;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span, info, warn};
+use tracing::{Instrument, Span, warn};
 
 use super::batch::{Answered, Batch, Past};
 use super::check::Check;
-use super::mixing::{Decision, Revocation};
+use super::mixing::Revocation;
+use super::renewal::Renewal;
 use super::restarts::Restarts;
-use super::rows::{Finding, Probed, probe};
-use super::sizes::keep_sizes;
+use super::starter::Starter;
 use super::{Meters, RunError, Shared, State, best};
-use crate::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
-
-/// Taking the new ones is not a session's to decide: the watch waits until they are still.
-const FILES_CHANGED: &str =
-    "its files have changed since it was loaded; MODEL_WATCH=poll loads the new ones, and so does POST …/load";
+use crate::memory::Exceeded;
+use crate::session::{Hello, Launcher, Session, SessionError, StartError};
 
 /// Keeps one session alive and hands it batches.
 pub struct Worker<L> {
     pub number: usize,
-    pub launcher: L,
-    pub blueprint: Blueprint,
+    pub starter: Starter<L>,
     pub meters: Meters,
     pub shared: Arc<Shared>,
     pub states: Arc<watch::Sender<Vec<State>>>,
@@ -55,8 +49,10 @@ enum Blame {
     Start,
     /// Nobody knows what it died of: the model, the machine, or one of several requests.
     Unknown,
-    /// One request, which is not run again.
+    /// One request, which is not run again, or the memory that it took.
     Request,
+    /// Its memory had grown, and there was no room for a second one beside it.
+    Renewal,
 }
 
 /// What became of a run.
@@ -65,6 +61,10 @@ enum Outcome {
     Refused(String),
     /// Ended since it took too long, or since nobody waits for it.
     GivenUp,
+    /// Its outputs have so many bytes.
+    TooLarge(usize),
+    /// Its session used more memory than it may and was ended.
+    OutOfMemory(Exceeded),
     /// With the reason, and whether it was to end and did not.
     Died(String, bool),
 }
@@ -73,7 +73,7 @@ impl<L: Launcher> Worker<L> {
     /// Works until it is cancelled.
     pub async fn work(mut self) {
         loop {
-            let Death { error, blame } = match self.launch().await {
+            let Death { error, blame } = match self.starter.start().await {
                 Ok((hello, session)) => {
                     self.enter(State::Ready(Arc::clone(&hello)));
                     self.serve(session, &hello).await
@@ -83,10 +83,12 @@ impl<L: Launcher> Worker<L> {
             let pause = match blame {
                 Blame::Start => self.restarts.failed(),
                 Blame::Unknown => self.restarts.died(),
-                Blame::Request => Duration::ZERO,
+                Blame::Request | Blame::Renewal => Duration::ZERO,
             };
-            self.meters.restarts.inc();
-            warn!(model = self.blueprint.model, reason = %error, ?pause, "a new session is needed");
+            if blame != Blame::Renewal {
+                self.meters.restarts.inc();
+            }
+            warn!(model = self.starter.blueprint.model, reason = %error, ?pause, "a new session is needed");
             if blame == Blame::Start || self.restarts.keeps_dying() {
                 self.turn_away(&error);
             } else {
@@ -96,80 +98,18 @@ impl<L: Launcher> Worker<L> {
         }
     }
 
-    async fn launch(&self) -> Result<(Arc<Hello>, L::Session), StartError> {
-        let (hello, mut session) = self.launcher.launch(&self.blueprint).await?;
-        self.check_files().await?;
-        self.shared.on_card.store(hello.is_on_card(), Ordering::Relaxed);
-        self.decide(&mut session, &hello).await?;
-        let sizes = self.keep_sizes(&mut session, &hello).await?;
-        if !sizes.is_empty() {
-            // It has read them once more for each.
-            self.check_files().await?;
-        }
-        let (device, batching) = (&hello.device, self.shared.mixing.batching());
-        info!(
-            model = self.blueprint.model,
-            device = device.name,
-            stepped_down = device.stepped_down,
-            batching = batching.as_ref().map(|batching| if batching.enabled { "on" } else { "off" }),
-            rows = batching.as_ref().map(|batching| batching.rows.name()),
-            reason = batching.as_ref().map(|batching| &*batching.reason),
-            sizes = (!sizes.is_empty()).then(|| debug(&sizes)),
-            "a session is warm"
-        );
-        self.meters.on_cpu.set((device.name == "cpu").into());
-        self.meters.on_cuda.set(hello.is_on_card().into());
-        Ok((Arc::new(hello), session))
-    }
-
-    async fn check_files(&self) -> Result<(), StartError> {
-        let unchanged = Arc::clone(&self.blueprint.unchanged);
-        let is_unchanged = spawn_blocking(move || unchanged()).await.unwrap_or(false);
-        if is_unchanged { Ok(()) } else { Err(StartError::Model(FILES_CHANGED.to_owned())) }
-    }
-
-    /// On a card, where rows of different callers go together. What a session dies of is not tried with the next one.
-    async fn keep_sizes(&self, session: &mut L::Session, hello: &Hello) -> Result<Vec<usize>, StartError> {
-        let batch = self.shared.batch();
-        if !hello.is_on_card() || batch.max_rows == 1 || self.shared.keeps_no_sizes.load(Ordering::Relaxed) {
-            return Ok(Vec::new());
-        }
-        let kept = match timeout(batch.run_timeout, keep_sizes(session, hello, &self.blueprint, &batch)).await {
-            Ok(kept) => kept,
-            Err(_) => Err("that took too long".to_owned()),
-        };
-        kept.map_err(|reason| {
-            self.shared.keeps_no_sizes.store(true, Ordering::Relaxed);
-            StartError::Died(format!("when it was to keep batches of different sizes apart, {reason}"))
-        })
-    }
-
-    /// Decides, once for each model, whether requests of different callers run together.
-    async fn decide(&self, session: &mut L::Session, hello: &Hello) -> Result<(), StartError> {
-        let settings = &self.shared.batch;
-        let mut spoiled = None;
-        let decide = async {
-            let difference = |reason: String| Probed { rows: Finding::Difference(reason), ..Probed::default() };
-            let probed = match timeout(settings.run_timeout, probe(session, hello, &self.blueprint, settings)).await {
-                Ok(Ok(probed)) => probed,
-                Ok(Err(reason)) => difference(spoiled.insert(format!("its session died: {reason}")).clone()),
-                Err(_) => difference(spoiled.insert("a run took too long and did not end".to_owned()).clone()),
-            };
-            let decision = Decision::new(&hello.facts, &probed, settings);
-            decision.log_objection(&self.blueprint.model);
-            self.meters.batching.set(&decision.batching);
-            decision
-        };
-        self.shared.mixing.decide(decide).await;
-        spoiled.map_or(Ok(()), |reason| Err(StartError::Died(format!("when batches were tried, {reason}"))))
-    }
-
     /// Hands batches to the session until it dies.
     async fn serve(&mut self, mut session: L::Session, hello: &Arc<Hello>) -> Death {
+        let mut hello = Arc::clone(hello);
+        let mut renewal = Renewal::of(&self.starter, &session, &hello);
         let shared = Arc::clone(&self.shared);
         let _serving = shared.queue.serve();
         let mut answered: Option<Answered> = None;
         loop {
+            if let Err(death) = self.renew(&mut renewal, &mut session, &mut hello).await {
+                answered.into_iter().for_each(Answered::tell);
+                return death;
+            }
             let settings = self.shared.batch();
             let batch = if let Some(batch) = self.again.pop().or_else(|| self.shared.queue.take_due(&settings)) {
                 batch
@@ -177,9 +117,17 @@ impl<L: Launcher> Worker<L> {
                 if let Some(answered) = answered.take() {
                     answered.tell();
                 }
-                tokio::select! {
-                    reason = session.died() => return Death::unexplained(reason),
-                    batch = self.shared.queue.next(&settings) => batch,
+                let mut next = pin!(shared.queue.next(&settings));
+                loop {
+                    tokio::select! {
+                        reason = session.died() => return Death::unexplained(reason),
+                        batch = &mut next => break batch,
+                        () = renewal.due() => {
+                            if let Err(death) = self.renew(&mut renewal, &mut session, &mut hello).await {
+                                return death;
+                            }
+                        }
+                    }
                 }
             };
             let Some(mut batch) = batch.of_those_who_wait() else { continue };
@@ -188,20 +136,42 @@ impl<L: Launcher> Worker<L> {
             let tell = async { answered.take().map(Answered::tell) };
             let (outcome, _) = join(self.run(&mut session, &mut batch), tell).await;
             let ran = begun.elapsed();
+            renewal.ran();
             match outcome {
                 Outcome::Ran(outputs) => {
                     self.restarts.succeeded();
                     self.observe(&batch, begun, ran);
-                    answered = self.answer(Answered { batch, outputs, session: Arc::clone(hello), begun, ran });
+                    answered = self.answer(Answered { batch, outputs, session: Arc::clone(&hello), begun, ran });
                 }
                 Outcome::Refused(reason) => {
                     self.restarts.succeeded();
-                    self.refused(batch, &reason);
+                    self.refused(batch, || RunError::Refused(reason.clone()));
                 }
+                Outcome::TooLarge(bytes) => {
+                    self.restarts.succeeded();
+                    self.refused(batch, || RunError::result_too_large(bytes));
+                }
+                Outcome::OutOfMemory(exceeded) => return self.out_of_memory(batch, exceeded),
                 Outcome::GivenUp => self.too_slow(batch),
                 Outcome::Died(reason, was_to_end) => return self.died_of(batch, reason, was_to_end),
             }
         }
+    }
+
+    /// Looks at the memory of the session, or puts the next one in its place. The error is its end.
+    async fn renew(
+        &self,
+        renewal: &mut Renewal<L>,
+        session: &mut L::Session,
+        hello: &mut Arc<Hello>,
+    ) -> Result<(), Death> {
+        if let Some(next) = renewal.started().await {
+            (*hello, *session) = next;
+            *renewal = Renewal::again(&self.starter, session, hello);
+            self.enter(State::Ready(Arc::clone(hello)));
+        }
+        let end = |reason| Death { error: StartError::Died(reason), blame: Blame::Renewal };
+        renewal.look(session).map_err(end)
     }
 
     async fn run(&self, session: &mut L::Session, batch: &mut Batch) -> Outcome {
@@ -229,6 +199,8 @@ impl<L: Launcher> Worker<L> {
         match result {
             Ok(outputs) => Outcome::Ran(outputs),
             Err(SessionError::Refused(reason)) => Outcome::Refused(reason),
+            Err(SessionError::TooLarge(bytes)) => Outcome::TooLarge(bytes),
+            Err(SessionError::OutOfMemory(exceeded)) => Outcome::OutOfMemory(exceeded),
             Err(SessionError::GivenUp) => Outcome::GivenUp,
             Err(SessionError::Died(reason)) => Outcome::Died(reason, end.is_cancelled()),
         }
@@ -266,9 +238,9 @@ impl<L: Launcher> Worker<L> {
     }
 
     /// By halves, until it is plain whose inputs they are that the model does not take.
-    fn refused(&mut self, batch: Batch, reason: &str) {
+    fn refused(&mut self, batch: Batch, error: impl Fn() -> RunError) {
         if batch.entries.len() == 1 {
-            batch.refuse(|| RunError::Refused(reason.to_owned()));
+            batch.refuse(error);
         } else {
             self.again.extend(batch.halves().into_iter().rev());
         }
@@ -285,6 +257,21 @@ impl<L: Launcher> Worker<L> {
         }
     }
 
+    /// Each request is run again alone, on a new session: the one that was ended may have been large before this batch.
+    fn out_of_memory(&mut self, batch: Batch, exceeded: Exceeded) -> Death {
+        let error = StartError::Died(exceeded.to_string());
+        if batch.entries.len() == 1 && batch.past == Past::OutOfMemory {
+            if matches!(exceeded, Exceeded::Each(_)) {
+                let error = RunError::OutOfMemory(exceeded.clone());
+                batch.entries.iter().for_each(|entry| self.shared.quarantine.put(&entry.inputs, error.clone()));
+            }
+            batch.refuse(|| RunError::OutOfMemory(exceeded.clone()));
+        } else {
+            self.again.extend(batch.singles(self.shared.batch.run_timeout, Past::OutOfMemory).rev());
+        }
+        Death { error, blame: Blame::Request }
+    }
+
     fn died_of(&mut self, batch: Batch, reason: String, was_to_end: bool) -> Death {
         let (is_one, past) = (batch.entries.len() == 1, batch.past);
         if was_to_end {
@@ -292,7 +279,7 @@ impl<L: Launcher> Worker<L> {
             return Death { error: StartError::Died(reason), blame: Blame::Request };
         }
         if is_one && past == Past::Died {
-            batch.entries.iter().for_each(|entry| self.shared.quarantine.put(&entry.inputs));
+            batch.entries.iter().for_each(|entry| self.shared.quarantine.put(&entry.inputs, RunError::Crashed));
             batch.refuse(|| RunError::Crashed);
             return Death { error: StartError::Died(reason), blame: Blame::Request };
         }

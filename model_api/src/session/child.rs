@@ -1,3 +1,4 @@
+use std::fs;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,12 +8,15 @@ use std::sync::Arc;
 use std::thread;
 
 use open_inference::Tensor;
-use tracing::error;
+use tracing::{debug, error};
 
 use super::SessionError;
 use super::ending::Ending;
 use super::frame::{self, Order, Reply};
 use super::onnx::Onnx;
+
+/// Of 1000: sessions are ended long before the service, which may start new ones.
+const OOM_SCORE: &str = "500";
 
 /// The child process `model_api session`: opens the model it is told to, then runs it until the parent goes away.
 pub fn main() -> ExitCode {
@@ -20,6 +24,10 @@ pub fn main() -> ExitCode {
         eprintln!("model_api session is started by model_api, never by hand");
         return ExitCode::from(64);
     };
+    // Where memory runs out in spite of all limits, the system is to end a session and not the service.
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        debug!(%error, "the session is as likely as the service to be ended where memory runs out");
+    }
     match serve(&mut orders, endings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -65,6 +73,8 @@ fn serve(orders: &mut UnixStream, endings: UnixStream) -> io::Result<()> {
             Ok(outputs) => answer(orders, &outputs)?,
             Err(SessionError::Refused(reason)) => frame::write(orders, &Reply::Refused(reason), &[])?,
             Err(SessionError::GivenUp) => frame::write(orders, &Reply::Terminated, &[])?,
+            Err(SessionError::TooLarge(bytes)) => frame::write(orders, &Reply::TooLarge(bytes), &[])?,
+            Err(SessionError::OutOfMemory(exceeded)) => return Err(io::Error::other(exceeded.to_string())),
             Err(SessionError::Died(reason)) => return Err(io::Error::other(reason)),
         }
     }

@@ -21,12 +21,16 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{DeviceWish, Hello, StartError};
+use crate::memory::Budget;
 
 /// Far above any graph's list of names, far below what hurts.
 const MAX_HEAD: usize = 1 << 20;
 
 /// Of all tensors of a frame together; a length out of a damaged head must not take the memory.
 const MAX_PAYLOAD: usize = 1 << 30;
+
+/// Bytes of all outputs of one run, and of the results of one request. It is what `web_api` reads of one response.
+pub const MAX_RESULT_BYTES: usize = 256 << 20;
 
 /// Up to here bytes are copied behind what goes out before them: a copy is cheaper than waking the other side once more.
 const SMALL: usize = 64 << 10;
@@ -68,6 +72,8 @@ pub enum Reply {
     Answer,
     /// ONNX Runtime refused this run and is ready for the next.
     Refused(String),
+    /// The outputs have so many bytes, which is more than they may have.
+    TooLarge(usize),
     /// The run was ended since it was to end.
     Terminated,
 }
@@ -123,16 +129,22 @@ pub async fn write_async<M: Serialize>(
     Ok(())
 }
 
-/// The parent's way to read a frame. Not cancel-safe either.
-pub async fn read_async<M: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(M, Vec<Tensor>)> {
+/// The parent's way to read a frame: memory for its tensors is taken out of `budget`, as soon as there is room. Not cancel-safe
+/// either.
+pub async fn read_async<M: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+    budget: &Budget,
+) -> io::Result<(M, Vec<Tensor>)> {
     let mut length = [0; 4];
     from.read_exact(&mut length).await?;
     let mut head = vec![0; head_length(length)?];
     from.read_exact(&mut head).await?;
     let head: Head<M> = serde_json::from_slice(&head)?;
-    let mut payload = BytesMut::zeroed(head.payload_length()?);
+    let length = head.payload_length()?;
+    let reserved = budget.reserve(length).await;
+    let mut payload = BytesMut::zeroed(length);
     from.read_exact(&mut payload).await?;
-    head.with(payload.freeze())
+    head.with(reserved.hold(payload.freeze()))
 }
 
 /// The frame, cut where tensors are too large to be copied.
@@ -227,7 +239,7 @@ mod tests {
                 write(&mut &child, &Reply::Answer, &tensors).unwrap();
             });
             write_async(&mut parent, &Order::Run(7), &[&sent]).await.unwrap();
-            let (reply, received) = read_async::<Reply>(&mut parent).await.unwrap();
+            let (reply, received) = read_async::<Reply>(&mut parent, &Budget::new(1 << 20)).await.unwrap();
             assert!(matches!(reply, Reply::Answer));
             assert_eq!(received, sent);
             echo.join().unwrap();
@@ -270,7 +282,7 @@ mod tests {
             let (mut parent, mut child) = UnixStream::pair().unwrap();
             // As a string's length these bytes lead far beyond what is there.
             child.write_all(&[&length[..], head.as_bytes(), &[0xff; 4]].concat()).await.unwrap();
-            let error = read_async::<Reply>(&mut parent).await.unwrap_err();
+            let error = read_async::<Reply>(&mut parent, &Budget::new(1 << 20)).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         }
     }

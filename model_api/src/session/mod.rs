@@ -29,8 +29,10 @@ use open_inference::{Tensor, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::GraphFacts;
+use crate::memory::Exceeded;
 pub use child::main as child_main;
 use device::Kind;
+pub use frame::MAX_RESULT_BYTES;
 pub use process::ChildLauncher;
 pub use sizes::common_rows;
 pub use warm_up::{known_shape, narrows};
@@ -112,6 +114,19 @@ pub enum SessionError {
     GivenUp,
     /// The session is of no use any more.
     Died(String),
+    /// The session used more memory than it may and was ended.
+    OutOfMemory(Exceeded),
+    /// The outputs have so many bytes, more than [`MAX_RESULT_BYTES`]; the session is as good as before.
+    TooLarge(usize),
+}
+
+/// The memory of a session, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionMemory {
+    /// What it uses now.
+    pub used: u64,
+    /// What all sessions together may still take.
+    pub room: u64,
 }
 
 /// Starts sessions: child processes in production, fakes in tests.
@@ -141,6 +156,14 @@ pub trait Session: Send + 'static {
     fn keep_size(&mut self, _rows: usize) -> impl Future<Output = Result<(), SessionError>> + Send {
         ready(Ok(()))
     }
+
+    /// Its memory now, which takes a look at the system. `None` where it is not known. Nothing by default.
+    fn memory(&self) -> Option<SessionMemory> {
+        None
+    }
+
+    /// The size from which its growth counts from now on, bytes. Nothing by default.
+    fn set_warm(&mut self, _bytes: u64) {}
 
     /// Resolves, with the reason, when the session has died by itself. Cancel-safe.
     fn died(&mut self) -> impl Future<Output = String> + Send;

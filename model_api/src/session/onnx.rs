@@ -22,8 +22,8 @@ use super::frame::Load;
 use super::graph::Graph;
 use super::sizes::{Filled, common_rows};
 use super::words::for_callers;
-use super::{Hello, SessionError, StartError, value, warm_up};
-use crate::analysis::{self, GraphFacts};
+use super::{Hello, MAX_RESULT_BYTES, SessionError, StartError, value, warm_up};
+use crate::analysis::{self, GraphFacts, training};
 use crate::onnx_file::Model;
 use crate::repository::is_ort;
 use crate::unreadable::unreadable;
@@ -108,6 +108,8 @@ impl Onnx {
             Ok(_) => return Ok(()),
             Err(SessionError::Died(reason)) => return failed(reason),
             Err(SessionError::GivenUp) => return failed("it was ended".to_owned()),
+            Err(SessionError::OutOfMemory(exceeded)) => return failed(exceeded.to_string()),
+            Err(SessionError::TooLarge(bytes)) => return failed(format!("its outputs have {bytes} bytes")),
             Err(SessionError::Refused(reason)) => reason,
         };
         // Inputs that were guessed may be ones that this model refuses with good reason, and it may answer every real one.
@@ -161,17 +163,33 @@ impl Onnx {
 fn open_session(environment: &Environment, load: &Load, kind: Kind) -> Result<Session, String> {
     let builder = Session::builder(environment).map_err(said)?;
     let builder = options(builder, load.threads, kind).map_err(said)?;
+    let builder = match graph_of(&load.graph).filter(training::is_in) {
+        Some(model) => {
+            if let Some(name) = training::overwritten(&model) {
+                return Err(format!(
+                    "BatchNormalization in training mode overwrites the initializer {name:?}, which is also used elsewhere, so \
+                     that each run would change the results of the next; export the model in inference mode"
+                ));
+            }
+            builder.with_disabled_optimizers("ConstantSharing").map_err(said)?
+        }
+        None => builder,
+    };
     with_data_files(builder, &load.graph)?.commit_from_file(&load.graph).map_err(said)
 }
 
 /// What the graph shows before it has run. The session has been opened from this file, so it can be read; one of ONNX
 /// Runtime's own format shows nothing.
 fn facts(graph: &Path) -> GraphFacts {
+    graph_of(graph).map(|model| analysis::analyse(&model)).unwrap_or_default()
+}
+
+/// `None` for a file of ONNX Runtime's own format, and for one that cannot be read.
+fn graph_of(graph: &Path) -> Option<Model> {
     if is_ort(graph) {
-        return GraphFacts::default();
+        return None;
     }
-    let file = fs::read(graph).map_err(|error| error.to_string());
-    file.and_then(|file| Model::read(file.into())).map(|model| analysis::analyse(&model)).unwrap_or_default()
+    Model::read(fs::read(graph).ok()?.into()).ok()
 }
 
 fn run(
@@ -192,6 +210,12 @@ fn run(
         failure => failure,
     };
     let outputs = session.run_with_options(inputs, &options.run).map_err(failed)?;
+    // Before they are copied.
+    let bytes = graph.outputs.iter().zip(outputs.values()).map(|(spec, output)| value::bytes(spec, &output));
+    let bytes = bytes.fold(0, usize::saturating_add);
+    if bytes > MAX_RESULT_BYTES {
+        return Err(SessionError::TooLarge(bytes));
+    }
     graph
         .outputs
         .iter()

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,8 +20,10 @@ use tokio::time::timeout;
 
 use super::card;
 use super::frame::{self, Load, Order, Reply};
-use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
+use super::{Blueprint, DeviceWish, Hello, Launcher, Session, SessionError, SessionMemory, StartError};
+use crate::memory::{Budget, SessionLimits, Usage, has_room_for_process};
 
+const MEMORY_REMEDY: &str = "unload other models, or raise SESSION_MEMORY_BYTES and the memory limit of model_api";
 const NONSENSE: &str = "the session process talks nonsense";
 const DEAF: &str = "the session process did not end a run that it was told to end";
 
@@ -38,6 +41,10 @@ pub struct ChildLauncher {
     pub device: DeviceWish,
     /// From the start of the process to its first answer.
     pub start_timeout: Duration,
+    /// How much memory sessions may use.
+    pub limits: SessionLimits,
+    /// For outputs that are read from sessions, until they have been sent.
+    pub results: Budget,
 }
 
 /// So long a run that is to end may take to do so. Operators are not interrupted: the flag is looked at between them.
@@ -55,6 +62,11 @@ pub struct ChildSession {
     runs: u64,
     /// Whether it runs on one.
     on_card: bool,
+    /// `None` for a process that has ended already.
+    usage: Option<Arc<Usage>>,
+    /// Its size after warm-up, bytes; `None` before.
+    warm: Option<u64>,
+    results: Budget,
 }
 
 impl Launcher for ChildLauncher {
@@ -68,12 +80,18 @@ impl Launcher for ChildLauncher {
             threads: blueprint.threads,
             shapes: blueprint.shapes.clone(),
         };
+        has_room_for_process(blueprint.threads).map_err(StartError::Model)?;
         let mut child =
             ChildSession::spawn(self).map_err(|error| StartError::Died(format!("no new process: {error}")))?;
         let hello = match timeout(self.start_timeout, child.ask(&Order::Load(load), &[], pending())).await {
             Ok(Ok((Reply::Hello(hello), _))) => *hello,
             Ok(Ok((Reply::Failed(error), _))) => return Err(error),
-            Ok(Ok(_) | Err(SessionError::GivenUp)) => return Err(StartError::Died(NONSENSE.to_owned())),
+            Ok(Err(SessionError::OutOfMemory(exceeded))) => {
+                return Err(StartError::Model(format!("while it loaded the model, {exceeded}; {MEMORY_REMEDY}")));
+            }
+            Ok(Ok(_) | Err(SessionError::GivenUp | SessionError::TooLarge(_))) => {
+                return Err(StartError::Died(NONSENSE.to_owned()));
+            }
             Ok(Err(SessionError::Refused(reason) | SessionError::Died(reason))) => {
                 return Err(StartError::Died(format!("while it loaded the model, {reason}")));
             }
@@ -105,7 +123,18 @@ impl ChildSession {
             .spawn()?;
         let (replies, orders) = UnixStream::from_std(orders)?.into_split();
         let replies = BufReader::with_capacity(REPLY_BUFFER, replies);
-        Ok(Self { process, replies, orders, endings: UnixStream::from_std(endings)?, runs: 0, on_card: false })
+        let usage = process.id().map(|id| Arc::new(Usage::new(launcher.limits.clone(), id)));
+        Ok(Self {
+            process,
+            replies,
+            orders,
+            endings: UnixStream::from_std(endings)?,
+            runs: 0,
+            on_card: false,
+            usage,
+            warm: None,
+            results: launcher.results.clone(),
+        })
     }
 
     async fn ask(
@@ -114,7 +143,23 @@ impl ChildSession {
         requests: &[&[Tensor]],
         give_up: impl Future<Output = ()> + Send,
     ) -> Result<(Reply, Vec<Tensor>), SessionError> {
-        match self.exchange(order, requests, give_up).await {
+        let (usage, warm) = (self.usage.clone(), self.warm);
+        let exceeded = async {
+            match &usage {
+                Some(usage) => usage.exceeded(warm).await,
+                None => pending().await,
+            }
+        };
+        let exchanged = tokio::select! {
+            biased;
+            exchanged = self.exchange(order, requests, give_up) => exchanged,
+            exceeded = exceeded => {
+                // Before anything else: each moment it takes more.
+                let _ = self.process.start_kill();
+                return Err(SessionError::OutOfMemory(exceeded));
+            }
+        };
+        match exchanged {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(SessionError::Died(DEAF.to_owned())),
             // Nothing was sent, so nothing is broken.
@@ -147,7 +192,7 @@ impl ChildSession {
                 },
             }
         }
-        let mut reply = pin!(frame::read_async(&mut self.replies));
+        let mut reply = pin!(frame::read_async(&mut self.replies, &self.results));
         if !give_up.is_terminated() {
             tokio::select! {
                 biased;
@@ -186,6 +231,15 @@ impl Session for ChildSession {
         answer(self.ask(&Order::KeepSize(rows), &[], pending()).await?).map(drop)
     }
 
+    fn memory(&self) -> Option<SessionMemory> {
+        let usage = self.usage.as_ref()?;
+        Some(SessionMemory { used: usage.read()?, room: usage.room() })
+    }
+
+    fn set_warm(&mut self, bytes: u64) {
+        self.warm = Some(bytes);
+    }
+
     async fn died(&mut self) -> String {
         match self.process.wait().await {
             Ok(status) => cause_of_death(status),
@@ -198,6 +252,7 @@ fn answer((reply, outputs): (Reply, Vec<Tensor>)) -> Result<Vec<Tensor>, Session
     match reply {
         Reply::Answer => Ok(outputs),
         Reply::Refused(reason) => Err(SessionError::Refused(reason)),
+        Reply::TooLarge(bytes) => Err(SessionError::TooLarge(bytes)),
         Reply::Terminated => Err(SessionError::GivenUp),
         Reply::Hello(_) | Reply::Failed(_) => Err(nonsense()),
     }
@@ -227,8 +282,17 @@ mod tests {
         let (socket, _theirs) = UnixStream::pair().unwrap();
         let (replies, orders) = socket.into_split();
         let (endings, _theirs) = UnixStream::pair().unwrap();
-        let mut session =
-            ChildSession { process, replies: BufReader::new(replies), orders, endings, runs: 0, on_card: false };
+        let mut session = ChildSession {
+            process,
+            replies: BufReader::new(replies),
+            orders,
+            endings,
+            runs: 0,
+            on_card: false,
+            usage: None,
+            warm: None,
+            results: Budget::new(1),
+        };
         let input = Tensor::from_f32(&"x".repeat(2 << 20), Datatype::Fp32, vec![1], &[0.5]).unwrap();
         let run = timeout(Duration::from_secs(5), session.run(&[&[input]], pending())).await.unwrap();
         assert_eq!(run, Err(SessionError::Refused("the inputs are too large for a session".to_owned())));

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use bytemuck::CheckedBitPattern;
 use bytes::Bytes;
-use open_inference::{Element, MAX_RANK, Tensor, TensorMetadata, with_element};
+use open_inference::{Element, MAX_RANK, Tensor, TensorMetadata, byte_length, with_element};
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorRef};
 
@@ -29,6 +29,16 @@ where
         // Bytes that lie askew, and truth values that are neither 0 nor 1.
         Err(_) => ort::value::Tensor::from_array((shape, tensor.elements::<T>().collect::<Vec<_>>())).map(Into::into),
     }
+}
+
+/// Bytes of the output `spec` as a tensor; of strings at least.
+pub fn bytes(spec: &TensorMetadata, value: &DynValue) -> usize {
+    let shape: Vec<usize> = match value.dtype().tensor_shape() {
+        Some(shape) => shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).collect(),
+        None => return 0,
+    };
+    // A string has a length of four bytes.
+    byte_length(&shape, spec.datatype.size().unwrap_or(4)).unwrap_or(usize::MAX)
 }
 
 /// The output `spec` out of ONNX Runtime's memory.

@@ -22,6 +22,8 @@ mod pool;
 
 mod overload;
 
+mod pool_memory;
+
 mod session;
 
 mod service;

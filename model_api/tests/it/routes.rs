@@ -1,11 +1,12 @@
 use axum::http::StatusCode;
+use model_api::repository_access::RepositoryAccess;
 use model_api::session::StartError;
 use serde_json::json;
 
 use crate::support::fake::{ANSWER_NAN, DIE, Fake, REFUSE};
 use crate::support::folder::Folder;
 use crate::support::router::Service;
-use crate::support::squares::{png, squares};
+use crate::support::squares::{png, squares, squares_for};
 
 fn array(first: f32) -> String {
     format!(r#"{{"image_arr": [[{first}, 0.1], [0.2, 0.3]]}}"#)
@@ -44,6 +45,62 @@ mod get {
         let service = squares().await;
         assert_eq!(service.get("/nothing").await.problem().0, 404);
         assert_eq!(service.get("/predict_array/squares").await.problem().0, 405);
+    }
+}
+
+mod browsers {
+    use axum::http::{HeaderMap, HeaderName, HeaderValue};
+    use service::shared_secret::SharedSecret;
+
+    use super::*;
+
+    fn one(name: &'static str, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
+    }
+
+    #[tokio::test]
+    async fn are_refused_on_every_route() {
+        let service = squares().await;
+        for (name, value) in
+            [("origin", "http://localhost:5050"), ("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "empty")]
+        {
+            for path in ["/predict_array/squares", "/input/squares", "/nowhere"] {
+                let answer = service.post_with(path, one(name, value), array(0.9).into()).await;
+                assert_eq!(answer.problem().0, 403, "{name} {path}");
+            }
+            for path in ["/v2/models/squares/infer", "/v2/repository/models/squares/unload"] {
+                assert_eq!(
+                    service.post_with(path, one(name, value), "{}".into()).await.error().0,
+                    403,
+                    "{name} {path}"
+                );
+            }
+        }
+        assert_eq!(
+            service.post_with("/v2/repository/index", one("host", "rebound.example"), "".into()).await.error().0,
+            421
+        );
+        assert_eq!(service.get("/v2/models/squares/ready").await.status, StatusCode::OK, "nothing was unloaded");
+    }
+
+    #[tokio::test]
+    async fn and_others_without_the_secret_load_and_unload_nothing() {
+        let secret = SharedSecret::new("0123456789abcdef").unwrap();
+        let service = squares_for(RepositoryAccess::Secret(secret.clone())).await;
+        let closed = squares_for(RepositoryAccess::Closed).await;
+        for path in ["/v2/repository/models/squares/unload", "/v2/repository/models/squares/load"] {
+            let wrong = HeaderMap::from_iter([SharedSecret::new("0123456789abcdeF").unwrap().header()]);
+            for (service, headers) in
+                [(&service, HeaderMap::new()), (&service, wrong), (&closed, HeaderMap::from_iter([secret.header()]))]
+            {
+                let (status, reason) = service.post_with(path, headers, "".into()).await.error();
+                assert!(status == 403 && reason.contains("MODEL_API_SECRET"), "{status} {reason}");
+            }
+        }
+        assert_eq!(service.get("/v2/models/squares/ready").await.status, StatusCode::OK);
+        let unload = "/v2/repository/models/squares/unload";
+        let unloaded = service.post_with(unload, HeaderMap::from_iter([secret.header()]), "".into()).await;
+        assert_eq!(unloaded.status, StatusCode::OK);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model_api::memory::{Budget, SessionLimits};
 use model_api::session::{Blueprint, ChildLauncher, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
 use open_inference::{Datatype, Tensor};
 
@@ -28,6 +29,8 @@ async fn open_with(graph: Vec<u8>, shapes: &[(&str, &[i64])]) -> Option<Result<O
         library: library()?,
         device: DeviceWish::Cpu,
         start_timeout: Duration::from_mins(1),
+        limits: SessionLimits::none(),
+        results: Budget::new(256 << 20),
     };
     let shapes: BTreeMap<_, _> = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect();
     let graph = folder.path().join("model.onnx");

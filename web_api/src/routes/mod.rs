@@ -3,6 +3,9 @@
 /// `DELETE /cache/{model}`.
 pub mod cache;
 
+/// CORS for pages of other origins.
+pub mod cors;
+
 /// `GET /docs` and `/openapi.json`: what there is to ask, for people and for programs.
 pub mod docs;
 

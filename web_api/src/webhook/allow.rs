@@ -43,11 +43,14 @@ const SPECIAL_V6: [(Ipv6Addr, u32); 4] = [
 /// An IPv4 address at the end of one of these is what is reached (RFC 6052).
 const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
-/// Which hosts webhooks may name, and which addresses they may lead to.
+/// Ports of HTTP and HTTPS, for an entry that names no port: any other belongs to another program of the host.
+const DEFAULT_PORTS: [u16; 2] = [80, 443];
+
+/// Which hosts and ports webhooks may name, and which addresses they may lead to.
 #[derive(Clone, Debug)]
 pub struct AllowList {
-    hosts: Arc<[Host]>,
-    networks: Arc<[Network]>,
+    hosts: Arc<[(Host, Option<u16>)]>,
+    networks: Arc<[(Network, Option<u16>)]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,11 @@ pub enum BadWebhook {
     /// Not a host that is named.
     #[error("WEBHOOK_ALLOW does not name its host {0:?}")]
     Host(String),
+    /// A host that is named, and another port.
+    #[error(
+        "WEBHOOK_ALLOW names its host, but not with port {1}: an entry without a port allows 80 and 443, {0}:{1} allows this one"
+    )]
+    Port(String, u16),
 }
 
 impl AllowList {
@@ -103,28 +111,31 @@ impl AllowList {
         }
         // Also of `0x7f.1` an address has been made by now.
         let host = url.host_str().ok_or(BadWebhook::NoUrl)?;
-        let is_named = match address(host) {
-            Some(address) => self.names_address(address),
-            None => self.names_host(host),
-        };
-        if is_named { Ok(url) } else { Err(BadWebhook::Host(host.to_owned())) }
+        let port = url.port_or_known_default().ok_or(BadWebhook::NoUrl)?;
+        let ports: Vec<Option<u16>> = self.ports(host).collect();
+        if ports.is_empty() {
+            return Err(BadWebhook::Host(host.to_owned()));
+        }
+        let is_named = ports.iter().any(|named| named.map_or(DEFAULT_PORTS.contains(&port), |named| named == port));
+        if is_named { Ok(url) } else { Err(BadWebhook::Port(host.to_owned(), port)) }
     }
 
-    /// Whether a connection may go there: on the Internet, or in a network that is named.
+    /// The port of each entry that names the host.
+    fn ports(&self, host: &str) -> impl Iterator<Item = Option<u16>> {
+        let address = address(host).map(reached);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let names = self.hosts.iter().filter(move |(named, _)| address.is_none() && named.is(host));
+        let networks = self.networks.iter().filter(move |(network, _)| address.is_some_and(|at| network.holds(at)));
+        names.map(|(_, port)| *port).chain(networks.map(|(_, port)| *port))
+    }
+
+    /// Whether a connection may go there: on the Internet, or in a network that is named. The port was checked with the host's name.
     pub fn permits(&self, address: IpAddr) -> bool {
         is_global(reached(address)) || self.names_address(address)
     }
 
     fn names_address(&self, address: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.holds(reached(address)))
-    }
-
-    fn names_host(&self, host: &str) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        self.hosts.iter().any(|named| match named {
-            Host::Exactly(name) => host == name,
-            Host::EndsIn(end) => host.len() > end.len() && host.ends_with(end),
-        })
+        self.networks.iter().any(|(network, _)| network.holds(reached(address)))
     }
 }
 
@@ -135,13 +146,16 @@ impl FromStr for AllowList {
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut hosts, mut networks) = (Vec::new(), Vec::new());
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-            if let Some(network) = Network::read(entry) {
-                networks.push(network);
-            } else {
-                let host = Host::read(entry).ok_or_else(|| {
-                    format!("{entry:?} is none of example.org, *.example.org, 10.1.2.3, 10.0.0.0/8, fd00::/8")
-                })?;
-                hosts.push(host);
+            let error = || {
+                format!(
+                    "{entry:?} is none of example.org, *.example.org, 10.1.2.3, 10.0.0.0/8, fd00::/8, \
+                     or one of them with a port: example.org:8080, 10.0.0.0/8:8080, [fd00::/8]:8080"
+                )
+            };
+            let (named, port) = split_port(entry).ok_or_else(error)?;
+            match Network::read(named) {
+                Some(network) => networks.push((network, port)),
+                None => hosts.push((Host::read(named).ok_or_else(error)?, port)),
             }
         }
         if hosts.is_empty() && networks.is_empty() {
@@ -151,7 +165,28 @@ impl FromStr for AllowList {
     }
 }
 
+/// An entry, and the port behind it. An IPv6 address or network with a port is in brackets.
+fn split_port(entry: &str) -> Option<(&str, Option<u16>)> {
+    let (named, port) = match entry.strip_prefix('[').and_then(|entry| entry.split_once(']')) {
+        Some((named, "")) => return Some((named, None)),
+        Some((named, port)) => (named, port.strip_prefix(':')?),
+        None => match entry.split_once(':') {
+            Some((named, port)) if !port.contains(':') => (named, port),
+            _ => return Some((entry, None)),
+        },
+    };
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    Some((named, Some(port)))
+}
+
 impl Host {
+    fn is(&self, host: &str) -> bool {
+        match self {
+            Self::Exactly(name) => host == name,
+            Self::EndsIn(end) => host.len() > end.len() && host.ends_with(end.as_str()),
+        }
+    }
+
     fn read(entry: &str) -> Option<Self> {
         let (name, is_end) = entry.strip_prefix("*.").map_or((entry, false), |end| (end, true));
         if !name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_')) {
@@ -260,9 +295,9 @@ mod tests {
     #[test]
     fn a_webhook_names_a_host_that_is_named() {
         let list = list("hooks.example.org, *.Example.COM, bücher.example, 127.0.0.0/8, ::1");
-        let good = "http://hooks.example.org https://HOOKS.example.org:8443/a?b=c#d http://hooks.example.org. \
+        let good = "http://hooks.example.org https://HOOKS.example.org:443/a?b=c#d http://hooks.example.org. \
             http://a.example.com https://b.a.example.com http://xn--bcher-kva.example/ http://BÜCHER.example \
-            http://127.0.0.1:9 http://2130706433/ http://0x7f.1/ http://[::1]/ http://[::ffff:127.0.0.1]/";
+            https://127.0.0.1:80 http://2130706433/ http://0x7f.1/ http://[::1]/ http://[::ffff:127.0.0.1]/";
         for url in good.split_whitespace() {
             assert!(list.check(url).is_ok(), "{url}");
         }
@@ -290,10 +325,41 @@ mod tests {
     }
 
     #[test]
+    fn a_port_is_part_of_an_entry_and_80_and_443_of_one_without() {
+        let list = list(
+            "hooks.example.org, hooks.example.org:8443, *.example.com:9000, 10.0.0.0/8:8080, [fd00::/8]:8080, [::1]",
+        );
+        let good = "http://hooks.example.org https://hooks.example.org http://hooks.example.org:443 https://hooks.example.org:8443 \
+            http://a.example.com:9000 http://10.1.2.3:8080 http://[fd00::1]:8080 http://[::1]";
+        for url in good.split_whitespace() {
+            assert!(list.check(url).is_ok(), "{url}");
+        }
+        let bad = "http://hooks.example.org:22 http://hooks.example.org:6379 http://a.example.com http://a.example.com:8443 \
+            http://10.1.2.3 http://[fd00::1] http://[::1]:8080";
+        for url in bad.split_whitespace() {
+            assert!(matches!(list.check(url), Err(BadWebhook::Port(..))), "{url} {:?}", list.check(url));
+        }
+        let error = list.check("http://hooks.example.org:6379").unwrap_err().to_string();
+        assert!(error.contains("hooks.example.org:6379") && error.contains("80 and 443"), "{error}");
+    }
+
+    #[test]
     fn a_list_says_what_in_it_is_no_host() {
-        for bad in
-            ["", " , ", "*", "*.", "http://a.example", "a.example:80", "a b", "10.0.0.0/33", "::/129", "a@b", "0x7f.1"]
-        {
+        for bad in [
+            "",
+            " , ",
+            "*",
+            "*.",
+            "http://a.example",
+            "a.example:0",
+            "a.example:http",
+            "[::1]8080",
+            "a b",
+            "10.0.0.0/33",
+            "::/129",
+            "a@b",
+            "0x7f.1",
+        ] {
             let error = bad.parse::<AllowList>().unwrap_err();
             assert!(error.contains(&format!("{bad:?}")) || error.contains("names no host"), "{error}");
         }

@@ -30,6 +30,8 @@ pub struct FakeModelApi {
     pub runs: Arc<AtomicUsize>,
     /// Rows of all requests.
     pub rows: Arc<AtomicUsize>,
+    /// Of the last request to load or unload a model.
+    pub repository_headers: Arc<Mutex<HeaderMap>>,
     statistics: Statistics,
 }
 
@@ -196,7 +198,8 @@ impl InferenceServer for FakeModelApi {
     }
 
     /// `garbage` is the folder that holds no model.
-    async fn load(&self, name: &str) -> Result<(), Error> {
+    async fn load(&self, name: &str, headers: &HeaderMap) -> Result<(), Error> {
+        *self.repository_headers.lock().unwrap() = headers.clone();
         if name == "garbage" {
             return Err(Error::unfit("garbage is no model"));
         }
@@ -204,7 +207,8 @@ impl InferenceServer for FakeModelApi {
         Ok(())
     }
 
-    async fn unload(&self, name: &str) -> Result<(), Error> {
+    async fn unload(&self, name: &str, headers: &HeaderMap) -> Result<(), Error> {
+        *self.repository_headers.lock().unwrap() = headers.clone();
         self.models.lock().unwrap().retain(|model| model.name != name);
         Ok(())
     }

@@ -289,8 +289,8 @@ async fn results_come_as_lines_or_as_a_table() {
     let table = stack.send(get_request(&format!("{path}/results?format=csv"))).await;
     assert!(table.header("content-disposition").starts_with("attachment; filename=\"mnist-"));
     let rows: Vec<_> = table.text().lines().map(str::to_owned).collect();
-    assert_eq!(rows[..2], ["index,name,status,label,value,answer,error", "0,\"a,b.png\",succeeded,one,0.75,,"]);
-    assert!(rows[2].starts_with("1,'=1.png,failed,,,,"), "{}", rows[2]);
+    assert_eq!(rows[..2], ["index,name,status,label,value,answer,error", "0,\"a,b.png\",succeeded,\"one\",0.75,,"]);
+    assert!(rows[2].starts_with("1,\"'=1.png\",failed,,,,"), "{}", rows[2]);
     let lines = stack.send(get_request(&format!("{path}/results"))).await;
     let first: Value = serde_json::from_str(lines.text().lines().next().unwrap()).unwrap();
     assert_eq!((&first["index"], &first["answer"]["label"]), (&json!(0), &json!("one")));

@@ -170,7 +170,7 @@ async fn labels_and_values_have_columns_of_their_own() {
     let stack = serving(vec![labels], vec![floats("y", &[1, 3], &[0.75, 0.25, 0.5])]).await;
     assert_eq!(predict(&stack, "").await.json()["labels"], json!(["sun", "sand"]));
     let (_, csv) = job(&stack, "", "csv").await;
-    assert!(csv.ends_with("0,,succeeded,sun;sand,,,\r\n"), "{csv}");
+    assert!(csv.ends_with("0,,succeeded,\"sun;sand\",,,\r\n"), "{csv}");
 
     let mut age = output("y", Datatype::Fp32, &[-1, 1], Some(Task::Regression));
     age.parameters.unit = Some("years".to_owned());

@@ -6,10 +6,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use contract::ModelDescription;
-use db_api::jobs::JobLimits;
-use http::{HeaderMap, Request, StatusCode, header};
+use db_api::jobs::{JobLimits, Jobs};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
+use service::guard::Guard;
 use service::readiness::Readiness;
 use service::settings::ServerSettings;
 use tokio::net::TcpListener;
@@ -18,6 +19,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 use web_api::app::{App, job_worker, router};
 use web_api::catalog::Catalog;
+use web_api::job_worker::JobWorker;
 use web_api::settings::{AppType, JobSettings, Settings};
 
 use crate::fake_model_api::{FakeModelApi, model};
@@ -26,6 +28,8 @@ pub struct Stack {
     pub app: Router,
     pub model_api: FakeModelApi,
     pub registry: Registry,
+    pub jobs: Jobs,
+    pub worker: JobWorker,
     catalog: Catalog,
     background: JoinHandle<()>,
     server: JoinHandle<()>,
@@ -60,12 +64,13 @@ impl Stack {
         let mut registry = Registry::default();
         let (app, background) = App::new(&settings, &mut registry).unwrap();
         let worker = job_worker(&app, &settings.jobs);
-        let background = tokio::spawn(async move { tokio::join!(background, worker.run()).0 });
+        let working = worker.clone().run();
+        let background = tokio::spawn(async move { tokio::join!(background, working).0 });
         let catalog = app.catalog.clone();
         while !catalog.known().reachable {
             sleep(Duration::from_millis(5)).await;
         }
-        Self { app: router(&app), model_api, registry, catalog, background, server }
+        Self { app: router(&app), model_api, registry, jobs: app.jobs.clone(), worker, catalog, background, server }
     }
 
     /// Changes what `model_api` serves, and waits until that is known.
@@ -80,7 +85,8 @@ impl Stack {
         }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub async fn send(&self, mut request: Request<Body>) -> Answer {
+        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
         let response = self.app.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
@@ -167,6 +173,8 @@ pub fn settings(model_api: &str) -> Settings {
             lame_duck: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
         },
+        guard: Guard::default(),
+        model_api_secret: None,
         app_type: AppType::Cli,
         model_api: vec![model_api.parse().unwrap()],
         request_timeout: Duration::from_secs(1),
@@ -181,6 +189,7 @@ pub fn settings(model_api: &str) -> Settings {
             list: true,
             max_inputs: 10,
             max_bytes: 3 << 20,
+            unavailable_timeout: Duration::from_millis(300),
             limits: JobLimits {
                 ttl: Duration::from_hours(1),
                 queue_length: 20,

@@ -80,7 +80,7 @@ impl Drop for Receiver {
     }
 }
 
-async fn allowing(allow: &'static str) -> Stack {
+async fn allowing(allow: &str) -> Stack {
     let change = |settings: &mut Settings| {
         settings.webhooks = Some(WebhookSettings {
             allow: allow.parse().unwrap(),
@@ -123,6 +123,7 @@ async fn one_that_may_not_be_called_is_refused_with_the_reason() {
         ("ftp://hooks.example.org/", "neither http:// nor https://"),
         ("http://user:secret@hooks.example.org/", "credentials"),
         ("http://169.254.169.254/latest/meta-data", "does not name its host \\\"169.254.169.254\\\""),
+        ("http://hooks.example.org:6379/", "not with port 6379"),
         ("http://2130706433/", "does not name its host \\\"127.0.0.1\\\""),
         ("http://example.com/", "does not name its host \\\"example.com\\\""),
         ("nonsense", "no complete URL"),
@@ -141,7 +142,7 @@ async fn one_that_may_not_be_called_is_refused_with_the_reason() {
 #[tokio::test]
 async fn who_did_not_take_it_is_told_again_and_sees_who_tells_him() {
     let receiver = Receiver::start(&[500]).await;
-    let stack = allowing("127.0.0.0/8").await;
+    let stack = allowing(&format!("127.0.0.0/8:{}", receiver.address.port())).await;
     let job = settled(&stack, &receiver.url()).await;
     assert_eq!(job["webhook"], json!({"status": "delivered", "tries": 2, "error": null}));
     let heard = receiver.heard();
@@ -168,7 +169,7 @@ async fn who_did_not_take_it_is_told_again_and_sees_who_tells_him() {
 #[tokio::test]
 async fn who_never_takes_it_is_left_alone_and_no_redirect_is_followed() {
     let receiver = Receiver::start(&[500, 302, 404]).await;
-    let stack = allowing("127.0.0.1").await;
+    let stack = allowing(&receiver.address.to_string()).await;
     let job = settled(&stack, &receiver.url()).await;
     assert_eq!(job["webhook"], json!({"status": "failed", "tries": 3, "error": "it answered 404"}));
     sleep(Duration::from_secs(1)).await;
@@ -179,15 +180,16 @@ async fn who_never_takes_it_is_left_alone_and_no_redirect_is_followed() {
 #[tokio::test]
 async fn a_name_that_is_allowed_does_not_lead_into_the_house() {
     let receiver = Receiver::start(&[]).await;
-    let stack = allowing("localhost").await;
-    let job = settled(&stack, &format!("http://localhost:{}/", receiver.address.port())).await;
+    let name = format!("localhost:{}", receiver.address.port());
+    let stack = allowing(&name).await;
+    let job = settled(&stack, &format!("http://{name}/")).await;
     assert_eq!((&job["webhook"]["status"], &job["webhook"]["tries"]), (&json!("failed"), &json!(3)));
     let error = job["webhook"]["error"].as_str().unwrap();
     assert!(error.contains("no address that may be called") && !error.contains("127.0"), "{error}");
     assert!(receiver.heard().is_empty());
     // Unless its address is allowed as well.
-    let stack = allowing("localhost, 127.0.0.1, ::1").await;
-    let job = settled(&stack, &format!("http://localhost:{}/", receiver.address.port())).await;
+    let stack = allowing(&format!("{name}, 127.0.0.1, ::1")).await;
+    let job = settled(&stack, &format!("http://{name}/")).await;
     assert_eq!(job["webhook"]["status"], "delivered");
     assert_eq!(receiver.heard().len(), 1);
 }
@@ -195,7 +197,7 @@ async fn a_name_that_is_allowed_does_not_lead_into_the_house() {
 #[tokio::test]
 async fn who_does_not_listen_is_no_reason_to_end() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let stack = allowing("127.0.0.1").await;
+    let stack = allowing(&gone.to_string()).await;
     let job = settled(&stack, &format!("http://{gone}/")).await;
     assert_eq!(job["webhook"]["error"], "no connection to it could be made");
 }

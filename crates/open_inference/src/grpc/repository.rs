@@ -43,10 +43,10 @@ impl<S: InferenceServer> ModelRepositoryService for Repository<S> {
         &self,
         request: Request<pb::RepositoryModelLoadRequest>,
     ) -> Result<Response<pb::RepositoryModelLoadResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let model_name = name(request.repository_name, request.model_name)?;
         check_load(request.parameters.keys())?;
-        self.server.load(&model_name).await?;
+        self.server.load(&model_name, &metadata.into_headers()).await?;
         Ok(Response::new(pb::RepositoryModelLoadResponse { model_name, is_loaded: true }))
     }
 
@@ -55,9 +55,9 @@ impl<S: InferenceServer> ModelRepositoryService for Repository<S> {
         &self,
         request: Request<pb::RepositoryModelUnloadRequest>,
     ) -> Result<Response<pb::RepositoryModelUnloadResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let model_name = name(request.repository_name, request.model_name)?;
-        self.server.unload(&model_name).await?;
+        self.server.unload(&model_name, &metadata.into_headers()).await?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse { model_name, is_unloaded: true }))
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Route, future::RouteFuture};
 use futures_util::future::Either;
-use http::{Extensions, HeaderMap, StatusCode, Version, header};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -57,6 +57,17 @@ impl Service<Request> for Packing {
     }
 }
 
+/// Encodings have no case (RFC 9110 §8.4.1); the decoders know small letters alone.
+fn in_small_letters(mut request: Request) -> Request {
+    if let Some(encoding) = request.headers_mut().get_mut(header::CONTENT_ENCODING)
+        && encoding.as_bytes().iter().any(u8::is_ascii_uppercase)
+        && let Ok(small) = HeaderValue::from_bytes(&encoding.as_bytes().to_ascii_lowercase())
+    {
+        *encoding = small;
+    }
+    request
+}
+
 async fn packed(route: Route, request: Request) -> Result<Response, Infallible> {
     let is_inference = request.uri().path().ends_with("/infer");
     let worth_it =
@@ -67,7 +78,7 @@ async fn packed(route: Route, request: Request) -> Result<Response, Infallible> 
     let layers = ServiceBuilder::new()
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it))
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
-    match layers.service(route).oneshot(gzip::unpacked(request)).await {
+    match layers.service(route).oneshot(gzip::unpacked(in_small_letters(request))).await {
         Ok(response) => Ok(reply::in_turns(response.map(Body::new))),
         Err(error) => Ok(crate::Error::malformed(error.to_string()).into_response()),
     }

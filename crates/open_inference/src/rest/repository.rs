@@ -1,9 +1,11 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
+use http::HeaderMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::asked::Asked;
+use super::request::ReadRequest;
 use super::{Rest, reply, request};
 use crate::answer::large_off_thread;
 use crate::check::cut;
@@ -30,7 +32,7 @@ pub(super) async fn index<S: InferenceServer>(
     State(rest): State<Rest<S>>,
     request: Request,
 ) -> Result<Response, Error> {
-    let asked: IndexRequest = read(&rest, request).await?;
+    let (asked, _): (IndexRequest, _) = read(&rest, request).await?;
     let mut models = rest.server.index().await?;
     models.retain(|model| asked.ready != Some(true) || model.state == ModelState::Ready);
     Ok(reply::json(&models))
@@ -42,9 +44,9 @@ pub(super) async fn load<S: InferenceServer>(
     asked: Asked,
     request: Request,
 ) -> Result<Response, Error> {
-    let LoadRequest { parameters } = read(&rest, request).await?;
+    let (LoadRequest { parameters }, headers) = read(&rest, request).await?;
     check_load(parameters.keys())?;
-    rest.server.load(&asked.model).await?;
+    rest.server.load(&asked.model, &headers).await?;
     Ok(Response::default())
 }
 
@@ -54,18 +56,18 @@ pub(super) async fn unload<S: InferenceServer>(
     asked: Asked,
     request: Request,
 ) -> Result<Response, Error> {
-    let LoadRequest { .. } = read(&rest, request).await?;
-    rest.server.unload(&asked.model).await?;
+    let (LoadRequest { .. }, headers) = read(&rest, request).await?;
+    rest.server.unload(&asked.model, &headers).await?;
     Ok(Response::default())
 }
 
-/// A body that may be missing.
-async fn read<S, T>(rest: &Rest<S>, request: Request) -> Result<T, Error>
+/// A body that may be missing, and the request's headers.
+async fn read<S, T>(rest: &Rest<S>, request: Request) -> Result<(T, HeaderMap), Error>
 where
     S: InferenceServer,
     T: DeserializeOwned + Default + Send + 'static,
 {
-    let body = request::read_body(rest, request).await?.body;
+    let ReadRequest { headers, body } = request::read_body(rest, request).await?;
     let size = body.bytes.len();
     let read = move || {
         if body.bytes.is_empty() {
@@ -76,5 +78,5 @@ where
             .map(|Object(asked)| asked)
             .map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {}", cut(&error))))
     };
-    large_off_thread(size, read).await
+    Ok((large_off_thread(size, read).await?, headers))
 }

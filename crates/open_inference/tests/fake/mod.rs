@@ -193,7 +193,7 @@ impl InferenceServer for Fake {
         Ok(vec![state("echo", ModelState::Ready, ""), broken])
     }
 
-    async fn load(&self, model: &str) -> Result<(), Error> {
+    async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         if model == "broken" {
             return Err(Error::unfit("model.onnx is no graph"));
         }
@@ -202,7 +202,7 @@ impl InferenceServer for Fake {
         Ok(())
     }
 
-    async fn unload(&self, model: &str) -> Result<(), Error> {
+    async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         self.model(model, None)?;
         self.repository.lock().unwrap().push(format!("unload {model}"));
         Ok(())

@@ -15,6 +15,7 @@ use open_inference::{
 };
 use prometheus_client::registry::Registry;
 use service::body::BodyReader;
+use service::guard::Guard;
 use service::middleware::{HttpMetrics, wrap};
 use service::readiness::Readiness;
 use service::settings::ServerSettings;
@@ -179,12 +180,12 @@ impl InferenceServer for Fake {
         Ok(vec![entry("good", ModelState::Ready, ""), entry("bad", ModelState::Unavailable, "it is broken")])
     }
 
-    async fn load(&self, model: &str) -> Result<(), Error> {
+    async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         self.told.lock().unwrap().push(format!("load {model}"));
         if model == "bad" { Err(Error::unfit("it is broken")) } else { Ok(()) }
     }
 
-    async fn unload(&self, model: &str) -> Result<(), Error> {
+    async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         self.told.lock().unwrap().push(format!("unload {model}"));
         Ok(())
     }
@@ -210,7 +211,7 @@ pub fn router(fake: &Fake) -> Router {
     let http = HttpMetrics::register(&mut Registry::default());
     let bodies = BodyReader::new(&settings());
     // As the services have them: both on one port.
-    wrap(rest::router(fake.clone(), bodies.clone()).merge(grpc::router(fake.clone(), bodies)), http)
+    wrap(rest::router(fake.clone(), bodies.clone()).merge(grpc::router(fake.clone(), bodies)), http, Guard::default())
 }
 
 impl Served {

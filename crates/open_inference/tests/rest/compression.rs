@@ -35,7 +35,15 @@ async fn post(service: &Service, headers: &[(&str, &str)], body: Vec<u8>) -> Ans
 #[tokio::test]
 async fn a_body_may_come_compressed() {
     let service = Service::new();
-    for (encoding, body) in [("gzip", gzip(&body(1))), ("deflate", deflate(&body(1))), ("identity", body(1))] {
+    for (encoding, body) in [
+        ("gzip", gzip(&body(1))),
+        ("deflate", deflate(&body(1))),
+        ("identity", body(1)),
+        ("GZIP", gzip(&body(1))),
+        ("X-Gzip", gzip(&body(1))),
+        ("Deflate", deflate(&body(1))),
+        ("IDENTITY", body(1)),
+    ] {
         let answer = post(&service, &[("content-encoding", encoding)], body).await;
         assert_eq!(answer.json()["outputs"][0]["data"], json!([0.5, 0.5]), "{encoding}");
     }

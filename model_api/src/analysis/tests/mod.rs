@@ -8,6 +8,7 @@
 mod hostile;
 mod random;
 mod rows;
+mod training;
 
 use super::{GraphFacts, RowAnalysis, analyse};
 use crate::onnx_file::{

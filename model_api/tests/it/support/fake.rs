@@ -1,12 +1,13 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use contract::Device;
 use model_api::analysis::GraphFacts;
+use model_api::memory::Exceeded;
 use model_api::pool::probe_rows;
-use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
+use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, SessionMemory, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -22,6 +23,16 @@ pub const HANG_DEAF: f32 = 1005.0;
 
 /// Changes the results of the rows beside it, which no row of the probe does.
 pub const DISTURB: f32 = 1006.0;
+
+/// Takes more memory than a session may.
+pub const TAKE_ALL_MEMORY: f32 = 1007.0;
+
+/// Takes memory that the session keeps.
+pub const GROW: f32 = 1008.0;
+
+/// The size of a session after warm-up, and after [`GROW`], bytes.
+const WARM_BYTES: u64 = 100 << 20;
+const GROWN_BYTES: u64 = 1 << 30;
 
 /// Starts sessions that answer a 2×2×1 picture with its four numbers.
 #[derive(Clone, Default)]
@@ -54,6 +65,10 @@ pub struct Fake {
     /// Sizes that a session dies of when it is to keep them.
     too_large: usize,
     last_size: usize,
+    /// What this session uses beyond its size after warm-up, bytes.
+    grown: Arc<AtomicU64>,
+    /// What all sessions may still take, bytes.
+    pub room: Arc<AtomicU64>,
     /// Sizes that are kept.
     pub kept: Arc<Mutex<Vec<usize>>>,
 }
@@ -66,6 +81,11 @@ impl Fake {
     /// Says this of itself.
     pub fn saying(hello: Hello) -> Self {
         Self { hello: Some(Arc::new(hello)), ..Self::default() }
+    }
+
+    /// That says this of itself.
+    pub fn with_hello(self, hello: Hello) -> Self {
+        Self { hello: Some(Arc::new(hello)), ..self }
     }
 
     /// Whose runs take so long.
@@ -131,7 +151,10 @@ impl Launcher for Fake {
         self.launches.fetch_add(1, Ordering::SeqCst);
         match self.failures.lock().unwrap().pop_front() {
             Some(error) => Err(error),
-            None => Ok((self.hello.as_deref().cloned().unwrap_or_else(hello), self.clone())),
+            None => {
+                let session = Self { grown: Arc::default(), ..self.clone() };
+                Ok((self.hello.as_deref().cloned().unwrap_or_else(hello), session))
+            }
         }
     }
 }
@@ -172,6 +195,12 @@ impl Session for Fake {
         if has(DIE) || (has(DIE_ONCE) && self.died_once.fetch_add(1, Ordering::SeqCst) == 0) {
             return Err(SessionError::Died("killed".to_owned()));
         }
+        if has(TAKE_ALL_MEMORY) {
+            return Err(SessionError::OutOfMemory(Exceeded::Each(GROWN_BYTES)));
+        }
+        if has(GROW) {
+            self.grown.store(GROWN_BYTES, Ordering::SeqCst);
+        }
         if has(HANG) {
             give_up.await;
             return Err(SessionError::GivenUp);
@@ -203,6 +232,11 @@ impl Session for Fake {
         }
         self.kept.lock().unwrap().push(rows);
         Ok(())
+    }
+
+    fn memory(&self) -> Option<SessionMemory> {
+        let used = WARM_BYTES + self.grown.load(Ordering::SeqCst);
+        Some(SessionMemory { used, room: self.room.load(Ordering::SeqCst) })
     }
 
     async fn died(&mut self) -> String {

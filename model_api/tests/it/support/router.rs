@@ -3,23 +3,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use model_api::app::{App, router};
 use model_api::decoder::Decoder;
 use model_api::image_input::ImageLimits;
 use model_api::loader::LoadSettings;
+use model_api::memory::Budget;
 use model_api::metrics::Metrics;
 use model_api::models::Models;
 use model_api::pool::QueueLimits;
 use model_api::repository::Repository;
+use model_api::repository_access::RepositoryAccess;
 use model_api::session::Launcher;
 use model_api::settings::Selection;
 use open_inference::Statistics;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use service::body::BodyReader;
+use service::guard::Guard;
 use service::middleware::HttpMetrics;
 use service::readiness::Readiness;
 use service::settings::ServerSettings;
@@ -55,6 +58,16 @@ impl Service {
 
     /// With this `MODEL_NAME`.
     pub fn selecting<L: Launcher>(folder: Folder, launcher: &L, selection: &Selection) -> Self {
+        Self::with_access(folder, launcher, selection, RepositoryAccess::Loopback)
+    }
+
+    /// Loaded and unloaded by these clients.
+    pub fn with_access<L: Launcher>(
+        folder: Folder,
+        launcher: &L,
+        selection: &Selection,
+        repository_access: RepositoryAccess,
+    ) -> Self {
         let mut registry = Registry::default();
         let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
         let settings = LoadSettings {
@@ -67,16 +80,19 @@ impl Service {
         let models = Models::start(repository, models, launcher, settings, &metrics);
         let server = ServerSettings { max_body_bytes: MAX_BODY_BYTES, ..ServerSettings::from_env(0, 0).unwrap() };
         let readiness = Readiness::default();
-        let app = App {
+        let app = Arc::new(App {
             models: Arc::clone(&models),
             decoder: Decoder::new(1, 4),
             image_limits: ImageLimits::default(),
+            inputs: Budget::new(64 << 20),
             bodies: BodyReader::new(&server),
             readiness: readiness.clone(),
+            guard: Guard::private(server.address.ip(), Vec::new()),
+            repository_access,
             metrics: metrics.clone(),
             statistics: Statistics::default(),
-        };
-        Self { models, readiness, metrics, router: router(app, http), folder }
+        });
+        Self { models, readiness, metrics, router: router(&app, http), folder }
     }
 
     /// Waits until every model is warm.
@@ -106,7 +122,8 @@ impl Service {
         self.post(path, "application/json", body.to_owned()).await
     }
 
-    async fn ask(&self, request: Request<Body>) -> Answer {
+    async fn ask(&self, mut request: Request<Body>) -> Answer {
+        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         Answer {

@@ -1,3 +1,6 @@
+use model_api::repository_access::RepositoryAccess;
+use model_api::settings::Selection;
+
 use super::fake::Fake;
 use super::folder::Folder;
 use super::router::Service;
@@ -16,8 +19,13 @@ const SETTINGS: &str = r#"{
 
 /// The fake model, warm, as one that reads pictures.
 pub async fn squares() -> Service {
+    squares_for(RepositoryAccess::Loopback).await
+}
+
+/// Loaded and unloaded by these clients.
+pub async fn squares_for(access: RepositoryAccess) -> Service {
     let folder = Folder::new().with("squares/1/model.onnx", "").with("squares/model-settings.json", SETTINGS);
-    Service::new(folder, &Fake::default()).warm().await
+    Service::with_access(folder, &Fake::default(), &Selection::All, access).warm().await
 }
 
 /// A picture of its size.

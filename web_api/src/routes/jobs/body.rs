@@ -5,10 +5,12 @@ use axum::response::{IntoResponse, Response};
 use db_api::jobs::{Job, JobId, Jobs, Outcome, Skipped, Told, Webhook};
 use http::{StatusCode, header};
 use jiff::Timestamp;
+use open_inference::Platform;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::app::App;
+use crate::catalog::Known;
 use crate::error::Error;
 
 /// A job as clients see it.
@@ -28,6 +30,8 @@ pub struct JobBody<'a> {
     dead: u32,
     /// How often an input was begun; the memory spares some, and a worker that died costs some.
     runs: u32,
+    /// Why one that has not ended makes no progress.
+    reason: Option<String>,
     created: String,
     started: Option<String>,
     finished: Option<String>,
@@ -62,7 +66,8 @@ pub struct ResultBody<'a> {
 
 impl<'a> JobBody<'a> {
     pub fn new(app: &App, job: &'a Job) -> Self {
-        Self::of(&app.jobs, job)
+        let reason = if job.status.has_ended() { None } else { why_waiting(&app.catalog.known(), &job.model) };
+        Self { reason, ..Self::of(&app.jobs, job) }
     }
 
     /// A job out of these `jobs`.
@@ -77,6 +82,7 @@ impl<'a> JobBody<'a> {
             failed: job.failed,
             dead: job.dead,
             runs: job.runs,
+            reason: None,
             created: moment(job.created_ms),
             started: job.started_ms.map(moment),
             finished: job.finished_ms.map(moment),
@@ -84,6 +90,18 @@ impl<'a> JobBody<'a> {
             skipped: &job.skipped,
             webhook: job.webhook.as_ref().map(|webhook| WebhookBody::new(job, webhook)),
         }
+    }
+}
+
+/// Why the inputs of `model` wait; `None` while it is ready.
+fn why_waiting(known: &Known, model: &str) -> Option<String> {
+    let listed = known.defaults().find(|listed| listed.name == model);
+    match listed {
+        Some(listed) if listed.platform == Platform::Queue => None,
+        _ if !known.reachable => Some("model_api does not answer".to_owned()),
+        Some(listed) if listed.is_ready() => None,
+        Some(listed) => Some(format!("{model}: {}", listed.reason.as_deref().unwrap_or("is being loaded"))),
+        None => Some(format!("{model} is not served")),
     }
 }
 

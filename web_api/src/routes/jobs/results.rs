@@ -89,53 +89,48 @@ async fn lines(app: &App, job: JobId, range: std::ops::Range<u32>, format: Forma
     Ok(lines)
 }
 
-/// RFC 4180. The label and value of a class, the labels present in an input (joined by semicolons) and the one value of a regression
+/// RFC 4180, with quotes around each text. The label and value of a class, the labels present in an input (joined by semicolons) and the one value of a regression
 /// have columns of their own; any other answer is in JSON, without its images.
 fn row(index: u32, name: &str, outcome: &Outcome) -> String {
     let read = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
-    let fields = match outcome {
-        Outcome::Answer(json) => {
-            let [label, value, answer] = columns(json, read(json));
-            ["succeeded".into(), label, value, answer, String::new()]
-        }
-        Outcome::Error(json) => {
-            ["failed".into(), String::new(), String::new(), String::new(), text(&read(json)["detail"])]
-        }
+    let none = String::new;
+    let (status, [label, value, answer], error) = match outcome {
+        Outcome::Answer(json) => ("succeeded", columns(json, read(json)), none()),
+        Outcome::Error(json) => ("failed", [none(), none(), none()], quoted(&text(&read(json)["detail"]))),
     };
-    let mut row = format!("{index},{}", quoted(name));
-    for field in fields {
-        row.push(',');
-        row += &quoted(&field);
-    }
-    row + "\r\n"
+    format!("{index},{},{status},{label},{value},{answer},{error}\r\n", quoted(name))
 }
 
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Label, value and answer.
+/// Label, value and answer, as they stand in the row. A number has no quotes.
 fn columns(json: &str, mut answer: Value) -> [String; 3] {
     let none = String::new;
     if answer["label"].is_string() {
-        return [text(&answer["label"]), text(&answer["value"]), none()];
+        return [quoted(&text(&answer["label"])), number(&answer["value"]), none()];
     }
     match answer["task"].as_str() {
-        Some("regression") if answer["value"].is_number() => [none(), text(&answer["value"]), none()],
+        Some("regression") if answer["value"].is_number() => [none(), number(&answer["value"]), none()],
         Some("multi_label") if answer["rows"].is_null() => {
-            [joined(answer["labels"].as_array().map_or(&[][..], Vec::as_slice)), none(), none()]
+            [quoted(&joined(answer["labels"].as_array().map_or(&[][..], Vec::as_slice))), none(), none()]
         }
         Some("image" | "segmentation") => {
             remove_images(&mut answer);
-            [none(), none(), answer.to_string()]
+            [none(), none(), quoted(&answer.to_string())]
         }
-        _ => [none(), none(), json.to_owned()],
+        _ => [none(), none(), quoted(json)],
     }
 }
 
-/// Each label is made safe by itself: where semicolons separate columns, it begins a field.
+/// What a multi-label result has found.
 fn joined(labels: &[Value]) -> String {
-    labels.iter().filter_map(Value::as_str).map(harmless).collect::<Vec<_>>().join(";")
+    labels.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(";")
+}
+
+fn number(value: &Value) -> String {
+    if value.is_number() { value.to_string() } else { quoted(&text(value)) }
 }
 
 /// Images in base64 are longer than a cell of a table program may be.
@@ -147,18 +142,33 @@ fn remove_images(answer: &mut Value) {
     }
 }
 
-/// A table program takes a field that begins like a formula for one, also between quotes.
-fn harmless(field: &str) -> String {
-    if field.starts_with(['=', '+', '-', '@', '\t', '\r']) && field.parse::<f64>().is_err() {
-        format!("'{field}")
-    } else {
-        field.to_owned()
-    }
+/// A text between quotes, and nothing for an empty one. An apostrophe goes before what a table program takes for a formula.
+fn quoted(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("\"{}\"", harmless(text).replace('"', "\"\"")) }
 }
 
-fn quoted(field: &str) -> String {
-    let field = harmless(field);
-    if field.contains([',', '"', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+/// A table program takes a cell that begins like a formula for one, also between quotes and after spaces. Where it takes semicolons,
+/// tabs or line ends for separators, the text after each of them begins a cell.
+fn harmless(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len() + 1);
+    let mut begins_cell = true;
+    for char in text.chars() {
+        if begins_cell && is_formula_start(char) {
+            harmless.push('\'');
+        }
+        harmless.push(char);
+        begins_cell = is_separator(char) || (begins_cell && (char.is_whitespace() || char == '"'));
+    }
+    harmless
+}
+
+/// Also the full-width forms, which some table programs read as their ASCII counterparts.
+fn is_formula_start(char: char) -> bool {
+    matches!(char, '=' | '+' | '-' | '@' | '\u{ff1d}' | '\u{ff0b}' | '\u{ff0d}' | '\u{ff20}')
+}
+
+fn is_separator(char: char) -> bool {
+    matches!(char, ';' | '\t' | '\r' | '\n')
 }
 
 #[cfg(test)]
@@ -168,20 +178,20 @@ mod tests {
     #[test]
     fn a_row_has_the_class_the_answer_or_the_error() {
         let answer = |json: &str| Outcome::Answer(json.to_owned());
-        assert_eq!(row(3, "a.png", &answer(r#"{"label":"7","value":0.5}"#)), "3,a.png,succeeded,7,0.5,,\r\n");
+        assert_eq!(row(3, "a.png", &answer(r#"{"label":"7","value":0.5}"#)), "3,\"a.png\",succeeded,\"7\",0.5,,\r\n");
         let v2 = row(0, "", &answer(r#"{"outputs":[1,2]}"#));
         assert_eq!(v2, "0,,succeeded,,,\"{\"\"outputs\"\":[1,2]}\",\r\n");
         let error = Outcome::Error(r#"{"status":422,"detail":"no, not this"}"#.to_owned());
-        assert_eq!(row(1, "b", &error), "1,b,failed,,,,\"no, not this\"\r\n");
+        assert_eq!(row(1, "b", &error), "1,\"b\",failed,,,,\"no, not this\"\r\n");
     }
 
     #[test]
     fn each_task_has_its_columns() {
         let row = |json: &str| row(0, "a", &Outcome::Answer(json.to_owned()));
         let labels = row(r#"{"task":"multi_label","labels":["sun","=1+1"],"probabilities":[]}"#);
-        assert_eq!(labels, "0,a,succeeded,sun;'=1+1,,,\r\n");
-        assert_eq!(row(r#"{"task":"multi_label","labels":[]}"#), "0,a,succeeded,,,,\r\n");
-        assert_eq!(row(r#"{"task":"regression","value":-1.5,"unit":"kg"}"#), "0,a,succeeded,,-1.5,,\r\n");
+        assert_eq!(labels, "0,\"a\",succeeded,\"sun;'=1+1\",,,\r\n");
+        assert_eq!(row(r#"{"task":"multi_label","labels":[]}"#), "0,\"a\",succeeded,,,,\r\n");
+        assert_eq!(row(r#"{"task":"regression","value":-1.5,"unit":"kg"}"#), "0,\"a\",succeeded,,-1.5,,\r\n");
         assert!(row(r#"{"task":"regression","value":[1,2]}"#).contains(r#"""value"":[1,2]"#));
         let image = row(r#"{"task":"image","image":"iVBO","width":2,"rows":[{"image":"iVBO","width":2}]}"#);
         assert!(image.contains(r#"""width"":2"#) && !image.contains("iVBO"), "{image}");
@@ -190,8 +200,24 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_no_formula() {
-        assert_eq!(quoted("=1+1"), "'=1+1");
-        assert_eq!(quoted("-0.5"), "-0.5");
+    fn no_text_begins_a_formula_in_any_cell_that_it_can_become() {
+        for (text, field) in [
+            ("=1+1", "\"'=1+1\""),
+            ("-0.5", "\"'-0.5\""),
+            ("  =1+1", "\"  '=1+1\""),
+            ("\u{a0}@SUM(A1)", "\"\u{a0}'@SUM(A1)\""),
+            ("a;=1", "\"a;'=1\""),
+            ("a; =1;+2", "\"a; '=1;'+2\""),
+            ("a\t=1", "\"a\t'=1\""),
+            ("a\r\n=1", "\"a\r\n'=1\""),
+            ("\u{ff1d}1", "\"'\u{ff1d}1\""),
+            ("\u{ff0b}1;\u{ff0d}1;\u{ff20}a", "\"'\u{ff0b}1;'\u{ff0d}1;'\u{ff20}a\""),
+            ("a;\"=1\"", "\"a;\"\"'=1\"\"\""),
+            ("a=1-b", "\"a=1-b\""),
+            ("a, \"b\"", "\"a, \"\"b\"\"\""),
+            ("", ""),
+        ] {
+            assert_eq!(quoted(text), field, "{text:?}");
+        }
     }
 }

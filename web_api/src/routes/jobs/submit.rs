@@ -89,7 +89,7 @@ async fn recall(replay: &Replay, model: &str, asked: &Asked, inputs: Vec<Input>)
     let recall = |input: Input| async move {
         let known = match replay.ask(model, asked, input.data.clone(), Reach::Memory).await {
             Replayed::Ended(outcome) => Some(outcome),
-            Replayed::NoAnswer(_) | Replayed::Later(_) => None,
+            Replayed::NoAnswer(_) | Replayed::NoModel(_) | Replayed::Later(_) => None,
         };
         Input { known, ..input }
     };

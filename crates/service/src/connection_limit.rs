@@ -1,0 +1,228 @@
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::activity::Activity;
+use crate::peer::Peer;
+
+/// A connection is closed for another only after it has been idle for so long: a client that sends one request after the other
+/// pauses for less, and a new client's first bytes arrive sooner.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+
+/// Time for which a new connection waits for a place.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// Pause before the next look for an idle connection, where all have been idle for less than [`MIN_IDLE`].
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Connections that wait for a place, or are told that there is none, at the same time. Each holds a descriptor.
+pub(crate) const MAX_WAITING: usize = 128;
+
+/// Bound on open connections. Where all places are taken, a new connection takes the place of an idle one.
+///
+/// A plain limit would let a client that opens connections and leaves them idle exclude everybody else. The registry is locked when a
+/// connection begins or ends, and never for a request.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionLimit {
+    places: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    registry: Arc<Mutex<Registry>>,
+}
+
+/// Every open connection.
+#[derive(Debug, Default)]
+struct Registry {
+    next: u64,
+    connections: HashMap<u64, Arc<Activity>>,
+    of_client: HashMap<IpAddr, usize>,
+}
+
+/// The place of one connection, free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    activity: Arc<Activity>,
+    id: u64,
+    registry: Arc<Mutex<Registry>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a search for an idle connection found.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// A connection, which closes now.
+    Idle,
+    /// Only connections that closing would harm, or that are being closed already.
+    TooYoung,
+    /// Nothing: every connection has a request in flight.
+    None,
+}
+
+impl ConnectionLimit {
+    pub fn new(places: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(places)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            registry: Arc::default(),
+        }
+    }
+
+    /// A place, if one is free.
+    pub fn take(&self, peer: Peer) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(self.place(peer, permit))
+    }
+
+    /// One of the connections that may wait, or be refused, at the same time.
+    pub fn queue(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.waiting).try_acquire_owned().ok()
+    }
+
+    /// The place of an idle connection, which is closed for it. `None` where every connection stays busy.
+    pub async fn wait(&self, peer: Peer) -> Option<Place> {
+        let deadline = tokio::time::Instant::now() + MAX_WAIT;
+        loop {
+            let pause = match self.evict(Instant::now()) {
+                Found::Idle => MAX_WAIT,
+                Found::TooYoung => RETRY_DELAY,
+                Found::None => Duration::ZERO,
+            };
+            let pause = pause.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
+            match timeout(pause, Arc::clone(&self.places).acquire_owned()).await {
+                Ok(permit) => return Some(self.place(peer, permit.ok()?)),
+                Err(_) if pause.is_zero() => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn place(&self, peer: Peer, permit: OwnedSemaphorePermit) -> Place {
+        let activity = Arc::new(Activity::new(peer));
+        let id = lock(&self.registry).add(Arc::clone(&activity));
+        Place { activity, id, registry: Arc::clone(&self.registry), _permit: permit }
+    }
+
+    /// Closes an idle connection: of the client address with the most connections, one without a request before one that has had
+    /// requests, and of those the one that has been idle for longest.
+    fn evict(&self, now: Instant) -> Found {
+        let registry = lock(&self.registry);
+        let mut any = false;
+        let idle = registry.connections.iter().filter_map(|(id, activity)| {
+            let idle = activity.idle_for(now)?;
+            any = true;
+            let of_client = registry.of_client.get(&activity.peer().0).copied().unwrap_or_default();
+            let is_evictable = idle >= MIN_IDLE && !activity.is_evicted();
+            is_evictable.then_some(((of_client, activity.requests() == 0, idle, Reverse(*id)), activity))
+        });
+        match idle.max_by_key(|(rank, _)| *rank) {
+            Some(((of_client, _, idle, _), activity)) => {
+                debug!(peer = %activity.peer().0, of_client, ?idle, "connection limit reached, closing an idle connection");
+                activity.evict();
+                Found::Idle
+            }
+            None if any => Found::TooYoung,
+            None => Found::None,
+        }
+    }
+}
+
+impl Registry {
+    fn add(&mut self, activity: Arc<Activity>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        *self.of_client.entry(activity.peer().0).or_default() += 1;
+        self.connections.insert(id, activity);
+        id
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(activity) = self.connections.remove(&id) else { return };
+        if let Some(count) = self.of_client.get_mut(&activity.peer().0) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_client.remove(&activity.peer().0);
+            }
+        }
+    }
+}
+
+impl Place {
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.registry).remove(self.id);
+    }
+}
+
+fn lock(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
+    // A panic leaves at most a wrong count behind.
+    registry.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(last: u8) -> Peer {
+        Peer(IpAddr::from([192, 0, 2, last]))
+    }
+
+    /// The places that are evicted, in order, until there is nothing to evict.
+    fn evicted(limit: &ConnectionLimit, places: &[Place], now: Instant) -> Vec<usize> {
+        let mut order = Vec::new();
+        while limit.evict(now) == Found::Idle {
+            let new = (0..places.len()).find(|at| places[*at].activity.is_evicted() && !order.contains(at));
+            order.push(new.expect("one more is evicted"));
+        }
+        order
+    }
+
+    #[test]
+    fn the_client_with_the_most_connections_gives_way_first_and_silent_connections_before_used_ones() {
+        let limit = ConnectionLimit::new(10);
+        let places: Vec<_> = [1, 2, 2, 2, 3].map(|last| limit.take(peer(last)).unwrap()).into();
+        drop(places[1].activity.begin());
+        let _busy = places[2].activity.begin();
+        let order = evicted(&limit, &places, Instant::now() + Duration::from_secs(1));
+        assert_eq!(order[..2], [3, 1], "silent, then used; the busy one never");
+        assert_eq!(order.len(), 4);
+        assert_eq!(limit.evict(Instant::now()), Found::TooYoung, "they are being closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn busy_connections_keep_their_places() {
+        let limit = ConnectionLimit::new(1);
+        let place = limit.take(peer(1)).unwrap();
+        assert!(limit.take(peer(2)).is_none());
+        let busy = place.activity.begin();
+        assert!(limit.wait(peer(2)).await.is_none());
+        drop(busy);
+        assert!(!place.activity.is_evicted());
+    }
+
+    #[tokio::test]
+    async fn a_place_is_taken_once_its_connection_has_been_idle_for_long_enough() {
+        let limit = ConnectionLimit::new(1);
+        let place = limit.take(peer(1)).unwrap();
+        assert_eq!(limit.evict(Instant::now()), Found::TooYoung);
+        let connection = tokio::spawn(async move {
+            place.activity.evicted().await;
+            drop(place);
+        });
+        let place = limit.wait(peer(2)).await.unwrap();
+        assert_eq!(place.activity.peer(), peer(2));
+        connection.await.unwrap();
+        drop(place);
+        let registry = lock(&limit.registry);
+        assert!(registry.connections.is_empty() && registry.of_client.is_empty());
+    }
+}

@@ -1,0 +1,280 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+
+use crate::grpc;
+use crate::problem::problem;
+use crate::settings::{SettingError, optional, parse};
+
+/// Characters of a client's header that an error repeats.
+const MAX_SHOWN: usize = 64;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Checks that every request passes before its route sees it: `Host` (RFC 9112 §3.2, DNS rebinding) and whether a page of another
+/// origin sent it through a visitor's browser.
+///
+/// The default is a public service that is not published, under no names of its own.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    hosts: Hosts,
+    browsers: Browsers,
+}
+
+/// Names in `Host` that are accepted.
+#[derive(Clone, Debug)]
+enum Hosts {
+    /// All: the service is published, and only the operator's DNS knows its names.
+    Any,
+    /// Loopback names, IP addresses, and these, in small letters.
+    Local(Arc<[String]>),
+}
+
+/// Requests of browsers that are accepted.
+#[derive(Clone, Debug)]
+enum Browsers {
+    /// Those that read; and those that change something if they come from the service's own pages or from one of these origins.
+    SameOriginAnd(Arc<[HeaderValue]>),
+    /// None.
+    Refused,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self::public(false, Vec::new(), Vec::new())
+    }
+}
+
+impl Guard {
+    /// Of a service that browsers reach. `hosts` are further names in small letters, and do not count where it `is_published`; pages
+    /// of `origins` may do whatever the service's own pages may.
+    pub fn public(is_published: bool, hosts: Vec<String>, origins: Vec<HeaderValue>) -> Self {
+        let hosts = if is_published { Hosts::Any } else { Hosts::Local(hosts.into()) };
+        Self { hosts, browsers: Browsers::SameOriginAnd(origins.into()) }
+    }
+
+    /// Of a service that only other services reach. `Host` is checked where it listens on a loopback address: elsewhere, its name is
+    /// whatever the network calls it.
+    pub fn private(host: IpAddr, hosts: Vec<String>) -> Self {
+        let hosts = if host.is_loopback() { Hosts::Local(hosts.into()) } else { Hosts::Any };
+        Self { hosts, browsers: Browsers::Refused }
+    }
+
+    /// `PUBLISH` (`HOST`, the address that is listened on, where unset), `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`.
+    pub fn public_from_env(host: IpAddr) -> Result<Self, SettingError> {
+        let Address(publish) = parse("PUBLISH", Address(host))?;
+        let origins = list("CORS_ALLOW_ORIGINS", origin)?;
+        Ok(Self::public(!publish.is_loopback(), list("ALLOWED_HOSTS", host_name)?, origins))
+    }
+
+    /// `ALLOWED_HOSTS`.
+    pub fn private_from_env(host: IpAddr) -> Result<Self, SettingError> {
+        Ok(Self::private(host, list("ALLOWED_HOSTS", host_name)?))
+    }
+
+    /// Origins whose pages may use the service.
+    pub fn origins(&self) -> &[HeaderValue] {
+        match &self.browsers {
+            Browsers::SameOriginAnd(origins) => origins,
+            Browsers::Refused => &[],
+        }
+    }
+
+    pub(crate) fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let authority = authority(request)?;
+        if let (Hosts::Local(names), Some(authority)) = (&self.hosts, authority)
+            && !is_local(name(authority), names)
+        {
+            return Err(Refusal::unknown_host(authority));
+        }
+        match &self.browsers {
+            Browsers::SameOriginAnd(origins) => check_origin(request.method(), request.headers(), authority, origins),
+            Browsers::Refused if is_of_browser(request.headers()) => Err(Refusal::browser()),
+            Browsers::Refused => Ok(()),
+        }
+    }
+}
+
+/// The one name by which the request calls the service, with its port. HTTP/1.0 needs none.
+fn authority(request: &Request) -> Result<Option<&str>, Refusal> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::bad_host("The request has several Host headers; HTTP allows one"));
+    }
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Refusal::bad_host("The request has no Host header; HTTP/1.1 requires one"));
+    }
+    let host = match host {
+        Some(host) if !host.as_bytes().iter().all(|byte| is_of_authority(*byte)) => {
+            return Err(Refusal::bad_host("The Host header is not a host with an optional port"));
+        }
+        host => host.and_then(|host| host.to_str().ok()),
+    };
+    // `:authority` of HTTP/2, and the absolute form of HTTP/1.1, which goes before `Host`.
+    let target = request.uri().authority().map(|target| target.as_str().rsplit('@').next().unwrap_or_default());
+    Ok(target.or(host))
+}
+
+/// What RFC 3986 allows in a host and its port.
+fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte)
+}
+
+/// Without its port.
+fn name(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        // Any other colon belongs to an IPv6 address.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    }
+}
+
+fn is_local(name: &str, names: &[String]) -> bool {
+    if name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_loopback = name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"));
+    is_loopback || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// The rule of Go's `CrossOriginProtection`. Browsers send `Sec-Fetch-Site` to what is potentially trustworthy, loopback among it, and
+/// `Origin` with every request that changes something. Other clients send neither.
+fn check_origin(
+    method: &Method,
+    headers: &HeaderMap,
+    authority: Option<&str>,
+    origins: &[HeaderValue],
+) -> Result<(), Refusal> {
+    if *method == Method::GET || *method == Method::HEAD || *method == Method::OPTIONS {
+        return Ok(());
+    }
+    let origin = headers.get(header::ORIGIN);
+    let is_ours = match headers.get(SEC_FETCH_SITE) {
+        Some(site) => site == "same-origin" || site == "none",
+        None => origin.is_none_or(|origin| host_of(origin).is_some_and(|host| is_same(host, authority))),
+    };
+    if is_ours || origin.is_some_and(|origin| origins.contains(origin)) {
+        return Ok(());
+    }
+    Err(Refusal::cross_origin(origin))
+}
+
+fn host_of(origin: &HeaderValue) -> Option<&str> {
+    origin.to_str().ok()?.split_once("://").map(|(_, host)| host)
+}
+
+fn is_same(host: &str, authority: Option<&str>) -> bool {
+    authority.is_some_and(|authority| host.eq_ignore_ascii_case(authority))
+}
+
+fn is_of_browser(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name == header::ORIGIN || name.as_str().starts_with("sec-fetch-"))
+}
+
+/// Why a request does not reach its route.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Refusal {
+    fn bad_host(detail: &str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, detail: format!("{detail} (RFC 9112, section 3.2).") }
+    }
+
+    fn unknown_host(authority: &str) -> Self {
+        let detail = format!(
+            "The host \"{}\" is not a name of this server; use localhost or an IP address, or add the name to ALLOWED_HOSTS.",
+            shown(authority.as_bytes())
+        );
+        Self { status: StatusCode::MISDIRECTED_REQUEST, detail }
+    }
+
+    fn cross_origin(origin: Option<&HeaderValue>) -> Self {
+        let from = origin.map_or("another origin".to_owned(), |origin| format!("\"{}\"", shown(origin.as_bytes())));
+        let detail =
+            format!("A page of {from} may not send this request; CORS_ALLOW_ORIGINS does not name its origin.");
+        Self { status: StatusCode::FORBIDDEN, detail }
+    }
+
+    fn browser() -> Self {
+        let detail =
+            "This service does not answer browsers; a request with Origin or Sec-Fetch headers must go to web_api.";
+        Self { status: StatusCode::FORBIDDEN, detail: detail.to_owned() }
+    }
+
+    /// In the form that clients of the path understand.
+    pub fn respond(self, path: &str, is_call: bool) -> Response {
+        let Self { status, detail } = self;
+        if is_call {
+            return grpc::refusal(status, &detail);
+        }
+        if path == "/v2" || path.starts_with("/v2/") {
+            return (status, axum::Json(serde_json::json!({ "error": detail }))).into_response();
+        }
+        problem(status, &detail)
+    }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(MAX_SHOWN)];
+    format!("{}{}", cut.escape_ascii(), if cut.len() < bytes.len() { "..." } else { "" })
+}
+
+/// An address, of IPv6 also in brackets, as Compose wants it.
+struct Address(IpAddr);
+
+impl std::str::FromStr for Address {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse().map(Self)
+    }
+}
+
+/// The comma-separated entries of a variable.
+fn list<T>(variable: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, SettingError> {
+    read_list(optional(variable).as_deref().unwrap_or_default(), read)
+        .map_err(|reason| SettingError::new(variable, reason))
+}
+
+fn read_list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(read).collect()
+}
+
+fn host_name(entry: &str) -> Result<String, String> {
+    let name = name(entry);
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+        return Err(format!("{entry:?} is not the name of a host, such as models.example.org"));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+fn origin(entry: &str) -> Result<HeaderValue, String> {
+    let error = || {
+        format!("{entry:?} is not an origin as browsers send it, such as https://app.example or http://localhost:3000")
+    };
+    let (scheme, host) = entry.split_once("://").ok_or_else(error)?;
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let is_origin = !scheme.is_empty()
+        && !host.is_empty()
+        && host.bytes().all(|byte| is_of_authority(byte) && byte != b'*')
+        && (default_port.is_empty() || !host.ends_with(default_port));
+    if !is_origin {
+        return Err(error());
+    }
+    HeaderValue::from_str(&entry.to_ascii_lowercase()).map_err(|_| error())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use subtle::ConstantTimeEq;
+
+use crate::settings::{SettingError, optional};
+
+/// The header in which `web_api` sends the secret.
+const HEADER: HeaderName = HeaderName::from_static("x-model-api-secret");
+
+/// The variable of both services.
+const NAME: &str = "MODEL_API_SECRET";
+
+/// Fewer characters can be guessed.
+const MIN_LENGTH: usize = 16;
+
+/// Secret that `web_api` and `model_api` share, by which `model_api` knows who may load and unload models.
+#[derive(Clone)]
+pub struct SharedSecret(Arc<str>);
+
+impl SharedSecret {
+    /// `MODEL_API_SECRET`; `None` where it is unset.
+    pub fn from_env() -> Result<Option<Self>, SettingError> {
+        optional(NAME).map(|text| Self::new(&text)).transpose()
+    }
+
+    /// # Errors
+    /// Where the text is short, or cannot be sent in a header. The error does not repeat it.
+    pub fn new(text: &str) -> Result<Self, SettingError> {
+        if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let reason =
+                format!("must have at least {MIN_LENGTH} characters, all of them visible ASCII without spaces");
+            return Err(SettingError::new(NAME, reason));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The header that carries it. Its value is never shown.
+    pub fn header(&self) -> (HeaderName, HeaderValue) {
+        let mut value = HeaderValue::from_str(&self.0).expect("visible ASCII was checked");
+        value.set_sensitive(true);
+        (HEADER, value)
+    }
+
+    /// Whether `headers` carry it, compared in constant time.
+    pub fn is_in(&self, headers: &HeaderMap) -> bool {
+        headers.get(HEADER).is_some_and(|sent| sent.as_bytes().ct_eq(self.0.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("SharedSecret")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_secret_is_accepted() {
+        let secret = SharedSecret::new("0123456789abcdef").unwrap();
+        let sent = |secret: &SharedSecret| HeaderMap::from_iter([secret.header()]);
+        assert!(secret.is_in(&sent(&secret)));
+        for other in ["0123456789abcdeF", "0123456789abcdef0"] {
+            assert!(!secret.is_in(&sent(&SharedSecret::new(other).unwrap())), "{other}");
+        }
+        assert!(!secret.is_in(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        for bad in ["short", "0123456789 abcdef", "0123456789abcdef\n"] {
+            let error = SharedSecret::new(bad).unwrap_err().to_string();
+            assert!(error.starts_with("MODEL_API_SECRET: must have at least 16") && !error.contains(bad), "{error}");
+        }
+        let secret = SharedSecret::new("0123456789abcdef").unwrap();
+        assert!(!format!("{secret:?} {:?}", secret.header()).contains("0123"));
+    }
+}

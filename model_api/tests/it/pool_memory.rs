@@ -1,0 +1,216 @@
+//! Requests and sessions that take more memory than they may, with fake sessions.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use model_api::analysis::{GraphFacts, RowAnalysis};
+use model_api::memory::Exceeded;
+use model_api::metrics::{Metrics, ModelLabel};
+use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Ran, RunError, Urgency};
+use model_api::session::{Blueprint, Hello};
+use open_inference::Tensor;
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, sleep};
+
+use crate::support::fake::{DIE, Fake, GROW, REFUSE, TAKE_ALL_MEMORY, hello, input};
+
+const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A pool of one session whose `max_batch_size` is 3.
+async fn start(fake: &Fake) -> (Arc<Pool>, Metrics) {
+    start_with(fake, None).await
+}
+
+async fn start_with(fake: &Fake, independent: Option<bool>) -> (Arc<Pool>, Metrics) {
+    let blueprint = Blueprint {
+        model: "m".to_owned(),
+        graph: PathBuf::new(),
+        threads: 1,
+        shapes: BTreeMap::new(),
+        unchanged: Arc::new(|| true),
+    };
+    let metrics = Metrics::register(&mut Registry::default());
+    let settings = PoolSettings {
+        bytes: 1000,
+        sessions: 1,
+        queue: QueueLimits { rows: 8, bytes: 1 << 20 },
+        batch: BatchSettings::new(3, Duration::ZERO, independent, RUN_TIMEOUT),
+        meters: metrics.session("m"),
+    };
+    let pool = Arc::new(Pool::start(fake, &blueprint, &settings));
+    pool.ready(|_| ()).await.unwrap();
+    (pool, metrics)
+}
+
+/// A request of rows that begin with these numbers.
+fn rows(firsts: &[f32]) -> Vec<Tensor> {
+    let rows: Vec<Tensor> = firsts.iter().map(|&first| input(first).remove(0)).collect();
+    vec![Tensor::stack(&rows.iter().collect::<Vec<_>>()).unwrap()]
+}
+
+/// `count` rows of different numbers.
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count).map(|number| number as f32 / 64.0).collect()
+}
+
+async fn run(pool: &Pool, firsts: &[f32]) -> Result<Vec<f32>, RunError> {
+    pool.run(rows(firsts), Urgency::Interactive).await.map(|ran| firsts_of(&ran))
+}
+
+fn firsts_of(ran: &Ran) -> Vec<f32> {
+    assert_eq!(ran.outputs[0].shape, [ran.outputs[0].shape[0], 4]);
+    ran.outputs[0].to_f32().chunks(4).map(|row| row[0]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_more_rows_than_a_batch_runs_in_pieces_and_has_all_its_rows_in_order() {
+    let fake = Fake::default();
+    let (pool, metrics) = start(&fake).await;
+    // More rows than may wait, in an empty queue.
+    assert_eq!(run(&pool, &numbers(11)).await, Ok(numbers(11)));
+    assert_eq!(fake.runs(), 4, "3 + 3 + 3 + 2 rows");
+    let runs = metrics.runs.get_or_create(&ModelLabel { model: "m".to_owned() }).get();
+    assert_eq!(runs, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_depend_on_each_other_run_as_a_whole() {
+    for independent in [None, Some(false)] {
+        let rows = RowAnalysis::Dependent("ReduceMax".to_owned());
+        let fake = Fake::saying(Hello { facts: GraphFacts { rows, ..GraphFacts::default() }, ..hello() });
+        let (pool, _) = start_with(&fake, independent).await;
+        assert_eq!(run(&pool, &numbers(11)).await, Ok(numbers(11)));
+        assert_eq!(fake.runs(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_without_a_row_for_each_row_have_the_request_run_as_a_whole() {
+    let rows = RowAnalysis::Independent;
+    let hello = Hello { facts: GraphFacts { rows, ..GraphFacts::default() }, ..hello() };
+    let fake = Fake::answering_one_row().with_hello(hello);
+    let (pool, _) = start_with(&fake, Some(true)).await;
+    assert_eq!(run(&pool, &numbers(7)).await, Ok(numbers(1)));
+    assert_eq!(fake.runs(), 2, "one piece, and then all rows");
+    assert_eq!(run(&pool, &numbers(7)).await, Ok(numbers(1)));
+    assert_eq!(fake.runs(), 3, "it is known now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_fails_fails_the_request_with_its_rows_and_the_rest_does_not_run() {
+    for (bad, cause) in [(REFUSE, RunError::Refused("no such input".to_owned())), (DIE, RunError::Crashed)] {
+        let fake = Fake::default();
+        let (pool, _) = start(&fake).await;
+        let mut firsts = numbers(11);
+        firsts[4] = bad;
+        let error = run(&pool, &firsts).await.unwrap_err();
+        assert_eq!(error, RunError::Rows { first: 3, last: 5, error: Box::new(cause) });
+        assert!(error.to_string().starts_with("rows 3 to 5: "), "{error}");
+        assert!(fake.runs() <= 3, "{} runs", fake.runs());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_requests_run_between_the_pieces() {
+    let fake = Fake::taking(Duration::from_millis(20));
+    let (pool, _) = start(&fake).await;
+    let begun = Instant::now();
+    let large = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { run(&pool, &numbers(60)).await.map(|rows| (rows, Instant::now())) }
+    });
+    sleep(Duration::from_millis(30)).await;
+    run(&pool, &[0.5]).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(120), "{:?}", begun.elapsed());
+    assert_eq!(large.await.unwrap().unwrap().0, numbers(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_begun_is_finished_however_many_others_come() {
+    let fake = Fake::taking(Duration::from_millis(20));
+    let (pool, _) = start(&fake).await;
+    let firsts = numbers(12);
+    let large = run(&pool, &firsts);
+    let others = async {
+        let mut others = Vec::new();
+        for _ in 0..40 {
+            sleep(Duration::from_millis(5)).await;
+            let pool = Arc::clone(&pool);
+            others.push(tokio::spawn(async move { run(&pool, &[0.5]).await }));
+        }
+        join_all(others).await
+    };
+    let (large, others) = tokio::join!(large, others);
+    assert_eq!(large, Ok(numbers(12)));
+    assert!(others.into_iter().all(|other| matches!(other.unwrap(), Ok(_) | Err(RunError::Full { .. }))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_ends_the_pieces_that_have_not_begun() {
+    let fake = Fake::taking(Duration::from_millis(20));
+    let (pool, _) = start(&fake).await;
+    let large = tokio::time::timeout(Duration::from_millis(30), run(&pool, &numbers(60))).await;
+    assert!(large.is_err());
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(fake.runs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_one_run_holds_for_all_pieces_together() {
+    let rows = RowAnalysis::Independent;
+    let hello = Hello { facts: GraphFacts { rows, ..GraphFacts::default() }, ..hello() };
+    let fake = Fake::taking(Duration::from_secs(8)).with_hello(hello);
+    let (pool, _) = start(&fake).await;
+    let begun = Instant::now();
+    assert_eq!(run(&pool, &numbers(60)).await, Err(RunError::TimedOut(RUN_TIMEOUT)));
+    assert!(begun.elapsed() < RUN_TIMEOUT + Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_takes_all_memory_gets_an_error_that_names_the_limit_and_its_neighbours_their_results() {
+    let fake = Fake::taking(Duration::from_millis(5));
+    let (pool, _) = start(&fake).await;
+    let (_, good, bad, other) =
+        tokio::join!(run(&pool, &[0.25]), run(&pool, &[0.5]), run(&pool, &[TAKE_ALL_MEMORY]), run(&pool, &[0.75]));
+    assert_eq!((good, other), (Ok(vec![0.5]), Ok(vec![0.75])));
+    let bad = bad.unwrap_err();
+    assert_eq!(bad, RunError::OutOfMemory(Exceeded::Each(1 << 30)));
+    assert!(bad.to_string().contains("SESSION_MEMORY_BYTES"), "{bad}");
+    let runs = fake.runs();
+    assert_eq!(run(&pool, &[TAKE_ALL_MEMORY]).await, Err(bad), "it is not run again for a while");
+    assert_eq!(fake.runs(), runs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_memory_has_grown_is_replaced_and_no_request_fails() {
+    // Beside the old one where there is room, and after it where there is none.
+    for room in [1 << 40, 0] {
+        let fake = Fake::default();
+        fake.room.store(room, Ordering::SeqCst);
+        let (pool, metrics) = start(&fake).await;
+        assert_eq!(run(&pool, &[GROW]).await, Ok(vec![GROW]));
+        for _ in 0..40 {
+            sleep(Duration::from_millis(50)).await;
+            assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
+        }
+        assert_eq!(fake.launches(), 2, "with room for {room} bytes");
+        let label = ModelLabel { model: "m".to_owned() };
+        assert_eq!(metrics.session_replacements.get_or_create(&label).get(), 1);
+        assert_eq!(metrics.session_restarts.get_or_create(&label).get(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_does_not_grow_is_not_replaced() {
+    let fake = Fake::default();
+    let (pool, _) = start(&fake).await;
+    for _ in 0..10 {
+        assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(fake.launches(), 1);
+}
