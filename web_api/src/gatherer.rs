@@ -123,7 +123,7 @@ impl Gatherer {
     ) -> Result<Inference, Error> {
         let to = Destination { model: model.name.clone(), version: version.map(str::to_owned), in_background };
         let mut place = self.admit(&to)?;
-        let permit = self.client.permit()?;
+        let permit = self.client.permit(in_background)?;
         let is_gathered = model.independent_rows && !gives_optional(&inputs, &model.inputs);
         let answer = if let Some(rows) = small_rows(&inputs).filter(|_| is_gathered) {
             self.gather(model, &to, inputs, rows, permit).await

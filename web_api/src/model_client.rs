@@ -38,6 +38,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// become large tensors. It is held in memory, so there is an end to it.
 const MAX_ANSWER: usize = 256 << 20;
 
+/// Background requests have permits of their own for one of so many of `MAX_CONCURRENT_REQUESTS`, beside those that all share.
+const BACKGROUND_SHARE: usize = 16;
+
 /// Calls `model_api`. Clones share connections, the order of replicas and the number of calls that may be under way.
 #[derive(Clone)]
 pub struct ModelClient {
@@ -48,6 +51,8 @@ pub struct ModelClient {
     credentials: HeaderMap,
     next: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
+    /// For background requests while interactive ones hold all permits: those alone must not stop jobs.
+    background_permits: Arc<Semaphore>,
     request_timeout: Duration,
     workbench: Workbench,
 }
@@ -93,6 +98,7 @@ impl ModelClient {
             credentials: settings.model_api_secret.iter().map(SharedSecret::header).collect(),
             next: Arc::default(),
             permits: Arc::new(Semaphore::new(settings.max_concurrent_requests)),
+            background_permits: Arc::new(Semaphore::new(settings.max_concurrent_requests.div_ceil(BACKGROUND_SHARE))),
             request_timeout: settings.request_timeout,
             workbench,
         })
@@ -104,9 +110,10 @@ impl ModelClient {
         decode(&body(response).await?)
     }
 
-    /// One of the questions that may be under way at the same time.
-    pub fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::Busy)
+    /// A permit for one request to `model_api`: one of `MAX_CONCURRENT_REQUESTS`. [`Error::Busy`] where none is free.
+    pub fn permit(&self, in_background: bool) -> Result<OwnedSemaphorePermit, Error> {
+        let acquire = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().map_err(|_| Error::Busy);
+        acquire(&self.permits).or_else(|busy| if in_background { acquire(&self.background_permits) } else { Err(busy) })
     }
 
     /// How long an answer may take.
@@ -135,7 +142,7 @@ impl ModelClient {
 
     /// The picture as `model` sees it, as a PNG.
     pub async fn input(&self, model: &str, image: Bytes) -> Result<Bytes, Error> {
-        let _permit = self.permit()?;
+        let _permit = self.permit(false)?;
         // model_api tells formats by their first bytes.
         let octets = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let payload = Payload { headers: [octets].into_iter().collect(), bytes: image };

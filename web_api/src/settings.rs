@@ -1,10 +1,11 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use db_api::jobs::JobLimits;
 use reqwest::Url;
-use service::guard::Guard;
+use service::guard::{self, Address, Guard};
 use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redacted};
 use service::shared_secret::SharedSecret;
 
@@ -86,7 +87,7 @@ impl Settings {
         let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
         let server = ServerSettings::from_env(5000, 9100)?;
         Ok(Self {
-            guard: Guard::public_from_env(server.address.ip())?,
+            guard: guard(server.address.ip())?,
             server,
             app_type: parse("APP_TYPE", AppType::Ui)?,
             model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
@@ -121,6 +122,14 @@ impl JobSettings {
             },
         })
     }
+}
+
+/// Of a service that listens on `host`.
+fn guard(host: IpAddr) -> Result<Guard, SettingError> {
+    let Address(publish) = parse("PUBLISH", Address(host))?;
+    let origins = guard::origins(&optional("CORS_ALLOW_ORIGINS").unwrap_or_default());
+    let origins = origins.map_err(|reason| SettingError::new("CORS_ALLOW_ORIGINS", reason))?;
+    Ok(Guard::public(!publish.is_loopback(), guard::allowed_hosts()?, origins))
 }
 
 fn base_url(text: &str) -> Result<Url, SettingError> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use model_api::memory::{Budget, SessionLimits};
 use model_api::metrics::Metrics;
 use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Urgency};
 use model_api::session::{Blueprint, ChildLauncher, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
@@ -22,6 +23,9 @@ const SESSIONS: usize = 2;
 /// As many rows as mnist's settings allow.
 const MAX_ROWS: usize = 64;
 
+/// Outputs read from sessions at the same time, bytes: more than the bench ever has.
+const MAX_RESULT_BYTES: usize = 1 << 30;
+
 /// What a pool did for some askers.
 #[derive(Debug, Serialize)]
 pub struct Asked {
@@ -36,6 +40,8 @@ pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Re
         library: PathBuf::from(std::env::var_os("ORT_DYLIB_PATH").context("ORT_DYLIB_PATH is not set")?),
         device: DeviceWish::Cpu,
         start_timeout: Duration::from_mins(1),
+        limits: SessionLimits::none(),
+        results: Budget::new(MAX_RESULT_BYTES),
     };
     let blueprint = Blueprint {
         model: "mnist".to_owned(),

@@ -85,6 +85,11 @@ impl Pace {
         self.cost().of(rows)
     }
 
+    /// An upper bound of the same for a batch that may be larger than all that have been seen: as if it had no fixed part.
+    pub fn of_rows_at_most(&self, rows: usize) -> Duration {
+        Duration::from_nanos(self.row.get().saturating_mul(rows as u64)).max(self.of_rows(rows))
+    }
+
     /// The estimated time for so many rows in batches of at most `most` rows, one after the other.
     pub fn of_batches(&self, rows: usize, most: usize) -> Duration {
         let most = most.clamp(1, rows.max(1));
@@ -231,6 +236,7 @@ mod tests {
         assert_eq!((pace.of_rows(7), pace.rows_within(ms(1))), (Duration::ZERO, usize::MAX));
         (0..50).for_each(|_| pace.observe(1, ms(8)));
         assert_eq!((pace.of_rows(1), pace.of_rows(200)), (ms(8), ms(8)), "nothing shows that 200 take longer");
+        assert_eq!(pace.of_rows_at_most(200), ms(200 * 8), "nor that they do not");
         assert_eq!((pace.of_batches(200, 32), pace.of_batches(200, 1)), (ms(7 * 8), ms(200 * 8)));
         assert_eq!(pace.rows_within(ms(10)), 2, "the size is doubled at most");
         assert_eq!(pace.expected_rows_within(ms(10)), usize::MAX);

@@ -8,10 +8,9 @@
 //!
 //! A full queue rejects immediately with `Retry-After`. Shedding begins when two things hold: the queue is long, by the cost
 //! estimate of its batches ([`Pace`]), and it stands, by what requests have really waited ([`StandingQueue`]). The estimate
-//! alone would refuse a burst of cheap requests on a busy machine, where batches of one row take long and show little of what
-//! larger ones take. The delay alone would refuse a burst that is all but done. From then on the queue is kept as short as
-//! keeps the sessions busy, until they are idle for a part of the time. Clients that send their next request after the last
-//! response never get there; many more than the sessions can answer get there within a fifth of a second.
+//! alone would refuse a burst of cheap requests on a busy machine, where batches of one row show little of what larger ones
+//! take. The delay alone would refuse a burst that is all but done. From then on the queue is kept as short as keeps the
+//! sessions busy, until they are idle for a part of the time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::info;
 
 use super::batch::{Batch, Past};
-use super::entry::{Entry, Urgency};
+use super::entry::{Admission, Entry, Urgency};
 use super::line::{Line, Room};
 use super::pace::Pace;
 use super::shedding::{Shedding, StandingQueue};
@@ -132,27 +131,24 @@ impl Queue {
         if waiting.closed {
             return Err(Refused::Closed);
         }
-        if entry.is_continuation {
-            // The request has been admitted, and goes on before others begin.
-            waiting.line(entry.urgency).push_first(entry);
-            self.note(&waiting);
-            drop(waiting);
-            self.came.notify_one();
-            return Ok(());
-        }
-        if !self.has_room(&waiting, &entry) {
+        let is_admitted = entry.admission != Admission::Checked;
+        if !is_admitted && !self.has_room(&waiting, &entry) {
             // Those who have gone make room for those who have not.
             waiting.interactive.forget_gone();
             waiting.background.forget_gone();
         }
-        let is_refused = !self.has_room(&waiting, &entry);
+        let is_refused = !is_admitted && !self.has_room(&waiting, &entry);
         let was_shedding = waiting.shedding.is_some();
         let (urgency, rows) = (entry.urgency, entry.request_rows);
-        if !is_refused {
-            waiting.line(urgency).push(entry);
+        match entry.admission {
+            Admission::First => waiting.line(urgency).push_first(entry),
+            _ if is_refused => {}
+            _ => waiting.line(urgency).push(entry),
         }
-        let is_overloaded =
-            urgency == Urgency::Interactive && waiting.standing.stands() && (is_refused || self.is_long(&waiting));
+        let is_overloaded = urgency == Urgency::Interactive
+            && !is_admitted
+            && waiting.standing.stands()
+            && (is_refused || self.is_long(&waiting));
         let too_late = if is_overloaded { self.shed(&mut waiting) } else { Vec::new() };
         let retry_after = self.retry_after(&waiting, rows);
         self.note(&waiting);
@@ -221,6 +217,11 @@ impl Queue {
         (!entries.is_empty()).then_some(Batch { entries, allowance, past: Past::New })
     }
 
+    /// Whether any request waits.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting().first().is_some()
+    }
+
     /// Lets nothing in any more, and gives back what waits.
     pub fn close(&self) -> Vec<Entry> {
         self.waiting().closed = true;
@@ -230,10 +231,9 @@ impl Queue {
     /// Takes out all that waits.
     pub fn drain(&self) -> Vec<Entry> {
         let mut waiting = self.waiting();
-        let interactive = std::mem::take(&mut waiting.interactive);
-        let background = std::mem::take(&mut waiting.background);
+        let lines = [std::mem::take(&mut waiting.interactive), std::mem::take(&mut waiting.background)];
         self.note(&waiting);
-        interactive.into_entries().into_iter().chain(background.into_entries()).collect()
+        lines.into_iter().flat_map(Line::into_entries).collect()
     }
 
     fn has_room(&self, waiting: &Waiting, entry: &Entry) -> bool {
@@ -381,7 +381,7 @@ impl Waiting {
         let mut entries = batch.iter().chain(self.interactive.first()).filter(is_interactive).peekable();
         if entries.peek().is_none() {
             self.standing = StandingQueue::default();
-        } else if let Some(first) = entries.find(|entry| !entry.is_continuation) {
+        } else if let Some(first) = entries.find(|entry| entry.admission != Admission::First) {
             let now = Instant::now();
             self.standing.observe(now.saturating_duration_since(first.since), now);
         }

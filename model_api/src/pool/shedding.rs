@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// short queue lasts, and the next hundreds would then fill it.
 const TURMOIL: Duration = Duration::from_millis(250);
 
-/// Standing-queue detector, as in CoDel (RFC 8289): the shortest delay within an interval is above a target. One slow batch,
+/// Standing-queue detector, as in `CoDel` (RFC 8289): the shortest delay within an interval is above a target. One slow batch,
 /// or a burst that is soon over, is no standing queue, however long the queue was for a moment.
 #[derive(Debug, Default)]
 pub struct StandingQueue {
