@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use db_api::keys::{AnswerKey, Input};
-use db_api::memory::{Failure, Memory, NotStored, Outcome};
+use db_api::memory::{Failure, Memory, NotStored, Outcome, Priority};
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
 use http::HeaderMap;
