@@ -14,7 +14,7 @@ use crate::webhook::WebhookSettings;
 /// The longest that an answer may be remembered: more than the near cache can count is not far above.
 const YEAR_S: u64 = 366 * 24 * 3600;
 
-/// What the Redis of `redis.conf` takes while nothing else is in it: it accepts jobs up to four fifths of its 256 MiB.
+/// What the Redis of `redis.conf` takes of one client while no other jobs are in it: four fifths of four fifths of its 320 MiB.
 const DEFAULT_JOB_BYTES: u64 = 192 << 20;
 
 /// After so long inputs of jobs for a model that cannot be loaded, or is gone, fail. A model that is replaced sooner loses none.

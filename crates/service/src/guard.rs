@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::grpc;
+use crate::peer::Peer;
 use crate::problem::problem;
 use crate::settings::{SettingError, optional};
 
@@ -99,7 +100,8 @@ fn authority(request: &Request) -> Result<Option<&str>, Refusal> {
     if hosts.next().is_some() {
         return Err(Refusal::bad_host("The request has several Host headers; HTTP allows one"));
     }
-    if host.is_none() && request.version() == Version::HTTP_11 {
+    // A request without a peer did not come over a connection.
+    if host.is_none() && request.version() == Version::HTTP_11 && request.extensions().get::<Peer>().is_some() {
         return Err(Refusal::bad_host("The request has no Host header; HTTP/1.1 requires one"));
     }
     let host = match host {

@@ -60,7 +60,7 @@ async fn a_page_of_another_origin_changes_nothing_and_runs_nothing() {
     assert_eq!(stack.runs(), 0);
     assert_eq!(stack.send(get_request("/jobs")).await.json(), json!({"jobs": []}));
     assert_eq!(stack.send(get_request("/v2/models/mnist")).await.status, StatusCode::OK, "nothing was unloaded");
-    let ours = [("origin", "http://localhost"), ("sec-fetch-site", "same-origin")];
+    let ours = [("host", "localhost"), ("origin", "http://localhost"), ("sec-fetch-site", "same-origin")];
     assert_eq!(stack.send(with(image_request("/predict", "seven"), &ours)).await.status, StatusCode::OK);
 }
 

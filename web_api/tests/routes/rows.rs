@@ -134,10 +134,7 @@ async fn batches_that_wait_for_rows_of_each_other_all_get_their_answer() {
 #[tokio::test]
 async fn who_goes_away_takes_no_row_of_others_along() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let send = |mut pictures: Request<Body>| {
-        pictures.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
-        tokio::spawn(stack.app.clone().oneshot(pictures))
-    };
+    let send = |pictures: Request<Body>| tokio::spawn(stack.app.clone().oneshot(pictures));
     let first = send(pictures(&["slow", "seven"]));
     while stack.runs() == 0 {
         tokio::task::yield_now().await;

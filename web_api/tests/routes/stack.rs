@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use contract::ModelDescription;
 use db_api::jobs::{JobLimits, Jobs};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
 use service::guard::Guard;
@@ -85,8 +85,7 @@ impl Stack {
         }
     }
 
-    pub async fn send(&self, mut request: Request<Body>) -> Answer {
-        request.headers_mut().entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
+    pub async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.app.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();

@@ -7,7 +7,7 @@ use super::*;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn request(method: &str, headers: &[(&str, &str)]) -> Request {
-    let request = Request::builder().method(method).uri("/predict");
+    let request = Request::builder().method(method).uri("/predict").extension(Peer(LOOPBACK));
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     request.body(Body::empty()).unwrap()
 }
