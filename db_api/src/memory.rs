@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::entry::{Entry, MAX_STORED, fits_redis};
 use crate::flights::Flights;
+pub use crate::flights::Priority;
 use crate::keys::AnswerKey;
 use crate::near::Near;
 use crate::store::{Lookup, RedisStore, Unavailable};
@@ -27,7 +28,7 @@ const MAX_WAITS: usize = 3;
 /// Everything that is remembered: near in this process, and in Redis where there is one. `E` is why there may be no answer.
 pub struct Memory<E> {
     near: Arc<Near>,
-    flights: Flights<Result<Arc<Entry>, Failure<E>>>,
+    flights: Flights<Arc<Entry>, Failure<E>>,
     redis: Option<RedisStore>,
     writes: TaskTracker,
     write_room: Arc<Semaphore>,
@@ -210,17 +211,19 @@ impl<E> Memory<E> {
 
 impl<E: Clone> Memory<E> {
     /// The remembered answer to `key`, or the one that `infer` gives. Whoever asks the same while `infer` runs waits
-    /// for that run; if its asker goes away, the next one's `infer` takes over. An error is never remembered.
+    /// for that run; if its asker goes away, the next one's `infer` takes over. An error is never remembered. An interactive
+    /// caller does not wait for a run in the background: its own `infer` runs beside it, and the first result is that of both.
     ///
     /// `key_of` names the key an answer belongs under, given the model that really answered.
     pub async fn recall_or_infer(
         &self,
         key: AnswerKey,
         model: &str,
+        priority: Priority,
         key_of: impl Fn(&Inference) -> AnswerKey,
         infer: impl Future<Output = Result<Inference, Failure<E>>>,
     ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
-        self.fly(key, self.redis.as_ref().map(|redis| (redis, model)), key_of, infer).await
+        self.fly(key, self.redis.as_ref().map(|redis| (redis, model)), priority, key_of, infer).await
     }
 
     /// [`Self::recall_or_infer`] for who has just asked Redis in vain. Unless another's flight is under way, `infer` is
@@ -228,23 +231,24 @@ impl<E: Clone> Memory<E> {
     pub async fn join_or_infer(
         &self,
         key: AnswerKey,
+        priority: Priority,
         key_of: impl Fn(&Inference) -> AnswerKey,
         infer: impl Future<Output = Result<Inference, Failure<E>>>,
     ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
-        self.fly(key, None, key_of, infer).await
+        self.fly(key, None, priority, key_of, infer).await
     }
 
     async fn fly(
         &self,
         key: AnswerKey,
         redis: Option<(&RedisStore, &str)>,
+        priority: Priority,
         key_of: impl Fn(&Inference) -> AnswerKey,
         infer: impl Future<Output = Result<Inference, Failure<E>>>,
     ) -> Result<(Arc<Entry>, Outcome), Failure<E>> {
         let mut infer = pin!(infer);
         for _ in 0..MAX_WAITS {
-            // Stays `Collapsed` unless it is our own future that runs.
-            let mut outcome = Outcome::Collapsed;
+            let mut outcome = Outcome::Miss;
             let flight = async {
                 // Looked for again by who took over: the flight before may have landed in the meantime.
                 if let Some(entry) = self.recall_near(key) {
@@ -257,17 +261,16 @@ impl<E: Clone> Memory<E> {
                     outcome = Outcome::Redis;
                     return Ok(entry);
                 }
-                outcome = Outcome::Miss;
                 // It may belong under another key, since the model may have changed in mid-flight.
                 let inference = infer.as_mut().await?;
                 let (entry, storage) = self.remember(key_of(&inference), inference);
                 outcome = computed(storage);
                 Ok(entry)
             };
-            match self.flights.join(key, flight).await {
-                Ok(entry) => return Ok((entry, outcome)),
-                Err(failure) if failure.may_be_anothers && outcome == Outcome::Collapsed => {}
-                Err(failure) => return Err(failure),
+            match self.flights.join(key, priority, flight).await {
+                (Ok(entry), is_own) => return Ok((entry, if is_own { outcome } else { Outcome::Collapsed })),
+                (Err(failure), false) if failure.may_be_anothers => {}
+                (Err(failure), _) => return Err(failure),
             }
         }
         let inference = infer.await?;

@@ -107,6 +107,9 @@ pub enum Error {
     Internal,
 }
 
+/// The label of what is refused for load: `web_api` sends the model less when it sees this, and for no other 503.
+const FULL: &str = "full";
+
 impl Error {
     /// The one table: the status that clients see and the label that metrics count.
     pub fn status(&self) -> (StatusCode, &'static str) {
@@ -134,7 +137,7 @@ impl Error {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")
             }
             Self::DecodersBusy | Self::InputsFull(_) | Self::Run(RunError::Full { .. }) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "full")
+                (StatusCode::SERVICE_UNAVAILABLE, FULL)
             }
             Self::Unavailable { .. } | Self::Run(RunError::Unavailable(_) | RunError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
@@ -187,8 +190,9 @@ impl IntoResponse for Error {
 impl From<Error> for open_inference::Error {
     fn from(error: Error) -> Self {
         let retry_after_s = error.retry_after_s();
+        let is_overload = error.status().1 == FULL;
         let (status, words) = error.told();
-        Self { retry_after_s, ..Self::new(status, words) }
+        Self { retry_after_s, is_overload, ..Self::new(status, words) }
     }
 }
 

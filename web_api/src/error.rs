@@ -129,9 +129,19 @@ pub enum Error {
     /// `only-if-cached`, and it is not.
     #[error("The answer is not remembered, or the request forbids to look, and it allows no other.")]
     NotRemembered,
-    /// `MAX_CONCURRENT_REQUESTS` are on their way, or a crowd to one model.
+    /// `MAX_CONCURRENT_REQUESTS` are on their way, or the initial window of one model is full.
     #[error("Too many requests at the same time; try again shortly.")]
     Busy,
+    /// `model_api` sheds load of this model, or has just done so.
+    #[error(
+        "The model {model:?} is overloaded: it is sent more requests than it can answer. Try again in {retry_after_s} s."
+    )]
+    Overloaded {
+        /// The model.
+        model: String,
+        /// How long the caller is to wait, s.
+        retry_after_s: u32,
+    },
     /// `model_api` said no, in words that are meant for the caller.
     #[error("{0}")]
     Model(open_inference::Error),
@@ -236,6 +246,7 @@ impl Error {
             Self::Replica { reason, .. } => reason.status(),
             Self::NotRemembered => (StatusCode::GATEWAY_TIMEOUT, "not_remembered"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Model(error) => (model_status(error.status), "model"),
             Self::Step { error, .. } => error.status(),
             Self::ModelUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "model_unreachable"),
@@ -248,6 +259,7 @@ impl Error {
             Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::LargeInput { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "large_input")
             }
+            Self::Archive(ArchiveError::Memory(error)) => (error.status(), "body"),
             Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
             Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
             Self::JobGone => (StatusCode::GONE, "job_gone"),
@@ -268,6 +280,7 @@ impl Error {
     pub(crate) fn retry_after_s(&self) -> u32 {
         match self {
             Self::Model(error) => error.retry_after_s,
+            Self::Overloaded { retry_after_s, .. } => *retry_after_s,
             Self::Step { error, .. } => error.retry_after_s(),
             _ => RETRY_AFTER_SECONDS,
         }
@@ -368,6 +381,7 @@ mod tests {
             (Error::NameAModel(vec![]), 422),
             (Error::NotRemembered, 504),
             (Error::Busy, 503),
+            (Error::Overloaded { model: name(), retry_after_s: 2 }, 503),
             (model(422), 422),
             (model(200), 502),
             (Error::Step { step: name(), error: Box::new(Error::Busy) }, 503),

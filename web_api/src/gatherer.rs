@@ -11,8 +11,8 @@
 //! again for each of its questions, so that everybody gets his own answer, or the words that fit his own question. A call for
 //! several has half of the time, so that the other half is there for each alone.
 //!
-//! A model that says "later" is sent no more than it takes ([`window`]). Whoever else comes is told the same here, which costs
-//! a small part of what it costs there; at many times of what can be answered, that is what the answers themselves need.
+//! A model that says that it is overloaded is sent no more than it takes ([`window`]). Further requests are refused here, which
+//! costs a small part of what it costs there; at many times of what can be answered, that is what the results themselves need.
 
 mod group;
 mod window;
@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use self::group::{Waiting, cut, goes_with, small_rows, stack, tell};
-use self::window::{End, Window};
+use self::window::{End, Full, Window};
 use crate::error::Error;
 use crate::model_client::{Call, ModelClient};
 
@@ -51,10 +51,10 @@ const LONG_CALL: Duration = Duration::from_millis(10);
 /// Bytes of a call.
 const MOST_BYTES: usize = 4 << 20;
 
-/// For each core of this machine so many questions are sent to a model at once, or as many as it answers in such a time: more
-/// than the model's queue takes before it is too long there, so that it says so when there are too many.
-const CROWD_OF_CORE: usize = 64;
-const CROWD_TAKES: Duration = Duration::from_millis(150);
+/// Initial window of a model, for each core of this machine: so many requests, or as many as the model answers in such a time
+/// where that is known. It is more than the model's queue takes before it is long, so that the model says so.
+const INITIAL_WINDOW: usize = 64;
+const INITIAL_WINDOW_TAKES: Duration = Duration::from_millis(150);
 
 /// Puts questions together. Clones share what is under way.
 #[derive(Clone)]
@@ -94,6 +94,7 @@ struct Stop {
 struct Place<'a> {
     gatherer: &'a Gatherer,
     to: &'a Destination,
+    since: Instant,
     end: End,
 }
 
@@ -134,11 +135,11 @@ impl Gatherer {
             self.note(&to, &answer, rows);
             answer
         };
-        place.end = End::of(&answer);
+        place.end = End::of(&answer, place.since.elapsed());
         answer
     }
 
-    /// A place for one more question; an error where the model has said that it takes no more.
+    /// A place for one more question; an error where the model's window is full.
     fn admit<'a>(&'a self, to: &'a Destination) -> Result<Place<'a>, Error> {
         let mut roads = self.roads();
         // There are as many roads as versions have been asked, and none is taken away.
@@ -146,9 +147,12 @@ impl Gatherer {
             roads.insert(to.clone(), Road::new());
         }
         if let Some(road) = roads.get_mut(to) {
-            road.window.admit(road.crowd())?;
+            road.window.admit(road.initial_window()).map_err(|full| match full {
+                Full::Initial => Error::Busy,
+                Full::Overloaded { retry_after_s } => Error::Overloaded { model: to.model.clone(), retry_after_s },
+            })?;
         }
-        Ok(Place { gatherer: self, to, end: End::Other })
+        Ok(Place { gatherer: self, to, since: Instant::now(), end: End::Other })
     }
 
     async fn gather(
@@ -288,20 +292,26 @@ impl Lane {
 }
 
 impl Drop for Lane {
-    /// Also when a mistake of ours made it panic.
+    /// Also after a panic. Without a call there is nobody to send the requests that wait here, so they get their error now;
+    /// the next request begins a new call.
     fn drop(&mut self) {
-        if !self.is_given_back
-            && let Some(road) = self.gatherer.roads().get_mut(&self.to)
-        {
-            road.stops[self.core].calls -= 1;
+        if self.is_given_back {
+            return;
         }
+        let mut roads = self.gatherer.roads();
+        let Some(stop) = roads.get_mut(&self.to).map(|road| &mut road.stops[self.core]) else { return };
+        stop.calls -= 1;
+        let lost = if stop.calls == 0 { std::mem::take(&mut stop.waiting) } else { Vec::new() };
+        drop(roads);
+        let errors = vec![Error::Internal; lost.len()];
+        tell(lost, errors.into_iter().map(Err));
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if let Some(road) = self.gatherer.roads().get_mut(self.to) {
-            road.window.leave(std::mem::replace(&mut self.end, End::Other));
+            road.window.leave(self.end);
         }
     }
 }
@@ -316,8 +326,10 @@ impl Road {
         self.rows_within(LONG_CALL).clamp(1, most)
     }
 
-    fn crowd(&self) -> usize {
-        self.rows_within(CROWD_TAKES).max(CROWD_OF_CORE).saturating_mul(self.stops.len())
+    fn initial_window(&self) -> usize {
+        // Before the first result nothing is known, and a window of all that may come would be none.
+        let known = if self.row_takes.is_zero() { 0 } else { self.rows_within(INITIAL_WINDOW_TAKES) };
+        known.max(INITIAL_WINDOW).saturating_mul(self.stops.len())
     }
 
     fn rows_within(&self, time: Duration) -> usize {
@@ -348,3 +360,6 @@ fn may_be_anothers(error: &Error) -> bool {
     let status = error.status().0;
     status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::Deadline)
 }
+
+#[cfg(test)]
+mod tests;

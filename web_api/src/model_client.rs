@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use contract::ModelList;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use open_inference::{Inference, ModelIndex, ModelState, Tensor, client};
+use open_inference::{Inference, ModelIndex, ModelState, OVERLOADED, Tensor, client};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use service::cores;
 use service::memory_budget::{MemoryBudget, Reservation};
@@ -15,7 +15,7 @@ use service::problem::Problem;
 use service::shared_secret::SharedSecret;
 use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::error::Error;
@@ -32,7 +32,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reading and warming up a large model takes minutes.
 const LOAD_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// Before the second try, so that a replica that is just being replaced has a moment.
+/// Before another try, so that a replica that is just being replaced has a moment.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The largest answer that is taken: four times what a request may be by default, since a picture of a few kilobytes can
@@ -147,7 +147,8 @@ impl ModelClient {
             None => vec!["v2", "models", model, "infer"],
         };
         let payload = Payload { headers, bytes };
-        let mut response = self.ask(Method::POST, &path, Some(payload), request_id, patience).await?;
+        let asked = self.ask(Method::POST, &path, Some(payload), request_id, patience).await;
+        let mut response = asked.map_err(|error| overloaded(error, model))?;
         let headers = std::mem::take(response.headers_mut());
         let body = reserved_body(response, &mut memory).await?;
         client::decode_response(&headers, body).map_err(|error| not_the_contract(&error))
@@ -212,8 +213,10 @@ impl ModelClient {
         join_all(replicas.into_iter().flatten().map(tell)).await
     }
 
-    /// Asks one replica, and the others (or the only one again) when the first is gone. Asking twice is harmless: a
-    /// model keeps nothing of a question.
+    /// Sends a request to one replica, within `patience` for all tries together. A replica to which there is no connection has
+    /// received nothing, so the next one is tried, or the only one once more. A connection that breaks before there is a
+    /// response may have been closed while it was idle, so the request is sent once more; a model keeps nothing of it. It is
+    /// never sent a third time: a request that takes a replica down must not visit all of them.
     async fn ask(
         &self,
         method: Method,
@@ -223,9 +226,15 @@ impl ModelClient {
         patience: Duration,
     ) -> Result<Response, Error> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let deadline = Instant::now() + patience;
+        let mut was_sent = false;
         for attempt in 0..self.replicas.len().max(2) {
             if attempt > 0 {
                 sleep(PAUSE).await;
+            }
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                return Err(Error::Deadline);
             }
             let replica = self.replicas[(first + attempt) % self.replicas.len()].clone();
             let request = self.request(method.clone(), replica, path, payload.clone(), request_id.clone(), patience);
@@ -233,7 +242,13 @@ impl ModelClient {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => return Err(refusal(response).await),
                 Err(error) if error.is_timeout() && !error.is_connect() => return Err(Error::Deadline),
-                Err(error) => warn!(error = %error.without_url(), attempt, "model_api cannot be reached"),
+                Err(error) => {
+                    let is_sent = !error.is_connect();
+                    warn!(error = %error.without_url(), attempt, "model_api cannot be reached");
+                    if is_sent && std::mem::replace(&mut was_sent, true) {
+                        break;
+                    }
+                }
             }
         }
         Err(Error::ModelUnreachable)
@@ -310,6 +325,17 @@ fn merge(known: &mut Vec<ModelIndex>, entry: ModelIndex) {
     }
 }
 
+/// A refusal for load, in the words of this service: what `model_api` says of its queue is true of one moment, and this error
+/// goes to other callers too.
+fn overloaded(error: Error, model: &str) -> Error {
+    match error {
+        Error::Model(open_inference::Error { is_overload: true, retry_after_s, .. }) => {
+            Error::Overloaded { model: model.to_owned(), retry_after_s }
+        }
+        error => error,
+    }
+}
+
 /// What `model_api` says is meant for the caller; anything else that answers in its place is not.
 async fn refusal(response: Response) -> Error {
     /// The protocol's routes have their own shape.
@@ -321,12 +347,13 @@ async fn refusal(response: Response) -> Error {
     }
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let is_overload = response.headers().contains_key(OVERLOADED);
     let words = body(response).await.and_then(|body| decode::<Words>(&body));
     match words {
         Ok(Words::Protocol { error: words } | Words::Problem(Problem { detail: words, .. })) => {
             let error = open_inference::Error::new(status, words);
             let retry_after_s = retry_after.unwrap_or(error.retry_after_s);
-            Error::Model(open_inference::Error { retry_after_s, ..error })
+            Error::Model(open_inference::Error { retry_after_s, is_overload, ..error })
         }
         Err(_) if status == StatusCode::SERVICE_UNAVAILABLE => Error::Busy,
         Err(error) => error,
@@ -371,40 +398,4 @@ fn not_the_contract(error: &dyn std::error::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(version: &str, state: ModelState, reason: &str) -> ModelIndex {
-        let (name, version, reason) = ("m".to_owned(), version.to_owned(), reason.to_owned());
-        ModelIndex { name, version, state, reason, batching: None }
-    }
-
-    #[test]
-    fn the_replica_that_does_worst_is_told_of() {
-        let mut known = Vec::new();
-        let unavailable = entry("1", ModelState::Unavailable, "is no model");
-        for told in [entry("1", ModelState::Ready, ""), unavailable.clone(), entry("2", ModelState::Ready, "")] {
-            merge(&mut known, told.clone());
-            merge(&mut known, entry("1", ModelState::Ready, ""));
-        }
-        assert_eq!(known, [unavailable, entry("2", ModelState::Ready, "")]);
-    }
-
-    #[test]
-    fn one_replica_that_fails_among_several_is_named() {
-        let broken = || Err(Error::Model(open_inference::Error::unfit("is no model.")));
-        assert_eq!(all_did(vec![broken()]).unwrap_err().to_string(), "is no model.");
-        let error = all_did(vec![Ok(Bytes::new()), broken()]).unwrap_err();
-        assert!(error.to_string().starts_with("Replica 2 of 2 failed: is no model."), "{error}");
-        assert_eq!(error.status().0, StatusCode::UNPROCESSABLE_ENTITY);
-        assert!(all_did(vec![Ok(Bytes::new())]).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_name_stands_for_all_addresses_behind_it() {
-        let found = addresses("http://localhost:5050/base".parse().unwrap()).await;
-        assert!(found.contains(&"http://127.0.0.1:5050/base".parse().unwrap()), "{found:?}");
-        let unknown: Url = "http://model.invalid:5050".parse().unwrap();
-        assert_eq!(addresses(unknown.clone()).await, [unknown]);
-    }
-}
+mod tests;

@@ -169,7 +169,8 @@ impl Predictor {
             self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
         } else {
             let infer = async { self.infer(question, steering).await.map_err(Failure::from) };
-            let found = self.memory.recall_or_infer(key, name, |inference| question.key_of(inference), infer).await;
+            let (priority, key_of) = (steering.priority(), |inference: &Inference| question.key_of(inference));
+            let found = self.memory.recall_or_infer(key, name, priority, key_of, infer).await;
             found.map_err(|failure| failure.error)?
         };
         if question.version().is_some_and(|version| version != entry.inference.version) {
@@ -245,8 +246,8 @@ impl Model {
             }
             Platform::Queue => self.queue.infer(model, &inputs, self.client.patience()).await,
         };
-        // A question that was turned away here has not been asked.
-        if !matches!(inference, Err(Error::Busy)) {
+        // A request that was rejected for load has not been run.
+        if !matches!(inference, Err(Error::Busy | Error::Overloaded { .. })) {
             self.metrics.inferred(&model.name, rows);
         }
         let inference = inference?;

@@ -86,7 +86,7 @@ impl RowMemory {
             }
             let rows: Vec<usize> = unknown.iter().map(|&number| different[number]).collect();
             let is_all = rows.len() == question.rows().len();
-            let landed = self.fly(question, &rows, steering.in_background).await;
+            let landed = self.fly(question, &rows, steering).await;
             for (number, landed) in unknown.into_iter().zip(landed) {
                 match landed {
                     Ok(answer) => found[number] = Some(answer),
@@ -123,17 +123,13 @@ impl RowMemory {
     }
 
     /// Computes `rows` of `question`, or waits for who is computing them.
-    async fn fly(
-        &self,
-        question: &Question,
-        rows: &[usize],
-        in_background: bool,
-    ) -> Vec<Result<Found, Failure<Error>>> {
+    async fn fly(&self, question: &Question, rows: &[usize], steering: Steering) -> Vec<Result<Found, Failure<Error>>> {
         let cargo = Cargo::default();
+        let priority = steering.priority();
         let flight = |at: usize| {
             let row = &question.rows()[at];
             let key_of = |inference: &Inference| question.key_of_row(row, inference);
-            self.memory.join_or_infer(row.key, key_of, cargo.load(at))
+            self.memory.join_or_infer(row.key, priority, key_of, cargo.load(at))
         };
         let flights = join_all(rows.iter().copied().map(flight));
         let carry = async {
@@ -141,7 +137,7 @@ impl RowMemory {
                 cargo.came.notified().await;
                 // However many flights are begun at a time, each has been polled once now.
                 yield_now().await;
-                self.carry(question, cargo.take(), in_background).await;
+                self.carry(question, cargo.take(), steering.in_background).await;
             }
         };
         tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use db_api::memory::{NotStored, Outcome, Storage};
+use db_api::memory::{NotStored, Outcome, Priority, Storage};
 use http::{HeaderMap, header};
 
 /// The header in which a request says how urgent it is.
@@ -117,6 +117,11 @@ impl Steering {
         let urgency = headers.get(PRIORITY).and_then(|value| value.to_str().ok()).unwrap_or_default();
         steering.in_background = urgency.split(',').any(|member| member.trim() == BACKGROUND);
         steering
+    }
+
+    /// How soon its caller needs the result.
+    pub fn priority(self) -> Priority {
+        if self.in_background { Priority::Background } else { Priority::Interactive }
     }
 
     /// Whether an answer may come from memory.

@@ -1,6 +1,9 @@
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use service::problem::RETRY_AFTER_SECONDS;
 use tonic::Code;
+
+/// The header of a refusal for load, which tells it from every other 503. Its value is `true`.
+pub const OVERLOADED: HeaderName = HeaderName::from_static("x-overloaded");
 
 /// Why there is no answer. The message is for whoever asked: it says what was wrong with this request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,12 +15,14 @@ pub struct Error {
     pub message: String,
     /// How long the caller is asked to stay away, s, where the status says that he may come back.
     pub retry_after_s: u32,
+    /// Whether the model is sent more than it can answer. REST carries it as the header [`OVERLOADED`](crate::OVERLOADED).
+    pub is_overload: bool,
 }
 
 impl Error {
     /// An error with this status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after_s: RETRY_AFTER_SECONDS }
+        Self { status, message: message.into(), retry_after_s: RETRY_AFTER_SECONDS, is_overload: false }
     }
 
     /// 400: the request is not what the protocol says.
@@ -25,19 +30,9 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// The code in gRPC: the one table. What is not in it is a fault of ours.
+    /// The code in gRPC, by the one table of the server ([`service::grpc::code`]).
     pub fn code(&self) -> Code {
-        match self.status.as_u16() {
-            400 | 415 | 422 => Code::InvalidArgument,
-            403 => Code::PermissionDenied,
-            404 => Code::NotFound,
-            408 | 504 => Code::DeadlineExceeded,
-            409 => Code::FailedPrecondition,
-            413 | 429 => Code::ResourceExhausted,
-            501 => Code::Unimplemented,
-            503 => Code::Unavailable,
-            _ => Code::Internal,
-        }
+        Code::from(service::grpc::code(self.status))
     }
 
     /// Whether it may go well in a moment: its caller is told when to come back.

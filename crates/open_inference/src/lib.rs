@@ -97,7 +97,7 @@ pub use check::check;
 pub use class_map::{class_colour, encode_class_map};
 pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
-pub use error::Error;
+pub use error::{Error, OVERLOADED};
 pub use image_settings::image_settings;
 pub use json::{JsonResponse, NotUtf8, read_request, utf8_json, write_request, write_response};
 pub use metadata::{

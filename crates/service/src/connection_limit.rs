@@ -30,6 +30,7 @@ pub(crate) const MAX_WAITING: usize = 128;
 /// connection begins or ends, and never for a request.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimit {
+    max: usize,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     registry: Arc<Mutex<Registry>>,
@@ -57,7 +58,7 @@ pub(crate) struct Place {
 enum Found {
     /// A connection, which closes now.
     Idle,
-    /// Only connections that closing would harm, or that are being closed already.
+    /// Only connections that closing would harm, or that are being closed already; or places that are just being taken.
     TooYoung,
     /// Nothing: every connection has a request in flight.
     None,
@@ -66,6 +67,7 @@ enum Found {
 impl ConnectionLimit {
     pub fn new(places: usize) -> Self {
         Self {
+            max: places,
             places: Arc::new(Semaphore::new(places)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             registry: Arc::default(),
@@ -87,15 +89,14 @@ impl ConnectionLimit {
     pub async fn wait(&self, peer: Peer) -> Option<Place> {
         let deadline = tokio::time::Instant::now() + MAX_WAIT;
         loop {
-            let pause = match self.evict(Instant::now()) {
-                Found::Idle => MAX_WAIT,
-                Found::TooYoung => RETRY_DELAY,
-                Found::None => Duration::ZERO,
+            let (pause, is_last) = match self.evict(Instant::now()) {
+                Found::Idle => (MAX_WAIT, true),
+                Found::TooYoung if tokio::time::Instant::now() < deadline => (RETRY_DELAY, false),
+                Found::TooYoung | Found::None => (Duration::ZERO, true),
             };
-            let pause = pause.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
             match timeout(pause, Arc::clone(&self.places).acquire_owned()).await {
                 Ok(permit) => return Some(self.place(peer, permit.ok()?)),
-                Err(_) if pause.is_zero() => return None,
+                Err(_) if is_last => return None,
                 Err(_) => {}
             }
         }
@@ -125,7 +126,7 @@ impl ConnectionLimit {
                 activity.evict();
                 Found::Idle
             }
-            None if any => Found::TooYoung,
+            None if any || registry.connections.len() < self.max => Found::TooYoung,
             None => Found::None,
         }
     }
@@ -188,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_client_with_the_most_connections_gives_way_first_and_silent_connections_before_used_ones() {
-        let limit = ConnectionLimit::new(10);
+        let limit = ConnectionLimit::new(5);
         let places: Vec<_> = [1, 2, 2, 2, 3].map(|last| limit.take(peer(last)).unwrap()).into();
         drop(places[1].activity.begin());
         let _busy = places[2].activity.begin();
@@ -207,6 +208,13 @@ mod tests {
         assert!(limit.wait(peer(2)).await.is_none());
         drop(busy);
         assert!(!place.activity.is_evicted());
+    }
+
+    #[test]
+    fn a_place_that_is_just_being_taken_is_worth_waiting_for() {
+        let limit = ConnectionLimit::new(1);
+        let _in_transit = Arc::clone(&limit.places).try_acquire_owned().unwrap();
+        assert_eq!(limit.evict(Instant::now()), Found::TooYoung);
     }
 
     #[tokio::test]

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::io;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,12 +16,16 @@ pub fn count() -> usize {
 }
 
 /// The core whose thread asks, below [`count`]. What a thread waits for is kept for each of them, wherever that can be: it then
-/// wakes this thread, and no other has to pass it on. Threads are numbered as they come here for the first time.
+/// wakes this thread, and no other has to pass it on. The threads of [`Cores`] have their own numbers; any other thread, such
+/// as one that hashes or unpacks, shares a number with one of them, and gets it when it first comes here.
 pub fn own() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
-    NUMBER.with(|number| number % count())
+    let number = NUMBER.get().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    NUMBER.set(Some(number));
+    number % count()
 }
+
+thread_local!(static NUMBER: Cell<Option<usize>> = const { Cell::new(None) });
 
 /// Who runs connections: a thread for each core, with a scheduler of its own, for as long as this is kept.
 ///
@@ -47,11 +52,15 @@ impl Cores {
 
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let mut cores = Self::current();
+        NUMBER.set(Some(0));
         for number in 1..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             cores.cores.push(Core::of(runtime.handle().clone()));
             let stopped = cores.stop.clone();
-            let run = move || runtime.block_on(stopped.cancelled());
+            let run = move || {
+                NUMBER.set(Some(number));
+                runtime.block_on(stopped.cancelled());
+            };
             thread::Builder::new().name(format!("core {number}")).spawn(run)?;
         }
         Ok(cores)
@@ -90,6 +99,15 @@ mod tests {
         for [first, second] in [numbers(), thread::spawn(numbers).join().unwrap()] {
             assert_eq!(first, second);
             assert!(first < count());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_threads_of_the_cores_have_the_cores_numbers_whichever_comes_first() {
+        let cores = Cores::new(3).unwrap();
+        for number in [2, 1, 0] {
+            let own = cores.cores[number].runtime.spawn(async { NUMBER.get() }).await.unwrap();
+            assert_eq!(own, Some(number));
         }
     }
 }

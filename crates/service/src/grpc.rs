@@ -8,6 +8,28 @@ const MEDIA_TYPE: &str = "application/grpc";
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// The one table between the statuses of gRPC and those of HTTP. The first HTTP status of a code stands for it in logs and
+/// metrics.
+const CODES: [(i32, &[u16]); 9] = [
+    (0, &[200]),
+    (3, &[400, 415, 422]),
+    (4, &[504, 408]),
+    (5, &[404]),
+    (7, &[403]),
+    (8, &[413, 429]),
+    (9, &[409]),
+    (12, &[501]),
+    (14, &[503]),
+];
+
+/// What is not in the table is a fault of the server.
+const INTERNAL: i32 = 13;
+
+/// The gRPC code for this HTTP status.
+pub fn code(status: StatusCode) -> i32 {
+    CODES.iter().find(|(_, statuses)| statuses.contains(&status.as_u16())).map_or(INTERNAL, |(code, _)| *code)
+}
+
 /// The answer to a call. Clients of gRPC understand nothing else: what no gRPC service answered, since there is none or
 /// since it failed, becomes a status of gRPC.
 pub(crate) fn answer_in_kind(response: Response) -> Response {
@@ -50,19 +72,9 @@ fn refused(code: u16, message: HeaderValue) -> Response {
 /// What HTTP would have said in place of the gRPC status in an answer's head: for logs and metrics, where gRPC's 200 says
 /// nothing. `None` where the head has no such status, also because the call has only begun.
 pub(crate) fn http_status(answer: &HeaderMap) -> Option<StatusCode> {
-    let code = answer.get(STATUS)?.to_str().ok()?.parse::<u8>().ok()?;
-    Some(match code {
-        0 => StatusCode::OK,
-        3 => StatusCode::BAD_REQUEST,
-        4 => StatusCode::GATEWAY_TIMEOUT,
-        5 => StatusCode::NOT_FOUND,
-        7 => StatusCode::FORBIDDEN,
-        8 => StatusCode::TOO_MANY_REQUESTS,
-        9 => StatusCode::CONFLICT,
-        12 => StatusCode::NOT_IMPLEMENTED,
-        14 => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    })
+    let said = answer.get(STATUS)?.to_str().ok()?.parse::<i32>().ok()?;
+    let status = CODES.iter().find(|(code, _)| *code == said).and_then(|(_, statuses)| statuses.first());
+    Some(status.and_then(|&status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
 /// Whether these are the headers of a call, or of the answer to one.
@@ -114,5 +126,12 @@ mod tests {
         let forbidden = HeaderMap::from_iter([(STATUS, HeaderValue::from(7))]);
         assert_eq!(http_status(&forbidden), Some(StatusCode::FORBIDDEN));
         assert_eq!(http_status(&HeaderMap::new()), None);
+        for status in 400..600 {
+            let status = StatusCode::from_u16(status).unwrap();
+            let there = HeaderMap::from_iter([(STATUS, HeaderValue::from(code(status)))]);
+            let back = http_status(&there).unwrap();
+            assert_eq!(code(back), code(status), "{status} is {back} in the log");
+        }
+        assert_eq!((code(StatusCode::PAYLOAD_TOO_LARGE), code(StatusCode::TOO_MANY_REQUESTS)), (8, 8));
     }
 }

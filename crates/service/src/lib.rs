@@ -66,7 +66,10 @@ mod http_metrics;
 pub mod middleware;
 
 /// gRPC beside HTTP on one port: errors that its clients understand.
-mod grpc;
+pub mod grpc;
+
+/// Budget of the memory that is held for clients, by capacity.
+pub mod memory_budget;
 
 /// Budget of the memory that is held for clients, by capacity.
 pub mod memory_budget;

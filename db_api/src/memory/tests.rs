@@ -39,7 +39,8 @@ async fn ask(memory: &Memory<String>, image: &str, runs: &AtomicUsize) -> Result
         if image == "bad" { Err("bad".to_owned().into()) } else { Ok(inference("d1", 7.0)) }
     };
     let key_of = |inference: &Inference| key(&inference.provenance.model_digest, image);
-    let (entry, outcome) = memory.recall_or_infer(key("d1", image), MODEL, key_of, infer).await?;
+    let (entry, outcome) =
+        memory.recall_or_infer(key("d1", image), MODEL, Priority::Interactive, key_of, infer).await?;
     Ok((value(&entry), outcome))
 }
 
@@ -92,8 +93,10 @@ async fn a_fault_that_may_be_anothers_is_told_only_to_its_own_asker() {
         Err(Failure { error: "row 3 is no picture".to_owned(), may_be_anothers: true })
     };
     let key_of = |_: &Inference| key("d1", "good");
-    let (first, second) =
-        tokio::join!(memory.join_or_infer(key("d1", "good"), key_of, batch), ask(&memory, "good", &runs));
+    let (first, second) = tokio::join!(
+        memory.join_or_infer(key("d1", "good"), Priority::Interactive, key_of, batch),
+        ask(&memory, "good", &runs)
+    );
     assert_eq!(first.unwrap_err().error, "row 3 is no picture");
     assert_eq!(second.unwrap(), (7.0, Outcome::Miss));
 }
@@ -104,7 +107,8 @@ async fn an_answer_too_large_for_its_share_is_given_but_not_held_near() {
     let data = vec![0; 1 << 18].into();
     let large = Tensor::new("y", Datatype::Uint8, &[1 << 18], data).unwrap();
     let infer = async { Ok::<_, Failure<String>>(Inference { outputs: vec![large], ..inference("d1", 0.0) }) };
-    let (entry, outcome) = memory.recall_or_infer(key("d1", "x"), MODEL, |_| key("d1", "x"), infer).await.unwrap();
+    let (entry, outcome) =
+        memory.recall_or_infer(key("d1", "x"), MODEL, Priority::Interactive, |_| key("d1", "x"), infer).await.unwrap();
     assert_eq!((entry.inference.outputs[0].len(), outcome), (1 << 18, Outcome::Unstored(NotStored::TooLarge)));
     assert!(memory.recall(key("d1", "x"), MODEL).await.is_none());
 }
@@ -124,7 +128,8 @@ async fn an_answer_of_a_model_changed_in_mid_flight_is_not_filed_under_the_old_o
     let memory = memory();
     let key_of = |inference: &Inference| key(&inference.provenance.model_digest, "x");
     let infer = async { Ok::<_, Failure<String>>(inference("d2", 3.0)) };
-    let (entry, outcome) = memory.recall_or_infer(key("d1", "x"), MODEL, key_of, infer).await.unwrap();
+    let (entry, outcome) =
+        memory.recall_or_infer(key("d1", "x"), MODEL, Priority::Interactive, key_of, infer).await.unwrap();
     assert_eq!((value(&entry), outcome), (3.0, Outcome::Miss));
     assert!(memory.recall(key("d1", "x"), MODEL).await.is_none());
     assert!(memory.recall(key("d2", "x"), MODEL).await.is_some());

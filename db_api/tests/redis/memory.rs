@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use db_api::keys::{AnswerKey, Input};
-use db_api::memory::{Failure, Memory, NotStored, Outcome};
+use db_api::memory::{Failure, Memory, NotStored, Outcome, Priority};
 use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
 use http::HeaderMap;
@@ -55,7 +55,8 @@ fn inference() -> Inference {
 
 async fn ask(memory: &Memory<String>, image: &str) -> Outcome {
     let infer = async { Ok::<_, Failure<String>>(inference()) };
-    let (entry, outcome) = memory.recall_or_infer(key(image), "mnist", |_| key(image), infer).await.unwrap();
+    let (entry, outcome) =
+        memory.recall_or_infer(key(image), "mnist", Priority::Interactive, |_| key(image), infer).await.unwrap();
     assert_eq!(entry.inference.outputs, inference().outputs);
     assert_eq!(entry.inference.provenance, inference().provenance);
     outcome

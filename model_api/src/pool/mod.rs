@@ -19,6 +19,7 @@ mod restarts;
 mod rows;
 mod run_error;
 mod settings;
+mod shedding;
 mod sizes;
 mod slow_lane;
 mod starter;

@@ -3,10 +3,14 @@
 //! A batch is made when a session is idle, of whatever waits then: under little load each request leaves at once and alone,
 //! and the more there are, the larger batches become. What waits is measured in rows and in bytes.
 //!
-//! Whoever finds the queue full is told at once when to come back; so is whoever would wait long in it. Either shows that more
-//! comes than can go, and then a long queue makes everybody wait and answers nobody sooner. So from that moment it is kept as
-//! short as keeps the sessions busy, until they have nothing to do for a part of the time. A crowd that asks again when it has
-//! its answers never gets there; many more than the sessions can answer get there at once.
+//! Load is shed here and nowhere else: this queue sees what every client sends and what each batch takes. `web_api` only sends
+//! a model that has refused no more than it took (`gatherer/window.rs`).
+//!
+//! A full queue rejects immediately with `Retry-After`. Shedding begins when two things hold: the queue is long, by the cost
+//! estimate of its batches ([`Pace`]), and it stands, by what requests have really waited ([`StandingQueue`]). The estimate
+//! alone would refuse a burst of cheap requests on a busy machine, where batches of one row show little of what larger ones
+//! take. The delay alone would refuse a burst that is all but done. From then on the queue is kept as short as keeps the
+//! sessions busy, until they are idle for a part of the time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,25 +23,22 @@ use super::batch::{Batch, Past};
 use super::entry::{Admission, Entry, Urgency};
 use super::line::{Line, Room};
 use super::pace::Pace;
+use super::shedding::{Shedding, StandingQueue};
 use super::{BatchSettings, Meters, RunError};
 
-/// So long somebody may have to wait before the queue is shortened, or longer where no more batches wait than a crowd asks for:
-/// so many for each session, and so many at the least. Clients of one question each are always let in up to there.
+/// A queue is long where the last request would wait for longer than this and behind more batches than this: so many for each
+/// session, and so many at the least.
 const LONG_WAIT: Duration = Duration::from_millis(150);
-const CROWD_OF_SESSION: u32 = 32;
-const CROWD: u32 = 64;
+const BATCHES_OF_SESSION: usize = 32;
+const BATCHES: usize = 64;
 
-/// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before a
-/// queue is kept short no more.
+/// Within so long, or as long as so many batches take, the sessions must have nothing to do for this part of the time before
+/// shedding ends.
 const SPELL: Duration = Duration::from_secs(1);
 const SPELL_BATCHES: u32 = 16;
 const IDLE_PART: u32 = 8;
 
-/// For so long after it has begun to be, that counts for nothing: telling hundreds that there is no room takes longer than a
-/// short queue lasts, and the next hundreds would then fill it.
-const TURMOIL: Duration = Duration::from_millis(250);
-
-/// So long, or as long as a batch takes, one waits in a queue that is kept short.
+/// So long, or as long as a batch takes, a request waits while load is shed.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 /// While interactive requests never stop coming, background requests still get one of so many batches, once the first of them has
@@ -81,18 +82,13 @@ struct Waiting {
     /// Batches without a background request since the last one with one.
     passed_over: u32,
     /// Where more comes than can go.
-    kept_short: Option<Short>,
+    shedding: Option<Shedding>,
+    standing: StandingQueue,
+    /// Rows that batches are expected to have once many requests wait; 0 before the first batch.
+    batch_rows: usize,
     /// Sessions that take batches.
     serving: usize,
     closed: bool,
-}
-
-/// A part of the time for which the queue is kept short.
-#[derive(Debug)]
-struct Short {
-    since: Instant,
-    /// How long sessions had nothing to do in it, all together.
-    idle: Duration,
 }
 
 /// Why a request may not wait.
@@ -142,28 +138,29 @@ impl Queue {
             waiting.background.forget_gone();
         }
         let is_refused = !is_admitted && !self.has_room(&waiting, &entry);
-        let was_kept_short = waiting.kept_short.is_some();
+        let was_shedding = waiting.shedding.is_some();
         let (urgency, rows) = (entry.urgency, entry.request_rows);
         match entry.admission {
             Admission::First => waiting.line(urgency).push_first(entry),
             _ if is_refused => {}
             _ => waiting.line(urgency).push(entry),
         }
-        let too_late =
-            if urgency == Urgency::Interactive && !is_admitted && (is_refused || self.is_long(&waiting.interactive)) {
-                self.shorten(&mut waiting)
-            } else {
-                Vec::new()
-            };
-        let retry_after = self.retry_after(waiting.rows() + rows);
+        let is_overloaded = urgency == Urgency::Interactive
+            && !is_admitted
+            && waiting.standing.stands()
+            && (is_refused || self.is_long(&waiting));
+        let too_late = if is_overloaded { self.shed(&mut waiting) } else { Vec::new() };
+        let retry_after = self.retry_after(&waiting, rows);
         self.note(&waiting);
-        let is_shortened = !was_kept_short && waiting.kept_short.is_some();
+        let begins = !was_shedding && waiting.shedding.is_some();
         drop(waiting);
-        if is_shortened {
-            info!(model = self.model, refused = too_late.len(), "more comes than can go: its queue is kept short");
+        if begins {
+            info!(model = self.model, refused = too_late.len(), "model overloaded, shedding load");
         }
         self.meters.refused.inc_by(too_late.len() as u64 + u64::from(is_refused));
-        too_late.into_iter().for_each(|entry| entry.tell(Err(RunError::Full { retry_after })));
+        for entry in too_late {
+            entry.tell(Err(RunError::Full { retry_after }));
+        }
         if is_refused {
             return Err(Refused::Full(retry_after));
         }
@@ -180,7 +177,7 @@ impl Queue {
             }
             if let Some(moment) = self.due(settings) {
                 let _ = timeout_at(moment, came).await;
-            } else if self.waiting().kept_short.is_some() {
+            } else if self.waiting().shedding.is_some() {
                 let begun = Instant::now();
                 let _ = timeout(self.spell() / IDLE_PART, came).await;
                 self.was_idle(begun);
@@ -202,6 +199,10 @@ impl Queue {
         let mut entries = Vec::new();
         let mut room = Room { rows: settings.rows(&self.pace), bytes: MAX_BATCH_BYTES };
         waiting.fill(&mut entries, &mut room);
+        if !entries.is_empty() {
+            waiting.observe_delay(&entries);
+            waiting.batch_rows = settings.expected_rows(&self.pace);
+        }
         self.note(&waiting);
         let is_more = waiting.first().is_some();
         drop(waiting);
@@ -246,20 +247,20 @@ impl Queue {
         let part = if entry.urgency == Urgency::Background { 2 } else { 1 };
         let fits =
             rows + entry.request_rows <= self.limits.rows / part && bytes + entry.bytes() <= self.limits.bytes / part;
-        fits && (waiting.kept_short.is_none()
+        fits && (waiting.shedding.is_none()
             || entry.urgency == Urgency::Background
-            || self.wait(waiting.interactive.rows() + 1) < self.short_wait())
+            || self.wait(waiting, waiting.interactive.rows() + 1) < self.short_wait())
     }
 
-    /// Begins to keep the queue short. Gives those who are left out: those who came last have waited least in vain.
-    fn shorten(&self, waiting: &mut Waiting) -> Vec<Entry> {
+    /// Begins to shed load. Returns the requests that are refused: the last ones, which have waited for the shortest time.
+    fn shed(&self, waiting: &mut Waiting) -> Vec<Entry> {
         let mut too_late = Vec::new();
-        // Without a session everybody waits for the next one, which is not far, or is told that there is none.
-        if waiting.serving > 0 && waiting.kept_short.is_none() {
-            waiting.kept_short = Some(Short::begin(Instant::now() + TURMOIL));
-            // A request that is long by itself has nobody before it to wait for.
+        // Without a session all requests wait for the next one, which is not far, or are refused when there is none.
+        if waiting.serving > 0 && waiting.shedding.is_none() {
+            waiting.shedding = Some(Shedding::begin());
+            // A request that takes long by itself waits for no other.
             while waiting.interactive.has_several()
-                && self.wait(waiting.interactive.rows()) > self.short_wait()
+                && self.wait(waiting, waiting.interactive.rows()) > self.short_wait()
                 && let Some(last) = waiting.interactive.pop_last()
             {
                 too_late.push(last);
@@ -272,14 +273,14 @@ impl Queue {
     fn was_idle(&self, begun: Instant) {
         let mut waiting = self.waiting();
         let until = waiting.first().map_or_else(Instant::now, |first| first.since);
-        let Some(short) = &mut waiting.kept_short else { return };
-        short.idle += until.saturating_duration_since(begun.max(short.since));
-        if short.idle >= self.spell() * self.sessions / IDLE_PART {
-            waiting.kept_short = None;
+        let Some(shedding) = &mut waiting.shedding else { return };
+        shedding.idle += until.saturating_duration_since(begun.max(shedding.since));
+        if shedding.idle >= self.spell() * self.sessions / IDLE_PART {
+            (waiting.shedding, waiting.standing) = (None, StandingQueue::default());
             drop(waiting);
-            info!(model = self.model, "its queue is kept short no more");
-        } else if short.since.elapsed() >= self.spell() {
-            *short = Short::begin(Instant::now());
+            info!(model = self.model, "model recovered, load shedding off");
+        } else if shedding.since.elapsed() >= self.spell() {
+            *shedding = Shedding::since(Instant::now());
         }
     }
 
@@ -287,27 +288,31 @@ impl Queue {
         SPELL.max(self.pace.of_batch() * SPELL_BATCHES)
     }
 
-    fn is_long(&self, line: &Line) -> bool {
-        let crowd = CROWD.max(self.sessions.saturating_mul(CROWD_OF_SESSION));
-        self.wait(line.rows()) > LONG_WAIT
-            && self.pace.of_rows(line.rows()) > self.pace.of_batch().saturating_mul(crowd)
+    fn is_long(&self, waiting: &Waiting) -> bool {
+        let rows = waiting.interactive.rows();
+        let batches = rows.div_ceil(waiting.batch_rows.max(1));
+        batches > BATCHES.max(BATCHES_OF_SESSION.saturating_mul(self.sessions as usize))
+            && self.wait(waiting, rows) > LONG_WAIT
     }
 
     fn short_wait(&self) -> Duration {
         SHORT_WAIT.max(self.pace.of_batch())
     }
 
-    fn retry_after(&self, rows: usize) -> Duration {
-        Duration::from_secs_f64(self.wait(rows).as_secs_f64().ceil().clamp(1.0, LONGEST_RETRY))
+    /// When there is room for so many rows behind all that wait.
+    fn retry_after(&self, waiting: &Waiting, rows: usize) -> Duration {
+        let wait = self.wait(waiting, waiting.rows() + rows);
+        Duration::from_secs_f64(wait.as_secs_f64().ceil().clamp(1.0, LONGEST_RETRY))
     }
 
     fn note(&self, waiting: &Waiting) {
         self.meters.queue_rows.set(waiting.rows().cast_signed() as i64);
     }
 
-    /// How long it takes until `rows` have gone.
-    fn wait(&self, rows: usize) -> Duration {
-        self.pace.of_rows(rows) / self.sessions
+    /// The estimated time until `rows` have gone: that of so many batches, shared out among the sessions.
+    fn wait(&self, waiting: &Waiting, rows: usize) -> Duration {
+        let most = if waiting.batch_rows == 0 { rows } else { waiting.batch_rows };
+        self.pace.of_batches(rows, most) / self.sessions
     }
 
     /// When the next batch leaves; `None` while nothing waits.
@@ -370,15 +375,21 @@ impl Waiting {
         self.passed_over = if is_passed_over { self.passed_over.saturating_add(1) } else { 0 };
     }
 
+    /// Records what the first interactive request has waited. Later pieces of a request have waited for their own first ones.
+    fn observe_delay(&mut self, batch: &[Entry]) {
+        let is_interactive = |entry: &&Entry| entry.urgency == Urgency::Interactive;
+        let mut entries = batch.iter().chain(self.interactive.first()).filter(is_interactive).peekable();
+        if entries.peek().is_none() {
+            self.standing = StandingQueue::default();
+        } else if let Some(first) = entries.find(|entry| entry.admission != Admission::First) {
+            let now = Instant::now();
+            self.standing.observe(now.saturating_duration_since(first.since), now);
+        }
+    }
+
     fn is_turn_of_background(&self) -> bool {
         self.passed_over + 1 >= BATCHES_PER_BACKGROUND_BATCH
             && self.background.first().is_some_and(|first| first.since.elapsed() >= MAX_BACKGROUND_WAIT)
-    }
-}
-
-impl Short {
-    fn begin(since: Instant) -> Self {
-        Self { since, idle: Duration::ZERO }
     }
 }
 
@@ -386,47 +397,4 @@ impl Short {
 mod background_tests;
 
 #[cfg(test)]
-mod tests {
-    use futures_util::poll;
-    use open_inference::{Datatype, Tensor};
-    use prometheus_client::registry::Registry;
-    use tokio::time::advance;
-
-    use super::*;
-    use crate::metrics::Metrics;
-
-    pub(super) const SETTINGS: BatchSettings = BatchSettings {
-        max_rows: 1,
-        max_piece_rows: None,
-        max_wait: Duration::ZERO,
-        longest: Duration::from_millis(10),
-        independent: None,
-        off: false,
-        run_timeout: Duration::from_secs(30),
-    };
-
-    /// In front of one session, and kept short from now on.
-    fn short_queue() -> Queue {
-        let meters = Metrics::register(&mut Registry::default()).session("x");
-        let queue = Queue::new("x".to_owned(), QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
-        queue.pace.observe(1, Duration::from_millis(4));
-        queue.waiting().kept_short = Some(Short::begin(Instant::now()));
-        queue
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_session_that_a_busy_machine_does_not_let_run_is_not_idle() {
-        for (comes_after, is_idle) in [(10, false), (130, true)] {
-            let queue = short_queue();
-            let mut next = std::pin::pin!(queue.next(&SETTINGS));
-            assert!(poll!(&mut next).is_pending());
-            advance(Duration::from_millis(comes_after)).await;
-            let input = Tensor::from_f32("x", Datatype::Fp32, vec![1, 1], &[0.5]).unwrap();
-            let (entry, _answered) = Entry::new(vec![input], Urgency::Interactive);
-            queue.push(entry).unwrap();
-            advance(Duration::from_millis(500)).await;
-            assert!(poll!(&mut next).is_ready());
-            assert_eq!(queue.waiting().kept_short.is_none(), is_idle, "somebody came after {comes_after} ms");
-        }
-    }
-}
+mod tests;

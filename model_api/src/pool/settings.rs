@@ -103,8 +103,18 @@ impl BatchSettings {
 
     /// Rows of the next batch at the most.
     pub fn rows(&self, pace: &Pace) -> usize {
-        let longest = if pace.saves_together() { self.longest } else { self.longest / LITTLE };
-        self.max_rows.min(pace.rows_within(longest))
+        self.max_rows.min(pace.rows_within(self.time(pace)))
+    }
+
+    /// Rows that batches are expected to have once many requests wait.
+    pub fn expected_rows(&self, pace: &Pace) -> usize {
+        self.max_rows.min(pace.expected_rows_within(self.time(pace)))
+    }
+
+    /// The time that a batch may take. Where it saves something, that is twice the time of one row at the least: otherwise a
+    /// model whose single row takes longer than `longest` would never be run with two.
+    fn time(&self, pace: &Pace) -> Duration {
+        if pace.saves_together() { self.longest.max(pace.of_rows(1) * 2) } else { self.longest / LITTLE }
     }
 }
 
@@ -144,5 +154,17 @@ mod tests {
         assert_eq!(rows(0), 5);
         pace.observe(1, Duration::from_millis(2));
         assert_eq!((rows(0), rows(64)), (1, 64), "unless the settings name a size");
+    }
+
+    #[test]
+    fn a_batch_grows_by_doubling_where_more_rows_take_no_longer_however_long_one_takes() {
+        let (pace, settings) = (Pace::default(), BatchSettings::new(0, Duration::ZERO, None, RUN_TIMEOUT));
+        let mut sizes = vec![1];
+        while sizes.len() < 7 {
+            pace.observe(*sizes.last().unwrap(), Duration::from_millis(25));
+            assert_eq!(settings.expected_rows(&pace), DEFAULT_ROWS);
+            sizes.push(settings.rows(&pace));
+        }
+        assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 32]);
     }
 }

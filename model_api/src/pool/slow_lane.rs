@@ -41,7 +41,7 @@ pub struct SlowLane {
 
 /// When a run of so many rows takes far longer than usual.
 pub fn patience(rows: usize, pace: &Pace, batch: &BatchSettings) -> Duration {
-    let usual = pace.of_rows(rows).max(pace.of_batch());
+    let usual = pace.of_rows_at_most(rows).max(pace.of_batch());
     if usual.is_zero() { batch.run_timeout / UNKNOWN_PART } else { MIN_PATIENCE.max(usual.saturating_mul(TIMES_USUAL)) }
 }
 

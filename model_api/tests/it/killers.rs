@@ -12,6 +12,9 @@ use crate::support::folder::Folder;
 use crate::support::onnx;
 use crate::support::process::{Running, signal};
 
+/// A new session is there long before this, also on a busy machine; after a pause between restarts it is not.
+const SOON: Duration = Duration::from_secs(5);
+
 /// A model whose requests are one batch when they come together and have so many rows, however slow the machine is.
 fn folder(graph: Vec<u8>, rows: usize) -> Folder {
     // What these graphs do to a batch is no reason to run its requests alone here.
@@ -187,7 +190,7 @@ async fn two_hundred_requests_a_second_lose_none_to_the_killers_beside_them() {
             assert_eq!(ask(&running, &killer(number)).await.0, 500);
             let begun = Instant::now();
             assert_eq!(answer(&ask(&running, &division(60, 10)).await), Some(6.0));
-            assert!(begun.elapsed() < Duration::from_secs(1), "the session is back: {:?}", begun.elapsed());
+            assert!(begun.elapsed() < SOON, "the session is back: {:?}", begun.elapsed());
         }
     };
     let ((count, lost), ()) = tokio::join!(ask_steadily(&running, Duration::from_secs(4)), killers);
@@ -205,7 +208,7 @@ async fn two_hundred_requests_a_second_lose_none_to_kills_from_outside() {
             let begun = Instant::now();
             session = running.session_other_than(session).await;
             assert_eq!(answer(&ask(&running, &division(60, 10)).await), Some(6.0));
-            assert!(begun.elapsed() < Duration::from_secs(1), "the session is back: {:?}", begun.elapsed());
+            assert!(begun.elapsed() < SOON, "the session is back: {:?}", begun.elapsed());
         }
     };
     let ((count, lost), ()) = tokio::join!(ask_steadily(&running, Duration::from_secs(4)), executioner);

@@ -20,6 +20,8 @@ mod readiness;
 
 mod pool;
 
+mod overload;
+
 mod pool_memory;
 
 mod session;

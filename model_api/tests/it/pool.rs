@@ -399,34 +399,37 @@ async fn people_go_before_background_work_which_has_half_of_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_in_which_somebody_would_wait_long_is_kept_short_until_there_is_little_to_do() {
+async fn a_long_queue_that_stands_is_kept_short_until_there_is_little_to_do() {
     let fake = Fake::taking(Duration::from_millis(400));
     let alone = BatchSettings::new(1, Duration::ZERO, None, RUN_TIMEOUT);
     let pool = start_before(&fake, QueueLimits { rows: 100, ..QUEUE }, alone, Arc::new(|| true));
     pool.ready(|_| ()).await.unwrap();
     run(&pool, 0.5).await.unwrap();
     // While one runs, 64 wait: for a model as slow as this one that is not long.
-    let crowd = async || {
+    let crowd = async |waiting: usize| {
         let mut asked = vec![ask(&pool, 1.0)];
         settle().await;
-        asked.extend((0..64).map(|_| ask(&pool, 1.0)));
+        asked.extend((0..waiting).map(|_| ask(&pool, 1.0)));
         asked
     };
-    let mut asked = crowd().await;
+    let mut asked = crowd(80).await;
     settle().await;
-    assert!(asked.iter().all(|asked| !asked.is_finished()), "a crowd may wait");
+    assert!(asked.iter().all(|asked| !asked.is_finished()), "a burst may wait");
+    sleep(Duration::from_millis(900)).await;
+    assert_eq!(asked.iter().filter(|asked| asked.is_finished()).count(), 2, "both with their result");
     asked.push(ask(&pool, 2.0));
     settle().await;
+    // One runs and one waits.
     let full = Err(RunError::Full { retry_after: Duration::from_secs(1) });
-    assert_eq!(outcomes(asked.split_off(2)).await, vec![full.clone(); 64], "one waits, and each takes 0.4 s");
+    assert_eq!(outcomes(asked.split_off(4)).await, vec![full.clone(); 78], "all batches have waited for 0.1 s");
     assert_eq!(outcomes(vec![ask(&pool, 2.0)]).await, [full], "it is kept short");
     assert!(outcomes(asked).await.iter().all(Result::is_ok));
     settle().await;
-    let told = outcomes(crowd().await).await;
+    let told = outcomes(crowd(64).await).await;
     assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 2, "a moment without work is not enough");
     // An eighth of what 16 batches take.
     sleep(Duration::from_millis(800)).await;
-    assert!(outcomes(crowd().await).await.iter().all(Result::is_ok), "as many as before may wait");
+    assert!(outcomes(crowd(64).await).await.iter().all(Result::is_ok), "as many as before may wait");
 }
 
 #[tokio::test(start_paused = true)]

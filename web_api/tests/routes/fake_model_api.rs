@@ -146,7 +146,12 @@ impl InferenceServer for FakeModelApi {
         let echo = echo(input).await?;
         // It takes nothing but the picture that takes long.
         if model.name == "busy" && echo != [4.0] {
-            return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this model"));
+            let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this model");
+            return Err(Error { is_overload: true, ..error });
+        }
+        if model.name == "loading" && echo != [4.0] {
+            let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "loading cannot be asked now: it is being loaded");
+            return Err(Error { retry_after_s: 9, ..error });
         }
         // Each row's own: they must never be mixed up.
         let probabilities = echo.iter().flat_map(|echo| [0.25, 0.75, echo / 1e6]).collect::<Vec<_>>();

@@ -103,7 +103,8 @@ async fn a_model_that_says_later_is_sent_no_more_than_it_takes() {
     let refused = async || {
         let answer = ask("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.json()["detail"], "too many requests are waiting for this model");
+        let words = "The model \"busy\" is overloaded: it is sent more requests than it can answer. Try again in 1 s.";
+        assert_eq!(answer.json()["detail"], words, "not what the model said to another caller");
         assert_eq!(answer.header("retry-after"), "1");
     };
     let mut slow = Vec::new();
@@ -122,6 +123,51 @@ async fn a_model_that_says_later_is_sent_no_more_than_it_takes() {
     }
     refused().await;
     assert_eq!(stack.runs(), 3 + 1 + 1, "there is room again");
+}
+
+#[tokio::test]
+async fn an_interactive_request_does_not_wait_for_the_call_of_a_job_with_the_same_input() {
+    let stack = Arc::new(Stack::start(AppType::Cli, &["mnist"]).await);
+    let ask = |priority: &'static str| {
+        let stack = Arc::clone(&stack);
+        let mut request = image_request("/predict/mnist", "slow");
+        request.headers_mut().insert("priority", HeaderValue::from_static(priority));
+        tokio::spawn(async move { stack.send(request).await })
+    };
+    let mut asked = Vec::new();
+    // The second of each kind joins the first.
+    for (priority, runs) in [("u=7", 1), ("u=7", 1), ("u=3", 2), ("u=3", 2)] {
+        asked.push(ask(priority));
+        let begun = Instant::now();
+        while stack.runs() < runs && begun.elapsed() < Duration::from_secs(9) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(lengths(asked).await, ["slow".len(); 4]);
+    assert_eq!(stack.runs(), 2, "one for the jobs, and one for those who wait");
+}
+
+#[tokio::test]
+async fn a_503_that_says_nothing_of_load_keeps_no_other_request_away() {
+    let stack = Arc::new(Stack::start(AppType::Cli, &["loading"]).await);
+    let ask = |picture: &'static str| {
+        let stack = Arc::clone(&stack);
+        let mut request = image_request("/predict/loading", picture);
+        request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        tokio::spawn(async move { stack.send(request).await })
+    };
+    let slow = ask("slow");
+    while stack.runs() < 1 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    for asked in 1..=5 {
+        let answer = ask("any").await.unwrap();
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.json()["detail"], "loading cannot be asked now: it is being loaded");
+        assert_eq!(answer.header("retry-after"), "9");
+        assert_eq!(stack.runs(), 1 + asked, "the model has been asked each time");
+    }
+    assert_eq!(slow.await.unwrap().status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -177,8 +223,8 @@ async fn a_model_without_independent_rows_is_asked_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_at_a_time_never_get_each_others_answers() {
     let stack = busy().await;
-    // Fewer than a model is sent at once whose row takes as long as one does by itself here.
-    let crowd = 300;
+    // As many as are sent to a model that has not answered yet, with those that are under way.
+    let crowd = 64 * service::cores::count() - lanes() * service::cores::count();
     let lengths_of = |number: usize| number * 7919 % 997 + 10;
     for round in 0..10 {
         let expected: Vec<usize> = (0..crowd).map(|number| lengths_of(number + round)).collect();

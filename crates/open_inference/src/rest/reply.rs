@@ -13,7 +13,7 @@ use service::conditional::none_match;
 use service::memory_budget::Reservation;
 
 use crate::json::JsonResponse;
-use crate::{Error, binary};
+use crate::{Error, OVERLOADED, binary};
 
 impl From<BodyError> for Error {
     fn from(error: BodyError) -> Self {
@@ -30,6 +30,9 @@ impl IntoResponse for Error {
         let mut response = (self.status, json(&Body { error: &self.message })).into_response();
         if self.is_temporary() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
+        }
+        if self.is_overload {
+            response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
         }
         response
     }

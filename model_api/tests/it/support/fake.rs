@@ -55,6 +55,10 @@ pub struct Fake {
     pub batches: Arc<Mutex<Vec<usize>>>,
     /// What a run takes.
     pause: Duration,
+    /// What a run takes more for each row.
+    row_takes: Duration,
+    /// Every so many runs, one takes so many times as long.
+    outliers: Option<(usize, u32)>,
     /// Answers one row, however many there are.
     answers_one_row: bool,
     /// Adds another number to each answer.
@@ -95,6 +99,16 @@ impl Fake {
     /// Whose answers have one row, whatever was asked.
     pub fn answering_one_row() -> Self {
         Self { answers_one_row: true, ..Self::default() }
+    }
+
+    /// Whose runs take so long for each row.
+    pub fn taking_for_each_row(row_takes: Duration) -> Self {
+        Self { row_takes, ..Self::default() }
+    }
+
+    /// Every `nth` run takes `times` as long, as on a machine that is busy with something else.
+    pub fn with_outliers(self, nth: usize, times: u32) -> Self {
+        Self { outliers: Some((nth, times)), ..self }
     }
 
     /// With runs that take so long.
@@ -163,7 +177,15 @@ impl Session for Fake {
         let rows = values.len() / 4;
         let is_change =
             rows != std::mem::replace(&mut self.last_size, rows) && !self.kept.lock().unwrap().contains(&rows);
-        let pause = if is_change { self.pause + self.change_takes } else { self.pause };
+        let mut pause = self.pause + self.row_takes * u32::try_from(rows).unwrap();
+        if is_change {
+            pause += self.change_takes;
+        }
+        if let Some((nth, times)) = self.outliers
+            && self.runs().is_multiple_of(nth)
+        {
+            pause *= times;
+        }
         if !pause.is_zero() {
             sleep(pause).await;
         }
