@@ -148,6 +148,7 @@ impl ServerSettings {
     }
 
     /// Those of the listener of [`ServerSettings::metrics_address`].
+    #[must_use]
     pub fn metrics(&self) -> Self {
         Self { max_connections: METRICS_CONNECTIONS, ..self.clone() }
     }
