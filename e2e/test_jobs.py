@@ -207,8 +207,19 @@ def test_nothing_is_lost_whoever_is_killed(spawn: Spawn, redis: Redis, model_api
     seed = int(os.environ.get("JOB_CHECKER_SEED") or time.time())
     verdict = Checker(seed, redis, spawn("model_api"), spawn, model_api).run(rounds=20)
     print(verdict.table())
-    assert verdict.holds(), f"{verdict.table()}\n{verdict.lost} {verdict.doubled} {verdict.wrong}"
+    assert verdict.holds(), f"{verdict.table()}\n{verdict.problems()}"
     assert verdict.accepted == 200
+
+
+def test_a_stop_under_load_loses_nothing_and_is_no_death(spawn: Spawn, redis: Redis, model_api: Service):
+    """`JOB_CHECKER_ROUNDS=50` is the long version. One death of a worker over an input would fail it."""
+    seed = int(os.environ.get("JOB_CHECKER_SEED") or time.time())
+    rounds = int(os.environ.get("JOB_CHECKER_ROUNDS") or 5)
+    checker = Checker(seed, redis, spawn("model_api"), spawn, model_api, only_stops=True, max_inputs=40)
+    verdict = checker.run(rounds)
+    print(verdict.table())
+    assert verdict.holds(), f"{verdict.table()}\n{verdict.problems()}"
+    assert (verdict.accepted, verdict.dead) == (rounds * 10, 0)
 
 
 def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_web: Callable[..., Service], redis: Redis):
