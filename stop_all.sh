@@ -11,7 +11,7 @@ usage="usage: stop_all.sh
 
 stop_containers() {
   local part
-  for part in web_api model_api db_api; do
+  for part in web_api job_worker model_api db_api; do
     [[ -z $(container_of "$part") ]] || compose stop "$part"
   done
   compose down --remove-orphans

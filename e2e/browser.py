@@ -51,6 +51,11 @@ class Browser:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
+    def leave(self) -> None:
+        """The page polls its server, which ends with its test: what it complains about then belongs to no test."""
+        self.open("about:blank")
+        self.complaints()
+
     def complaints(self) -> list[str]:
         """What the browser has to complain about since it was last asked."""
         return [f"{entry['source']}: {entry['message']}" for entry in self.chrome.get_log("browser") if entry["level"] != "INFO"]

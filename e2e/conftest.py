@@ -116,6 +116,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser.close()
 
 
+@pytest.fixture(autouse=True)
+def leave_the_page(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "chromium" in request.fixturenames:
+        request.getfixturevalue("chromium").leave()
+
+
 @pytest.fixture
 def start_redis(tmp_path: Path) -> Iterator[Callable[[], Redis]]:
     program = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")

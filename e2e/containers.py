@@ -43,17 +43,11 @@ class Containers:
         # What the scripts write for the next start: put back in the end, as it is not this project's.
         self.kept = {path: path.read_bytes() if path.exists() else None for path in (ROOT / ".env", ROOT / ".mlserve" / "stack")}
 
-    def run(self, script: str, *words: str) -> subprocess.CompletedProcess:
+    def run(self, script: str, *words: str, **settings: str) -> subprocess.CompletedProcess:
         # Building the images is a matter of many minutes where nothing is built yet.
         command = [str(ROOT / script), *words]
         channels = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-        return subprocess.run(command, env=self.environment, cwd="/", timeout=3600, **channels)
-
-    def compose(self, *words: str) -> subprocess.CompletedProcess:
-        """As a user would, who has the scripts' .env."""
-        settings = self.environment | {"STACK_NETWORK": f"{PROJECT}_stack_api"}
-        command = ["docker", "compose", "--project-name", PROJECT, *words]
-        return subprocess.run(command, env=settings, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=self.environment | settings, cwd="/", timeout=3600, **channels)
 
     def start(self, app_type: str, model: str) -> str:
         started = self.run("start_all.sh", app_type, model, "--docker", "--device", "cpu")

@@ -78,6 +78,20 @@ def test_it_holds_the_models_and_nothing_else_of_the_folder(image: str):
     assert left == "", "the name under which it was built"
 
 
+def test_a_model_that_cannot_be_loaded_gets_no_image_and_its_reason_is_told(image: str, folder: Path):
+    (folder / "broken").mkdir()
+    (folder / "broken" / "model.onnx").write_bytes(b"This is no graph.")
+    try:
+        refused = build("--models", str(folder), "--tag", f"{IMAGE}-broken")
+    finally:
+        shutil.rmtree(folder / "broken")
+    assert refused.returncode == 1, refused.stdout[-2000:]
+    assert "not every model" in refused.stderr and "\nbroken 1 unavailable: " in refused.stderr, refused.stderr
+    assert "serves" not in refused.stdout
+    assert docker("image", "ls", "--quiet", f"{IMAGE}-broken") == ""
+    assert docker("ps", "--all", "--quiet", "--filter", "name=mlserve_baking") == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -14,7 +15,8 @@ import requests
 from asking import answer_of, ask, assert_problem
 from containers import BASE, PARTS, PROJECT, Containers, docker, image_size, inspect
 from pictures import never_seen, reopened, samples
-from services import wait_until
+from services import ROOT, wait_until
+from test_folders import blocks
 
 NETWORK = f"{PROJECT}_stack_api"
 UNREACHABLE = "The model cannot be reached at the moment; answers that are remembered are still given."
@@ -83,6 +85,35 @@ class TestUiMnist:
         assert (again.returncode, "runs already (docker: ui mnist)" in again.stdout) == (0, True), again.stderr
         assert [stack.id_of(part) for part in PARTS] == before
 
+    # ---- Compose's own commands ----
+
+    def test_a_plain_compose_up_changes_nothing(self, stack: Containers):
+        ids = [stack.id_of(part) for part in PARTS]
+        done = compose_as_a_user("up", "--detach")
+        assert done.returncode == 0, done.stderr
+        assert [stack.id_of(part) for part in PARTS] == ids
+        health = stack.health().json()
+        assert (health["app_type"], [model["name"] for model in health["models"]]) == (self.app_type, [self.model])
+        assert {stack.id_of(part) for part in PARTS} == {line[:12] for line in compose_as_a_user("ps", "--quiet").stdout.split()}
+
+    def test_workers_come_and_go_and_nothing_else_changes(self, stack: Containers):
+        ids = [stack.id_of(part) for part in PARTS]
+        for number in (2, 1, 0):
+            scaled = stack.run("start_all.sh", self.app_type, self.model, "--workers", str(number))
+            assert (scaled.returncode, f"workers: {number}" in scaled.stdout) == (0, True), scaled.stdout + scaled.stderr
+            assert len(stack.id_of("job_worker").split()) == number
+            workers = stack.id_of("job_worker")
+            assert compose_as_a_user("up", "--detach").returncode == 0
+            assert stack.id_of("job_worker") == workers
+        assert [stack.id_of(part) for part in PARTS] == ids
+
+    @pytest.mark.parametrize("part", ["web_api", "model_api"])
+    def test_metrics_are_reached_from_the_host_by_one_line(self, stack: Containers, part: str):
+        line = f"docker compose exec {part} {part} metrics"
+        assert line in (ROOT / "README.md").read_text()
+        done = compose_as_a_user(*line.split()[2:])
+        assert (done.returncode, f"# TYPE {part}_requests counter" in done.stdout) == (0, True), done.stderr
+
     def test_the_locale_that_text_models_need_is_there(self, stack: Containers):
         # An unknown locale is taken for "C", whose characters are those of ASCII.
         said = docker("exec", "--env", "LC_ALL=en_US.UTF-8", stack.id_of("model_api"), "locale", "charmap")
@@ -94,6 +125,8 @@ class TestUiMnist:
         published = {part: stack.inspect(part)["HostConfig"]["PortBindings"] for part in PARTS}
         assert published["model_api"] == published["db_api"] == {}
         assert list(published["web_api"]) == ["5000/tcp"]
+        # This machine alone, unless PUBLISH says otherwise.
+        assert published["web_api"]["5000/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": stack.environment["PORT"]}]
         listed = docker("ps", "--filter", f"label=com.docker.compose.project={PROJECT}", "--format", "{{.Ports}}")
         assert set(re.findall(r":(\d+)->(\d+)", listed)) == {(stack.environment["PORT"], "5000")}
 
@@ -226,8 +259,9 @@ class TestUiMnist:
 
     def test_jobs_are_done_also_by_more_workers_and_survive_the_death_of_redis(self, stack: Containers):
         run_job(stack, [never_seen() for _ in range(20)])
-        scaled = stack.compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "job_worker=1")
+        scaled = stack.run("start_all.sh", self.app_type, self.model, "--workers", "1")
         assert scaled.returncode == 0, scaled.stderr
+        assert "Job_Worker running: true" in stack.run("check_health.sh").stdout.splitlines()
         health = lambda: stack.inspect("job_worker")["State"]["Health"]["Status"]
         wait_until(lambda: health() == "healthy", "the worker is well", 60)
         docker("pause", stack.id_of("model_api"))
@@ -236,7 +270,13 @@ class TestUiMnist:
         subprocess.run(["kill", "-9", str(pid)], check=True)
         docker("unpause", stack.id_of("model_api"))
         assert end_of(stack, job)["status"] == "succeeded"
-        stack.compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "job_worker=0")
+        assert stack.run("start_all.sh", self.app_type, self.model, "--workers", "0").returncode == 0
+
+
+def compose_as_a_user(*words: str) -> subprocess.CompletedProcess:
+    """As in a shell of the user's: in the folder, with none of the settings that the stack was started with."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(["docker", "compose", *words], cwd=ROOT, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
 
 
 def submit(stack: Containers, pictures: list[bytes]) -> str:
@@ -289,3 +329,73 @@ class TestCliLeukemia:
     def test_errors_are_json_whatever_is_asked_for(self, stack: Containers):
         wrong = requests.post(f"{stack.url}/predict", headers={"Accept": "text/html", "Content-Type": "image/png"}, timeout=10)
         assert_problem(wrong, 400, "Upload an image first!")
+
+
+class TestStarting:
+    """What may be in a start's way, and what it makes of it."""
+
+    @pytest.fixture(autouse=True)
+    def stopped(self, containers: Containers) -> Iterator[None]:
+        containers.stop()
+        yield
+        containers.stop()
+
+    def test_a_network_that_exists_is_used_and_kept(self, containers: Containers):
+        name = f"{PROJECT}_of_its_own"
+        docker("network", "create", name)
+        try:
+            started = containers.run("start_all.sh", "cli", "mnist", "--docker", "--device", "cpu", STACK_NETWORK=name)
+            assert started.returncode == 0, started.stdout + started.stderr
+            assert f"the network {name} exists and is used" in started.stdout and "is not internal" in started.stderr
+            assert len(inspect(name)["Containers"]) == 3
+            assert answer_of(ask(containers.url, never_seen()))["label"] == "7"
+            ids = [containers.id_of(part) for part in PARTS]
+            assert compose_as_a_user("up", "--detach").returncode == 0
+            assert [containers.id_of(part) for part in PARTS] == ids
+            stopped = containers.run("stop_all.sh", STACK_NETWORK=name)
+            assert stopped.returncode == 0, stopped.stderr
+            assert inspect(name)["Containers"] == {}
+        finally:
+            containers.run("stop_all.sh", STACK_NETWORK=name)
+            docker("network", "rm", name, check=False)
+
+    def test_a_network_that_others_use_is_refused_with_a_remedy(self, containers: Containers):
+        name, other = f"{PROJECT}_of_others", f"{PROJECT}_other"
+        docker("network", "create", name)
+        docker("run", "--detach", "--name", other, "--network", name, BASE, "sleep", "60")
+        try:
+            refused = containers.run("start_all.sh", "cli", "mnist", "--docker", STACK_NETWORK=name)
+            assert refused.returncode == 1
+            assert other in refused.stderr and "STACK_NETWORK=" in refused.stderr
+        finally:
+            docker("rm", "--force", other)
+            docker("network", "rm", name)
+        assert all(containers.id_of(part) == "" for part in PARTS)
+
+    @pytest.mark.parametrize("publish", ["127.0.0.2", "0.0.0.0"])
+    def test_a_port_that_is_taken_leaves_nothing_behind(self, containers: Containers, publish: str):
+        port = containers.environment["PORT"]
+        with socket.create_server(("127.0.0.2", int(port))):
+            refused = containers.run("start_all.sh", "cli", "mnist", "--docker", PUBLISH=publish)
+        assert (refused.returncode, f"port {port} is in use" in refused.stderr) == (1, True), refused.stderr
+        assert all(containers.id_of(part) == "" for part in PARTS)
+
+    def test_an_address_of_another_machine_is_named_and_leaves_nothing_behind(self, containers: Containers):
+        refused = containers.run("start_all.sh", "cli", "mnist", "--docker", "--device", "cpu", PUBLISH="192.0.2.1")
+        assert refused.returncode == 1
+        assert "PUBLISH '192.0.2.1' is no address of this machine" in refused.stderr
+        assert all(containers.id_of(part) == "" for part in PARTS)
+
+    def test_published_on_all_addresses_it_says_so(self, containers: Containers):
+        started = containers.run("start_all.sh", "cli", "mnist", "--docker", "--device", "cpu", PUBLISH="0.0.0.0")
+        assert started.returncode == 0, started.stderr
+        assert "this machine alone" not in started.stdout and "0.0.0.0" in started.stdout
+        assert requests.get(containers.url.replace("127.0.0.1", "127.0.0.2"), timeout=10).json() == "Can curl web api!"
+
+    def test_the_lines_of_db_apis_readme(self, containers: Containers):
+        (block,) = [block for block in blocks("db_api") if "docker" in block]
+        name = f"{PROJECT}_readme"
+        script = re.sub(r"\bdb_api\b(?!:|/)", name, block).replace("docker exec", f"until docker exec {name} health; do sleep 0.2; done; docker exec", 1)
+        done = subprocess.run(["bash", "-euc", script], cwd=ROOT / "db_api", capture_output=True, text=True, timeout=60)
+        docker("rm", "--force", "--volumes", name, check=False)
+        assert (done.returncode, "PONG" in done.stdout) == (0, True), done.stdout + done.stderr

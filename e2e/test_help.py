@@ -10,7 +10,7 @@ import pytest
 
 from services import ROOT
 
-PROGRAMS = {"web_api": ["worker", "health"], "model_api": ["models", "health"]}
+PROGRAMS = {"web_api": ["worker", "health", "metrics"], "model_api": ["models", "health", "metrics"]}
 SCRIPTS = ["start_all.sh", "stop_all.sh", "check_health.sh", "build_all.sh", "test_all.sh"]
 
 # A variable and its default, as settings are read in the programs.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
+import subprocess
 import time
 from typing import Callable
 
@@ -108,6 +110,75 @@ def test_the_health_subcommand_says_why_not(spawn: Spawn, tmp_path):
     process.start()
     assert process.running.wait(10) == 1
     assert '"reason":"model_api does not answer"' in process.log()
+
+
+@pytest.mark.parametrize("name", ["web_api", "model_api"])
+def test_the_metrics_subcommand_prints_the_running_services_metrics(spawn: Spawn, model_api: Service, tmp_path, name: str):
+    service = spawn("web_api", MODEL_API_URL=model_api.url) if name == "web_api" else model_api
+    printed = Process("metrics", [str(BINARIES / name), "metrics"], tmp_path, {"METRICS_ADDR": f"127.0.0.1:{service.metrics_port}"})
+    printed.start()
+    assert printed.running.wait(10) == 0
+    assert f"# TYPE {name}_requests counter" in printed.log() and printed.log().endswith("# EOF\n")
+    service_gone = Process("metrics", [str(BINARIES / name), "metrics"], tmp_path, {"METRICS_ADDR": f"127.0.0.1:{free_port()}"})
+    service_gone.start()
+    assert (service_gone.running.wait(10), "does not answer" in service_gone.log()) == (1, True)
+
+
+# ---- Logs -----------------------------------------------------------------------------------------------------------
+
+
+def test_polls_and_health_checks_are_not_in_the_log_and_requests_are(spawn: Spawn):
+    model = spawn("model_api")
+    web = spawn("web_api", MODEL_API_URL=model.url)
+    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    wait_until(lambda: model.count("model_api_requests_total", route="/models") >= 3, "web_api polls", 20)
+    wait_until(lambda: "answered" in model.log(), "the request is logged")
+    about_requests = [line for line in model.log().splitlines() if "answered" in line]
+    assert len(about_requests) == 1 and 'path="/v2/models/mnist' in about_requests[0], about_requests
+
+
+def test_a_log_that_is_not_read_stalls_no_request(spawn: Spawn, model_api: Service, tmp_path):
+    port = free_port()
+    # A pipe that is never read holds 64 KB; each of these requests has a line of more than 100 bytes.
+    settings = {"PORT": port, "METRICS_ADDR": f"127.0.0.1:{free_port()}", "MODEL_API_URL": model_api.url, "LOG_LEVEL": "debug"}
+    stalled = Process("stalled", ["sh", "-c", f"exec {BINARIES}/web_api 2>{tmp_path}/log"], tmp_path, {key: str(value) for key, value in settings.items()})
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    stalled.start()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: requests.get(f"{url}/health/ready", timeout=10).status_code == 200, "it is ready", 30)
+        with requests.Session() as session:
+            for _ in range(1500):
+                assert session.get(f"{url}/health/live", timeout=10).status_code == 200
+        assert answer_of(ask(url, never_seen()))["label"] == "7"
+        log = b""
+
+        def goes_on() -> bool:
+            nonlocal log
+            assert requests.get(f"{url}/nowhere", timeout=10).status_code == 404
+            log += os.read(reader, 1 << 20)
+            return b'path="/nowhere"' in log
+
+        wait_until(goes_on, "the log goes on")
+    finally:
+        stalled.end()
+        os.close(reader)
+
+
+def test_the_log_file_is_bounded_private_and_keeps_the_end(tmp_path, binaries):
+    file = tmp_path / "service.log"
+    writer = subprocess.Popen([str(BINARIES / "web_api"), "log"], stdin=subprocess.PIPE, env={"LOG_FILE": str(file)})
+    lines = 300_000
+    for number in range(lines):
+        writer.stdin.write(b"%0100d\n" % number)
+    writer.stdin.close()
+    assert writer.wait(30) == 0
+    kept = (tmp_path / "service.log.1").read_bytes() + file.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["service.log", "service.log.1"]
+    assert all(path.stat().st_size <= 10 << 20 and stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.iterdir())
+    numbers = [int(line) for line in kept.splitlines()]
+    assert numbers == list(range(lines - len(numbers), lines)) and len(numbers) > 100_000
 
 
 # ---- Slow clients ---------------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
+import stat
 import subprocess
 import threading
 import time
@@ -28,6 +31,8 @@ class Stack:
 
     url: str
     environment: dict[str, str]
+    # What start_all.sh said.
+    started: str = ""
 
     def run(self, script: str, *words: str, **settings: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -66,6 +71,7 @@ def stack(own_checkout: None, binaries: Path, models: Path, onnxruntime: str) ->
     started = stack.run("start_all.sh", "cli", "all", "--native", "--device", "cpu")
     try:
         assert started.returncode == 0, started.stdout + started.stderr
+        stack.started = started.stdout
         yield stack
     finally:
         stopped = stack.run("stop_all.sh")
@@ -88,6 +94,39 @@ def test_the_health_script_says_so_in_its_old_words(stack: Stack):
     health = stack.run("check_health.sh")
     assert health.returncode == 0, health.stdout
     assert {"Web_API running: true", "Model_API running: true"} <= set(health.stdout.splitlines())
+    assert {"Model leukemia 1: ready on cpu", "Model mnist 1: ready on cpu"} <= set(health.stdout.splitlines())
+
+
+def test_the_health_script_prints_json(stack: Stack):
+    health = stack.run("check_health.sh", "--json")
+    assert health.returncode == 0, health.stdout
+    report = json.loads(health.stdout)
+    assert (report["mode"], report["ready"]) == ("native", True)
+    assert [(part["name"], part["running"], part["ready"]) for part in report["parts"]] == [
+        ("Web_API", True, True), ("Model_API", True, True), ("DB_API", None, None)
+    ]
+    model = {"version": "1", "state": "READY", "device": "cpu", "reason": None}
+    assert report["models"] == [{"name": "leukemia", **model}, {"name": "mnist", **model}]
+
+
+def test_a_start_names_a_sample_that_exists_and_where_it_is_reached(stack: Stack):
+    (example,) = re.findall(r"try it +(curl .*)", stack.started)
+    assert example.endswith(f"{stack.url.replace('127.0.0.1', 'localhost')}/predict/mnist")
+    done = subprocess.run(["bash", "-c", f"{example} --silent --fail-with-body"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, '"label":"' in done.stdout) == (0, True), done.stdout + done.stderr
+    assert "this machine alone" in stack.started
+
+
+def test_logs_are_private_and_show_no_polls(stack: Stack):
+    for part in ("web_api", "model_api"):
+        log = PIDS / f"{part}.log"
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+        assert log.stat().st_size > 0 and "/health/" not in log.read_text() and "path=\"/models\"" not in log.read_text()
+
+
+def test_workers_need_containers(stack: Stack):
+    refused = stack.run("start_all.sh", "cli", "all", "--workers", "1")
+    assert (refused.returncode, "--workers needs containers" in refused.stderr) == (64, True), refused.stderr
 
 
 def test_starting_twice_says_that_it_runs(stack: Stack):
@@ -246,9 +285,13 @@ def test_a_port_in_use_is_told_with_the_remedy_and_everything_stops_and_starts_a
     assert "PORT=" in taken.stderr
 
     begun = time.monotonic()
-    started = stack.run("start_all.sh", "cli", "mnist", "--native", "--device", "cpu")
+    started = stack.run("start_all.sh", "cli", "mnist", "--native")
     assert started.returncode == 0, started.stdout + started.stderr
     assert f"http://localhost:{stack.environment['PORT']}" in started.stdout
     print(f"start_all.sh --native came back after {time.monotonic() - begun:.1f} s")
+    # Where there is no card, `auto` misses none.
+    if not os.path.exists("/dev/nvidiactl"):
+        assert "stepped down" not in started.stdout + stack.run("check_health.sh").stdout
+        assert requests.get(f"{stack.url}/health/ready", timeout=10).json()["degraded"] == []
     # The only model needs no name.
     wait_until(lambda: requests.post(f"{stack.url}/predict", files={"file": never_seen()}, timeout=10).ok, "it answers")

@@ -12,8 +12,8 @@ check_bake() {
 
 absolute() (cd "$1" && pwd)
 
-# bake DIR NAME: builds it under a name of its own, looks whether model_api finds every model in it, and only then gives it
-# the name that was asked for.
+# bake DIR NAME: builds it under a name of its own, has model_api load every model in it, and only then gives it the name that
+# was asked for.
 bake() {
   local models wanted found work image
   models=$(absolute "$1")
@@ -23,7 +23,7 @@ bake() {
   image=mlserve/baking:$$
   # Expanded now: the variables are gone by then.
   # shellcheck disable=SC2064
-  trap "rm -rf '$work'; docker image rm '$image' >/dev/null 2>&1 || true" EXIT
+  trap "rm -rf '$work'; docker rm --force 'mlserve_baking_$$' >/dev/null 2>&1 || true; docker image rm '$image' >/dev/null 2>&1 || true" EXIT
   # Docker reads what a build may not see from beside the Dockerfile, so that nothing is written into the models' folder.
   cp "$root/model_api/Dockerfile.models" "$work/Dockerfile"
   leave_out "$models" >"$work/Dockerfile.dockerignore"
@@ -36,8 +36,30 @@ bake() {
     stop_with 1 "the image was built, but model_api does not run in it: see above"
   [[ $found == "$wanted" ]] ||
     stop_with 1 "the image was built, but holds other models than $1: $(paste -s -d ' ' - <<<"$found")"
+  check_loading "$image" "$1"
   docker tag "$image" "$2" || stop_with "$usage_error" "--tag: '$2' is no name for an image"
   say "$2 serves $(paste -s -d ' ' - <<<"$found"); try it: docker run --rm --publish 5050:5050 $2"
+}
+
+# check_loading IMAGE DIR: stops unless model_api loads every model of the image.
+check_loading() {
+  local begun=$SECONDS health='' broken container
+  container=$(docker run --detach --name "mlserve_baking_$$" --network none --cap-drop ALL --read-only "$1") ||
+    stop_with 1 "the image was built, but no container of it starts: see above"
+  say "loading the models of $2"
+  while ((SECONDS - begun < ${START_PATIENCE_S:-180})); do
+    if ! health=$(docker exec "$container" model_api health 2>&1) &&
+      [[ $(docker inspect --format '{{.State.Running}}' "$container") != true ]]; then
+      docker logs --tail 15 "$container" >&2
+      stop_with 1 "the image was built, but model_api ends in it: see above"
+    fi
+    health=$(flatten_json <<<"$health" | describe_models)
+    if [[ -n $health ]] && ! grep -q ' loading' <<<"$health"; then break; fi
+    sleep 0.5
+  done
+  docker rm --force "$container" >/dev/null
+  broken=$(grep -v ' ready' <<<"$health") || return 0
+  stop_with 1 "the image was built, but not every model of $2 can be loaded, so it has not been named:"$'\n'"$broken"
 }
 
 # Compose, since the engine's own command builds nothing without a plugin of its own.

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The container side of start_all.sh and build_all.sh. Sourced after lib.sh.
-# shellcheck disable=SC2154  # root comes from lib.sh; device, app_type, model_name and port from start_all.sh
+# shellcheck disable=SC2154  # root comes from lib.sh; device, app_type, model_name, port, publish and workers from start_all.sh
 
 # What goes into each image. The models do not: they are mounted.
 sources_of() {
@@ -22,7 +22,8 @@ hash_sources() (
   cd "$root" || exit
   sources_of "$1" |
     xargs -0 -I {} find {} -type f ! -path '*/tests/*' ! -name '*.md' ! -name '.*.sw?' -print0 |
-    LC_ALL=C sort -z | xargs -0 "${sha256[@]}" | "${sha256[@]}" | cut -d ' ' -f 1
+    LC_ALL=C sort -z | xargs -0 "${sha256[@]}" | cat - <(setting RUST_IMAGE '') <(setting DEBIAN_IMAGE '') |
+    "${sha256[@]}" | cut -d ' ' -f 1
 )
 
 image_of() {
@@ -40,17 +41,33 @@ image_is_current() {
 
 # build_images PART…: those that are missing or older than their sources. Docker's own progress is shown.
 build_images() {
-  local part hash
+  local part hash number=0 begun=$SECONDS is_told=no
   for part in "$@"; do
+    number=$((number + 1))
     hash=$(hash_sources "$part")
     if image_is_current "$part" "$hash"; then
-      say "$(image_of "$part") is up to date"
+      say "[$number/$#] $(image_of "$part") is up to date"
       continue
     fi
-    say "building $(image_of "$part") (the first time takes minutes)"
+    if [[ $is_told == no ]]; then
+      announce_build
+      is_told=yes
+    fi
+    say "[$number/$#] building $(image_of "$part")"
     with_sources "$part" "$hash" compose build "$part" ||
       stop_with 1 "the image of $part was not built: see above; a full disk and a registry out of reach are the usual reasons"
+    say "[$number/$#] $(image_of "$part") is built, after $((SECONDS - begun)) s"
   done
+}
+
+# What a build costs, before it begins. Base images, the build's cache and the images themselves are counted.
+announce_build() {
+  local megabytes=6000 folder
+  if [[ ${with_gpu:-no} == yes ]]; then megabytes=12000; fi
+  folder=$(docker info --format '{{.DockerRootDir}}' 2>/dev/null)
+  need_disk "$folder" "$megabytes" "building the images" "docker system prune frees what Docker does not use"
+  say "building the images. The first time takes about 6 minutes on two idle cores, 20 on busy ones, and $((megabytes / 1000)) GB of disk;"
+  say "later builds take the minutes that the changed part needs. Docker's progress follows."
 }
 
 with_sources() {
@@ -62,6 +79,19 @@ with_sources() {
   if [[ ${with_gpu:-no} == yes ]]; then ONNXRUNTIME=gpu; fi
   "${@:3}"
 }
+
+# Checks what Docker must have, before anything is built.
+check_docker() {
+  local engine compose
+  engine=$(docker version --format '{{.Server.Version}}' 2>/dev/null) || engine=''
+  compose=$(docker compose version --short 2>/dev/null) || compose=''
+  at_least "${engine:-0}" "$oldest_engine" || warn "Docker Engine ${engine:-of unknown version} is older than $oldest_engine, the oldest that is tested"
+  at_least "${compose#v}" "$oldest_compose" || warn "Docker Compose ${compose:-of unknown version} is older than $oldest_compose, the oldest that is tested"
+  need_memory "$(($(docker info --format '{{.MemTotal}}' 2>/dev/null || say 0) / 1000000))"
+}
+
+# The oldest versions that the tests have run with.
+oldest_engine=20.10 oldest_compose=2.26
 
 # Which ONNX Runtime the image gets: CUDA's is 1.6 GB larger, so only where a card can be handed to a container.
 choose_image() {
@@ -95,12 +125,68 @@ write_env() {
   )
 }
 
+# What the private network may be, if it is there already: a bridge that no other stack uses.
+check_network() {
+  local name found owner driver internal others remedy
+  name=$(stack_network)
+  found=$(describe_network "$name") || return 0
+  read -r owner driver internal <<<"$found"
+  [[ $owner != "$(project)" ]] || return 0
+  remedy="choose another: STACK_NETWORK=mlserve_private ./start_all.sh …"
+  [[ $owner == - ]] || stop_with 1 "the network $name belongs to the Compose project $owner; $remedy"
+  [[ $driver == bridge ]] || stop_with 1 "the network $name exists and its driver is $driver, not bridge; remove it (docker network rm $name), or $remedy"
+  others=$(docker ps --all --filter "network=$name" --format '{{.Label "com.docker.compose.project"}} {{.Names}}' |
+    awk -v ours="$(project)" '$1 != ours { print $NF }' | paste -s -d ' ' -)
+  [[ -z $others ]] || stop_with 1 "other containers use the network $name, and their names could be taken for ours: $others; remove them, or $remedy"
+  at_least "$(docker compose version --short | sed 's/^v//')" 2.24.4 ||
+    stop_with 1 "to use the existing network $name Compose 2.24.4 or newer is needed; remove it (docker network rm $name: a private one is made instead), or $remedy"
+  say "the network $name exists and is used"
+  if [[ $internal != true ]]; then
+    warn "the network $name is not internal: model_api and db_api have a way out, and this machine reaches them; docker network rm $name before a start has a private one made"
+  fi
+}
+
+# Workers take part in jobs alone. Nothing but their number changes: Compose goes by the settings that the stack was started with.
+change_workers() (
+  local name
+  [[ -n $(stack_settings) ]] || stop_with 1 "an older version started this stack: ./stop_all.sh, then start it again with --workers $1"
+  change_stack JOB_WORKERS "$1"
+  while IFS= read -r name; do unset "$name"; done < <(compose_variables)
+  unset COMPOSE_FILE
+  cd "$root" || exit
+  docker compose --project-name "$(project)" up --detach --no-build --no-recreate job_worker
+)
+
 start_containers() {
   choose_image
+  check_docker
+  check_network
   write_env
   build_images db_api model_api web_api
   record_start
-  APP_TYPE=$app_type MODEL_NAME=$model_name DEVICE=$device PORT=$port MODEL_API_TAG=$(model_api_tag) \
-    compose up --detach --no-build --remove-orphans ||
-    stop_with 1 "the containers did not start: see above; ./stop_all.sh takes away what is there"
+  export APP_TYPE=$app_type MODEL_NAME=$model_name DEVICE=$device PORT=$port PUBLISH=$publish JOB_WORKERS=$workers
+  export MODEL_API_TAG STACK_NETWORK MODELS_DIR
+  MODEL_API_TAG=$(model_api_tag) STACK_NETWORK=$(stack_network) MODELS_DIR=$(find_models_dir)
+  record_stack "$(compose_files)"
+  # Shown, and kept for explain_failure.
+  if ! compose up --detach --no-build --remove-orphans 2>&1 | tee "$state/compose.log"; then explain_failure; fi
+}
+
+# A container that publishes the port may stand in no list of the kernel's.
+check_published() {
+  local other
+  other=$(docker ps --filter "publish=$port" --format '{{.Names}} {{.Ports}}' | awk -v port=":$port->" 'index($0, port) { print $1; exit }')
+  [[ -z $other ]] || stop_with 1 "the container $other has it: $(port_in_use "$port" PORT)"
+}
+
+# Takes half a stack away and names the reason.
+explain_failure() {
+  compose down --remove-orphans >/dev/null 2>&1 || warn "what was started could not be taken away: ./stop_all.sh"
+  rm -f "$state/stack"
+  if grep -qE 'port is already allocated|address already in use' "$state/compose.log"; then
+    stop_with 1 "$(port_in_use "$port" PORT)"
+  elif grep -q 'cannot assign requested address' "$state/compose.log"; then
+    stop_with 1 "PUBLISH '$publish' is no address of this machine: 127.0.0.1 (the default), 0.0.0.0 (all), or one that 'ip address' lists"
+  fi
+  stop_with 1 "the containers did not start and were taken away again: see above"
 }

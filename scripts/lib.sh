@@ -28,15 +28,28 @@ take_no_arguments() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# setting NAME DEFAULT: from the environment, else from .env, else the default. An empty one counts as unset.
-setting() {
-  local value=${!1:-}
-  if [[ -z $value && -r $root/.env ]]; then value=$(sed -n "s/^$1=//p" "$root/.env" | tail -n 1); fi
-  say "${value:-$2}"
+# at_least A B: whether version A is at least B.
+at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
+
+# need_disk FOLDER MEGABYTES WHAT REMEDY: stops where the folder's disk has less. One that is not of this machine (Docker
+# Desktop's) is not looked at.
+need_disk() {
+  local free
+  free=$(df -Pm "$1" 2>/dev/null | awk 'NR == 2 { print $4 }') || free=''
+  [[ -z $free ]] || ((free >= $2)) ||
+    stop_with 1 "$3 needs about $2 MB of disk, and $1 has $free MB free: $4"
 }
 
 # 192 random bits.
 random_hex() { od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# need_memory MEGABYTES: warns where that is too little for the shipped models.
+need_memory() {
+  (($1 == 0 || $1 >= 1900)) || warn "$1 MB of memory: MLServe needs about 2 GB, more for large models"
+}
+
+# shellcheck source=scripts/settings.sh
+source "$root/scripts/settings.sh"
 
 # ---- Models ---------------------------------------------------------------------------------------------------------
 
@@ -107,15 +120,47 @@ compose_answers() { docker compose version >/dev/null 2>&1; }
 
 project() { setting COMPOSE_PROJECT_NAME mlserve; }
 
-# Compose on our files. Another project name (tests) means another private network too: on a shared one the names
-# db_api and model_api would lead to either stack.
-compose() {
-  local files=(--file "$root/docker-compose.yml") network=stack_api
-  [[ ${with_gpu:-no} == no ]] || files+=(--file "$root/docker-compose.gpu.yml")
+# Another project name (tests) means another private network too: on a shared one the names db_api and model_api would
+# lead to either stack.
+stack_network() {
+  local network=stack_api
   [[ $(project) == mlserve ]] || network=$(project)_stack_api
+  setting STACK_NETWORK "$network"
+}
+
+# describe_network NAME: "PROJECT DRIVER INTERNAL", with the Compose project that made it or "-"; fails when there is none.
+describe_network() {
+  docker network inspect --format '{{or (index .Labels "com.docker.compose.project") "-"}} {{.Driver}} {{.Internal}}' "$1" 2>/dev/null
+}
+
+# Whether the private network is there and another than this project made it: Compose must not try to make it.
+network_is_foreign() {
+  local owner
+  owner=$(describe_network "$(stack_network)") && [[ ${owner%% *} != "$(project)" ]]
+}
+
+# The files that describe the stack, NAME:NAME, as COMPOSE_FILE has them.
+compose_files() {
+  local files=docker-compose.yml
+  [[ ${with_gpu:-no} == no ]] || files+=:docker-compose.gpu.yml
+  if network_is_foreign; then files+=:docker-compose.network.yml; fi
+  say "$files"
+}
+
+# Compose on our files.
+compose() {
   # Building and stopping need no password, but Compose wants to see one.
-  REDIS_PASSWORD=$(setting REDIS_PASSWORD none) STACK_NETWORK=$(setting STACK_NETWORK "$network") MODELS_DIR=$(find_models_dir) \
-    docker compose --project-name "$(project)" --project-directory "$root" "${files[@]}" "$@"
+  (
+    cd "$root" || exit
+    COMPOSE_FILE=$(compose_files) REDIS_PASSWORD=$(setting REDIS_PASSWORD none) STACK_NETWORK=$(stack_network) \
+      MODELS_DIR=$(find_models_dir) docker compose --project-name "$(project)" "$@"
+  )
+}
+
+# running_workers: how many containers work on jobs alone.
+running_workers() {
+  docker ps --quiet --filter "label=com.docker.compose.project=$(project)" \
+    --filter "label=com.docker.compose.service=job_worker" 2>/dev/null | wc -l | tr -d ' '
 }
 
 # container_of PART: the id of the part's container, running or not; nothing when there is none.
@@ -155,7 +200,7 @@ find_mode() {
   fi
 }
 
-# recorded NAME: with what start_all.sh started the stack: APP_TYPE, MODEL_NAME, DEVICE, PORT, MODEL_PORT.
+# recorded NAME: with what start_all.sh started the stack: APP_TYPE, MODEL_NAME, DEVICE, PORT, PUBLISH, MODEL_PORT.
 recorded() { sed -n "s/^$1=//p" "$state/stack" 2>/dev/null || true; }
 
 part_runs() {
@@ -178,4 +223,26 @@ ask_health() {
   esac
 }
 
-port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+# hex_address ADDRESS: as /proc/net/tcp has it; nothing for one that stands for all, and for IPv6.
+hex_address() {
+  local a b c d
+  IFS=. read -r a b c d <<<"$1"
+  if [[ $1 != 0.0.0.0 && -n $d ]]; then printf '%02X%02X%02X%02X' "$d" "$c" "$b" "$a"; fi
+}
+
+# port_is_taken ADDRESS PORT: whether something listens there, by the kernel's list; where there is none, by trying.
+port_is_taken() {
+  if [[ ! -r /proc/net/tcp ]]; then
+    (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null
+    return
+  fi
+  cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+    awk -v port="$(printf %04X "$2")" -v address="$(hex_address "$1")" '
+      $4 == "0A" {
+        split($2, at, ":")
+        # An address of IPv4 may stand at the end of one of IPv6; zeros are all addresses.
+        same = address == "" || at[1] ~ /^0+$/ || substr(at[1], length(at[1]) - 7) == address
+        if (at[2] == port && same) taken = 1
+      }
+      END { exit !taken }'
+}

@@ -1,9 +1,6 @@
 # shellcheck shell=bash
 # The side of start_all.sh that needs no Docker: two processes on loopback. Sourced after lib.sh.
-# shellcheck disable=SC2154  # root, state and usage_error come from lib.sh; device, app_type, model_name and port from start_all.sh
-
-# at_least A B: whether A is at least B.
-at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
+# shellcheck disable=SC2154  # root, state and usage_error come from lib.sh; device, app_type, model_name, port and publish from start_all.sh
 
 check_compiler() {
   local wanted found
@@ -15,9 +12,15 @@ check_compiler() {
 }
 
 build_binaries() {
-  say "building the two binaries (the first time takes minutes)"
+  local begun=$SECONDS
+  if [[ ! -x $(binaries)/web_api || ! -x $(binaries)/model_api ]]; then
+    need_disk "$root" 2000 "building the two binaries" "free some, or set CARGO_TARGET_DIR to a folder on another disk"
+    say "building the two binaries. The first time takes about 6 minutes on two idle cores, 20 on busy ones, and 2 GB of disk;"
+    say "Cargo's progress follows."
+  fi
   (cd "$root" && CARGO_INCREMENTAL=0 cargo build --release --locked --bin web_api --bin model_api) ||
     stop_with 1 "the build failed: see above"
+  say "the two binaries are built, after $((SECONDS - begun)) s"
 }
 
 # Sets ORT_DYLIB_PATH, unless the user has a library of his own.
@@ -57,12 +60,17 @@ make_locale() {
 }
 
 # start_process PART VARIABLE=VALUE…: in the background and in a session of its own, so that a closed terminal ends
-# nothing. What it says goes to a log that is begun anew.
+# nothing. A process beside it writes its log, which only its owner can read and which is bounded (10 MB, and as much of the
+# one before); the last start's log becomes the one before.
 start_process() {
-  local part=$1
+  local part=$1 log=$state/$1.log
   shift
-  env "$@" setsid "$(binaries)/$part" >"$state/$part.log" 2>&1 </dev/null &
+  [[ ! -e $log ]] || mv -f "$log" "$log.1"
+  (umask 077 && : >"$log")
+  exec 3> >(LOG_FILE=$log exec setsid "$(binaries)/web_api" log >/dev/null 2>&1)
+  env "$@" setsid "$(binaries)/$part" >&3 2>&1 </dev/null 3>&- &
   say $! >"$state/$part.pid"
+  exec 3>&-
 }
 
 # The settings in .env, for the two processes; what the environment says goes first. Containers get them from Compose.
@@ -72,7 +80,7 @@ export_settings() {
     case $line in COMPOSE_PROJECT_NAME=* | REDIS_PASSWORD=* | [!A-Z]* | '') continue ;; esac
     name=${line%%=*}
     if [[ -z ${!name:-} ]]; then export "$name=${line#*=}"; fi
-  done < <(cat "$root/.env" 2>/dev/null)
+  done < <(own_settings)
 }
 
 # Sets MODEL_API_SECRET for both processes: that of the settings, or one that is made once and kept in .mlserve/.
@@ -92,9 +100,10 @@ start_processes() {
   metrics=$(setting METRICS_PORT 9100)
   model_metrics=$(setting MODEL_METRICS_PORT 9150)
   check_compiler
-  check_port "$model_port" MODEL_PORT
-  check_port "$metrics" METRICS_PORT
-  check_port "$model_metrics" MODEL_METRICS_PORT
+  check_port 127.0.0.1 "$model_port" MODEL_PORT
+  check_port 127.0.0.1 "$metrics" METRICS_PORT
+  check_port 127.0.0.1 "$model_metrics" MODEL_METRICS_PORT
+  need_memory "$(awk '/^MemTotal:/ { print int($2 / 1000) }' /proc/meminfo 2>/dev/null || say 0)"
   say "no containers: two processes on loopback; web_api remembers in its own memory${REDIS_URL:+ and in the Redis of REDIS_URL}"
   fetch_runtime
   make_locale
@@ -104,7 +113,7 @@ start_processes() {
   start_process model_api HOST=127.0.0.1 "PORT=$model_port" "METRICS_ADDR=127.0.0.1:$model_metrics" \
     "MODEL_NAME=$model_name" "MODELS_DIR=$(find_models_dir)" "DEVICE=$device" "ORT_DYLIB_PATH=$ORT_DYLIB_PATH" \
     "LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ${LOCPATH:+"LOCPATH=$LOCPATH"}
-  start_process web_api "HOST=${PUBLISH:-127.0.0.1}" "PORT=$port" "METRICS_ADDR=127.0.0.1:$metrics" \
+  start_process web_api "HOST=$(tr -d '[]' <<<"$publish")" "PORT=$port" "METRICS_ADDR=127.0.0.1:$metrics" \
     "APP_TYPE=$app_type" "MODEL_API_URL=http://127.0.0.1:$model_port"
 }
 

@@ -1,7 +1,7 @@
 //! Redis in brief, as we use it: one string per answer, written with `EX` so that it is *volatile* and may be evicted
 //! (`redis.conf`: `maxmemory-policy volatile-lru`), and one channel on which replicas tell each other what to forget.
 //! Keys without a time-to-live are never evicted under that policy; jobs are such keys, and are deleted when their time
-//! is over (`jobs/functions.lua`). The policy and the names below are one decision.
+//! is over (`jobs/functions`). The policy and the names below are one decision.
 
 use std::fmt;
 
@@ -34,6 +34,12 @@ pub(crate) const JOBS_MODELS: &str = "mlserve:{jobs}:models";
 
 /// A sorted set: every job that has ended by the time when it is to be forgotten.
 pub(crate) const JOBS_EXPIRING: &str = "mlserve:{jobs}:expiring";
+
+/// A hash: the bytes that all jobs hold.
+pub(crate) const JOBS_COUNTS: &str = "mlserve:{jobs}:counts";
+
+/// A set: jobs of whose inputs some are not queued yet.
+pub(crate) const JOBS_FILLING: &str = "mlserve:{jobs}:filling";
 
 /// A sorted set: jobs whose webhooks are to be tried, by the time when they are.
 pub(crate) const JOBS_WEBHOOKS: &str = "mlserve:{jobs}:webhooks";

@@ -86,11 +86,11 @@ def test_the_limit_of_open_files_is_raised_or_the_service_does_not_start(tmp_pat
         return ["bash", "-c", f'ulimit {ulimit} && exec "$0"', str(BINARIES / name)]
 
     service = spawn(name, wait=False, MODEL_API_URL=f"http://127.0.0.1:{free_port()}")
-    wait_until(service.health, "it listens")
+    wait_until(lambda: service.health().status_code, "it listens")
     service.terminate()
     service.command = limited("-Sn 300")
     service.start()
-    wait_until(service.health, "it listens")
+    wait_until(lambda: service.health().status_code, "it listens")
     assert int(limits(service.pid)[0]) > 1024
     environment = service.environment | {"PORT": str(free_port()), "METRICS_ADDR": f"127.0.0.1:{free_port()}"}
     refused = subprocess.run(limited("-n 1024"), env=environment, capture_output=True, text=True, timeout=60)

@@ -17,7 +17,10 @@ def submit(model: str, requests: list[dict]) -> str:
     db.fcall("mlserve_upload", 1, f"{JOBS}:inputs:{job}", *inputs)
     names, fields = json.dumps([""] * len(requests)), json.dumps({"kind": "v2"})
     arguments = [model, len(requests), DAY_MS, LONGEST_QUEUE, "", "", names, fields]
-    return db.fcall("mlserve_submit", 1, f"{JOBS}:job:{job}", *arguments)
+    job = db.fcall("mlserve_submit", 1, f"{JOBS}:job:{job}", *arguments)
+    while db.fcall("mlserve_fill", 1, f"{JOBS}:job:{job}"):
+        pass
+    return job
 
 
 def results(job: str):

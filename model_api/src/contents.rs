@@ -1,7 +1,6 @@
 //! What a model version's files say before a session has opened the graph: settings, Triton's configuration, and the digest of
 //! everything that results depend on.
 
-use std::fs;
 use std::path::PathBuf;
 
 use crate::digest::{self, Measured};
@@ -9,7 +8,7 @@ use crate::model_settings::ModelSettings;
 use crate::onnx_file::TensorNames;
 use crate::repository::ModelFiles;
 use crate::triton_config;
-use crate::unreadable::unreadable;
+use crate::unreadable::read_settings;
 
 /// What a model version's files say.
 #[derive(Clone)]
@@ -31,8 +30,7 @@ pub struct Contents {
 /// The settings, and the digest of everything that the model's answers depend on.
 pub fn read(files: &ModelFiles) -> Result<Contents, String> {
     let graph = files.graph.clone().ok_or("there is no graph")?;
-    let read_settings = |path: &PathBuf| fs::read(path).map_err(|error| unreadable(path, &error));
-    let json = files.settings.as_ref().map(read_settings).transpose()?;
+    let json = files.settings.as_deref().map(read_settings).transpose()?;
     let settings = match &json {
         Some(json) => ModelSettings::from_json(json, &files.name)?,
         None => ModelSettings::default(),

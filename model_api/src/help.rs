@@ -8,6 +8,7 @@ pub const PROGRAM: Program = Program {
     commands: &[
         ("models", "lists the models of MODELS_DIR, and why a file there is none"),
         ("health", "prints whether the service on this machine is ready; exit code 0 if it is"),
+        ("metrics", "prints the metrics of the service on this machine, from METRICS_ADDR"),
     ],
     internal: &["session"],
     settings: SETTINGS,

@@ -14,6 +14,7 @@ use tracing::error;
 fn main() -> ExitCode {
     let ended = match PROGRAM.command(std::env::args_os().skip(1)) {
         Ok(Some("health")) => health(),
+        Ok(Some("metrics")) => print_metrics(),
         Ok(Some("models")) => list_models(),
         Ok(Some("session")) => run_session(),
         Ok(_) => serve(),
@@ -41,6 +42,13 @@ async fn serve() -> Result<ExitCode, SettingError> {
 async fn health() -> Result<ExitCode, SettingError> {
     let server = ServerSettings::from_env(Settings::PORT, Settings::METRICS_PORT)?;
     Ok(service::health::check(server.health_address()).await)
+}
+
+/// The metrics of the service on this machine.
+#[tokio::main(flavor = "current_thread")]
+async fn print_metrics() -> Result<ExitCode, SettingError> {
+    let server = ServerSettings::from_env(Settings::PORT, Settings::METRICS_PORT)?;
+    Ok(service::health::print_metrics(server.metrics_address).await)
 }
 
 /// The names that `MODEL_NAME` may have; and why what looks like a model is none.

@@ -8,15 +8,12 @@
 
 mod wiring;
 
-use std::fs;
-use std::path::PathBuf;
-
 use contract::{Pipeline, Source, Step, Wire, valid_model_name};
 
 use crate::digest;
 use crate::model_settings::{ModelSettings, StepSettings};
 use crate::repository::ModelFiles;
-use crate::unreadable::unreadable;
+use crate::unreadable::read_settings;
 pub use wiring::Wired;
 
 /// What a pipeline's settings say, and where they came from.
@@ -33,8 +30,7 @@ pub struct Definition {
 impl Definition {
     /// Reads the settings, and holds them against themselves.
     pub fn read(files: &ModelFiles) -> Result<Self, String> {
-        let read = |path: &PathBuf| fs::read(path).map_err(|error| unreadable(path, &error));
-        let json = files.settings.as_ref().map(read).transpose()?;
+        let json = files.settings.as_deref().map(read_settings).transpose()?;
         let json = json.ok_or("there is no model-settings.json")?;
         Self::new(files, &json)
     }

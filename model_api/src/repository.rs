@@ -16,7 +16,6 @@
 mod graph_files;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +28,7 @@ use service::settings::SettingError;
 use crate::model_settings::PIPELINE;
 use crate::settings::Selection;
 use crate::triton_config;
-use crate::unreadable::unreadable;
+use crate::unreadable::{read_settings, unreadable};
 use crate::version::Version;
 use graph_files::GraphFiles;
 pub use graph_files::{is_ort, stem};
@@ -208,7 +207,7 @@ struct Outline {
 impl Outline {
     /// The error says why they cannot be read.
     fn read(settings: &Path) -> Result<Self, String> {
-        let json = fs::read(settings).map_err(|error| unreadable(settings, &error))?;
+        let json = read_settings(settings)?;
         let json = utf8_json(&json).map_err(|error| format!("{SETTINGS}: {error}"))?;
         serde_json::from_slice(json).map_err(|error| format!("{SETTINGS}: {error}"))
     }

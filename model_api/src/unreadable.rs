@@ -1,6 +1,7 @@
 //! Errors of reading a model's files, in words that name the file and the remedy.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Why a file or folder cannot be read, without its path. `error` is what the system said.
@@ -17,6 +18,25 @@ pub fn unreadable(path: &Path, error: &io::Error) -> String {
     )
 }
 
+/// Longest settings file that is read, bytes. A million labels have less.
+pub const MAX_SETTINGS_BYTES: u64 = 16 << 20;
+
+/// Reads a settings file. The error names the file, without its path, and the limit where it is larger.
+pub fn read_settings(path: &Path) -> Result<Vec<u8>, String> {
+    let read = || {
+        let file = File::open(path)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_SETTINGS_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > MAX_SETTINGS_BYTES {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        return Err(format!("{name} is larger than {MAX_SETTINGS_BYTES} bytes, which is the limit; make it smaller"));
+    }
+    Ok(bytes)
+}
+
 /// The effective user, as Linux shows it.
 fn user() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -26,6 +46,15 @@ fn user() -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_settings_file_that_is_too_large_is_named_with_the_limit() {
+        let path = std::env::temp_dir().join(format!("model_api-settings-{}.json", std::process::id()));
+        File::create(&path).unwrap().set_len(MAX_SETTINGS_BYTES + 1).unwrap();
+        let words = read_settings(&path).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert!(words.contains(".json is larger than 16777216 bytes") && !words.contains('/'), "{words}");
+    }
 
     #[test]
     fn a_file_that_others_may_not_read_is_named_with_the_remedy() {

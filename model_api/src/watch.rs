@@ -67,6 +67,7 @@ impl Watch {
             }
             reachable = snapshot.is_some();
             let Some(snapshot) = snapshot else { continue };
+            self.changes.expect(models.names());
             let (changed, gone) = self.changes.look(&snapshot);
             let (wanted, unselected): (Vec<_>, Vec<_>) =
                 changed.into_iter().partition(|name| self.wants(&models, name));
@@ -107,6 +108,13 @@ impl Changes {
     /// An empty folder in the place of the one that held the models: a mount that has gone looks like that.
     fn is_unmounted(&self, snapshot: &Snapshot) -> bool {
         snapshot.models.is_empty() && !self.seen.is_empty() && snapshot.folder != self.folder
+    }
+
+    /// Models that are served count as seen: a folder that was loaded and removed between two looks is gone as well.
+    fn expect(&mut self, served: Vec<String>) {
+        for name in served {
+            self.seen.entry(name).or_insert(Seen { settled: None, last: 0, still: 0, missing: 0 });
+        }
     }
 
     /// The models that are to be loaded now, and those that are gone.
@@ -176,6 +184,16 @@ mod tests {
         let found = looks(&mut changes, [&[("m", 1)], &[("m", 1), ("n", 1)], &[("m", 1)], &[("m", 1)], &[("m", 1)]]);
         let gone = (vec![], vec!["n".to_owned()]);
         assert_eq!(found, [nothing(), nothing(), changed(), gone, nothing()]);
+    }
+
+    #[test]
+    fn what_was_loaded_and_removed_between_two_looks_is_gone() {
+        let mut changes = Changes::settled(snapshot(&[("n", 1)]));
+        let mut look = || {
+            changes.expect(vec!["m".to_owned(), "n".to_owned()]);
+            changes.look(&snapshot(&[("n", 1)]))
+        };
+        assert_eq!([look(), look()], [nothing(), (vec![], vec!["m".to_owned()])]);
     }
 
     #[test]

@@ -249,6 +249,7 @@ impl Error {
             Self::JobListClosed => (StatusCode::FORBIDDEN, "job_list_closed"),
             Self::NoWebhooks => (StatusCode::FORBIDDEN, "no_webhooks"),
             Self::Webhook(_) => (StatusCode::UNPROCESSABLE_ENTITY, "webhook"),
+            Self::Queue(JobError::Unreadable { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "queue"),
             Self::Queue(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -290,6 +291,11 @@ fn job_words(error: &JobError) -> String {
         JobError::Unavailable => "The queue for jobs does not answer at the moment; try again shortly.".to_owned(),
         JobError::Full => "The queue for jobs has no room for more at the moment; try again later.".to_owned(),
         JobError::Long(length) => format!("{length} inputs wait for this model already; try again later."),
+        JobError::Share(share) => format!(
+            "The jobs from this address hold {} {}, and this one would add {}; at the moment they may hold {} of the queue. Delete jobs that have ended (DELETE /jobs/{{id}}), or try again later.",
+            share.held, share.unit, share.more, share.most
+        ),
+        JobError::Unreadable { job, field } => format!("The field {field:?} of the job {job} in Redis cannot be read."),
         JobError::Conflict => "The Idempotency-Key was used for another job.".to_owned(),
         JobError::LargeInput { bytes, most } => {
             format!(
@@ -326,6 +332,7 @@ mod tests {
     use std::time::Duration;
 
     use contract::TopK;
+    use db_api::jobs::{JobId, Share};
 
     use super::*;
 
@@ -389,6 +396,8 @@ mod tests {
             (Error::Queue(JobError::Full), 503),
             (Error::Queue(JobError::Long(7)), 503),
             (Error::Queue(JobError::Unavailable), 503),
+            (Error::Queue(JobError::Share(Share { held: 1, more: 2, most: 2, unit: "bytes" })), 503),
+            (Error::Queue(JobError::Unreadable { job: JobId::random(), field: "total".to_owned() }), 500),
             (Error::Internal, 500),
         ]
     }

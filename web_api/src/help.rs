@@ -8,8 +8,9 @@ pub const PROGRAM: Program = Program {
     commands: &[
         ("worker", "works on jobs alone; needs REDIS_URL"),
         ("health", "prints whether the service on this machine is ready; exit code 0 if it is"),
+        ("metrics", "prints the metrics of the service on this machine, from METRICS_ADDR"),
     ],
-    internal: &[],
+    internal: &["log"],
     settings: SETTINGS,
 };
 

@@ -9,7 +9,7 @@ use service::cores::Cores;
 use service::readiness::Readiness;
 use service::settings::SettingError;
 use service::telemetry::LogSettings;
-use service::{descriptors, health, metrics, server, shutdown};
+use service::{descriptors, health, log_file, metrics, server, shutdown};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 use web_api::app::{App, health_router, health_routes, job_worker, router};
@@ -26,12 +26,16 @@ async fn main() -> ExitCode {
         Ok(command) => command,
         Err(ended) => return ended,
     };
+    if command == Some("log") {
+        return write_log();
+    }
     let (settings, log) = match Settings::from_env().and_then(|settings| Ok((settings, LogSettings::from_env()?))) {
         Ok(settings) => settings,
         Err(error) => return error.report(),
     };
     let role = match command {
         Some("health") => return health::check(settings.server.health_address()).await,
+        Some("metrics") => return health::print_metrics(settings.server.metrics_address).await,
         Some("worker") => Role::Worker,
         _ => Role::Front,
     };
@@ -40,6 +44,13 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.downcast_ref::<SettingError>().map_or_else(|| failed(&error), SettingError::report),
     }
+}
+
+/// The process that a native start pipes a service into: `LOG_FILE` gets what comes.
+fn write_log() -> ExitCode {
+    let path = std::env::var_os("LOG_FILE").unwrap_or_default();
+    let copied = log_file::copy_stdin(path.as_ref());
+    copied.map_or_else(|error| SettingError::new("LOG_FILE", error).report(), |()| ExitCode::SUCCESS)
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {

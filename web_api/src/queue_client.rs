@@ -76,7 +76,7 @@ impl QueueClient {
         while begun.elapsed() < patience {
             sleep(look).await;
             look = (look * 2).min(LAST_LOOK);
-            let Some(outcome) = self.jobs.results(id, &[0]).await?.pop().flatten() else {
+            let Some(outcome) = self.jobs.results(id, &[0], usize::MAX).await?.pop().flatten() else {
                 // Forgotten by a Redis that lost everything.
                 if self.jobs.find(id).await? == Found::Unknown {
                     return Err(Error::Queue(db_api::jobs::JobError::Unavailable));

@@ -1,10 +1,11 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use db_api::jobs::JobLimits;
 use reqwest::Url;
-use service::guard::Guard;
+use service::guard::{self, Address, Guard};
 use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redacted};
 use service::shared_secret::SharedSecret;
 
@@ -13,7 +14,7 @@ use crate::webhook::WebhookSettings;
 /// The longest that an answer may be remembered: more than the near cache can count is not far above.
 const YEAR_S: u64 = 366 * 24 * 3600;
 
-/// What the Redis of `redis.conf` takes while nothing else is in it: it accepts jobs up to four fifths of its 256 MiB.
+/// What the Redis of `redis.conf` takes of one client while no other jobs are in it: four fifths of four fifths of its 320 MiB.
 const DEFAULT_JOB_BYTES: u64 = 192 << 20;
 
 /// After so long inputs of jobs for a model that cannot be loaded, or is gone, fail. A model that is replaced sooner loses none.
@@ -86,7 +87,7 @@ impl Settings {
         let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
         let server = ServerSettings::from_env(5000, 9100)?;
         Ok(Self {
-            guard: Guard::public_from_env(server.address.ip())?,
+            guard: guard(server.address.ip())?,
             server,
             app_type: parse("APP_TYPE", AppType::Ui)?,
             model_api: urls.split(',').map(|url| base_url(url.trim())).collect::<Result<_, _>>()?,
@@ -121,6 +122,14 @@ impl JobSettings {
             },
         })
     }
+}
+
+/// Of a service that listens on `host`.
+fn guard(host: IpAddr) -> Result<Guard, SettingError> {
+    let Address(publish) = parse("PUBLISH", Address(host))?;
+    let origins = guard::origins(&optional("CORS_ALLOW_ORIGINS").unwrap_or_default());
+    let origins = origins.map_err(|reason| SettingError::new("CORS_ALLOW_ORIGINS", reason))?;
+    Ok(Guard::public(!publish.is_loopback(), guard::allowed_hosts()?, origins))
 }
 
 fn base_url(text: &str) -> Result<Url, SettingError> {

@@ -15,7 +15,7 @@ export class Problem extends Error {
 
 /**
  * Asks `model` what `picture` (a File) shows; with `topK`, that many classes are listed, or "all".
- * `onWait(seconds, attempt)` is told of every wait for a busy server.
+ * `onWait(seconds, why)` is called at every wait for a server that cannot answer now.
  */
 export async function predict(model, picture, { signal, onWait, topK } = {}) {
   const query = topK === undefined ? "" : `?top_k=${topK}`;
@@ -44,7 +44,7 @@ export function seenBy(model, picture, { signal } = {}) {
 
 /**
  * Has `model` answer `inputs`, which are [File, path] each, as a job; an archive alone is sent as it is.
- * `onSent(share)` is told how much of them has gone, `onWait` of every wait for a busy server. Resolves to the job.
+ * `onSent(share)` is told how much of them has gone, `onWait` of every wait. Resolves to the job.
  */
 export async function submitJob(model, inputs, { signal, onWait, onSent }) {
   const [[first]] = inputs;
@@ -100,15 +100,16 @@ function upload(url, body, signal, onSent) {
   });
 }
 
-/** Asks with `send` until the server is not busy any more, but not for ever. */
+/** Asks with `send` until the server answers something else than 503, but not for ever. */
 async function insist(send, signal, onWait) {
   for (let attempt = 1; ; attempt += 1) {
     const response = await send();
     if (response.ok) return response;
     const seconds = Number(response.headers.get("Retry-After"));
-    if (response.status !== 503 || !(seconds >= 0) || attempt === TRIES || !onWait) throw await problemOf(response);
+    const problem = await problemOf(response);
+    if (response.status !== 503 || !(seconds >= 0) || attempt === TRIES || !onWait) throw problem;
     const wait = Math.min(Math.max(seconds, 1), LONGEST_WAIT_S);
-    onWait(wait, attempt);
+    onWait(wait, problem.message);
     await pause(wait * 1000, signal);
   }
 }

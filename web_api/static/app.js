@@ -5,6 +5,7 @@ import { copyCurl, showAnswer, wording } from "./answer.js";
 import { drawingSheet } from "./draw.js";
 import { askSeveral } from "./files.js";
 import { dropped, isArchive, isInput, loose, ofFolder } from "./folders.js";
+import { watchHealth } from "./health.js";
 import { followJob, showSending } from "./job.js";
 import { jobList } from "./jobs.js";
 import { empty, thumbnail } from "./pictures.js";
@@ -16,7 +17,7 @@ const ARCHIVES = ".zip,.tar,.tgz,.gz";
 
 const byId = (id) => document.getElementById(id);
 const [file, chooser, result, answerBox, errorBox] = ["file", "model", "result", "answer", "error"].map(byId);
-const models = JSON.parse(byId("models").textContent);
+let { models, reachable } = served(document);
 const jobBox = byId("job");
 const jobs = jobList(byId("jobs"));
 let running = new AbortController();
@@ -36,6 +37,7 @@ for (const part of document.querySelectorAll(".js")) part.hidden = false;
 if (answerBox.firstElementChild) copyCurl(answerBox);
 chooseModel(new URLSearchParams(location.search).get("model"));
 if (openJob) showJob(openJob);
+watchHealth(() => ({ models, reachable }), adopt);
 
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -71,12 +73,36 @@ addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) dropped(event.dataTransfer).then(received, failed);
 });
 
+/** The models of a copy of the page, and whether model_api answered when it was made. */
+function served(page) {
+  const list = page.getElementById("models");
+  return { models: JSON.parse(list.textContent), reachable: list.dataset.reachable === "true" };
+}
+
+/** Shows the models as a fresh copy of the page does. Other models need the whole page, which may not go while it is used. */
+function adopt(page) {
+  const fresh = served(page);
+  const names = (list) => list.map(({ name }) => name).join("/");
+  if (names(fresh.models) !== names(models)) {
+    if (result.dataset.state === "empty" && inputs.length === 0 && sheet.isEmpty()) location.reload();
+    return;
+  }
+  ({ models, reachable } = fresh);
+  const of = (root, name) => [...root.querySelectorAll("[data-about]")].find(({ dataset }) => dataset.about === name);
+  for (const { name } of models) of(document, name).replaceWith(document.adoptNode(of(page, name)));
+  for (const option of chooser?.options ?? []) {
+    option.textContent = [...page.querySelectorAll("#model option")].find(({ value }) => value === option.value).textContent;
+  }
+  chooseModel();
+}
+
 function chooseModel(wanted) {
   if (models.length > 1 && models.some(({ name }) => name === wanted)) chooser.value = wanted;
   for (const about of document.querySelectorAll("[data-about]")) about.hidden = about.dataset.about !== chooser.value;
   // Nothing is known of a model that is still loading: the form then says so. A job may be one of tensors.
   byId("form").hidden = chosenModel()?.state === "READY" && !chosenModel().image;
   document.querySelector(".columns").hidden = byId("form").hidden && !openJob;
+  byId("fields").disabled = document.querySelector(".about:not([hidden])")?.dataset.blocked !== undefined;
   byId("draw").hidden = chosenModel()?.image?.fit !== "digit";
   if (chosenModel()) document.title = `${chosenModel().title} · MLServe`;
 }
@@ -154,6 +180,7 @@ function state(now, status = "") {
 }
 
 async function ask() {
+  if (byId("fields").disabled) return;
   const signal = stop();
   const model = chosenModel();
   try {
@@ -184,7 +211,7 @@ async function askOne(model, picture, signal) {
   const seen = seenBy(model.name, picture, { signal });
   const answer = await predict(model.name, picture, {
     signal,
-    onWait: (seconds, attempt) => state("busy", `The server is busy. Waiting ${seconds} s, then trying again (${attempt}) …`),
+    onWait: (seconds, why) => state("busy", `${why} Trying again in ${seconds} s …`),
   });
   signal.throwIfAborted();
   const said = wording(answer);
@@ -234,7 +261,7 @@ async function askJob(model, asked, signal) {
     const job = await submitJob(model.name, asked, {
       signal,
       onSent: (share) => showSending(jobBox, name, share),
-      onWait: (seconds) => showSending(jobBox, name, 0, `The server is busy. Waiting ${seconds} s …`),
+      onWait: (seconds, why) => showSending(jobBox, name, 0, `${why} Trying again in ${seconds} s …`),
     });
     jobs.add(job, name);
     follow(job, signal);

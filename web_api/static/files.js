@@ -20,7 +20,7 @@ export async function askSeveral(files, model, { table, progress, label, signal,
     try {
       signal.throwIfAborted();
       say(row, "asking", "Asking …");
-      const onWait = (seconds) => say(row, "asking", `The server is busy. Waiting ${seconds} s …`);
+      const onWait = (seconds, why) => say(row, "asking", `${why} Trying again in ${seconds} s …`);
       const answer = await predict(model, file, { signal, onWait });
       const said = wording(answer);
       say(row, "answered", `${said.memory} · ${said.time}`, said.label, said.value);

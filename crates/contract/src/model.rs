@@ -88,7 +88,7 @@ pub struct ModelDescription {
 pub struct Device {
     /// `"cpu"` or `"cuda"`.
     pub name: String,
-    /// Why `cuda` was not used although it was allowed; `None` when it was used or not wanted.
+    /// Why `cuda` was not used although it was allowed and the machine has a card; `None` otherwise.
     pub stepped_down: Option<String>,
     /// Version of the ONNX Runtime library, e.g. `"1.31.1"`.
     pub runtime: String,

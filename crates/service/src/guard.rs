@@ -1,4 +1,5 @@
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::Request;
@@ -7,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 
 use crate::grpc;
 use crate::problem::problem;
-use crate::settings::{SettingError, optional, parse};
+use crate::settings::{SettingError, optional};
 
 /// Characters of a client's header that an error repeats.
 const MAX_SHOWN: usize = 64;
@@ -63,16 +64,9 @@ impl Guard {
         Self { hosts, browsers: Browsers::Refused }
     }
 
-    /// `PUBLISH` (`HOST`, the address that is listened on, where unset), `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`.
-    pub fn public_from_env(host: IpAddr) -> Result<Self, SettingError> {
-        let Address(publish) = parse("PUBLISH", Address(host))?;
-        let origins = list("CORS_ALLOW_ORIGINS", origin)?;
-        Ok(Self::public(!publish.is_loopback(), list("ALLOWED_HOSTS", host_name)?, origins))
-    }
-
-    /// `ALLOWED_HOSTS`.
+    /// [`Guard::private`] with the names of `ALLOWED_HOSTS`.
     pub fn private_from_env(host: IpAddr) -> Result<Self, SettingError> {
-        Ok(Self::private(host, list("ALLOWED_HOSTS", host_name)?))
+        Ok(Self::private(host, allowed_hosts()?))
     }
 
     /// Origins whose pages may use the service.
@@ -228,23 +222,32 @@ fn shown(bytes: &[u8]) -> String {
 }
 
 /// An address, of IPv6 also in brackets, as Compose wants it.
-struct Address(IpAddr);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub IpAddr);
 
-impl std::str::FromStr for Address {
-    type Err = std::net::AddrParseError;
+impl FromStr for Address {
+    type Err = AddrParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse().map(Self)
     }
 }
 
-/// The comma-separated entries of a variable.
-fn list<T>(variable: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, SettingError> {
-    read_list(optional(variable).as_deref().unwrap_or_default(), read)
-        .map_err(|reason| SettingError::new(variable, reason))
+/// `ALLOWED_HOSTS`: names in small letters, for [`Guard::public`].
+pub fn allowed_hosts() -> Result<Vec<String>, SettingError> {
+    let text = optional("ALLOWED_HOSTS").unwrap_or_default();
+    list(&text, host_name).map_err(|reason| SettingError::new("ALLOWED_HOSTS", reason))
 }
 
-fn read_list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+/// Comma-separated origins, for [`Guard::public`].
+///
+/// # Errors
+/// Words that name the entry which is none.
+pub fn origins(text: &str) -> Result<Vec<HeaderValue>, String> {
+    list(text, origin)
+}
+
+fn list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(read).collect()
 }
 

@@ -1,3 +1,4 @@
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,9 +15,20 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the service at `address` whether it is ready: prints its answer and ends with 0 only for a 200.
 pub async fn check(address: SocketAddr) -> ExitCode {
-    match timeout(PATIENCE, ready(reachable(address))).await {
+    print(address, "/health/ready").await
+}
+
+/// Prints the metrics of the service whose `METRICS_ADDR` is `address`, in the OpenMetrics text format: how they are read from
+/// outside a container, since that listener is never published. Ends with 0 only for a 200.
+pub async fn print_metrics(address: SocketAddr) -> ExitCode {
+    print(address, "/metrics").await
+}
+
+async fn print(address: SocketAddr, path: &str) -> ExitCode {
+    match timeout(PATIENCE, get(reachable(address), path)).await {
         Ok(Ok((status, body))) => {
-            println!("{body}");
+            // A reader that has closed it, such as `head`, has seen enough.
+            let _ = writeln!(io::stdout(), "{}", body.trim_end());
             if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Ok(Err(error)) => {
@@ -40,15 +52,18 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
+/// Metrics of hundreds of models have hundreds of kilobytes.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn ready(address: SocketAddr) -> Result<(StatusCode, String), AnyError> {
+async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), AnyError> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get("/health/ready").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+    let request = Request::get(path).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), 1 << 20).collect().await?.to_bytes();
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -14,8 +14,11 @@ pub mod telemetry;
 /// What a line looks like.
 mod log_lines;
 
-/// Lines about requests, written together.
+/// The thread that writes lines, so that no request waits for stderr.
 mod request_log;
+
+/// The log file of a native start, bounded in size.
+pub mod log_file;
 
 /// Who still needs time before traffic may come.
 pub mod readiness;
@@ -80,5 +83,5 @@ pub mod metrics;
 /// SIGTERM and SIGINT: the first is a request, the second an order.
 pub mod shutdown;
 
-/// The `health` subcommand: a container's health check without curl in the image.
+/// The `health` and `metrics` subcommands: a container's health check, and its metrics, without curl in the image.
 pub mod health;

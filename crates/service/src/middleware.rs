@@ -24,6 +24,7 @@ use crate::http_metrics::RouteMetrics;
 pub use crate::http_metrics::{HttpMetrics, seconds_histogram};
 use crate::ids::fresh_id;
 use crate::problem::problem;
+use crate::request_log::REQUEST_TARGET;
 
 /// `Cache-Status` of RFC 9211, which is in the log line as well.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -40,6 +41,9 @@ const MAX_LOGGED_PATH: usize = 256;
 
 /// Beginnings of the paths of health checks, by whichever protocol.
 const HEALTH_CHECKS: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
+
+/// The path of `model_api` that `web_api` polls once a second.
+const POLLED_PATH: &str = "/models";
 
 tokio::task_local! {
     static REQUEST_ID: HeaderValue;
@@ -198,13 +202,15 @@ fn cut(text: &str, max_bytes: usize) -> &str {
 
 fn log(asked: &Asked, response: &Response, status: StatusCode, took: Duration) {
     let (method, path) = (cut(asked.method.as_str(), MAX_LOGGED_METHOD), cut(asked.path(), MAX_LOGGED_PATH));
-    let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
-    // Health checks come every few seconds for ever; at `info` they would be most of the log.
-    if HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
-        debug!(%method, path, status, ms, "answered");
+    let ms = took.as_secs_f64() * 1e3;
+    // Health checks and polls between the services arrive every second; at `info` they would be most of the log.
+    let is_poll = path == POLLED_PATH && status == StatusCode::OK;
+    let status = status.as_u16();
+    if is_poll || HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
+        debug!(target: REQUEST_TARGET, %method, path, status, ms, "answered");
     } else {
         let cache = response.headers().get(CACHE_STATUS).and_then(|value| value.to_str().ok());
-        info!(%method, path, status, ms, cache, "answered");
+        info!(target: REQUEST_TARGET, %method, path, status, ms, cache, "answered");
     }
 }
 

@@ -1,6 +1,9 @@
-//! Lines about requests, of which there may be tens of thousands in a second: a write of the kernel's for each would cost as
-//! much as answering. They wait a moment for each other in memory, and a thread writes them together. Every other line
-//! is written at once, after those that wait, so that the order stays.
+//! Log writer: a bounded buffer in memory that one thread writes to stderr.
+//!
+//! No request waits for stderr. A stalled reader (a full pipe, a stopped terminal) fills the buffer, and further lines are
+//! dropped and counted. Lines about requests stay in the buffer for a moment, so that one `write` takes many of them: there may
+//! be tens of thousands in a second. Every other line wakes the thread at once and waits a bounded time until it is written, so
+//! that it is there even if the process aborts right after it.
 
 use std::io::{self, Write};
 use std::mem;
@@ -11,15 +14,18 @@ use std::time::Duration;
 use tracing::{Level, Metadata, warn};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long a line waits for others.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The target of lines about requests, for `LOG_LEVEL` (`info,request=warn`) and for this module. The name is an interface: it
+/// does not follow the module that logs them.
+pub(crate) const REQUEST_TARGET: &str = "request";
 
-/// Lines that are waiting, in bytes. Where stderr takes no more of them, further ones are left out: a log that is not read
-/// must neither stop the service nor fill its memory.
-const MOST_WAITING: usize = 1 << 20;
+/// How long lines about requests are collected before they are written.
+const COLLECT_DELAY: Duration = Duration::from_millis(20);
 
-/// Where [`crate::middleware`] logs what was answered.
-const REQUESTS: &str = "service::middleware";
+/// How long another line waits until it is written. After one such timeout no line waits until stderr takes bytes again.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Bytes of lines that are not yet written. Further lines are dropped.
+const MAX_BUFFERED_BYTES: usize = 1 << 20;
 
 /// Writes to stderr, as the module says.
 #[derive(Clone, Debug)]
@@ -27,74 +33,116 @@ pub(crate) struct RequestLog(Arc<Shared>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    waiting: Mutex<Waiting>,
-    came: Condvar,
+    buffer: Mutex<Buffer>,
+    /// There is a line to write, or one that must be written now.
+    added: Condvar,
+    /// Lines were written, or are not waited for any more.
+    written: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Buffer {
     lines: Vec<u8>,
-    left_out: u64,
+    dropped: u64,
+    /// One of the lines must not be collected any longer.
+    is_urgent: bool,
+    /// Lines that were ever added to the buffer.
+    added: u64,
+    /// Of those the ones that have been handed to stderr.
+    written: u64,
+    /// Stderr takes nothing, or the writing thread itself logs: no line waits.
+    is_stalled: bool,
 }
 
 impl RequestLog {
-    /// Starts the thread, which stays as long as the process.
+    /// Starts the thread, which lives as long as the process.
     pub fn start() -> Self {
-        let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
-        thread::spawn(move || of_thread.write_for_ever());
-        Self(shared)
+        let log = Self(Arc::default());
+        let shared = Arc::clone(&log.0);
+        thread::spawn(move || {
+            loop {
+                shared.write_once(&mut io::stderr());
+            }
+        });
+        log
     }
 }
 
 impl Shared {
-    fn write_for_ever(&self) {
-        loop {
-            let waiting = self.came.wait_while(self.lock(), |waiting| waiting.lines.is_empty());
-            drop(waiting.unwrap_or_else(PoisonError::into_inner));
-            thread::sleep(PAUSE);
-            self.write(b"");
-            let left_out = mem::take(&mut self.lock().left_out);
-            if left_out > 0 {
-                warn!(left_out, "lines about requests are missing: the log was not read in time");
-            }
+    /// Waits for lines and writes those that there are.
+    fn write_once(&self, to: &mut impl Write) {
+        let buffer = self.added.wait_while(self.lock(), |buffer| buffer.lines.is_empty());
+        let buffer = buffer.unwrap_or_else(PoisonError::into_inner);
+        let collected = self.added.wait_timeout_while(buffer, COLLECT_DELAY, |buffer| !buffer.is_urgent);
+        let (mut buffer, _) = collected.unwrap_or_else(PoisonError::into_inner);
+        let (lines, dropped, added) = (mem::take(&mut buffer.lines), mem::take(&mut buffer.dropped), buffer.added);
+        buffer.is_urgent = false;
+        drop(buffer);
+        // A failure cannot be reported anywhere.
+        let _ = to.write_all(&lines);
+        let mut buffer = self.lock();
+        buffer.written = added;
+        // This thread must not wait for itself when it logs.
+        buffer.is_stalled = dropped > 0;
+        drop(buffer);
+        self.written.notify_all();
+        if dropped > 0 {
+            warn!(dropped, "log lines are missing: stderr was not read in time");
         }
     }
 
-    /// Writes what waits, and then `line`.
-    fn write(&self, line: &[u8]) {
-        // Locked first, so that nothing overtakes what is being written; requests go on meanwhile.
-        let mut stderr = io::stderr().lock();
-        let mut lines = mem::take(&mut self.lock().lines);
-        lines.extend_from_slice(line);
-        // There is nowhere to say that it failed.
-        let _ = stderr.write_all(&lines);
+    /// Adds a line that may wait for others.
+    fn collect(&self, line: &[u8]) {
+        let mut buffer = self.lock();
+        let is_first = buffer.lines.is_empty();
+        if buffer.add(line) && is_first {
+            self.added.notify_one();
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing in it can be half done in a way that matters.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds a line and waits until it is written, at most [`WRITE_TIMEOUT`].
+    fn write_now(&self, line: &[u8]) {
+        let mut buffer = self.lock();
+        if !buffer.add(line) {
+            return;
+        }
+        buffer.is_urgent = true;
+        let place = buffer.added;
+        self.added.notify_one();
+        let is_waiting = |buffer: &mut Buffer| buffer.written < place && !buffer.is_stalled;
+        let waited = self.written.wait_timeout_while(buffer, WRITE_TIMEOUT, is_waiting);
+        let (mut buffer, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            buffer.is_stalled = true;
+            drop(buffer);
+            self.written.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        // A panic leaves nothing half done in it that matters.
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    /// `true`: it is the first, and whoever writes has to be woken.
-    fn put(&mut self, line: &[u8]) -> bool {
-        if self.lines.len() + line.len() > MOST_WAITING {
-            self.left_out += 1;
+impl Buffer {
+    /// Whether there was room.
+    fn add(&mut self, line: &[u8]) -> bool {
+        if self.lines.len() + line.len() > MAX_BUFFERED_BYTES {
+            self.dropped += 1;
             return false;
         }
-        let is_first = self.lines.is_empty();
         self.lines.extend_from_slice(line);
-        is_first
+        self.added += 1;
+        true
     }
 }
 
-/// What becomes of one line.
+/// How one line is written.
 pub(crate) enum Line<'a> {
-    /// It waits.
-    Waits(&'a Shared),
-    /// It is written now.
+    /// With others, a moment later.
+    Collected(&'a Shared),
+    /// At once.
     Now(&'a Shared),
 }
 
@@ -106,20 +154,16 @@ impl<'a> MakeWriter<'a> for RequestLog {
     }
 
     fn make_writer_for(&'a self, line: &Metadata<'_>) -> Line<'a> {
-        let waits = line.target() == REQUESTS && *line.level() >= Level::INFO;
-        if waits { Line::Waits(&self.0) } else { Line::Now(&self.0) }
+        let is_collected = line.target() == REQUEST_TARGET && *line.level() >= Level::INFO;
+        if is_collected { Line::Collected(&self.0) } else { Line::Now(&self.0) }
     }
 }
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Waits(shared) => {
-                if shared.lock().put(line) {
-                    shared.came.notify_one();
-                }
-            }
-            Self::Now(shared) => shared.write(line),
+            Self::Collected(shared) => shared.collect(line),
+            Self::Now(shared) => shared.write_now(line),
         }
         Ok(line.len())
     }
@@ -131,31 +175,91 @@ impl Write for Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use tracing::subscriber::with_default;
+    use tracing_subscriber::fmt;
+
     use super::*;
 
-    #[test]
-    fn what_is_not_read_in_time_is_left_out_and_counted() {
-        let mut waiting = Waiting::default();
-        let line = vec![b'x'; MOST_WAITING / 2];
-        let first: Vec<bool> = (0..4).map(|_| waiting.put(&line)).collect();
-        assert_eq!(first, [true, false, false, false]);
-        assert_eq!((waiting.lines.len(), waiting.left_out), (MOST_WAITING, 2));
+    /// A writer whose writes last until they are received.
+    struct Reader(mpsc::SyncSender<Vec<u8>>);
+
+    impl Write for Reader {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            self.0.send(lines.to_vec()).map_err(io::Error::other)?;
+            Ok(lines.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A log, and where each of its writes arrives. A write lasts until it is received.
+    fn log() -> (RequestLog, mpsc::Receiver<Vec<u8>>) {
+        let log = RequestLog(Arc::default());
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let (shared, mut to) = (Arc::clone(&log.0), Reader(sender));
+        thread::spawn(move || {
+            loop {
+                shared.write_once(&mut to);
+            }
+        });
+        (log, receiver)
     }
 
     #[test]
-    fn only_lines_about_requests_wait() {
-        use tracing::subscriber::with_default;
-        use tracing_subscriber::fmt;
+    fn lines_beyond_the_bound_are_dropped_and_counted() {
+        let mut buffer = Buffer::default();
+        let line = vec![b'x'; MAX_BUFFERED_BYTES / 2];
+        let had_room: Vec<bool> = (0..4).map(|_| buffer.add(&line)).collect();
+        assert_eq!(had_room, [true, true, false, false]);
+        assert_eq!((buffer.lines.len(), buffer.dropped), (MAX_BUFFERED_BYTES, 2));
+    }
 
-        let log = RequestLog(Arc::default());
-        let subscriber = fmt().with_writer(log.clone()).finish();
-        with_default(subscriber, || {
-            tracing::info!(target: REQUESTS, "answered");
-            assert!(!log.0.lock().lines.is_empty());
-            tracing::info!("something else");
-            assert!(log.0.lock().lines.is_empty(), "written, with what waited before it");
-            tracing::error!(target: REQUESTS, "a handler panicked");
-            assert!(log.0.lock().lines.is_empty());
+    #[test]
+    fn a_stalled_reader_stalls_no_line_and_gets_them_in_order_later() {
+        let (log, receiver) = log();
+        let lines = thread::spawn(move || {
+            // Nothing is received meanwhile: the first of these waits for its timeout, the others not at all.
+            (0..1000).for_each(|number| log.0.write_now(format!("{number}\n").as_bytes()));
+            log.0.collect(b"of a request\n");
         });
+        lines.join().unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"of a request\n") {
+            read.extend(receiver.recv().unwrap());
+        }
+        let read = String::from_utf8(read).unwrap();
+        let mut expected: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+        expected.push("of a request".to_owned());
+        assert_eq!(read.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn only_lines_about_requests_are_collected() {
+        let log = RequestLog(Arc::default());
+        let is_urgent = |line: fn()| {
+            let subscriber = fmt().with_writer(log.clone()).finish();
+            log.0.lock().is_urgent = false;
+            with_default(subscriber, line);
+            log.0.lock().is_urgent
+        };
+        assert!(!is_urgent(|| tracing::info!(target: REQUEST_TARGET, "answered")));
+        assert!(is_urgent(|| tracing::info!("something else")));
+        assert!(is_urgent(|| tracing::error!(target: REQUEST_TARGET, "a handler panicked")));
+        let lines = String::from_utf8(log.0.lock().lines.clone()).unwrap();
+        let place = |words: &str| lines.find(words).unwrap();
+        assert!(place("answered") < place("something else") && place("something else") < place("panicked"), "{lines}");
+    }
+
+    #[test]
+    fn a_line_is_written_when_its_call_returns() {
+        let (log, receiver) = log();
+        let reading = thread::spawn(move || receiver.recv().unwrap());
+        log.0.write_now(b"now\n");
+        assert_eq!(log.0.lock().written, 1);
+        assert_eq!(reading.join().unwrap(), b"now\n");
     }
 }

@@ -39,6 +39,10 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same, where a new connection waits for its place.
 const EVICTION_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// Between two looks at the beginning of a preface: the interval doubles, so that a thousand clients that go no further cost little.
+const MIN_PEEK_INTERVAL: Duration = Duration::from_millis(5);
+const MAX_PEEK_INTERVAL: Duration = Duration::from_millis(200);
+
 /// The drain took longer than `DRAIN_TIMEOUT_MS`; what was still open has been cut.
 #[derive(Debug, thiserror::Error)]
 #[error("connections were still busy after {0:?} and have been cut")]
@@ -252,7 +256,9 @@ impl Session {
             }
             () = activity.evicted() => {
                 connection.as_mut().graceful_shutdown();
-                leave(connection, &activity, EVICTION_TIMEOUT).await
+                // A client without a single request has nothing to lose.
+                let patience = if activity.requests() == 0 { Duration::ZERO } else { EVICTION_TIMEOUT };
+                leave(connection, &activity, patience).await
             }
         };
         if let Err(error) = ended {
@@ -266,13 +272,13 @@ impl Session {
 async fn leave<E>(
     mut connection: impl Future<Output = Result<(), E>> + Unpin,
     activity: &Activity,
-    patience: Duration,
+    mut patience: Duration,
 ) -> Result<(), E> {
     loop {
         match timeout(patience, &mut connection).await {
             Ok(ended) => return ended,
             Err(_) if activity.is_idle() => return Ok(()),
-            Err(_) => {}
+            Err(_) => patience = LEAVE_TIMEOUT,
         }
     }
 }
@@ -281,13 +287,17 @@ async fn leave<E>(
 /// the same, but without a timer: a client that says nothing would keep its place for ever. `None`: it has gone.
 async fn has_begun(stream: &TcpStream) -> Option<Version> {
     let mut said = [0; HTTP2_PREFACE.len()];
+    let mut pause = MIN_PEEK_INTERVAL;
     loop {
         match stream.peek(&mut said).await {
             Ok(0) | Err(_) => return None,
             Ok(_) if said == *HTTP2_PREFACE => return Some(Version::HTTP_2),
             Ok(length) if !HTTP2_PREFACE.starts_with(&said[..length]) => return Some(Version::HTTP_11),
             // Looking again shows the same bytes at once, so there is nothing to wait for but time.
-            Ok(_) => sleep(Duration::from_millis(5)).await,
+            Ok(_) => {
+                sleep(pause).await;
+                pause = (pause * 2).min(MAX_PEEK_INTERVAL);
+            }
         }
     }
 }

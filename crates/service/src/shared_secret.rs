@@ -9,9 +9,6 @@ use crate::settings::{SettingError, optional};
 /// The header in which `web_api` sends the secret.
 const HEADER: HeaderName = HeaderName::from_static("x-model-api-secret");
 
-/// The variable of both services.
-const NAME: &str = "MODEL_API_SECRET";
-
 /// Fewer characters can be guessed.
 const MIN_LENGTH: usize = 16;
 
@@ -22,7 +19,7 @@ pub struct SharedSecret(Arc<str>);
 impl SharedSecret {
     /// `MODEL_API_SECRET`; `None` where it is unset.
     pub fn from_env() -> Result<Option<Self>, SettingError> {
-        optional(NAME).map(|text| Self::new(&text)).transpose()
+        optional("MODEL_API_SECRET").map(|text| Self::new(&text)).transpose()
     }
 
     /// # Errors
@@ -31,7 +28,7 @@ impl SharedSecret {
         if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             let reason =
                 format!("must have at least {MIN_LENGTH} characters, all of them visible ASCII without spaces");
-            return Err(SettingError::new(NAME, reason));
+            return Err(SettingError::new("MODEL_API_SECRET", reason));
         }
         Ok(Self(text.into()))
     }

@@ -1,9 +1,11 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// What a job may cost, and how long it is kept.
 #[derive(Clone, Copy, Debug)]
@@ -270,6 +272,8 @@ pub struct Work {
     pub asked: Asked,
     /// A picture, or a request.
     pub data: Bytes,
+    /// Its share of the bytes that workers may hold, for as long as it is worked on.
+    pub(super) _held: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Skipped {
@@ -345,6 +349,16 @@ impl FromStr for Status {
     }
 }
 
+impl Told {
+    /// As it is written in the job.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl Webhook {
     /// That of a job which has just been accepted.
     pub(super) fn new(url: String) -> Self {
@@ -353,6 +367,11 @@ impl Webhook {
 }
 
 impl Outcome {
+    pub(super) fn json(&self) -> &str {
+        let (Self::Answer(json) | Self::Error(json)) = self;
+        json
+    }
+
     /// With a sign before it, as it stands in Redis.
     pub(super) fn to_signed(&self) -> String {
         match self {

@@ -1,52 +1,74 @@
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError, cmd};
+use redis::{Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, cmd};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::JobError;
+use super::breaker::Breaker;
+use super::functions::FUNCTIONS;
+use super::{JobError, Share};
 
-/// Every step of a job as one function in Redis.
-const FUNCTIONS: &str = include_str!("functions.lua");
+/// A longer command gets so much more time for each of its bytes, and those of its reply.
+const SLOWEST_BYTES_PER_MS: usize = 2048;
 
-/// A connection with a deadline, which is made anew when its other end has fallen silent.
+/// Replies that a command may have. Any other error may be one of the connection, such as a failed log-in.
+const REPLIES: [&str; 10] =
+    ["FULL", "SHARE", "LONG", "CONFLICT", "OOM", "MISCONF", "NOGROUP", "BUSYGROUP", "WRONGTYPE", "LOADING"];
+
+/// Connection to Redis with a deadline for each command. After an error that is no reply to a command it is replaced, and a circuit
+/// breaker, which all connections share, lets commands fail at once while Redis does not answer.
 pub struct Link {
     client: Client,
     config: ConnectionManagerConfig,
     deadline: Duration,
     connection: RwLock<ConnectionManager>,
+    breaker: Arc<Breaker>,
 }
 
 impl Link {
     /// Does not connect yet.
     pub fn new(client: Client, deadline: Duration) -> Result<Self, RedisError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(deadline))
-            .set_number_of_retries(1);
-        let connection = RwLock::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
-        Ok(Self { client, config, deadline, connection })
+        Self::with(client, deadline, Arc::new(Breaker::new()))
     }
 
     /// Another connection to the same Redis.
     pub fn beside(&self, deadline: Duration) -> Result<Self, RedisError> {
-        Self::new(self.client.clone(), deadline)
+        Self::with(self.client.clone(), deadline, Arc::clone(&self.breaker))
     }
 
-    /// Asks, and asks once more over a new connection when the old one turns out to be closed: everything that is asked here may be
-    /// asked twice.
+    fn with(client: Client, deadline: Duration, breaker: Arc<Breaker>) -> Result<Self, RedisError> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(1)))
+            .set_response_timeout(None)
+            .set_number_of_retries(1);
+        let connection = RwLock::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
+        Ok(Self { client, config, deadline, connection, breaker })
+    }
+
+    /// Sends a command, and sends it once more over a new connection when the old one turns out to be closed: everything that is sent
+    /// here may be sent twice.
     pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, JobError> {
-        let answer = match self.command(command).await {
+        self.ask_for(command, 0).await
+    }
+
+    /// [`Self::ask`] for a command that has this many bytes together with its reply.
+    pub async fn ask_for<T: FromRedisValue>(&self, command: &Cmd, bytes: usize) -> Result<T, JobError> {
+        self.send(command, bytes).await.map_err(|error| failure(&error))
+    }
+
+    /// [`Self::ask_for`], with Redis' own error.
+    pub async fn send<T: FromRedisValue>(&self, command: &Cmd, bytes: usize) -> Result<T, RedisError> {
+        let deadline = self.deadline + Duration::from_millis((bytes / SLOWEST_BYTES_PER_MS) as u64);
+        match self.command_within(command, deadline).await {
             Err(error) if is_unknown_function(&error) => {
-                self.load_functions().await.map_err(|error| failure(&error))?;
-                self.command(command).await
+                self.load_functions().await?;
+                self.command_within(command, deadline).await
             }
-            Err(error) if error.is_connection_dropped() => self.command(command).await,
+            Err(error) if was_closed(&error) => self.command_within(command, deadline).await,
             answer => answer,
-        };
-        answer.map_err(|error| failure(&error))
+        }
     }
 
     /// Puts this version's functions into Redis, in the place of an older one's.
@@ -56,37 +78,80 @@ impl Link {
         self.command::<String>(&load).await.map(|_| info!("the functions for jobs are in Redis"))
     }
 
-    /// [`Self::ask`] for several commands on one way there and back.
+    /// [`Self::ask`] for several commands in one round trip.
     pub async fn ask_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, JobError> {
-        let mut connection = self.connection();
-        let mut asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
-        if matches!(&asked, Ok(Err(error)) if error.is_connection_dropped()) {
-            asked = timeout(self.deadline, commands.query_async(&mut connection)).await;
+        let mut asked = self.pipeline(commands).await;
+        if matches!(&asked, Err(error) if was_closed(error)) {
+            asked = self.pipeline(commands).await;
         }
-        asked.unwrap_or_else(|_| Err(self.fell_silent())).map_err(|error| failure(&error))
+        asked.map_err(|error| failure(&error))
     }
 
-    /// Asks once, and gives Redis' own error.
-    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection();
-        match timeout(self.deadline, command.query_async(&mut connection)).await {
-            Ok(Err(error)) if error.is_timeout() => Err(self.fell_silent()),
-            Ok(answer) => answer,
-            Err(_) => Err(self.fell_silent()),
+    async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, RedisError> {
+        if !self.breaker.admits(self.deadline) {
+            return Err(does_not_answer());
         }
+        let mut connection = self.connection();
+        let answer = timeout(self.deadline, commands.query_async(&mut connection)).await;
+        self.judge(answer.unwrap_or_else(|_| Err(does_not_answer())))
+    }
+
+    /// Sends a command once, and gives Redis' own error.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        self.command_within(command, self.deadline).await
+    }
+
+    async fn command_within<T: FromRedisValue>(&self, command: &Cmd, deadline: Duration) -> Result<T, RedisError> {
+        if !self.breaker.admits(deadline) {
+            return Err(does_not_answer());
+        }
+        let mut connection = self.connection();
+        let answer = timeout(deadline, command.query_async(&mut connection)).await;
+        self.judge(answer.unwrap_or_else(|_| Err(does_not_answer())))
     }
 
     fn connection(&self) -> ConnectionManager {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a new connection in the place of one that may be half open: see `RedisStore`.
-    fn fell_silent(&self) -> RedisError {
+    fn judge<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+        let Err(error) = &answer else {
+            self.breaker.close();
+            return answer;
+        };
+        if is_reply(error) {
+            self.breaker.close();
+            return answer;
+        }
+        // The manager itself keeps a connection that falls silent, and one whose log-in has failed.
+        self.replace();
+        // A connection that was closed is no failure of Redis yet: the next one shows.
+        let is_of_one_command =
+            matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType);
+        if !was_closed(error) && !is_of_one_command && self.breaker.open() {
+            warn!(%error, "Redis does not answer; the queue for jobs is unavailable");
+        }
+        answer
+    }
+
+    fn replace(&self) {
         if let Ok(connection) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
             *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection;
         }
-        RedisError::from((redis::ErrorKind::Io, "no answer in time"))
     }
+}
+
+fn does_not_answer() -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "Redis does not answer in time").into()
+}
+
+/// The other end closed a connection that had worked.
+fn was_closed(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal()
+}
+
+fn is_reply(error: &RedisError) -> bool {
+    is_unknown_function(error) || error.code().is_some_and(|code| REPLIES.contains(&code))
 }
 
 fn is_unknown_function(error: &RedisError) -> bool {
@@ -97,13 +162,17 @@ fn is_unknown_function(error: &RedisError) -> bool {
 pub fn failure(error: &RedisError) -> JobError {
     match error.code() {
         Some("FULL" | "OOM" | "MISCONF") => JobError::Full,
+        Some("SHARE") => Share::read(error.detail().unwrap_or_default()).map_or(JobError::Full, JobError::Share),
         Some("LONG") => {
             JobError::Long(error.detail().and_then(|length| length.trim().parse().ok()).unwrap_or_default())
         }
         Some("CONFLICT") => JobError::Conflict,
         Some("NOGROUP") => JobError::Unavailable,
         _ => {
-            warn!(%error, "Redis does not do what a job needs");
+            // The breaker reports a Redis that does not answer, once.
+            if !error.is_io_error() {
+                warn!(%error, "Redis does not do what a job needs");
+            }
             JobError::Unavailable
         }
     }

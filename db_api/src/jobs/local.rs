@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Asked, Content, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, NewJob, Outcome, Status, Told,
-    Tried, Webhook, WebhookClaim, What, Work,
+    Asked, Content, Delivery, Event, Found, Input, Job, JobError, JobId, JobLimits, NewJob, Outcome, QueueHealth,
+    Status, Told, Tried, Webhook, WebhookClaim, What, Work,
 };
 
 /// So long an empty queue is waited at.
@@ -271,10 +271,18 @@ impl LocalJobs {
         state.jobs.get(&id).map_or_else(Vec::new, |kept| kept.names.iter().skip(first).take(count).cloned().collect())
     }
 
-    pub(super) fn results(&self, id: JobId, indices: &[u32]) -> Vec<Option<Outcome>> {
+    pub(super) fn results(&self, id: JobId, indices: &[u32], most_bytes: usize) -> Vec<Option<Outcome>> {
         let state = self.state();
-        let result = |index| state.jobs.get(&id).and_then(|kept| kept.results.get(index)).cloned();
-        indices.iter().map(result).collect()
+        let (mut results, mut bytes) = (Vec::new(), 0);
+        for index in indices {
+            let result = state.jobs.get(&id).and_then(|kept| kept.results.get(index));
+            bytes += result.map_or(0, |result| result.json().len());
+            if bytes > most_bytes && !results.is_empty() {
+                break;
+            }
+            results.push(result.cloned());
+        }
+        results
     }
 
     /// Events are called by their number, in as many digits as Redis would have before its dash.
@@ -357,7 +365,7 @@ impl LocalJobs {
             kept.events.push(What::Status(Status::Running));
         }
         kept.job.runs += 1;
-        Some(Work { asked: kept.asked.clone(), data })
+        Some(Work { asked: kept.asked.clone(), data, _held: None })
     }
 
     pub(super) fn finish(&self, delivery: &Delivery, outcome: &Outcome) -> bool {
@@ -411,20 +419,40 @@ impl LocalJobs {
         let over = |kept: &Kept| kept.expires.is_some_and(|expires| expires <= Instant::now());
         let ids: Vec<JobId> = state.jobs.iter().filter(|(_, kept)| over(kept)).map(|(id, _)| *id).collect();
         for id in ids {
-            let Some(kept) = state.jobs.remove(&id) else { continue };
-            state.bytes -= kept.bytes();
-            if let Some(once) = kept.once {
-                state.once.remove(&once);
-            }
-            state.forget_content(id, &kept.job.model, kept.content);
-            state.gone.push_back(id);
+            state.remove(id);
         }
-        let too_many = state.gone.len().saturating_sub(MOST_GONE);
-        state.gone.drain(..too_many);
+    }
+
+    pub(super) fn delete(&self, id: JobId) -> bool {
+        let mut state = self.state();
+        let has_ended = state.jobs.get(&id).is_some_and(|kept| kept.job.status.has_ended());
+        if has_ended {
+            state.remove(id);
+        }
+        has_ended
+    }
+
+    pub(super) fn health(&self) -> QueueHealth {
+        let state = self.state();
+        let waiting = state.queues.values().map(VecDeque::len).sum::<usize>() as u64;
+        QueueHealth { waiting, bytes: state.bytes as u64, bytes_limit: MOST_BYTES as u64 }
     }
 }
 
 impl State {
+    /// Nothing of a job stays but its id.
+    fn remove(&mut self, id: JobId) {
+        let Some(kept) = self.jobs.remove(&id) else { return };
+        self.bytes -= kept.bytes();
+        if let Some(once) = kept.once {
+            self.once.remove(&once);
+        }
+        self.forget_content(id, &kept.job.model, kept.content);
+        self.gone.push_back(id);
+        let too_many = self.gone.len().saturating_sub(MOST_GONE);
+        self.gone.drain(..too_many);
+    }
+
     /// A job is no longer the one that is repeated.
     fn forget_content(&mut self, id: JobId, model: &str, content: Option<Content>) {
         if let Some(same) = self.same.get_mut(model)

@@ -3,17 +3,20 @@
 //! Redis Streams in brief: a *stream* is a list to whose end entries are added; a *consumer group* hands each entry to one of its
 //! consumers and keeps it as *pending*, with the time and the number of its deliveries, until that consumer acknowledges it. Whatever stays
 //! pending for long belonged to a consumer that died, and is claimed by another. So delivery is at least once; that it is once in
-//! effect is the work of `functions.lua`, where each step is one function that Redis runs as a whole.
+//! effect is the work of the folder `functions`, where each step is one function that Redis runs as a whole.
 //!
 //! Without Redis the same queue stands in this process ([`LocalJobs`]), and says that it does not last.
 
 use std::ops::Range;
 use std::time::Duration;
 
+mod breaker;
+mod functions;
 mod job;
 mod link;
 mod local;
 mod redis;
+mod share;
 mod upload;
 
 pub use job::{
@@ -22,6 +25,7 @@ pub use job::{
 };
 pub use local::LocalJobs;
 pub use redis::RedisJobs;
+pub use share::{Caller, QueueHealth, Share};
 pub use upload::Upload;
 
 /// Why a job was not accepted, or cannot be spoken of.
@@ -33,6 +37,17 @@ pub enum JobError {
     /// Its memory is full.
     #[error("the queue has no room for more")]
     Full,
+    /// The caller holds too much of it.
+    #[error("{0}")]
+    Share(Share),
+    /// A job in Redis is damaged.
+    #[error("the field {field} of the job {job} cannot be read")]
+    Unreadable {
+        /// Which job.
+        job: JobId,
+        /// Its field.
+        field: String,
+    },
     /// Too many wait already.
     #[error("{0} inputs wait already")]
     Long(u64),
@@ -74,15 +89,16 @@ impl Jobs {
         matches!(self, Self::Redis(_))
     }
 
-    /// Accepts a job: once this returns, it is not lost. Another's id where its key was used for the same before.
+    /// Accepts a job, which counts against nobody's share: once this returns, it is not lost. Another's id where its key was used for the
+    /// same before.
     pub async fn submit(&self, job: NewJob) -> Result<JobId, JobError> {
-        self.submit_uploaded(self.upload(), job).await
+        self.submit_uploaded(self.upload(Caller::default()), job).await
     }
 
-    /// Begins a job whose inputs come one by one.
-    pub fn upload(&self) -> Upload {
+    /// Begins a job whose inputs come one by one, and which counts against the share of this caller.
+    pub fn upload(&self, caller: Caller) -> Upload {
         match self {
-            Self::Redis(jobs) => Upload::Redis(jobs.upload()),
+            Self::Redis(jobs) => Upload::Redis(Box::new(jobs.upload(caller))),
             Self::Local(jobs) => Upload::Local(jobs.upload()),
         }
     }
@@ -96,7 +112,7 @@ impl Jobs {
             }
         }
         match (self, upload) {
-            (Self::Redis(jobs), Upload::Redis(upload)) => jobs.submit(upload, job).await,
+            (Self::Redis(jobs), Upload::Redis(upload)) => jobs.submit(*upload, job).await,
             (Self::Local(jobs), Upload::Local(upload)) => jobs.submit(upload, job),
             _ => Err(JobError::Unavailable),
         }
@@ -111,8 +127,11 @@ impl Jobs {
 
     /// A job that has ended, with the answers of one of this content that has succeeded, if there is one: what `submit` would come to when
     /// every answer is remembered, without a look at each.
-    pub async fn repeat(&self, model: &str, content: &Content) -> Result<Option<JobId>, JobError> {
-        either!(self.repeat(model, content))
+    pub async fn repeat(&self, model: &str, content: &Content, caller: &Caller) -> Result<Option<JobId>, JobError> {
+        match self {
+            Self::Redis(jobs) => jobs.repeat(model, content, caller).await,
+            Self::Local(jobs) => Ok(jobs.repeat(model, content)),
+        }
     }
 
     /// Repeats no job of `model` that was submitted before.
@@ -135,9 +154,14 @@ impl Jobs {
         either!(self.names(id, inputs))
     }
 
-    /// What came of these inputs, as far as it is known.
-    pub async fn results(&self, id: JobId, indices: &[u32]) -> Result<Vec<Option<Outcome>>, JobError> {
-        either!(self.results(id, indices))
+    /// What came of the first of these inputs, as far as it is known: of as many as have `most_bytes` together, and of at least one.
+    pub async fn results(
+        &self,
+        id: JobId,
+        indices: &[u32],
+        most_bytes: usize,
+    ) -> Result<Vec<Option<Outcome>>, JobError> {
+        either!(self.results(id, indices, most_bytes))
     }
 
     /// What happened after the event called `after`; at most `most` events.
@@ -148,6 +172,11 @@ impl Jobs {
     /// Lets no further input begin. Whether there was anything to end.
     pub async fn cancel(&self, id: JobId) -> Result<bool, JobError> {
         either!(self.cancel(id))
+    }
+
+    /// Forgets a job that has ended, with its results. Whether it had ended.
+    pub async fn delete(&self, id: JobId) -> Result<bool, JobError> {
+        either!(self.delete(id))
     }
 
     /// Has the inputs that failed tried again; how many. `None` where there is nothing to try.
@@ -168,7 +197,8 @@ impl Jobs {
         either!(self.begin(delivery))
     }
 
-    /// Notes what came of an input. Whether it counted: whoever is second changes nothing.
+    /// Notes what came of an input. Whether it counted: whoever is second changes nothing. A result that the queue does not take, or has no
+    /// room for, is noted as a failure that says so.
     pub async fn finish(&self, delivery: &Delivery, outcome: &Outcome) -> Result<bool, JobError> {
         either!(self.finish(delivery, outcome))
     }
@@ -220,6 +250,11 @@ impl Jobs {
             Self::Redis(jobs) => jobs.prepare().await,
             Self::Local(_) => Ok(()),
         }
+    }
+
+    /// What the queue holds.
+    pub async fn health(&self) -> Result<QueueHealth, JobError> {
+        either!(self.health())
     }
 
     /// Forgets jobs whose time is over.

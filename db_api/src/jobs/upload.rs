@@ -8,7 +8,7 @@ use super::{Input, JobError};
 /// An upload that is not submitted is given to [`super::Jobs::discard`]; otherwise its inputs stay in Redis for ten minutes.
 pub enum Upload {
     /// To Redis.
-    Redis(RedisUpload),
+    Redis(Box<RedisUpload>),
     /// To the queue in this process.
     Local(LocalUpload),
 }

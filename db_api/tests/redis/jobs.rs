@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use db_api::jobs::{
-    Asked, Content, Delivery, Found, Input, Job, JobError, JobId, JobLimits, Jobs, Kind, LocalJobs, NewJob, Once,
-    Outcome, RedisJobs, Skipped, Status, What,
+    Asked, Caller, Content, Delivery, Found, Input, Job, JobError, JobId, JobLimits, Jobs, Kind, LocalJobs, NewJob,
+    Once, Outcome, RedisJobs, Skipped, Status, What,
 };
 use redis::Commands;
 use tokio::time::sleep;
 
 use crate::server::Redis;
 
-const LIMITS: JobLimits = JobLimits {
+pub const LIMITS: JobLimits = JobLimits {
     ttl: Duration::from_hours(1),
     queue_length: 100,
     repeat_within: Duration::from_hours(1),
@@ -24,7 +24,7 @@ pub fn over(redis: &Redis) -> Jobs {
     with(redis, LIMITS)
 }
 
-fn with(redis: &Redis, limits: JobLimits) -> Jobs {
+pub fn with(redis: &Redis, limits: JobLimits) -> Jobs {
     Jobs::Redis(RedisJobs::new(&redis.url(), limits).unwrap())
 }
 
@@ -57,7 +57,7 @@ pub fn answer(text: &str) -> Outcome {
     Outcome::Answer(format!("\"{text}\""))
 }
 
-fn error() -> Outcome {
+pub fn error() -> Outcome {
     Outcome::Error("{\"status\":422}".to_owned())
 }
 
@@ -79,7 +79,7 @@ pub async fn take(jobs: &Jobs, most: usize) -> Vec<Delivery> {
     Vec::new()
 }
 
-async fn answer_all(jobs: &Jobs) {
+pub async fn answer_all(jobs: &Jobs) {
     let mut taken = take(jobs, 100).await;
     while !taken.is_empty() {
         for delivery in std::mem::take(&mut taken) {
@@ -92,7 +92,7 @@ async fn answer_all(jobs: &Jobs) {
     }
 }
 
-fn buried_in(redis: &Redis) -> u64 {
+pub fn buried_in(redis: &Redis) -> u64 {
     redis::cmd("XLEN").arg("mlserve:{jobs}:dead").query(&mut redis.client()).unwrap()
 }
 
@@ -113,7 +113,7 @@ async fn keeps_the_promises(jobs: Jobs) {
     assert!(ended.finished_ms >= ended.started_ms && ended.started_ms >= Some(ended.created_ms));
     assert_eq!(jobs.names(id, 1..2).await.unwrap(), ["b.png"]);
     assert_eq!(jobs.names(id, 0..3).await.unwrap(), ["a.png", "b.png", "c.png"]);
-    let results = jobs.results(id, &[2, 0, 9]).await.unwrap();
+    let results = jobs.results(id, &[2, 0, 9], usize::MAX).await.unwrap();
     assert_eq!(results, [Some(answer("c")), Some(answer("a")), None]);
 
     // Events are told once each, and from where somebody left off.
@@ -212,36 +212,36 @@ async fn answer_by(jobs: &Jobs, digests: &[&str]) {
 async fn repeats_what_has_succeeded(jobs: Jobs) {
     let content = |digest: &str| Content { digest: digest.to_owned(), model_digest: "d1".to_owned() };
     let with = |digest| NewJob { content: Some(content(digest)), ..job(&["a", "b"]) };
-    assert_eq!(jobs.repeat("m", &content("first")).await.unwrap(), None, "there is none");
+    assert_eq!(jobs.repeat("m", &content("first"), &Caller::default()).await.unwrap(), None, "there is none");
 
     let first = jobs.submit(with("first")).await.unwrap();
-    assert_eq!(jobs.repeat("m", &content("first")).await.unwrap(), None, "it has not ended");
+    assert_eq!(jobs.repeat("m", &content("first"), &Caller::default()).await.unwrap(), None, "it has not ended");
     answer_by(&jobs, &["d1", "d1"]).await;
-    let again = jobs.repeat("m", &content("first")).await.unwrap().unwrap();
+    let again = jobs.repeat("m", &content("first"), &Caller::default()).await.unwrap().unwrap();
     assert_ne!(again, first, "whoever asks has a job of his own");
     let (of_again, of_first) = (state(&jobs, again).await, state(&jobs, first).await);
     assert_eq!((of_again.status, of_again.total, of_again.done, of_again.runs), (Status::Succeeded, 2, 2, 0));
     assert!(of_again.created_ms >= of_first.finished_ms.unwrap() && of_again.expires_ms >= of_first.expires_ms);
     assert_eq!(jobs.names(again, 0..2).await.unwrap(), ["a.png", "b.png"]);
-    assert_eq!(jobs.results(again, &[0, 1]).await.unwrap(), [Some(told_by("d1")), Some(told_by("d1"))]);
+    assert_eq!(jobs.results(again, &[0, 1], usize::MAX).await.unwrap(), [Some(told_by("d1")), Some(told_by("d1"))]);
     assert_eq!(jobs.events(again, "", 9).await.unwrap().last().unwrap().what, What::Status(Status::Succeeded));
     assert!(jobs.list(|_| true, 0, 9).await.unwrap().iter().any(|job| job.id == again));
-    assert_eq!(jobs.repeat("m", &content("other")).await.unwrap(), None);
-    assert_eq!(jobs.repeat("other", &content("first")).await.unwrap(), None);
+    assert_eq!(jobs.repeat("m", &content("other"), &Caller::default()).await.unwrap(), None);
+    assert_eq!(jobs.repeat("other", &content("first"), &Caller::default()).await.unwrap(), None);
 
     // Not a job that failed, nor one that another model answered, in whatever order.
     for (name, digests) in [("failed", ["d1", ""]), ("changed", ["d1", "d2"]), ("replaced", ["d2", "d1"])] {
         jobs.submit(with(name)).await.unwrap();
         answer_by(&jobs, &digests).await;
-        assert_eq!(jobs.repeat("m", &content(name)).await.unwrap(), None, "{name}");
+        assert_eq!(jobs.repeat("m", &content(name), &Caller::default()).await.unwrap(), None, "{name}");
     }
 
     // Nor one that was to be forgotten, even if it ends afterwards.
     jobs.submit(with("forgotten")).await.unwrap();
     jobs.forget("m").await.unwrap();
     answer_by(&jobs, &["d1", "d1"]).await;
-    assert_eq!(jobs.repeat("m", &content("forgotten")).await.unwrap(), None);
-    assert_eq!(jobs.repeat("m", &content("first")).await.unwrap(), None);
+    assert_eq!(jobs.repeat("m", &content("forgotten"), &Caller::default()).await.unwrap(), None);
+    assert_eq!(jobs.repeat("m", &content("first"), &Caller::default()).await.unwrap(), None);
     assert_eq!(state(&jobs, again).await.status, Status::Succeeded, "jobs stay");
 }
 
@@ -265,121 +265,8 @@ async fn what_is_older_than_it_may_be_is_not_repeated() {
         jobs.submit(NewJob { content: Some(content.clone()), ..job(&["a"]) }).await.unwrap();
         answer_by(&jobs, &["d1"]).await;
         sleep(Duration::from_millis(40)).await;
-        assert_eq!(jobs.repeat("m", &content).await.unwrap(), None);
+        assert_eq!(jobs.repeat("m", &content, &Caller::default()).await.unwrap(), None);
     }
-}
-
-/// The consumer of the entry of `delivery` has not been heard of for longer than [`JobLimits::claim_after`].
-async fn silence() {
-    sleep(LIMITS.claim_after * 2).await;
-}
-
-#[tokio::test]
-async fn an_input_fails_after_the_third_death_of_a_worker_that_had_begun_with_it() {
-    let Some(redis) = Redis::start("jobs-death") else { return };
-    let id = over(&redis).submit(job(&["a", "b"])).await.unwrap();
-    let lives = over(&redis);
-    let dies = over(&redis);
-    let held = take(&dies, 10).await;
-    assert_eq!(held.len(), 2);
-    dies.begin(&held[0]).await.unwrap().unwrap();
-    dies.begin(&held[1]).await.unwrap().unwrap();
-    assert!(lives.take_over("m", 10).await.unwrap().is_empty(), "it may still be alive");
-    silence().await;
-    let taken = lives.take_over("m", 1).await.unwrap();
-    assert_eq!(taken, [held[0].clone()]);
-    lives.begin(&taken[0]).await.unwrap();
-    assert!(lives.finish(&taken[0], &answer("a")).await.unwrap());
-    for _ in 0..2 {
-        let dies = over(&redis);
-        let taken = dies.take_over("m", 10).await.unwrap();
-        assert_eq!(taken, [held[1].clone()]);
-        dies.begin(&taken[0]).await.unwrap().unwrap();
-        silence().await;
-    }
-    assert!(lives.take_over("m", 10).await.unwrap().is_empty(), "three have died over it");
-    let buried = state(&lives, id).await;
-    assert_eq!((buried.failed, buried.dead, buried.status), (1, 1, Status::Failed));
-    let words = "{\"status\":500,\"detail\":\"the worker died 3 times while it worked on this input\"}";
-    let Some(Outcome::Error(reason)) = lives.results(id, &[1]).await.unwrap().remove(0) else { panic!("no error") };
-    let as_value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
-    assert_eq!(as_value(&reason), as_value(words));
-    assert_eq!(buried_in(&redis), 1);
-    assert_eq!(lives.retry(id).await.unwrap(), Some(1));
-    assert_eq!(buried_in(&redis), 0);
-    answer_all(&lives).await;
-    assert_eq!(state(&lives, id).await.status, Status::Succeeded);
-}
-
-#[tokio::test]
-async fn an_input_that_a_living_worker_dropped_or_a_dead_one_never_began_is_not_counted_as_a_death() {
-    let Some(redis) = Redis::start("jobs-no-death") else { return };
-    let id = over(&redis).submit(job(&["a", "b", "c"])).await.unwrap();
-    let lives = over(&redis);
-    let held = take(&lives, 3).await;
-    for delivery in &held[..2] {
-        lives.begin(delivery).await.unwrap().unwrap();
-    }
-    for _ in 0..4 {
-        silence().await;
-        // The first input is worked on. The second was begun and dropped, the third was never fetched.
-        lives.beat("m", std::slice::from_ref(&held[0].entry)).await.unwrap();
-        assert_eq!(over(&redis).take_over("m", 10).await.unwrap(), held[1..]);
-    }
-    for _ in 0..4 {
-        silence().await;
-        lives.beat("m", std::slice::from_ref(&held[0].entry)).await.unwrap();
-        let taken = lives.take_over("m", 10).await.unwrap();
-        assert_eq!(taken, held[1..]);
-        lives.begin(&taken[0]).await.unwrap().unwrap();
-    }
-    assert_eq!(state(&lives, id).await.failed, 0);
-}
-
-/// What a worker that stops does with inputs that it has not finished.
-async fn takes_back_what_a_worker_does_not_finish(works: Jobs, other: Jobs) {
-    let id = works.submit(job(&["a", "b", "c"])).await.unwrap();
-    let mut held = take(&works, 3).await;
-    for _ in 0..5 {
-        for delivery in &held {
-            assert!(works.begin(delivery).await.unwrap().is_some());
-        }
-        works.hand_back(&held).await.unwrap();
-        held = take(&works, 3).await;
-        assert_eq!(held.iter().map(|delivery| delivery.index).collect::<Vec<_>>(), [0, 1, 2], "at once, in order");
-    }
-    assert!(works.begin(&held[0]).await.unwrap().is_some());
-    assert!(works.finish(&held[0], &answer("a")).await.unwrap());
-    works.hand_back(&held).await.unwrap();
-    let taken = take(&other, 3).await;
-    assert_eq!(taken.iter().map(|delivery| delivery.index).collect::<Vec<_>>(), [1, 2], "one has ended");
-    for delivery in &taken {
-        other.begin(delivery).await.unwrap().unwrap();
-    }
-    assert!(other.cancel(id).await.unwrap());
-    other.hand_back(&taken).await.unwrap();
-    assert!(take(&other, 3).await.is_empty(), "the job has ended");
-}
-
-#[tokio::test]
-async fn the_queue_in_redis_takes_back_what_a_worker_does_not_finish() {
-    let Some(redis) = Redis::start("jobs-hand-back") else { return };
-    let (works, other) = (over(&redis), over(&redis));
-    takes_back_what_a_worker_does_not_finish(works.clone(), other.clone()).await;
-    assert_eq!(buried_in(&redis), 0);
-    // What another worker has taken over is not handed back by the first one.
-    works.submit(job(&["a"])).await.unwrap();
-    let held = take(&works, 1).await;
-    silence().await;
-    assert_eq!(other.take_over("m", 1).await.unwrap(), held);
-    works.hand_back(&held).await.unwrap();
-    assert!(take(&works, 1).await.is_empty());
-}
-
-#[tokio::test]
-async fn the_queue_in_the_process_takes_back_what_a_worker_does_not_finish() {
-    let jobs = local();
-    takes_back_what_a_worker_does_not_finish(jobs.clone(), jobs).await;
 }
 
 #[tokio::test]
@@ -416,7 +303,7 @@ async fn a_job_is_forgotten_when_its_time_is_over_and_nothing_of_it_stays() {
     let content = Content { digest: "c".to_owned(), model_digest: "d1".to_owned() };
     let id = jobs.submit(NewJob { once, content: Some(content.clone()), ..job(&["a"]) }).await.unwrap();
     answer_by(&jobs, &["d1"]).await;
-    let again = jobs.repeat("m", &content).await.unwrap().unwrap();
+    let again = jobs.repeat("m", &content, &Caller::default()).await.unwrap().unwrap();
     let mut client = redis.client();
     for key in client.keys::<_, Vec<String>>("*").unwrap() {
         assert_eq!(client.ttl::<_, i64>(&key).unwrap(), -1, "{key} could be evicted");
@@ -427,32 +314,7 @@ async fn a_job_is_forgotten_when_its_time_is_over_and_nothing_of_it_stays() {
     assert_eq!(jobs.find(again).await.unwrap(), Found::Gone);
     let mut left = client.keys::<_, Vec<String>>("*").unwrap();
     left.sort();
-    assert_eq!(left, ["mlserve:{jobs}:gone", "mlserve:{jobs}:queue:m"]);
-}
-
-#[tokio::test]
-async fn a_full_redis_takes_no_job_and_still_takes_results() {
-    let Some(redis) = Redis::start("jobs-full") else { return };
-    let jobs = over(&redis);
-    let id = jobs.submit(job(&["a"])).await.unwrap();
-    let mut client = redis.client();
-    let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("20mb").query(&mut client).unwrap();
-    for piece in 0..17 {
-        let _: () = client.set(format!("ballast {piece}"), vec![b'x'; 1_000_000]).unwrap();
-    }
-    assert_eq!(jobs.submit(job(&["b"])).await, Err(JobError::Full), "from four fifths on");
-    // Reading as a group writes as well, and is refused; what had been delivered can end.
-    let delivered = take_from_full(&redis, &jobs).await;
-    jobs.begin(&delivered).await.unwrap().unwrap();
-    let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("10mb").query(&mut client).unwrap();
-    assert!(jobs.finish(&delivered, &answer("a")).await.unwrap());
-    assert_eq!(state(&jobs, id).await.status, Status::Succeeded);
-}
-
-async fn take_from_full(redis: &Redis, jobs: &Jobs) -> Delivery {
-    let mut client = redis.client();
-    let _: () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).query(&mut client).unwrap();
-    take(jobs, 1).await.remove(0)
+    assert_eq!(left, ["mlserve:{jobs}:gone", "mlserve:{jobs}:queue:m", "mlserve:{jobs}:queues"]);
 }
 
 #[tokio::test]

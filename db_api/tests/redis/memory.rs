@@ -102,7 +102,7 @@ async fn what_is_no_answer_to_its_key_is_a_miss() {
     let hex = key("x").to_string().replace("sha256:", "");
     let name = format!("mlserve:answer:mnist:{hex}");
     let cut = &other_question[..other_question.len() - 1];
-    let values: [&[u8]; 5] = [b"__import__('os')", b"{\"key\":\"x\"}", cut, &other_question, &vec![b'7'; 64 << 20]];
+    let values: [&[u8]; 5] = [b"__import__('os')", b"{\"key\":\"x\"}", cut, &other_question, &vec![b'7'; 16 << 20]];
     for value in values {
         let _: () = client.set_ex(&name, value, 60).unwrap();
         let fresh = redis.memory().await;

@@ -46,14 +46,17 @@ impl Redis {
         }
     }
 
+    /// With the settings that ship, but for its address and its folder.
     fn spawn(folder: &Path) -> std::io::Result<Child> {
+        let shipped = include_str!("../../redis.conf");
+        let is_kept = |line: &&str| !["bind ", "port ", "dir "].iter().any(|setting| line.starts_with(setting));
+        let kept: Vec<&str> = shipped.lines().filter(is_kept).collect();
+        let folder = folder.display();
+        let settings = format!("{}\nport 0\nunixsocket {folder}/socket\ndir {folder}\n", kept.join("\n"));
+        let file = format!("{folder}/redis.conf");
+        std::fs::write(&file, settings)?;
         let server = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-        Command::new(server)
-            .args(["--port", "0", "--save", "", "--unixsocket"])
-            .arg(folder.join("socket"))
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .spawn()
+        Command::new(server).arg(file).stdout(Stdio::null()).spawn()
     }
 
     pub fn url(&self) -> String {

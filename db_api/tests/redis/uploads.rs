@@ -1,7 +1,9 @@
 //! Jobs whose inputs come one by one, over a real Redis and in the process.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
-use db_api::jobs::{Content, Input, JobError, Jobs, NewJob, Skipped, Status, Upload};
+use db_api::jobs::{Caller, Content, Delivery, Input, JobError, Jobs, NewJob, Skipped, Status, Upload};
 use redis::Commands;
 
 use crate::jobs::{answer, job, local, over, state, take};
@@ -19,7 +21,7 @@ async fn push(upload: &mut Upload, inputs: impl IntoIterator<Item = Input>) {
 
 /// Inputs of 300 KB, so that a piece has three; every fourth is known.
 async fn takes_inputs_one_by_one(jobs: Jobs) {
-    let mut upload = jobs.upload();
+    let mut upload = jobs.upload(Caller::default());
     for number in 0..10_u8 {
         let known = (number % 4 == 3).then(|| answer("known"));
         push(&mut upload, [Input { known, ..input(&format!("{number}.png"), vec![number; 300_000]) }]).await;
@@ -74,7 +76,7 @@ async fn a_repeated_job_has_skipped_the_same() {
         let told = db_api::jobs::Outcome::Answer("{\"model_digest\":\"d\"}".to_owned());
         assert!(jobs.finish(&delivery, &told).await.unwrap());
         assert_eq!(state(&jobs, id).await.status, Status::Succeeded);
-        let again = jobs.repeat("m", &content).await.unwrap().unwrap();
+        let again = jobs.repeat("m", &content, &Caller::default()).await.unwrap().unwrap();
         assert_eq!(state(&jobs, again).await.skipped, skipped);
     }
 }
@@ -83,9 +85,9 @@ async fn a_repeated_job_has_skipped_the_same() {
 async fn an_upload_that_is_discarded_takes_no_room() {
     let Some(redis) = Redis::start("jobs-discarded") else { return };
     let jobs = over(&redis);
-    let mut upload = jobs.upload();
+    let mut upload = jobs.upload(Caller::default());
     push(&mut upload, (0..3).map(|number| input("a", vec![number; 600_000]))).await;
-    assert_eq!(redis.client().keys::<_, Vec<String>>("*").unwrap().len(), 2, "what was uploaded, and when it expires");
+    assert!(redis.client().exists::<_, bool>("mlserve:{jobs}:expiring").unwrap(), "what was uploaded expires");
     jobs.discard(upload).await;
     assert!(redis.client().keys::<_, Vec<String>>("*").unwrap().is_empty());
 }
@@ -94,16 +96,16 @@ async fn an_upload_that_is_discarded_takes_no_room() {
 async fn uploads_to_the_process_count_against_its_bound_until_they_are_gone() {
     let jobs = local();
     let large = || input("a", vec![0; 100 << 20]);
-    let (mut first, mut second) = (jobs.upload(), jobs.upload());
+    let (mut first, mut second) = (jobs.upload(Caller::default()), jobs.upload(Caller::default()));
     push(&mut first, [large()]).await;
     push(&mut second, [large()]).await;
     assert_eq!(second.push(large()).await, Err(JobError::Full));
     drop(second);
     push(&mut first, [large()]).await;
     let id = jobs.submit_uploaded(first, job(&[])).await.unwrap();
-    assert_eq!(jobs.upload().push(large()).await, Err(JobError::Full), "a job has them");
+    assert_eq!(jobs.upload(Caller::default()).push(large()).await, Err(JobError::Full), "a job has them");
     assert!(jobs.cancel(id).await.unwrap());
-    assert_eq!(jobs.upload().push(large()).await, Ok(()));
+    assert_eq!(jobs.upload(Caller::default()).push(large()).await, Ok(()));
 }
 
 #[tokio::test]
@@ -111,8 +113,6 @@ async fn an_input_that_redis_does_not_take_is_refused_for_its_length() {
     let Some(redis) = Redis::start("jobs-large") else { return };
     let jobs = over(&redis);
     jobs.prepare().await.unwrap();
-    let _: () =
-        redis::cmd("CONFIG").arg("SET").arg("proto-max-bulk-len").arg("16mb").query(&mut redis.client()).unwrap();
     let large =
         |bytes| NewJob { inputs: vec![Input { data: Bytes::from(vec![0; bytes]), ..input("a", vec![]) }], ..job(&[]) };
     let bytes = (16 << 20) + 1;
@@ -126,19 +126,24 @@ async fn large_inputs_are_read_a_few_at_a_time() {
     let Some(redis) = Redis::start("jobs-reads") else { return };
     let jobs = over(&redis);
     jobs.prepare().await.unwrap();
-    for (setting, value) in [("maxmemory", "256mb"), ("maxmemory-clients", "20%")] {
-        let _: () = redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).query(&mut redis.client()).unwrap();
-    }
-    let mut upload = jobs.upload();
+    let mut upload = jobs.upload(Caller::default());
     push(&mut upload, (0..24).map(|number| input("a", vec![number; 4 << 20]))).await;
     jobs.submit_uploaded(upload, job(&[])).await.unwrap();
     let mut read = 0;
     while read < 24 {
         let deliveries = take(&jobs, 24).await;
-        let begun = deliveries.iter().map(|delivery| jobs.begin(delivery));
-        for work in futures_util::future::join_all(begun).await {
-            assert_eq!(work.unwrap().unwrap().data.len(), 4 << 20);
-            read += 1;
-        }
+        let held = AtomicUsize::new(0);
+        let work = async |delivery: &Delivery| {
+            let work = jobs.begin(delivery).await.unwrap().unwrap();
+            assert_eq!(work.data.len(), 4 << 20);
+            assert!(
+                held.fetch_add(work.data.len(), Ordering::Relaxed) < 32 << 20,
+                "what is worked on is bounded as well"
+            );
+            tokio::task::yield_now().await;
+            held.fetch_sub(work.data.len(), Ordering::Relaxed);
+        };
+        futures_util::future::join_all(deliveries.iter().map(work)).await;
+        read += deliveries.len();
     }
 }

@@ -19,6 +19,17 @@ pub enum Urgency {
     Background,
 }
 
+/// How a request comes into a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Where there is room.
+    Checked,
+    /// A later piece of a request that has been admitted: it goes first and is never refused.
+    First,
+    /// A request that has been admitted to another queue: it goes last and is never refused.
+    Last,
+}
+
 /// A waiting request.
 #[derive(Debug)]
 pub struct Entry {
@@ -28,8 +39,8 @@ pub struct Entry {
     pub rows: Option<usize>,
     /// Rows of the whole request, of which this may be the first piece.
     pub request_rows: usize,
-    /// A later piece of a request that has been admitted: it goes first and is never refused.
-    pub is_continuation: bool,
+    /// Whether it may be refused.
+    pub admission: Admission,
     /// The time for its run, where it is not that of every request.
     pub allowance: Option<Duration>,
     /// Who goes first.
@@ -60,7 +71,7 @@ impl Entry {
             inputs,
             rows,
             request_rows: rows.unwrap_or(1),
-            is_continuation: false,
+            admission: Admission::Checked,
             allowance: None,
             urgency,
             since: Instant::now(),

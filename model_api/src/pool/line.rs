@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use super::entry::Entry;
+use super::entry::{Admission, Entry};
 
 /// Those that are equally urgent, in the order in which they came.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Line {
 
     /// Takes out who came last; `None` where that is the rest of a request that has been admitted.
     pub fn pop_last(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_back_if(|entry| !entry.is_continuation);
+        let entry = self.entries.pop_back_if(|entry| entry.admission == Admission::Checked);
         self.left(entry)
     }
 

@@ -17,8 +17,10 @@ mod queue;
 mod renewal;
 mod restarts;
 mod rows;
+mod run_error;
 mod settings;
 mod sizes;
+mod slow_lane;
 mod starter;
 mod worker;
 
@@ -35,10 +37,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::memory::Exceeded;
 use crate::metrics::BatchingInfo;
-use crate::session::{Blueprint, Hello, Launcher, MAX_RESULT_BYTES, StartError};
+use crate::session::{Blueprint, Hello, Launcher, StartError};
 use check::Sampler;
+use entry::Admission;
 pub use entry::{Entry, Urgency};
 use mixing::{Mixing, Revocation};
 pub use pace::Pace;
@@ -47,7 +49,9 @@ use quarantine::Quarantine;
 pub use queue::{Queue, QueueLimits, Refused};
 use restarts::Restarts;
 pub use rows::probe_rows;
+pub use run_error::RunError;
 pub use settings::{BatchSettings, PoolSettings};
+use slow_lane::SlowLane;
 use starter::Starter;
 use worker::Worker;
 
@@ -72,6 +76,8 @@ struct Shared {
     sampler: Sampler,
     /// The session started last runs on a card.
     on_card: AtomicBool,
+    /// A run is under way, where there is one session.
+    is_busy: AtomicBool,
     /// The model is too large to keep sizes apart, or a session has died of it.
     keeps_no_sizes: AtomicBool,
 }
@@ -131,63 +137,14 @@ pub struct Ran {
     pub ran: Duration,
 }
 
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RunError {
-    /// As many requests wait as may.
-    #[error("too many requests are waiting for this model")]
-    Full {
-        /// When there is room again, in whole seconds.
-        retry_after: Duration,
-    },
-    /// No session can be started.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The model refused these inputs.
-    #[error("{0}")]
-    Refused(String),
-    /// Two sessions in a row died on it, now or a short time ago.
-    #[error("the model crashed on this request")]
-    Crashed,
-    /// Its session used more memory than it may, twice.
-    #[error("{0}; send fewer or smaller rows in each request, or raise the limit")]
-    OutOfMemory(Exceeded),
-    /// More rows, or larger results, than one request may have.
-    #[error("{0}")]
-    TooLarge(String),
-    /// Some rows of a request that was cut have no result, so the request has none.
-    #[error("rows {first} to {last}: {error}")]
-    Rows {
-        /// The first of them, from 0.
-        first: usize,
-        /// The last of them.
-        last: usize,
-        /// Why not.
-        error: Box<RunError>,
-    },
-    /// The run took too long and was ended.
-    #[error("the model did not answer within {0:?}")]
-    TimedOut(Duration),
-    /// The pool has been stopped.
-    #[error("the model is being stopped")]
-    Stopped,
-}
-
 impl Pool {
     /// Starts the sessions and comes back at once.
     pub fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint, settings: &PoolSettings) -> Self {
         let (publish, states) = watch::channel(vec![State::Starting; settings.sessions]);
         let (workers, stop) = (TaskTracker::new(), CancellationToken::new());
         let publish = Arc::new(publish);
-        let shared = Arc::new(Shared {
-            queue: Queue::new(blueprint.model.clone(), settings.queue, settings.sessions, settings.meters.clone()),
-            quarantine: Quarantine::default(),
-            batch: settings.batch,
-            mixing: Mixing::default(),
-            sampler: Sampler::default(),
-            on_card: AtomicBool::new(false),
-            keeps_no_sizes: AtomicBool::new(settings.bytes > sizes::LARGEST_MODEL),
-        });
+        let shared = Arc::new(Shared::new(blueprint, settings, settings.sessions));
+        let slow_lane = SlowLane::new(Shared::new(blueprint, settings, 1));
         for number in 0..settings.sessions {
             let starter = Starter {
                 launcher: launcher.clone(),
@@ -203,6 +160,7 @@ impl Pool {
                 states: Arc::clone(&publish),
                 restarts: Restarts::default(),
                 again: Vec::new(),
+                slow_lane: Some(Arc::clone(&slow_lane)),
                 tasks: workers.clone(),
                 stop: stop.clone(),
             };
@@ -244,7 +202,7 @@ impl Pool {
                 return Err(RunError::TimedOut(timeout));
             }
             entry.allowance = Some(left);
-            entry.is_continuation = start > 0;
+            entry.admission = if start > 0 { Admission::First } else { Admission::Checked };
             entry.request_rows = rows;
             let ran = self.run_entry((entry, answered)).await.map_err(|error| error.of_rows(start, of_piece))?;
             let added = match &mut joined {
@@ -341,35 +299,20 @@ impl Pool {
     }
 }
 
-impl RunError {
-    /// The results of a request have this many bytes, or at least as many.
-    fn result_too_large(bytes: usize) -> Self {
-        Self::TooLarge(format!(
-            "the outputs of this request have {bytes} bytes; the limit is {MAX_RESULT_BYTES} bytes; send fewer rows or name fewer \
-             outputs"
-        ))
-    }
-
-    /// The same, where it is about the rows of a piece; load and time concern the whole request.
-    fn of_rows(self, first: usize, rows: usize) -> Self {
-        match self {
-            Self::Refused(_) | Self::Crashed | Self::OutOfMemory(_) => {
-                Self::Rows { first, last: first + rows - 1, error: Box::new(self) }
-            }
-            other => other,
-        }
-    }
-
-    /// What happened, without the rows.
-    pub fn cause(&self) -> &Self {
-        match self {
-            Self::Rows { error, .. } => error.cause(),
-            other => other,
-        }
-    }
-}
-
 impl Shared {
+    fn new(blueprint: &Blueprint, settings: &PoolSettings, sessions: usize) -> Self {
+        Self {
+            queue: Queue::new(blueprint.model.clone(), settings.queue, sessions, settings.meters.clone()),
+            quarantine: Quarantine::default(),
+            batch: settings.batch,
+            mixing: Mixing::default(),
+            sampler: Sampler::default(),
+            on_card: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
+            keeps_no_sizes: AtomicBool::new(settings.bytes > sizes::LARGEST_MODEL),
+        }
+    }
+
     /// Turns mixing off for good, and says so once.
     fn revoke(&self, meters: &Meters, revocation: Revocation) {
         let reason = revocation.reason.clone();

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::info;
 
 use super::batch::{Batch, Past};
-use super::entry::{Entry, Urgency};
+use super::entry::{Admission, Entry, Urgency};
 use super::line::{Line, Room};
 use super::pace::Pace;
 use super::{BatchSettings, Meters, RunError};
@@ -135,30 +135,26 @@ impl Queue {
         if waiting.closed {
             return Err(Refused::Closed);
         }
-        if entry.is_continuation {
-            // The request has been admitted, and goes on before others begin.
-            waiting.line(entry.urgency).push_first(entry);
-            self.note(&waiting);
-            drop(waiting);
-            self.came.notify_one();
-            return Ok(());
-        }
-        if !self.has_room(&waiting, &entry) {
+        let is_admitted = entry.admission != Admission::Checked;
+        if !is_admitted && !self.has_room(&waiting, &entry) {
             // Those who have gone make room for those who have not.
             waiting.interactive.forget_gone();
             waiting.background.forget_gone();
         }
-        let is_refused = !self.has_room(&waiting, &entry);
+        let is_refused = !is_admitted && !self.has_room(&waiting, &entry);
         let was_kept_short = waiting.kept_short.is_some();
         let (urgency, rows) = (entry.urgency, entry.request_rows);
-        if !is_refused {
-            waiting.line(urgency).push(entry);
+        match entry.admission {
+            Admission::First => waiting.line(urgency).push_first(entry),
+            _ if is_refused => {}
+            _ => waiting.line(urgency).push(entry),
         }
-        let too_late = if urgency == Urgency::Interactive && (is_refused || self.is_long(&waiting.interactive)) {
-            self.shorten(&mut waiting)
-        } else {
-            Vec::new()
-        };
+        let too_late =
+            if urgency == Urgency::Interactive && !is_admitted && (is_refused || self.is_long(&waiting.interactive)) {
+                self.shorten(&mut waiting)
+            } else {
+                Vec::new()
+            };
         let retry_after = self.retry_after(waiting.rows() + rows);
         self.note(&waiting);
         let is_shortened = !was_kept_short && waiting.kept_short.is_some();
@@ -167,9 +163,7 @@ impl Queue {
             info!(model = self.model, refused = too_late.len(), "more comes than can go: its queue is kept short");
         }
         self.meters.refused.inc_by(too_late.len() as u64 + u64::from(is_refused));
-        for entry in too_late {
-            entry.tell(Err(RunError::Full { retry_after }));
-        }
+        too_late.into_iter().for_each(|entry| entry.tell(Err(RunError::Full { retry_after })));
         if is_refused {
             return Err(Refused::Full(retry_after));
         }
@@ -222,6 +216,11 @@ impl Queue {
         (!entries.is_empty()).then_some(Batch { entries, allowance, past: Past::New })
     }
 
+    /// Whether any request waits.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting().first().is_some()
+    }
+
     /// Lets nothing in any more, and gives back what waits.
     pub fn close(&self) -> Vec<Entry> {
         self.waiting().closed = true;
@@ -231,10 +230,9 @@ impl Queue {
     /// Takes out all that waits.
     pub fn drain(&self) -> Vec<Entry> {
         let mut waiting = self.waiting();
-        let interactive = std::mem::take(&mut waiting.interactive);
-        let background = std::mem::take(&mut waiting.background);
+        let lines = [std::mem::take(&mut waiting.interactive), std::mem::take(&mut waiting.background)];
         self.note(&waiting);
-        interactive.into_entries().into_iter().chain(background.into_entries()).collect()
+        lines.into_iter().flat_map(Line::into_entries).collect()
     }
 
     fn has_room(&self, waiting: &Waiting, entry: &Entry) -> bool {

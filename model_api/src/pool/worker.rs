@@ -1,5 +1,6 @@
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -16,10 +17,14 @@ use super::check::Check;
 use super::mixing::Revocation;
 use super::renewal::Renewal;
 use super::restarts::Restarts;
+use super::slow_lane::{SlowLane, patience};
 use super::starter::Starter;
 use super::{Meters, RunError, Shared, State, best};
 use crate::memory::Exceeded;
 use crate::session::{Hello, Launcher, Session, SessionError, StartError};
+
+/// Time between two looks whether requests wait for a run that takes long.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Keeps one session alive and hands it batches.
 pub struct Worker<L> {
@@ -31,6 +36,8 @@ pub struct Worker<L> {
     pub restarts: Restarts,
     /// Parts of batches that came to nothing, the next one last. They go before all that waits.
     pub again: Vec<Batch>,
+    /// Where runs that take far longer than usual go on; `None` there.
+    pub slow_lane: Option<Arc<SlowLane>>,
     /// Checks of batches.
     pub tasks: TaskTracker,
     /// Ends them.
@@ -61,6 +68,8 @@ enum Outcome {
     Refused(String),
     /// Ended since it took too long, or since nobody waits for it.
     GivenUp,
+    /// Ended since it took far longer than usual while others waited; with the reason where its session died of that.
+    PutOff(Option<String>),
     /// Its outputs have so many bytes.
     TooLarge(usize),
     /// Its session used more memory than it may and was ended.
@@ -153,6 +162,12 @@ impl<L: Launcher> Worker<L> {
                 }
                 Outcome::OutOfMemory(exceeded) => return self.out_of_memory(batch, exceeded),
                 Outcome::GivenUp => self.too_slow(batch),
+                Outcome::PutOff(died) => {
+                    self.put_off(batch);
+                    if let Some(reason) = died {
+                        return Death { error: StartError::Died(reason), blame: Blame::Request };
+                    }
+                }
                 Outcome::Died(reason, was_to_end) => return self.died_of(batch, reason, was_to_end),
             }
         }
@@ -178,10 +193,13 @@ impl<L: Launcher> Worker<L> {
         self.meters.runs.inc();
         self.meters.batch_rows.observe(batch.rows() as f64);
         let allowance = batch.allowance;
+        let patience = patience(batch.rows(), &self.starter.shared.queue.pace, &self.shared.batch);
+        let may_be_put_off = self.slow_lane.is_some() && batch.past != Past::TimedOut && patience < allowance;
         let span = batch.entries.first().map_or_else(Span::none, |entry| entry.span.clone());
         let (inputs, askers): (Vec<&[Tensor]>, Vec<_>) =
             batch.entries.iter_mut().map(|entry| (entry.inputs.as_slice(), &mut entry.answer)).unzip();
-        let end = CancellationToken::new();
+        let (end, mut is_put_off) = (CancellationToken::new(), false);
+        self.shared.is_busy.store(true, Ordering::Relaxed);
         let mut run = pin!(session.run(&inputs, end.cancelled()).instrument(span));
         let nobody_waits = join_all(askers.into_iter().map(Sender::closed));
         let result = tokio::select! {
@@ -191,12 +209,20 @@ impl<L: Launcher> Worker<L> {
                 end.cancel();
                 run.await
             }
+            () = self.others_wait(patience), if may_be_put_off => {
+                is_put_off = true;
+                end.cancel();
+                run.await
+            }
             () = sleep(allowance) => {
                 end.cancel();
                 run.await
             }
         };
+        self.shared.is_busy.store(false, Ordering::Relaxed);
         match result {
+            Err(SessionError::GivenUp) if is_put_off => Outcome::PutOff(None),
+            Err(SessionError::Died(reason)) if is_put_off => Outcome::PutOff(Some(reason)),
             Ok(outputs) => Outcome::Ran(outputs),
             Err(SessionError::Refused(reason)) => Outcome::Refused(reason),
             Err(SessionError::TooLarge(bytes)) => Outcome::TooLarge(bytes),
@@ -206,8 +232,26 @@ impl<L: Launcher> Worker<L> {
         }
     }
 
+    /// Resolves after this time, as soon as any other request waits for this session.
+    async fn others_wait(&self, patience: Duration) {
+        sleep(patience).await;
+        while self.again.is_empty() && !self.shared.queue.has_waiting() {
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Requests that took far longer than usual: one goes on elsewhere, and several are run again one by one.
+    fn put_off(&mut self, mut batch: Batch) {
+        if let (Some(lane), [_]) = (&self.slow_lane, batch.entries.as_slice()) {
+            let entry = batch.entries.pop();
+            entry.into_iter().for_each(|entry| lane.take(entry, &self.starter, &self.tasks, &self.stop));
+        } else {
+            self.again.extend(batch.singles(self.shared.batch.run_timeout, Past::New).rev());
+        }
+    }
+
     fn observe(&self, batch: &Batch, begun: Instant, ran: Duration) {
-        self.shared.queue.pace.observe(batch.rows(), ran);
+        self.starter.shared.queue.pace.observe(batch.rows(), ran);
         self.meters.run_seconds.observe(ran.as_secs_f64());
         for entry in &batch.entries {
             self.meters.queue_seconds.observe(begun.saturating_duration_since(entry.since).as_secs_f64());

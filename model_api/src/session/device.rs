@@ -1,3 +1,6 @@
+use std::fs;
+use std::path::Path;
+
 use super::{DeviceWish, StartError};
 
 /// A CUDA driver module in this state stays so until it is loaded anew; no process can mend it.
@@ -28,11 +31,20 @@ pub struct Opened<T> {
     pub stepped_down: Option<String>,
 }
 
-/// Opens a model where it is wished for. ONNX Runtime by itself would step down without a word.
+/// Whether the machine has an NVIDIA card, as the driver's files say. In a container `/proc` shows the machine's, also where the
+/// container was given no card.
+pub fn machine_has_card() -> bool {
+    let has_entries = |folder: &str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    Path::new("/dev/nvidiactl").exists() || has_entries("/proc/driver/nvidia/gpus")
+}
+
+/// Opens a model where it is wished for. ONNX Runtime by itself would step down without a word. Where no card is there, `auto`
+/// on the processor is no step down.
 ///
 /// `open` opens it and runs it once: CUDA can fail as late as that.
 pub fn open<T>(
     wish: DeviceWish,
+    has_card: bool,
     library_knows_cuda: bool,
     mut open: impl FnMut(Kind) -> Result<T, String>,
 ) -> Result<Opened<T>, StartError> {
@@ -50,7 +62,7 @@ pub fn open<T>(
     let model = open(Kind::Cpu).map_err(StartError::Model)?;
     match (wish, stepped_down) {
         (DeviceWish::Cuda, Some(reason)) => Err(StartError::NoDevice(reason)),
-        (_, stepped_down) => Ok(Opened { model, kind: Kind::Cpu, stepped_down }),
+        (_, stepped_down) => Ok(Opened { model, kind: Kind::Cpu, stepped_down: stepped_down.filter(|_| has_card) }),
     }
 }
 
@@ -75,31 +87,41 @@ mod tests {
 
     #[test]
     fn auto_takes_cuda_when_it_works() {
-        let opened = open(DeviceWish::Auto, true, works).unwrap();
+        let opened = open(DeviceWish::Auto, true, true, works).unwrap();
         assert_eq!(opened, Opened { model: Kind::Cuda, kind: Kind::Cuda, stepped_down: None });
     }
 
     #[test]
     fn auto_steps_down_with_the_reason_and_its_remedy() {
-        let opened = open(DeviceWish::Auto, true, only_cpu).unwrap();
+        let opened = open(DeviceWish::Auto, true, true, only_cpu).unwrap();
         assert_eq!(opened.kind, Kind::Cpu);
         let reason = opened.stepped_down.unwrap();
         assert!(reason.starts_with("CUDA failure 999: unknown error; remedy: sudo rmmod nvidia_uvm"), "{reason}");
-        let opened = open(DeviceWish::Auto, false, works).unwrap();
+        let opened = open(DeviceWish::Auto, true, false, works).unwrap();
         assert_eq!(opened.stepped_down.unwrap(), "this ONNX Runtime library has no CUDA provider");
     }
 
     #[test]
+    fn auto_is_no_step_down_where_there_is_no_card() {
+        for library_knows_cuda in [true, false] {
+            let opened = open(DeviceWish::Auto, false, library_knows_cuda, only_cpu).unwrap();
+            assert_eq!(opened, Opened { model: Kind::Cpu, kind: Kind::Cpu, stepped_down: None });
+        }
+        let refused = open(DeviceWish::Cuda, false, true, only_cpu).unwrap_err();
+        assert!(matches!(refused, StartError::NoDevice(_)), "{refused:?}");
+    }
+
+    #[test]
     fn cuda_is_refused_rather_than_pretended() {
-        let refused = open(DeviceWish::Cuda, false, works).unwrap_err();
+        let refused = open(DeviceWish::Cuda, true, false, works).unwrap_err();
         assert!(matches!(&refused, StartError::NoDevice(_)), "{refused:?}");
         assert_eq!(refused.to_string(), "DEVICE=cuda, but this ONNX Runtime library has no CUDA provider");
     }
 
     #[test]
     fn cpu_never_tries_cuda_and_a_broken_model_is_not_blamed_on_the_device() {
-        assert_eq!(open(DeviceWish::Cpu, true, works).unwrap().stepped_down, None);
-        let broken = open(DeviceWish::Cuda, true, |_| Err::<(), _>("no such operator".to_owned()));
+        assert_eq!(open(DeviceWish::Cpu, true, true, works).unwrap().stepped_down, None);
+        let broken = open(DeviceWish::Cuda, true, true, |_| Err::<(), _>("no such operator".to_owned()));
         assert_eq!(broken.unwrap_err(), StartError::Model("no such operator".to_owned()));
     }
 }

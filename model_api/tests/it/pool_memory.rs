@@ -16,7 +16,7 @@ use open_inference::Tensor;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
 
-use crate::support::fake::{DIE, Fake, GROW, REFUSE, TAKE_ALL_MEMORY, hello, input};
+use crate::support::fake::{DIE, Fake, GROW, HANG, HANG_DEAF, REFUSE, TAKE_ALL_MEMORY, TAKE_LONG, hello, input};
 
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -213,4 +213,49 @@ async fn a_session_that_does_not_grow_is_not_replaced() {
         sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(fake.launches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_hang_cost_the_others_less_than_one_run_however_many_hang() {
+    for hang in [HANG, HANG_DEAF] {
+        let fake = Fake::taking(Duration::from_millis(5));
+        let (pool, _) = start(&fake).await;
+        run(&pool, &[0.25]).await.unwrap();
+        let hanging: Vec<_> = (0..4)
+            .map(|_| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move { run(&pool, &[hang]).await })
+            })
+            .collect();
+        sleep(Duration::from_millis(50)).await;
+        for _ in 0..10 {
+            let begun = Instant::now();
+            assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
+            assert!(begun.elapsed() < RUN_TIMEOUT, "{:?}", begun.elapsed());
+            sleep(Duration::from_secs(1)).await;
+        }
+        for hanging in hanging {
+            assert_eq!(hanging.await.unwrap(), Err(RunError::TimedOut(RUN_TIMEOUT)));
+        }
+        // The session that was started for them has ended.
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_takes_far_longer_than_the_others_is_answered_all_the_same() {
+    let fake = Fake::taking(Duration::from_millis(5));
+    let (pool, _) = start(&fake).await;
+    run(&pool, &[0.25]).await.unwrap();
+    let long = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { run(&pool, &[TAKE_LONG]).await }
+    });
+    for _ in 0..20 {
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
+    }
+    assert_eq!(long.await.unwrap(), Ok(vec![TAKE_LONG]));
+    assert_eq!(fake.launches(), 2);
 }

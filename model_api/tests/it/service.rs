@@ -1,6 +1,7 @@
 //! The real binary with the real ONNX Runtime.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,7 +18,9 @@ async fn serves_an_onnx_file_and_says_what_runs_it() {
     let (_, ready) = running.get("/health/ready").await.unwrap();
     let device = &ready["models"][0]["device"];
     assert_eq!(device["name"], "cpu", "the tests' library has no CUDA provider");
-    assert_eq!(device["stepped_down"], "this ONNX Runtime library has no CUDA provider");
+    let has_card = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia/gpus").exists();
+    let why = has_card.then_some("this ONNX Runtime library has no CUDA provider");
+    assert_eq!(device["stepped_down"], json!(why), "only a card that is there can be missed");
     assert!(device["runtime"].as_str().unwrap().starts_with("1."), "{device}");
     assert_eq!(running.metric(r#"model_api_runs_total{model="identity"}"#).await, Some(1.0));
     assert_eq!(running.metric(r#"model_api_device_info{model="identity",device="cpu"}"#).await, Some(1.0));

@@ -1,3 +1,4 @@
+mod availability;
 mod image_hint;
 mod shown;
 
@@ -24,6 +25,7 @@ use crate::routes::predict::{AnswerBody, ask, read_out, tell_provenance};
 use crate::settings::AppType;
 use crate::steering::Steering;
 use crate::upload::{ImageUpload, Rejected};
+use availability::Availability;
 use image_hint::ImageHint;
 use shown::Shown;
 
@@ -46,6 +48,8 @@ struct Page<'a> {
     models: &'a [Listing<'a>],
     selected: &'a str,
     models_json: String,
+    /// Whether `model_api` answers.
+    reachable: bool,
     result: Option<ResultView>,
     error: Option<String>,
     asset_version: &'a str,
@@ -54,8 +58,15 @@ struct Page<'a> {
 /// A model as the page introduces it.
 struct Listing<'a> {
     model: &'a ModelDescription,
+    availability: Availability,
     /// What is missing for it to take images.
     image_hint: Option<ImageHint>,
+}
+
+impl<'a> Listing<'a> {
+    fn new(model: &'a ModelDescription, reachable: bool) -> Self {
+        Self { model, availability: Availability::of(model, reachable), image_hint: ImageHint::of(model) }
+    }
 }
 
 /// One answer as the page shows it.
@@ -204,7 +215,8 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
     let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
     let retry_after_s = error.as_ref().map_or(RETRY_AFTER_SECONDS, Error::retry_after_s);
     let page = Page {
-        models: &models.iter().map(|&model| Listing { model, image_hint: ImageHint::of(model) }).collect::<Vec<_>>(),
+        models: &models.iter().map(|&model| Listing::new(model, known.reachable)).collect::<Vec<_>>(),
+        reachable: known.reachable,
         selected: selected.map_or("", |model| model.name.as_str()),
         models_json,
         result,

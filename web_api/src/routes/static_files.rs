@@ -25,6 +25,7 @@ const FILES: &[Asset] = &[
     asset!("draw.js", "text/javascript; charset=utf-8"),
     asset!("files.js", "text/javascript; charset=utf-8"),
     asset!("folders.js", "text/javascript; charset=utf-8"),
+    asset!("health.js", "text/javascript; charset=utf-8"),
     asset!("icon.svg", "image/svg+xml"),
     asset!("job.js", "text/javascript; charset=utf-8"),
     asset!("jobs.js", "text/javascript; charset=utf-8"),

@@ -22,7 +22,7 @@ fn status_of_host(guard: &Guard, host: &str) -> u16 {
 
 #[test]
 fn a_service_that_is_not_published_answers_to_loopback_names_addresses_and_names_it_is_given() {
-    let guard = Guard::public(false, read_list("web_api,Models.Example.org:8080", host_name).unwrap(), Vec::new());
+    let guard = Guard::public(false, list("web_api,Models.Example.org:8080", host_name).unwrap(), Vec::new());
     let known = "localhost LOCALHOST:5000 a.localhost:1 localhost. 127.0.0.1 127.0.0.1:5000 192.168.1.7:5000 [::1] [::1]:5000 \
         web_api:5000 models.example.org MODELS.example.org:443 models.example.org.";
     for host in known.split_whitespace() {
@@ -134,16 +134,16 @@ async fn a_refusal_has_the_form_of_its_route() {
 #[test]
 fn a_list_names_the_entry_that_it_cannot_use() {
     assert_eq!(
-        read_list("https://App.example, http://localhost:3000,", origin).unwrap(),
+        list("https://App.example, http://localhost:3000,", origin).unwrap(),
         ["https://app.example", "http://localhost:3000"]
     );
     for bad in
         ["*", "app.example", "https://app.example/", "https://*.example", "https://app.example:443", "null", "https://"]
     {
-        assert!(read_list(bad, origin).unwrap_err().contains(bad), "{bad}");
+        assert!(list(bad, origin).unwrap_err().contains(bad), "{bad}");
     }
     for bad in ["*.example.org", "https://example.org", "a b", ":80"] {
-        assert!(read_list(bad, host_name).unwrap_err().contains(bad), "{bad}");
+        assert!(list(bad, host_name).unwrap_err().contains(bad), "{bad}");
     }
     assert!("0.0.0.0".parse::<Address>().is_ok_and(|address| !address.0.is_loopback()));
     assert!("[::1]".parse::<Address>().is_ok_and(|address| address.0.is_loopback()));

@@ -27,6 +27,9 @@ pub const DISTURB: f32 = 1006.0;
 /// Takes more memory than a session may.
 pub const TAKE_ALL_MEMORY: f32 = 1007.0;
 
+/// Takes 20 s, unless it is told to end.
+pub const TAKE_LONG: f32 = 1009.0;
+
 /// Takes memory that the session keeps.
 pub const GROW: f32 = 1008.0;
 
@@ -182,6 +185,12 @@ impl Session for Fake {
         if has(HANG) {
             give_up.await;
             return Err(SessionError::GivenUp);
+        }
+        if has(TAKE_LONG) {
+            tokio::select! {
+                () = give_up => return Err(SessionError::GivenUp),
+                () = sleep(Duration::from_secs(20)) => return answer(&values),
+            }
         }
         if has(HANG_DEAF) {
             give_up.await;

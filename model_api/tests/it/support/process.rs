@@ -23,11 +23,15 @@ pub struct Running {
     log: Folder,
 }
 
-/// The ONNX Runtime library. Where there is none the test is skipped aloud, or fails when nothing may be skipped.
+/// The ONNX Runtime library: that of `ORT_DYLIB_PATH`, else the one that a start or `fetch_onnxruntime.sh` has put beside the
+/// sources. Where there is none the test is skipped aloud, or fails when nothing may be skipped.
 pub fn library() -> Option<PathBuf> {
-    let library = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.mlserve/onnxruntime-cpu/libonnxruntime.so");
+    let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let library = named.or(Some(fetched).filter(|library| library.exists()));
     if library.is_none() {
-        let missing = "ORT_DYLIB_PATH must name the libonnxruntime.so of the wheel onnxruntime";
+        let missing = "ORT_DYLIB_PATH must name the libonnxruntime.so of the wheel onnxruntime; \
+                       scripts/fetch_onnxruntime.sh cpu .mlserve/onnxruntime-cpu, in the repository's root, fetches it";
         assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{missing}");
         eprintln!("skipped: {missing}");
     }

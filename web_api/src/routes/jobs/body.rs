@@ -128,14 +128,24 @@ impl<'a> ResultBody<'a> {
     }
 }
 
-/// Of these inputs those that have ended, each with what the client calls it.
-pub async fn ended(app: &App, job: JobId, inputs: Range<u32>) -> Result<Vec<(u32, String, Outcome)>, Error> {
+/// Results of consecutive inputs.
+pub struct Ended {
+    /// Those inputs that have ended: index, what the client calls it, and what came of it.
+    pub results: Vec<(u32, String, Outcome)>,
+    /// The first input after this page.
+    pub next: u32,
+}
+
+/// The first of these inputs, as many as have `most_bytes` of results together and at least one.
+pub async fn ended(app: &App, job: JobId, inputs: Range<u32>, most_bytes: usize) -> Result<Ended, Error> {
     let indices: Vec<u32> = inputs.clone().collect();
-    let outcomes = app.jobs.results(job, &indices).await?;
+    let outcomes = app.jobs.results(job, &indices, most_bytes).await?;
+    let next = inputs.start + outcomes.len() as u32;
     // Programs that submit without us may have named fewer.
-    let names = app.jobs.names(job, inputs).await?.into_iter().chain(repeat(String::new()));
+    let names = app.jobs.names(job, inputs.start..next).await?.into_iter().chain(repeat(String::new()));
     let all = indices.into_iter().zip(names).zip(outcomes);
-    Ok(all.filter_map(|((index, name), outcome)| Some((index, name, outcome?))).collect())
+    let results = all.filter_map(|((index, name), outcome)| Some((index, name, outcome?))).collect();
+    Ok(Ended { results, next })
 }
 
 /// JSON whose like is different in a moment.

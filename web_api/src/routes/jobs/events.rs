@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio::time::sleep;
 
 use super::body::{JobBody, ResultBody};
-use super::job::LOOK_EVERY;
+use super::job::{LOOK_EVERY, PAGE_BYTES};
 use super::job_path::{JobPath, find};
 use crate::app::App;
 use crate::error::Error;
@@ -77,15 +77,23 @@ impl Listener {
     async fn tell(&mut self, events: Vec<Event>) -> Option<()> {
         let index_of = |event: &Event| if let What::Ended(index) = event.what { Some(index) } else { None };
         let indices: Vec<u32> = events.iter().filter_map(index_of).collect();
-        let mut outcomes = self.app.jobs.results(self.job, &indices).await.ok()?.into_iter();
+        let mut outcomes = self.app.jobs.results(self.job, &indices, PAGE_BYTES).await.ok()?.into_iter();
         let job = find(&self.app, self.job).await.ok()?;
         for event in events {
+            let outcome = match event.what {
+                What::Ended(_) => match outcomes.next() {
+                    Some(outcome) => outcome,
+                    // The page is full; the next one begins here.
+                    None => break,
+                },
+                What::Status(_) => None,
+            };
             self.after.clone_from(&event.id);
             let message = Message::default().id(event.id);
             let message = match event.what {
                 What::Ended(index) => {
                     // One that is being tried again has no outcome at the moment.
-                    let Some(outcome) = outcomes.next().flatten() else { continue };
+                    let Some(outcome) = outcome else { continue };
                     let name = self.names.get(index as usize).map_or("", String::as_str);
                     let body = ResultBody::new(index, name, &outcome).ok()?;
                     message.event("result").json_data(body)

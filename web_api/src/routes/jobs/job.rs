@@ -17,6 +17,9 @@ use crate::error::Error;
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 
+/// Results on one page have so many bytes together, or there is one.
+pub(super) const PAGE_BYTES: usize = 4 << 20;
+
 /// The longest that `Prefer: wait` holds an answer: proxies give up after a minute.
 const MAX_WAIT: Duration = Duration::from_secs(50);
 
@@ -61,10 +64,11 @@ pub async fn show(
     }
     let offset = page.offset.unwrap_or(0).min(job.total);
     let end = job.total.min(offset.saturating_add(page.limit() as u32));
-    let ended = ended(&app, job.id, offset..end).await?;
-    let results = ended.iter().map(|(index, name, outcome)| ResultBody::new(*index, name, outcome));
+    let ended = ended(&app, job.id, offset..end, PAGE_BYTES).await?;
+    let results = ended.results.iter().map(|(index, name, outcome)| ResultBody::new(*index, name, outcome));
     let results = results.collect::<Result<_, _>>()?;
-    let next = (end < job.total).then(|| format!("/jobs/{}?offset={end}&limit={}", job.id, page.limit()));
+    let is_last = ended.next >= job.total;
+    let next = (!is_last).then(|| format!("/jobs/{}?offset={}&limit={}", job.id, ended.next, page.limit()));
     fresh_json(StatusCode::OK, &JobWithResults { job: JobBody::new(&app, &job), offset, results, next })
 }
 
@@ -88,10 +92,13 @@ pub async fn list(State(app): State<App>, page: Result<Query<Page>, QueryRejecti
     fresh_json(StatusCode::OK, &JobList { jobs: jobs.iter().map(|job| JobBody::new(&app, job)).collect() })
 }
 
-/// `DELETE /jobs/{id}`: what has not begun does not begin.
+/// `DELETE /jobs/{id}`: cancels a job, so that what has not begun does not begin; deletes one that has ended. The job as it was left.
 pub async fn cancel(State(app): State<App>, JobPath(job): JobPath) -> Result<Response, Error> {
-    app.jobs.cancel(job.id).await?;
+    let was_cancelled = app.jobs.cancel(job.id).await?;
     let job = find(&app, job.id).await?;
+    if !was_cancelled {
+        app.jobs.delete(job.id).await?;
+    }
     fresh_json(StatusCode::OK, &JobBody::new(&app, &job))
 }
 

@@ -3,7 +3,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use db_api::jobs::{JobId, Outcome};
+use db_api::jobs::{Job, Outcome};
 use futures_util::stream;
 use http::{HeaderMap, header};
 use serde::Deserialize;
@@ -14,8 +14,9 @@ use super::job_path::JobPath;
 use crate::app::App;
 use crate::error::Error;
 
-/// Results read at once.
+/// Results read at once: so many, and of so many bytes together or one.
 const AT_A_TIME: u32 = 500;
+const PIECE_BYTES: usize = 1 << 20;
 
 const COLUMNS: &str = "index,name,status,label,value,answer,error\r\n";
 
@@ -47,24 +48,26 @@ pub async fn collect(
         None => Format::Ndjson,
     };
     // The first lines before the head is sent, so that a queue that does not answer is an error and no empty answer.
-    let first = lines(&app, job.id, 0..job.total.min(AT_A_TIME), format).await?;
+    let (first, next) = lines(&app, &job, 0, format).await?;
     let head = if format == Format::Csv { COLUMNS } else { "" };
     let first = Bytes::from(head.to_owned() + &first);
-    let rest = stream::unfold((app, AT_A_TIME), move |(app, from)| async move {
-        if from >= job.total {
-            return None;
-        }
-        let to = job.total.min(from + AT_A_TIME);
-        // An answer that breaks off is seen to be broken.
-        let lines = lines(&app, job.id, from..to, format).await.map_err(std::io::Error::other);
-        Some((lines.map(Bytes::from), (app, to)))
-    });
-    let body = futures_util::StreamExt::chain(stream::iter([Ok(first)]), rest);
     let (media_type, extension) = match format {
         Format::Ndjson => ("application/x-ndjson", "ndjson"),
         Format::Csv => ("text/csv; charset=utf-8", "csv"),
     };
     let disposition = format!("attachment; filename=\"{}-{}.{extension}\"", job.model, &job.id.to_string()[..8]);
+    let rest = stream::unfold((app, job, next), move |(app, job, from)| async move {
+        if from >= job.total {
+            return None;
+        }
+        // An answer that breaks off is seen to be broken, and ends there.
+        let (lines, next) = match lines(&app, &job, from, format).await {
+            Ok((lines, next)) => (Ok(Bytes::from(lines)), next),
+            Err(error) => (Err(std::io::Error::other(error)), job.total),
+        };
+        Some((lines, (app, job, next)))
+    });
+    let body = futures_util::StreamExt::chain(stream::iter([Ok(first)]), rest);
     let headers = [
         (header::CONTENT_TYPE, media_type.to_owned()),
         (header::CONTENT_DISPOSITION, disposition),
@@ -73,9 +76,11 @@ pub async fn collect(
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-async fn lines(app: &App, job: JobId, range: std::ops::Range<u32>, format: Format) -> Result<String, Error> {
+/// Lines of the inputs from this one on, and the first input after them.
+async fn lines(app: &App, job: &Job, from: u32, format: Format) -> Result<(String, u32), Error> {
     let mut lines = String::new();
-    for (index, name, outcome) in &ended(app, job, range).await? {
+    let page = ended(app, job.id, from..job.total.min(from + AT_A_TIME), PIECE_BYTES).await?;
+    for (index, name, outcome) in &page.results {
         let index = *index;
         match format {
             Format::Ndjson => {
@@ -86,7 +91,7 @@ async fn lines(app: &App, job: JobId, range: std::ops::Range<u32>, format: Forma
             Format::Csv => lines += &row(index, name, outcome),
         }
     }
-    Ok(lines)
+    Ok((lines, page.next))
 }
 
 /// RFC 4180, with quotes around each text. The label and value of a class, the labels present in an input (joined by semicolons) and the one value of a regression

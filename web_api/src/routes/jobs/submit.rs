@@ -4,9 +4,10 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use contract::ModelDescription;
-use db_api::jobs::{Asked, Content, Input, Job, JobId, Kind, NewJob, Once, Skipped, Upload};
+use db_api::jobs::{Asked, Caller, Content, Input, Job, JobId, Kind, NewJob, Once, Skipped, Upload};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use service::peer::Peer;
 
 use super::body::{JobBody, fresh_json};
 use super::job_path::find;
@@ -24,21 +25,23 @@ const AT_A_TIME: usize = 32;
 pub async fn submit(
     State(app): State<App>,
     Extension(replay): Extension<Replay>,
+    peer: Option<Extension<Peer>>,
     submission: Submission,
 ) -> Result<Response, Error> {
     let Submission { model, asked, webhook, key, .. } = &submission;
     let default = app.catalog.find(model.as_deref())?;
     let model = app.catalog.find_version(&default.name, asked.version.as_deref())?;
     let digest = submission.digest(&model.name);
+    let caller = caller(peer.as_deref());
     let content = content(&app, &model, &digest);
     if key.is_none()
         && webhook.is_none()
         && let Some(content) = &content
-        && let Ok(Some(id)) = app.jobs.repeat(&model.name, content).await
+        && let Ok(Some(id)) = app.jobs.repeat(&model.name, content, &caller).await
     {
         return accepted(&app, id).await;
     }
-    let mut upload = app.jobs.upload();
+    let mut upload = app.jobs.upload(caller);
     let skipped = match send(&app, &replay, &model, &submission, &mut upload).await {
         Ok(skipped) => skipped,
         Err(error) => {
@@ -51,6 +54,11 @@ pub async fn submit(
     let job = NewJob { model, asked, inputs: Vec::new(), once, content, webhook, ttl: None, skipped };
     let id = app.jobs.submit_uploaded(upload, job).await?;
     accepted(&app, id).await
+}
+
+/// Whose share of the queue a job counts against.
+fn caller(peer: Option<&Peer>) -> Caller {
+    peer.map_or_else(Caller::default, |peer| Caller::from(peer.0))
 }
 
 /// Reads the inputs and sends them to the queue, a piece at a time.
@@ -176,7 +184,9 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     let once = key.map(|key| Once { key, digest: digest(&model, &asked, &inputs[0].data) });
     let skipped = Skipped::default();
     let job = NewJob { model, asked, inputs, once, content: None, webhook: None, ttl: None, skipped };
-    let mut response = accepted(app, app.jobs.submit(job).await?).await?;
+    let upload = app.jobs.upload(caller(parts.extensions.get::<Peer>()));
+    let id = app.jobs.submit_uploaded(upload, job).await?;
+    let mut response = accepted(app, id).await?;
     // Also where the key's job has ended long ago: 200 would say that this is the answer.
     *response.status_mut() = StatusCode::ACCEPTED;
     response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));

@@ -1,0 +1,64 @@
+"""What the READMEs of web_api/, model_api/ and db_api/ tell to type works in those folders, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from services import ROOT, free_port
+
+FOLDERS = ("web_api", "model_api", "db_api")
+
+# Tests are listed and not run: they run in a step of their own. A server runs until it answers.
+CARGO = """
+cargo() {
+  case " $* " in
+    *" test "*" -- "*) command cargo "$@" --list ;;
+    *" test --locked ") command cargo test --locked --no-run ;;
+    *" test "*) command cargo "$@" -- --list | tee /dev/stderr | grep -q ": test$" ;;
+    *" -- "*) command cargo "$@" ;;
+    *)
+      command cargo "$@" &
+      until curl --silent --fail "http://127.0.0.1:$PORT/health/live"; do kill -0 $! && sleep 0.2; done
+      kill $! && wait $!
+      ;;
+  esac
+}
+set -euo pipefail
+"""
+
+
+def blocks(folder: str) -> list[str]:
+    readme = (ROOT / folder / "README.md").read_text()
+    return re.findall(r"^```sh\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+
+
+def run(folder: str, script: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PORT": str(free_port()), "METRICS_ADDR": f"127.0.0.1:{free_port()}", "LAME_DUCK_MS": "0"}
+    command = ["bash", "-c", script]
+    return subprocess.run(command, cwd=ROOT / folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200)
+
+
+@pytest.mark.parametrize(
+    ("folder", "block"),
+    [(folder, block) for folder in FOLDERS for block in blocks(folder) if "docker" not in block],
+    ids=lambda words: words.splitlines()[0][:40],
+)
+def test_lines_of_a_folders_readme(folder: str, block: str):
+    if not shutil.which("cargo"):
+        pytest.fail("cargo is missing")
+    done = run(folder, CARGO + block)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_has_a_readme_that_says_how_it_is_tested_alone(folder: str):
+    assert any("cargo test --locked" in block for block in blocks(folder))
+    # What it names to read is there.
+    text = (ROOT / folder / "README.md").read_text().partition("## Where to start reading")[2]
+    named = [name for name in re.findall(r"`([\w./*]+)`", text) if "/" in name or "." in name]
+    assert named and all(list((ROOT / folder).glob(name.rstrip("/"))) or list((ROOT / folder / "src" / "jobs").glob(name)) for name in named)
