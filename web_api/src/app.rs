@@ -10,6 +10,7 @@ use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
 use crate::purge;
 use crate::queue_client::QueueClient;
+use crate::queue_probe::QueueProbe;
 use crate::rarely::Rarely;
 use crate::replay::Replay;
 use crate::routes::{cache, cors, docs, health, input, jobs, page, predict, security, static_files, web_api};
@@ -59,6 +60,8 @@ pub struct Parts {
     pub(crate) repository_api: bool,
     /// Slow and large work.
     pub jobs: Jobs,
+    /// How the queue of jobs is.
+    pub(crate) queue_probe: QueueProbe,
     /// Inputs of one job.
     pub(crate) max_job_inputs: usize,
     /// Bytes of one job's inputs, unpacked.
@@ -109,6 +112,8 @@ impl App {
         let metrics = Metrics::register(registry);
         let queue = QueueClient::new(jobs.clone());
         let purged_jobs = jobs.clone();
+        let queue_probe = QueueProbe::register(jobs.clone(), registry);
+        let probe = queue_probe.clone();
         let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
@@ -129,6 +134,7 @@ impl App {
             client: client.clone(),
             repository_api: settings.repository_api,
             jobs,
+            queue_probe,
             max_job_inputs: settings.jobs.max_inputs,
             max_job_bytes: settings.jobs.max_bytes,
             job_list: settings.jobs.list,
@@ -139,7 +145,7 @@ impl App {
         };
         let background = async move {
             let purge = purge::follow(catalog.clone(), memory.clone(), purged_jobs);
-            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue), purge);
+            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue), purge, probe.run());
         };
         Ok((Self(Arc::new(parts)), background))
     }
