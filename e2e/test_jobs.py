@@ -98,6 +98,10 @@ def end_of(web: Service, job: str, seconds: float = 60) -> dict:
     return wait_until(ended, f"{job} has ended", seconds)
 
 
+def queue_in_health(web: Service) -> dict:
+    return web.health().json()["jobs"]
+
+
 def results_of(web: Service, job: str) -> str:
     return requests.get(f"{web.url}/jobs/{job}/results", timeout=60).text
 
@@ -207,18 +211,37 @@ def test_nothing_is_lost_whoever_is_killed(spawn: Spawn, redis: Redis, model_api
     seed = int(os.environ.get("JOB_CHECKER_SEED") or time.time())
     verdict = Checker(seed, redis, spawn("model_api"), spawn, model_api).run(rounds=20)
     print(verdict.table())
-    assert verdict.holds(), f"{verdict.table()}\n{verdict.lost} {verdict.doubled} {verdict.wrong}"
+    assert verdict.holds(), f"{verdict.table()}\n{verdict.problems()}"
     assert verdict.accepted == 200
+
+
+def test_a_stop_under_load_loses_nothing_and_is_no_death(spawn: Spawn, redis: Redis, model_api: Service):
+    """`JOB_CHECKER_ROUNDS=50` is the long version. One death of a worker over an input would fail it."""
+    seed = int(os.environ.get("JOB_CHECKER_SEED") or time.time())
+    rounds = int(os.environ.get("JOB_CHECKER_ROUNDS") or 5)
+    checker = Checker(seed, redis, spawn("model_api"), spawn, model_api, only_stops=True, max_inputs=40)
+    verdict = checker.run(rounds)
+    print(verdict.table())
+    assert verdict.holds(), f"{verdict.table()}\n{verdict.problems()}"
+    assert (verdict.accepted, verdict.dead) == (rounds * 10, 0)
 
 
 def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_web: Callable[..., Service], redis: Redis):
     web = start_web()
     job = submit(web, zipped([("a.png", never_seen())])).json()["id"]
     end_of(web, job)
+    assert wait_until(lambda: queue_in_health(web)["ready"], "the queue has been probed")
     redis.kill()
     for answer in (submit(web, zipped([("a.png", never_seen())])), requests.get(f"{web.url}/jobs/{job}", timeout=30)):
         assert_problem(answer, 503, "The queue for jobs does not answer at the moment; try again shortly.")
+    wait_until(lambda: not queue_in_health(web)["ready"], "the probe has failed", 20)
+    assert (queue_in_health(web)["reason"], queue_in_health(web)["waiting"]) == ("the queue does not answer", None)
+    assert web.count("web_api_jobs_ready") == 0
     redis.start()
+    wait_until(lambda: queue_in_health(web)["ready"], "the queue is back", 20)
+    assert queue_in_health(web) | {"bytes": 0, "bytes_limit": 0} == {
+        "durable": True, "ready": True, "reason": None, "waiting": 0, "bytes": 0, "bytes_limit": 0,
+    }
     assert end_of(web, job)["status"] == "succeeded"
     assert end_of(web, submit(web, zipped([("a.png", never_seen())])).json()["id"])["status"] == "succeeded"
 

@@ -11,6 +11,7 @@ use crate::model_client::ModelClient;
 use crate::predictor::Predictor;
 use crate::purge;
 use crate::queue_client::QueueClient;
+use crate::queue_probe::QueueProbe;
 use crate::rarely::Rarely;
 use crate::replay::Replay;
 use crate::routes::{cache, cors, docs, health, input, jobs, page, predict, security, static_files, web_api};
@@ -62,6 +63,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// Looks at jobs for all that listen to them.
     pub watchers: JobWatchers,
+    /// How the queue of jobs is.
+    pub(crate) queue_probe: QueueProbe,
     /// Inputs of one job.
     pub(crate) max_job_inputs: usize,
     /// Bytes of one job's inputs, unpacked.
@@ -114,6 +117,8 @@ impl App {
         let (bodies, readiness) = (BodyReader::new(&settings.server), Readiness::default());
         let client = ModelClient::new(settings, workbench.clone(), bodies.budget().clone())?;
         let watchers = JobWatchers::new(jobs.clone(), bodies.budget().clone(), readiness.clone());
+        let queue_probe = QueueProbe::register(jobs.clone(), registry);
+        let probe = queue_probe.clone();
         let parts = Parts {
             app_type: settings.app_type,
             predictor: Predictor::new(
@@ -135,6 +140,7 @@ impl App {
             repository_api: settings.repository_api,
             jobs,
             watchers,
+            queue_probe,
             max_job_inputs: settings.jobs.max_inputs,
             max_job_bytes: settings.jobs.max_bytes,
             job_list: settings.jobs.list,
@@ -145,7 +151,7 @@ impl App {
         };
         let background = async move {
             let purge = purge::follow(catalog.clone(), memory.clone(), purged_jobs);
-            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue), purge);
+            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue), purge, probe.run());
         };
         Ok((Self(Arc::new(parts)), background))
     }

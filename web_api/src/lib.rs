@@ -92,6 +92,9 @@ pub mod webhook;
 /// Models that only a queue serves.
 pub mod queue_client;
 
+/// Health of the job queue.
+pub mod queue_probe;
+
 /// What is counted.
 pub mod metrics;
 

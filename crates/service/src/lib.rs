@@ -71,9 +71,6 @@ pub mod grpc;
 /// Budget of the memory that is held for clients, by capacity.
 pub mod memory_budget;
 
-/// Budget of the memory that is held for clients, by capacity.
-pub mod memory_budget;
-
 /// A request's body, bounded in bytes, in time and in the memory of all bodies together.
 pub mod body;
 

@@ -29,6 +29,10 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
     if redis == "unavailable" {
         degraded.push("redis");
     }
+    // Without Redis there are no durable jobs either.
+    if redis != "unavailable" && app.queue_probe.is_unavailable() {
+        degraded.push("jobs");
+    }
     if known.models.iter().any(stepped_down) {
         degraded.push("gpu");
     }
@@ -42,6 +46,7 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
         "app_type": app.app_type.as_str(),
         "degraded": degraded,
         "memory": { "kind": if redis == "off" { "near" } else { "near+redis" }, "redis": redis },
+        "jobs": app.queue_probe.to_json(),
         "model_api": { "running": known.reachable, "ready": known.reason().is_none(), "reason": known.reason() },
         "models": known.models.iter().map(ModelHealth::from).collect::<Vec<_>>(),
     });

@@ -1,4 +1,5 @@
 use http::StatusCode;
+use serde_json::json;
 use web_api::settings::AppType;
 
 use crate::stack::{Stack, get_request};
@@ -12,6 +13,10 @@ async fn says_what_runs_what_remembers_and_on_what_device() {
     assert_eq!(body["ready"], true);
     assert_eq!(body["memory"]["kind"], "near");
     assert_eq!(body["models"][0]["device"]["name"], "cpu");
+    let jobs = &body["jobs"];
+    assert_eq!((&jobs["durable"], &jobs["ready"], &jobs["reason"]), (&json!(false), &json!(true), &json!(null)));
+    assert_eq!(jobs["waiting"], 0);
+    assert!(stack.metrics().contains("jobs_ready 1\n"));
     assert_eq!(stack.send(get_request("/health/live")).await.status, StatusCode::OK);
 }
 

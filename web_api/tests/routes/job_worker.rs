@@ -90,7 +90,7 @@ async fn interactive_requests_that_hold_every_permit_do_not_stop_jobs() {
         (settings.max_concurrent_requests, settings.request_timeout) = (1, LONG);
     };
     let stack = Stack::serving(vec![model("mnist")], one_at_a_time).await;
-    let stuck = tokio::spawn(stack.app.clone().oneshot(image_request("/predict/mnist", "stuck")));
+    let hanging = tokio::spawn(stack.app.clone().oneshot(image_request("/predict/mnist", "stuck")));
     while stack.runs() == 0 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -99,7 +99,7 @@ async fn interactive_requests_that_hold_every_permit_do_not_stop_jobs() {
     let job = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a")]))).await);
     assert_eq!(ended_within(&stack, &job, Duration::from_secs(20)).await["status"], "succeeded");
     assert_eq!(refused().await, StatusCode::SERVICE_UNAVAILABLE);
-    stuck.abort();
+    hanging.abort();
 }
 
 #[tokio::test]
