@@ -123,14 +123,15 @@ impl Error {
             Self::Body(error) => (error.status(), "body"),
             Self::OneOfPictures { error, .. } | Self::Step { error, .. } => error.status(),
             Self::Request(error) => (error.status, if error.status.as_u16() == 400 { "malformed" } else { "unfit" }),
-            Self::Picture(ImageError::TooLarge { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::Picture(ImageError::TooLarge { .. }) | Self::Run(RunError::TooLarge(_)) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
+            }
             Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
             Self::Picture(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
             Self::NoModelNamed { .. } | Self::Unfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
             Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
             Self::Run(RunError::Rows { error, .. }) => Self::Run(error.cause().clone()).status(),
             Self::Run(RunError::OutOfMemory(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "out_of_memory"),
-            Self::Run(RunError::TooLarge(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Run(RunError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             Self::Run(RunError::Crashed) => (StatusCode::INTERNAL_SERVER_ERROR, "crashed"),
             Self::Internal | Self::Picture(ImageError::Unprocessable { .. }) => {

@@ -259,7 +259,6 @@ impl Error {
             Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::LargeInput { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "large_input")
             }
-            Self::Archive(ArchiveError::Memory(error)) => (error.status(), "body"),
             Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
             Self::UnknownJob => (StatusCode::NOT_FOUND, "unknown_job"),
             Self::JobGone => (StatusCode::GONE, "job_gone"),

@@ -223,7 +223,7 @@ mod tests {
     fn slow(pieces: usize, pause: Duration) -> Body {
         Body::from_stream(futures_util::stream::iter(0..pieces).then(move |_| async move {
             tokio::time::sleep(pause).await;
-            Ok::<_, Infallible>(Bytes::from_static(&[0; 64 << 10]))
+            Ok::<_, Infallible>(Bytes::from(vec![0; 64 << 10]))
         }))
     }
 
@@ -268,9 +268,8 @@ mod tests {
             .map(|_| {
                 let reader = reader.clone();
                 // Four mebibytes at once, and then nothing.
-                let stream = futures_util::stream::iter(
-                    (0..64).map(|_| Ok::<_, Infallible>(Bytes::from_static(&[0; 64 << 10]))),
-                );
+                let stream =
+                    futures_util::stream::iter((0..64).map(|_| Ok::<_, Infallible>(Bytes::from(vec![0; 64 << 10]))));
                 let body = Body::from_stream(stream.chain(futures_util::stream::pending()));
                 tokio::spawn(
                     async move { reader.read(&parts(&[(header::CONTENT_LENGTH, 8 * MIB)], Some(1)), body).await },

@@ -237,21 +237,21 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn peer(last: u8) -> Option<Peer> {
-        Some(Peer(IpAddr::from([192, 0, 2, last])))
+    fn peer(last: u8) -> Peer {
+        Peer(IpAddr::from([192, 0, 2, last]))
     }
 
     #[test]
     fn one_client_gets_four_fifths_and_there_is_room_for_another() {
         let budget = MemoryBudget::new(100 * MIB);
-        let mut first = budget.reservation(peer(1));
+        let mut first = budget.reservation(Some(peer(1)));
         first.reserve(80 * MIB).unwrap();
         assert_eq!(first.reserve(MIB), Err(BodyError::TooMuchMemory { most: 80 * MIB }));
-        assert_eq!(budget.reservation(peer(1)).reserve(MIB), Err(BodyError::NoMemory));
-        let mut second = budget.reservation(peer(2));
+        assert_eq!(budget.reservation(Some(peer(1))).reserve(MIB), Err(BodyError::NoMemory));
+        let mut second = budget.reservation(Some(peer(2)));
         second.reserve(16 * MIB).unwrap();
         assert_eq!(second.reserve(MIB), Err(BodyError::NoMemory));
-        budget.reservation(peer(3)).reserve(3 * MIB).unwrap();
+        budget.reservation(Some(peer(3))).reserve(3 * MIB).unwrap();
         drop(first);
         second.reserve(20 * MIB).unwrap();
         drop(second);
@@ -262,11 +262,13 @@ mod tests {
     #[test]
     fn small_reservations_are_held_against_the_total_alone() {
         let budget = MemoryBudget::new(10 * SMALL_BYTES);
-        let mut large = budget.reservation(peer(1));
+        let mut large = budget.reservation(Some(peer(1)));
         large.reserve(8 * SMALL_BYTES).unwrap();
-        let mut small: Vec<_> = (0..2).map(|_| budget.reservation(peer(1))).collect();
-        small.iter_mut().for_each(|small| small.reserve(SMALL_BYTES).unwrap());
-        assert_eq!(budget.reservation(peer(2)).reserve(1), Err(BodyError::NoMemory));
+        let mut small: Vec<_> = (0..2).map(|_| budget.reservation(Some(peer(1)))).collect();
+        for small in &mut small {
+            small.reserve(SMALL_BYTES).unwrap();
+        }
+        assert_eq!(budget.reservation(Some(peer(2))).reserve(1), Err(BodyError::NoMemory));
         drop(large);
         assert_eq!(budget.used(), 2 * SMALL_BYTES);
         // One that grows is held against its client's part with all that it has.
@@ -283,7 +285,7 @@ mod tests {
             let mut reservation = budget.reservation(None);
             let mut buffer = ReservedBuffer::default();
             for _ in 0..80 {
-                buffer.extend(&[7; 64 << 10], length, 8 * MIB, &mut reservation).unwrap();
+                buffer.extend(&vec![7; 64 << 10], length, 8 * MIB, &mut reservation).unwrap();
                 assert_eq!(reservation.bytes(), buffer.bytes.capacity());
             }
             assert_eq!(buffer.len(), 5 * MIB);
@@ -292,9 +294,9 @@ mod tests {
         let mut buffer = ReservedBuffer::default();
         let mut reservation = budget.reservation(None);
         let small = MemoryBudget::new(MIB);
-        buffer.extend(&[7; MIB], None, 8 * MIB, &mut reservation).unwrap();
+        buffer.extend(&vec![7; MIB], None, 8 * MIB, &mut reservation).unwrap();
         let before = buffer.bytes.capacity();
-        assert!(buffer.extend(&[7; MIB], None, 8 * MIB, &mut small.reservation(None)).is_err());
+        assert!(buffer.extend(&vec![7; MIB], None, 8 * MIB, &mut small.reservation(None)).is_err());
         assert_eq!(buffer.bytes.capacity(), before, "nothing is allocated that is not reserved");
     }
 }

@@ -60,7 +60,8 @@ impl Line {
 
     /// Takes out who came last; `None` where that is the rest of a request that has been admitted.
     pub fn pop_last(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_back_if(|entry| entry.admission == Admission::Checked);
+        self.entries.back().filter(|entry| entry.admission == Admission::Checked)?;
+        let entry = self.entries.pop_back();
         self.left(entry)
     }
 

@@ -160,7 +160,7 @@ impl<L: Launcher> Worker<L> {
                     self.restarts.succeeded();
                     self.refused(batch, || RunError::result_too_large(bytes));
                 }
-                Outcome::OutOfMemory(exceeded) => return self.out_of_memory(batch, exceeded),
+                Outcome::OutOfMemory(exceeded) => return self.out_of_memory(batch, &exceeded),
                 Outcome::GivenUp => self.too_slow(batch),
                 Outcome::PutOff(died) => {
                     self.put_off(batch);
@@ -243,8 +243,9 @@ impl<L: Launcher> Worker<L> {
     /// Requests that took far longer than usual: one goes on elsewhere, and several are run again one by one.
     fn put_off(&mut self, mut batch: Batch) {
         if let (Some(lane), [_]) = (&self.slow_lane, batch.entries.as_slice()) {
-            let entry = batch.entries.pop();
-            entry.into_iter().for_each(|entry| lane.take(entry, &self.starter, &self.tasks, &self.stop));
+            for entry in batch.entries.drain(..) {
+                lane.take(entry, &self.starter, &self.tasks, &self.stop);
+            }
         } else {
             self.again.extend(batch.singles(self.shared.batch.run_timeout, Past::New).rev());
         }
@@ -302,7 +303,7 @@ impl<L: Launcher> Worker<L> {
     }
 
     /// Each request is run again alone, on a new session: the one that was ended may have been large before this batch.
-    fn out_of_memory(&mut self, batch: Batch, exceeded: Exceeded) -> Death {
+    fn out_of_memory(&mut self, batch: Batch, exceeded: &Exceeded) -> Death {
         let error = StartError::Died(exceeded.to_string());
         if batch.entries.len() == 1 && batch.past == Past::OutOfMemory {
             if matches!(exceeded, Exceeded::Each(_)) {

@@ -1,4 +1,5 @@
 use open_inference::Datatype;
+use service::memory_budget::MemoryBudget;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -19,7 +20,8 @@ fn the_initial_window_holds_before_the_first_result() {
 
 #[tokio::test]
 async fn a_lane_that_panics_leaves_no_request_without_an_answer_and_the_next_one_has_a_lane() {
-    let client = ModelClient::new(&Settings::from_env().unwrap(), Workbench::default()).unwrap();
+    let client =
+        ModelClient::new(&Settings::from_env().unwrap(), Workbench::default(), MemoryBudget::new(64 << 20)).unwrap();
     let gatherer = Gatherer::new(client);
     let to = Destination { model: "m".to_owned(), version: None, in_background: false };
     drop(gatherer.admit(&to).unwrap());

@@ -1,3 +1,4 @@
+use service::memory_budget::MemoryBudget;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -68,7 +69,7 @@ async fn gone() -> Url {
 
 async fn ask(replicas: Vec<Url>, patience: Duration) -> Result<Response, Error> {
     let settings = Settings { model_api: replicas, ..Settings::from_env().unwrap() };
-    let client = ModelClient::new(&settings, Workbench::default()).unwrap();
+    let client = ModelClient::new(&settings, Workbench::default(), MemoryBudget::new(64 << 20)).unwrap();
     client.ask(Method::POST, &["v2"], None, None, patience).await
 }
 

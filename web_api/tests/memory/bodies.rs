@@ -41,7 +41,7 @@ impl Random {
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length / 4 + 1).flat_map(|_| (self.next() as u32).to_le_bytes()).take(length).collect()
+        (0..=length / 4).flat_map(|_| (self.next() as u32).to_le_bytes()).take(length).collect()
     }
 }
 
@@ -185,7 +185,7 @@ fn models() -> ModelList {
     ModelList { models: vec![image, table], ready: true, ..ModelList::default() }
 }
 
-/// Without model_api: what a body becomes on the way there is allocated all the same.
+/// Without `model_api`: what a body becomes on the way there is allocated all the same.
 fn app() -> App {
     let mut settings = Settings::from_env().unwrap();
     settings.model_api = vec!["http://127.0.0.1:1".parse().unwrap()];

@@ -152,13 +152,11 @@ impl Launcher for Fake {
 
     async fn launch(&self, _: &Blueprint) -> Result<(Hello, Self), StartError> {
         self.launches.fetch_add(1, Ordering::SeqCst);
-        match self.failures.lock().unwrap().pop_front() {
-            Some(error) => Err(error),
-            None => {
-                let session = Self { grown: Arc::default(), ..self.clone() };
-                Ok((self.hello.as_deref().cloned().unwrap_or_else(hello), session))
-            }
+        if let Some(error) = self.failures.lock().unwrap().pop_front() {
+            return Err(error);
         }
+        let session = Self { grown: Arc::default(), ..self.clone() };
+        Ok((self.hello.as_deref().cloned().unwrap_or_else(hello), session))
     }
 }
 
