@@ -120,7 +120,7 @@ fn all(random: &mut Random) -> Vec<Sent> {
     let numbers = 1000 + random.below(MIB);
     let digits = vec!["1"; numbers].join(",");
     let floats = request_of("FP32", &format!("[{numbers},1]"), &digits);
-    let escaped = request_of("BYTES", "[1]", &format!("\"{}\"", "\\/".repeat(length / 2)));
+    let escaped = request_of("BYTES", "[1]", &format!("\"{}\"", "\\/".repeat(length / 8 * 4)));
     let parameters: Vec<String> = (0..64).map(|number| format!("\"{number}\":1")).collect();
     let tensor = format!(
         r#"{{"name":"x","datatype":"FP32","shape":[1,1],"parameters":{{{}}},"data":[1]}}"#,
