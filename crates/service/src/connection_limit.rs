@@ -1,6 +1,8 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,8 +35,12 @@ pub(crate) struct ConnectionLimit {
     max: usize,
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    waiters: Arc<AtomicUsize>,
     registry: Arc<Mutex<Registry>>,
 }
+
+/// A connection that waits for a place.
+struct Waiter<'a>(&'a AtomicUsize);
 
 /// Every open connection.
 #[derive(Debug, Default)]
@@ -58,7 +64,7 @@ pub(crate) struct Place {
 enum Found {
     /// A connection, which closes now.
     Idle,
-    /// Only connections that closing would harm, or that are being closed already; or places that are just being taken.
+    /// Only connections that closing would harm, or enough that are being closed already; or places that are just being taken.
     TooYoung,
     /// Nothing: every connection has a request in flight.
     None,
@@ -70,6 +76,7 @@ impl ConnectionLimit {
             max: places,
             places: Arc::new(Semaphore::new(places)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            waiters: Arc::default(),
             registry: Arc::default(),
         }
     }
@@ -86,15 +93,18 @@ impl ConnectionLimit {
     }
 
     /// The place of an idle connection, which is closed for it. `None` where every connection stays busy.
+    ///
+    /// Places go to those that wait in the order in which they came, so that a place may go to another than the one that closed a
+    /// connection for it. So each looks again until it has a place, and no more connections are closed than are waited for.
     pub async fn wait(&self, peer: Peer) -> Option<Place> {
+        let _waiter = Waiter::new(&self.waiters);
         let deadline = tokio::time::Instant::now() + MAX_WAIT;
+        let mut permit = pin!(Arc::clone(&self.places).acquire_owned());
         loop {
-            let (pause, is_last) = match self.evict(Instant::now()) {
-                Found::Idle => (MAX_WAIT, true),
-                Found::TooYoung if tokio::time::Instant::now() < deadline => (RETRY_DELAY, false),
-                Found::TooYoung | Found::None => (Duration::ZERO, true),
-            };
-            match timeout(pause, Arc::clone(&self.places).acquire_owned()).await {
+            let found = self.evict(Instant::now());
+            let is_last = found == Found::None || tokio::time::Instant::now() >= deadline;
+            let pause = if is_last { Duration::ZERO } else { RETRY_DELAY };
+            match timeout(pause, &mut permit).await {
                 Ok(permit) => return Some(self.place(peer, permit.ok()?)),
                 Err(_) if is_last => return None,
                 Err(_) => {}
@@ -112,6 +122,10 @@ impl ConnectionLimit {
     /// requests, and of those the one that has been idle for longest.
     fn evict(&self, now: Instant) -> Found {
         let registry = lock(&self.registry);
+        let closing = registry.connections.values().filter(|activity| activity.is_evicted()).count();
+        if closing >= self.waiters.load(Ordering::Relaxed) {
+            return Found::TooYoung;
+        }
         let mut any = false;
         let idle = registry.connections.iter().filter_map(|(id, activity)| {
             let idle = activity.idle_for(now)?;
@@ -129,6 +143,19 @@ impl ConnectionLimit {
             None if any || registry.connections.len() < self.max => Found::TooYoung,
             None => Found::None,
         }
+    }
+}
+
+impl<'a> Waiter<'a> {
+    fn new(waiters: &'a AtomicUsize) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -180,6 +207,7 @@ mod tests {
     /// The places that are evicted, in order, until there is nothing to evict.
     fn evicted(limit: &ConnectionLimit, places: &[Place], now: Instant) -> Vec<usize> {
         let mut order = Vec::new();
+        limit.waiters.store(places.len(), Ordering::Relaxed);
         while limit.evict(now) == Found::Idle {
             let new = (0..places.len()).find(|at| places[*at].activity.is_evicted() && !order.contains(at));
             order.push(new.expect("one more is evicted"));
@@ -214,6 +242,7 @@ mod tests {
     fn a_place_that_is_just_being_taken_is_worth_waiting_for() {
         let limit = ConnectionLimit::new(1);
         let _in_transit = Arc::clone(&limit.places).try_acquire_owned().unwrap();
+        let _waiter = Waiter::new(&limit.waiters);
         assert_eq!(limit.evict(Instant::now()), Found::TooYoung);
     }
 
@@ -221,7 +250,9 @@ mod tests {
     async fn a_place_is_taken_once_its_connection_has_been_idle_for_long_enough() {
         let limit = ConnectionLimit::new(1);
         let place = limit.take(peer(1)).unwrap();
+        limit.waiters.store(1, Ordering::Relaxed);
         assert_eq!(limit.evict(Instant::now()), Found::TooYoung);
+        limit.waiters.store(0, Ordering::Relaxed);
         let connection = tokio::spawn(async move {
             place.activity.evicted().await;
             drop(place);
@@ -232,5 +263,24 @@ mod tests {
         drop(place);
         let registry = lock(&limit.registry);
         assert!(registry.connections.is_empty() && registry.of_client.is_empty());
+    }
+
+    #[tokio::test]
+    async fn many_that_wait_all_get_the_places_of_idle_connections() {
+        let limit = ConnectionLimit::new(4);
+        let hold = |place: Place| {
+            tokio::spawn(async move {
+                place.activity.evicted().await;
+                drop(place);
+            })
+        };
+        for _ in 0..4 {
+            hold(limit.take(peer(1)).unwrap());
+        }
+        let waiting = (0..12).map(|_| {
+            let limit = limit.clone();
+            async move { limit.wait(peer(1)).await.map(hold).is_some() }
+        });
+        assert!(futures_util::future::join_all(waiting).await.into_iter().all(|has_place| has_place));
     }
 }

@@ -202,7 +202,7 @@ fn cut(text: &str, max_bytes: usize) -> &str {
 
 fn log(asked: &Asked, response: &Response, status: StatusCode, took: Duration) {
     let (method, path) = (cut(asked.method.as_str(), MAX_LOGGED_METHOD), cut(asked.path(), MAX_LOGGED_PATH));
-    let ms = took.as_secs_f64() * 1e3;
+    let ms = took.as_micros() as f64 / 1e3;
     // Health checks and polls between the services arrive every second; at `info` they would be most of the log.
     let is_poll = path == POLLED_PATH && status == StatusCode::OK;
     let status = status.as_u16();
