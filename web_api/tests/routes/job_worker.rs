@@ -5,11 +5,12 @@ use http::{Request, StatusCode};
 use open_inference::ModelState;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
-use web_api::settings::AppType;
+use tower::ServiceExt;
+use web_api::settings::{AppType, Settings};
 
 use crate::fake_model_api::model;
 use crate::jobs::{ended, job_of, post, request_of, zip};
-use crate::stack::{Stack, get_request};
+use crate::stack::{Stack, get_request, image_request};
 
 /// Longer than any test waits.
 const LONG: Duration = Duration::from_mins(1);
@@ -81,6 +82,24 @@ async fn an_input_that_waits_for_a_busy_model_goes_back_to_the_queue_at_once() {
     stack.worker.stop(LONG);
     until_the_worker_has_ended(&stack).await;
     assert_eq!(stack.jobs.take("busy", 10).await.unwrap().len(), 1, "{}", show(&stack, &job).await);
+}
+
+#[tokio::test]
+async fn interactive_requests_that_hold_every_permit_do_not_stop_jobs() {
+    let one_at_a_time = |settings: &mut Settings| {
+        (settings.max_concurrent_requests, settings.request_timeout) = (1, LONG);
+    };
+    let stack = Stack::serving(vec![model("mnist")], one_at_a_time).await;
+    let hanging = tokio::spawn(stack.app.clone().oneshot(image_request("/predict/mnist", "stuck")));
+    while stack.runs() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let refused = async || stack.send(image_request("/predict/mnist", "another")).await.status;
+    assert_eq!(refused().await, StatusCode::SERVICE_UNAVAILABLE);
+    let job = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a")]))).await);
+    assert_eq!(ended_within(&stack, &job, Duration::from_secs(20)).await["status"], "succeeded");
+    assert_eq!(refused().await, StatusCode::SERVICE_UNAVAILABLE);
+    hanging.abort();
 }
 
 #[tokio::test]
