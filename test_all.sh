@@ -14,11 +14,11 @@ format:      rust
 lints:       rust
 units:       rust onnxruntime redis
 release:     rust
-native:      rust onnxruntime redis python
+native:      rust onnxruntime redis clients
 clients:     rust onnxruntime clients perf_analyzer
 pytorch:     rust onnxruntime torch
 page:        rust onnxruntime chromium clients
-containers:  docker python
+containers:  docker clients
 "
 
 usage="usage: test_all.sh [STEP…]
