@@ -6,14 +6,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
-use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
+use crate::held::Holding;
 use crate::peer::Peer;
 
 /// Start of the clock of [`Activity`].
@@ -163,32 +162,12 @@ impl Future for CountedResponse {
         let this = self.project();
         let Ok(response) = ready!(this.response.poll(cx));
         let in_flight = this.in_flight.take();
-        Poll::Ready(Ok(response.map(|body| CountedBody { body, _in_flight: in_flight })))
+        Poll::Ready(Ok(response.map(|body| Holding::new(body, in_flight))))
     }
 }
 
 /// The body of a response, whose request is in flight until it is dropped.
-pub(crate) struct CountedBody {
-    body: Body,
-    _in_flight: Option<InFlight>,
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+pub(crate) type CountedBody = Holding<Option<InFlight>>;
 
 #[cfg(test)]
 impl Default for Activity {

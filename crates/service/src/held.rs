@@ -1,4 +1,4 @@
-//! Response body that keeps its memory reserved until the client has it.
+//! Response bodies that keep something until the client has them: reserved memory, or a count.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,15 +19,22 @@ pub fn reserve_response(response: Response, mut memory: Reservation) -> Result<R
         return Ok(response);
     }
     memory.reserve(bytes)?;
-    Ok(response.map(|body| Body::new(Held { body, _memory: memory })))
+    Ok(response.map(|body| Body::new(Holding::new(body, memory))))
 }
 
-struct Held {
+/// A body that drops `T` when it is dropped: when it has been sent, or never will be.
+pub(crate) struct Holding<T> {
     body: Body,
-    _memory: Reservation,
+    _held: T,
 }
 
-impl HttpBody for Held {
+impl<T> Holding<T> {
+    pub fn new(body: Body, held: T) -> Self {
+        Self { body, _held: held }
+    }
+}
+
+impl<T: Unpin> HttpBody for Holding<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
