@@ -64,21 +64,6 @@ check_models() {
   if [[ -n $(table_of_models <<<"$2" | awk -F '\t' '$3 != "READY"') ]]; then all_ready=no; fi
 }
 
-# NAME VERSION STATE DEVICE REASON, with tabs.
-table_of_models() {
-  awk -F '\t' '
-    $1 ~ /^models\.[0-9]+\./ {
-      split($1, part, "."); i = part[2]; field = substr($1, length("models." i ".") + 1)
-      if ($2 != "null") value[i, field] = $2
-      if (i + 1 > count) count = i + 1
-    }
-    END {
-      for (i = 0; i < count; i++)
-        print value[i, "name"] "\t" value[i, "version"] "\t" value[i, "state"] "\t" value[i, "device.name"] "\t" \
-          value[i, "reason"] (value[i, "device.stepped_down"] ? "stepped down: " value[i, "device.stepped_down"] : "")
-    }'
-}
-
 check_db_api() {
   local redis why
   if [[ $mode == docker ]]; then

@@ -89,8 +89,8 @@ flatten_json() {
 # value_of PATH, from flattened JSON on standard input; nothing for null.
 value_of() { awk -F '\t' -v path="$1" '$1 == path && $2 != "null" { print $2 }'; }
 
-# describe_models PREFIX: "mnist 1 ready on cpu", one a line, from the flattened answer of either service.
-describe_models() {
+# The models in the flattened health of either service: NAME VERSION STATE DEVICE REASON, one a line, with tabs.
+table_of_models() {
   awk -F '\t' '
     $1 ~ /^models\.[0-9]+\./ {
       split($1, part, "."); i = part[2]; field = substr($1, length("models." i ".") + 1)
@@ -98,14 +98,17 @@ describe_models() {
       if (i + 1 > count) count = i + 1
     }
     END {
-      for (i = 0; i < count; i++) {
-        line = value[i, "name"] " " value[i, "version"] " " tolower(value[i, "state"])
-        if (value[i, "device.name"]) line = line " on " value[i, "device.name"]
-        if (value[i, "device.stepped_down"]) line = line " (stepped down: " value[i, "device.stepped_down"] ")"
-        if (value[i, "reason"]) line = line ": " value[i, "reason"]
-        print line
-      }
+      for (i = 0; i < count; i++)
+        print value[i, "name"] "\t" value[i, "version"] "\t" value[i, "state"] "\t" value[i, "device.name"] "\t" \
+          value[i, "reason"] (value[i, "device.stepped_down"] ? "stepped down: " value[i, "device.stepped_down"] : "")
     }'
+}
+
+# The same for people: "mnist 1 ready on cpu".
+describe_models() {
+  table_of_models | awk -F '\t' '{
+    print $1 " " $2 " " tolower($3) ($4 == "" ? "" : " on " $4) ($5 == "" ? "" : ": " $5)
+  }'
 }
 
 # ---- Docker ---------------------------------------------------------------------------------------------------------
