@@ -18,7 +18,7 @@ pub struct ImageArray {
 
 /// The old answer: the largest value of row 0 and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LegacyAnswer {
+pub struct LegacyResponse {
     /// Index of the largest value.
     pub cls: usize,
     /// The largest value.
@@ -35,8 +35,8 @@ const MAX_DEPTH: usize = 8;
 
 impl ImageArray {
     /// Bytes that [`Self::from_json`] allocates for the numbers of `body`, at most: between two numbers stands a comma.
-    pub fn capacity(body: &[u8]) -> usize {
-        numbers_in(body) * size_of::<f32>()
+    pub fn max_value_bytes(body: &[u8]) -> usize {
+        max_numbers(body) * size_of::<f32>()
     }
 
     /// Reads a request body. Numbers are kept as `f32`, the only datatype the old servers knew.
@@ -47,22 +47,22 @@ impl ImageArray {
             return Err(ImageArrayError(serde_json::Error::custom("a list stands where the object was expected")));
         }
         let mut reader = serde_json::Deserializer::from_slice(body);
-        let read = reader.deserialize_map(Body { numbers: numbers_in(body) });
+        let read = reader.deserialize_map(BodyVisitor { numbers: max_numbers(body) });
         read.and_then(|array| reader.end().map(|()| array)).map_err(ImageArrayError)
     }
 }
 
 /// As many as `body` can have, at most.
-fn numbers_in(body: &[u8]) -> usize {
+fn max_numbers(body: &[u8]) -> usize {
     memchr_iter(b',', body).count() + 1
 }
 
 /// The object, whose array has at most so many numbers: their vector does not grow.
-struct Body {
+struct BodyVisitor {
     numbers: usize,
 }
 
-impl<'de> Visitor<'de> for Body {
+impl<'de> Visitor<'de> for BodyVisitor {
     type Value = ImageArray;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -83,7 +83,7 @@ impl<'de> Visitor<'de> for Body {
                 Field::ImageArr if read.is_some() => return Err(A::Error::duplicate_field("image_arr")),
                 Field::ImageArr => {
                     let mut array = ImageArray { shape: Vec::new(), values: Vec::with_capacity(self.numbers) };
-                    map.next_value_seed(Level { array: &mut array, depth: 0 })?;
+                    map.next_value_seed(LevelVisitor { array: &mut array, depth: 0 })?;
                     read = Some(array);
                 }
                 Field::Other => {
@@ -96,13 +96,13 @@ impl<'de> Visitor<'de> for Body {
 }
 
 /// Reads one level of the nesting straight into the flat vector: a 450×450×3 list has no intermediate lists.
-struct Level<'a> {
+struct LevelVisitor<'a> {
     array: &'a mut ImageArray,
     depth: usize,
 }
 
-impl Level<'_> {
-    fn number<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+impl LevelVisitor<'_> {
+    fn push_number<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
         // Only the first number may find the shape still growing: a number where a list stood before is ragged.
         if self.depth != self.array.shape.len() {
             return Err(E::custom("image_arr is ragged: a number stands where a list was expected"));
@@ -116,7 +116,7 @@ impl Level<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Level<'_> {
+impl<'de> DeserializeSeed<'de> for LevelVisitor<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -124,7 +124,7 @@ impl<'de> DeserializeSeed<'de> for Level<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Level<'_> {
+impl<'de> Visitor<'de> for LevelVisitor<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -132,19 +132,19 @@ impl<'de> Visitor<'de> for Level<'_> {
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        self.number(value as f64)
+        self.push_number(value as f64)
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        self.number(value as f64)
+        self.push_number(value as f64)
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        self.number(value)
+        self.push_number(value)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Level { array, depth } = self;
+        let LevelVisitor { array, depth } = self;
         if depth == MAX_DEPTH {
             return Err(A::Error::custom(format!("image_arr is nested more than {MAX_DEPTH} deep")));
         }
@@ -157,7 +157,7 @@ impl<'de> Visitor<'de> for Level<'_> {
             array.shape.push(usize::MAX);
         }
         let mut length = 0;
-        while list.next_element_seed(Level { array, depth: depth + 1 })?.is_some() {
+        while list.next_element_seed(LevelVisitor { array, depth: depth + 1 })?.is_some() {
             length += 1;
         }
         if first {

@@ -89,7 +89,8 @@ pub struct Device {
     /// `"cpu"` or `"cuda"`.
     pub name: String,
     /// Why `cuda` was not used although it was allowed and the machine has a card; `None` otherwise.
-    pub stepped_down: Option<String>,
+    #[serde(rename = "stepped_down")]
+    pub fallback_reason: Option<String>,
     /// Version of the ONNX Runtime library, e.g. `"1.31.1"`.
     pub runtime: String,
 }
@@ -110,7 +111,7 @@ pub struct ImageInput {
 
 impl ModelDescription {
     /// A model of which only this is known: its files have not been read.
-    pub fn unread(name: &str, version: &str, state: ModelState, reason: Option<String>) -> Self {
+    pub fn placeholder(name: &str, version: &str, state: ModelState, reason: Option<String>) -> Self {
         Self {
             name: name.to_owned(),
             version: version.to_owned(),

@@ -14,7 +14,7 @@ pub struct Pipeline {
     /// In the order in which they stand: each uses what the pipeline was asked with and what those before it gave.
     pub steps: Vec<Step>,
     /// Where each of its outputs comes from, in the outputs' order.
-    pub outputs: Vec<Wire>,
+    pub outputs: Vec<Edge>,
 }
 
 /// One of a pipeline's models.
@@ -28,13 +28,13 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What feeds each of the model's inputs.
-    pub inputs: Vec<Wire>,
+    pub inputs: Vec<Edge>,
 }
 
-/// From a tensor that is known to one that is wanted.
+/// From a tensor that is known to one that is name_at_source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wire {
-    /// What is fed: an input of a step's model, or an output of the pipeline.
+pub struct Edge {
+    /// What is inputs_of: an input of a step's model, or an output of the pipeline.
     pub name: String,
     /// What feeds it.
     pub from: Source,
@@ -56,16 +56,16 @@ pub enum Source {
 }
 
 /// A run of a pipeline: which step can be asked what, and what has come of it. Whoever has one asks the models.
-pub struct Progress<'a> {
+pub struct PipelineRun<'a> {
     pipeline: &'a Pipeline,
     inputs: Vec<Tensor>,
-    answers: Vec<Option<Inference>>,
+    results: Vec<Option<Inference>>,
 }
 
 /// A tensor that a step's answer should have, and has not: its model has been changed since the pipeline was checked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is missing: its model has been changed meanwhile")]
-pub struct Missing(Source);
+pub struct MissingTensor(Source);
 
 impl Pipeline {
     /// Of its own settings and of its steps' models, whose digests stand in the order of the steps: a changed model of a
@@ -84,44 +84,44 @@ impl Pipeline {
     }
 }
 
-impl<'a> Progress<'a> {
+impl<'a> PipelineRun<'a> {
     /// A run that has yet to begin.
     pub fn new(pipeline: &'a Pipeline, inputs: Vec<Tensor>) -> Self {
-        Self { pipeline, inputs, answers: vec![None; pipeline.steps.len()] }
+        Self { pipeline, inputs, results: vec![None; pipeline.steps.len()] }
     }
 
     /// The steps that wait for no other one any more, by their numbers, each with its model's inputs. Empty when all have
     /// been answered.
-    pub fn next(&self) -> Result<Vec<(usize, Vec<Tensor>)>, Missing> {
-        let is_open = |&number: &usize| self.answers[number].is_none();
+    pub fn ready_steps(&self) -> Result<Vec<(usize, Vec<Tensor>)>, MissingTensor> {
+        let is_pending = |&number: &usize| self.results[number].is_none();
         let is_ready = |&number: &usize| {
-            self.pipeline.steps[number].inputs.iter().all(|wire| match &wire.from {
+            self.pipeline.steps[number].inputs.iter().all(|edge| match &edge.from {
                 Source::Input(_) => true,
-                Source::Step { step, .. } => self.answer_of(step).is_some(),
+                Source::Step { step, .. } => self.result_of(step).is_some(),
             })
         };
         // An optional input of the pipeline that the request leaves out is left out of the step as well.
-        let is_given = |wire: &&Wire| match &wire.from {
+        let is_given = |edge: &&Edge| match &edge.from {
             Source::Input(name) => self.inputs.iter().any(|tensor| tensor.name == *name),
             Source::Step { .. } => true,
         };
-        let fed = |number: usize| {
-            let wires = self.pipeline.steps[number].inputs.iter().filter(is_given);
-            Ok((number, self.feed(wires)?))
+        let inputs_of = |number: usize| {
+            let edges = self.pipeline.steps[number].inputs.iter().filter(is_given);
+            Ok((number, self.resolve(edges)?))
         };
-        (0..self.answers.len()).filter(is_open).filter(is_ready).map(fed).collect()
+        (0..self.results.len()).filter(is_pending).filter(is_ready).map(inputs_of).collect()
     }
 
     /// What came of a step.
-    pub fn answered(&mut self, number: usize, answer: Inference) {
-        self.answers[number] = Some(answer);
+    pub fn complete(&mut self, step: usize, result: Inference) {
+        self.results[step] = Some(result);
     }
 
     /// The pipeline's own answer, once every step has been answered. Its digest is that of the models that really answered,
     /// its times are the sums of theirs.
-    pub fn finish(self, model: &str, version: &str) -> Result<Inference, Missing> {
-        let outputs = self.feed(self.pipeline.outputs.iter())?;
-        let steps = || self.answers.iter().flatten().map(|answer| &answer.provenance);
+    pub fn finish(self, model: &str, version: &str) -> Result<Inference, MissingTensor> {
+        let outputs = self.resolve(self.pipeline.outputs.iter())?;
+        let steps = || self.results.iter().flatten().map(|answer| &answer.provenance);
         let devices: BTreeSet<_> = steps().map(|step| step.device.as_str()).filter(|name| !name.is_empty()).collect();
         let sum = |of: fn(&Timing) -> f64| steps().map(|step| of(&step.timing_ms)).sum();
         let provenance = Provenance {
@@ -137,28 +137,28 @@ impl<'a> Progress<'a> {
         Ok(Inference { model, version, outputs, provenance, headers: HeaderMap::new() })
     }
 
-    fn feed<'w>(&self, wires: impl Iterator<Item = &'w Wire>) -> Result<Vec<Tensor>, Missing> {
-        let fed = |Wire { name, from }: &Wire| {
-            let (tensors, wanted) = match from {
+    fn resolve<'w>(&self, edges: impl Iterator<Item = &'w Edge>) -> Result<Vec<Tensor>, MissingTensor> {
+        let inputs_of = |Edge { name, from }: &Edge| {
+            let (tensors, name_at_source) = match from {
                 Source::Input(input) => (Some(&self.inputs), input),
-                Source::Step { step, output } => (self.answer_of(step).map(|answer| &answer.outputs), output),
+                Source::Step { step, output } => (self.result_of(step).map(|answer| &answer.outputs), output),
             };
-            let tensor = tensors.into_iter().flatten().find(|tensor| tensor.name == *wanted);
-            let tensor = tensor.ok_or_else(|| Missing(from.clone()))?;
+            let tensor = tensors.into_iter().flatten().find(|tensor| tensor.name == *name_at_source);
+            let tensor = tensor.ok_or_else(|| MissingTensor(from.clone()))?;
             Ok(Tensor { name: name.clone(), ..tensor.clone() })
         };
-        wires.map(fed).collect()
+        edges.map(inputs_of).collect()
     }
 
-    fn answer_of(&self, step: &str) -> Option<&Inference> {
+    fn result_of(&self, step: &str) -> Option<&Inference> {
         let number = self.pipeline.steps.iter().position(|other| other.name == step)?;
-        self.answers[number].as_ref()
+        self.results[number].as_ref()
     }
 }
 
 /// What a model with these `outputs` gives where a step before has found nothing, so that it has no row to be asked with:
 /// no rows either. `None` where `inputs` have rows, or the outputs' other lengths are not known.
-pub fn answer_to_nothing(inputs: &[Tensor], outputs: &[TensorMetadata]) -> Option<Vec<Tensor>> {
+pub fn empty_outputs(inputs: &[Tensor], outputs: &[TensorMetadata]) -> Option<Vec<Tensor>> {
     if inputs.is_empty() || !inputs.iter().all(|input| input.rows() == Some(0)) {
         return None;
     }
@@ -235,14 +235,14 @@ mod tests {
     #[test]
     fn a_step_is_asked_when_all_that_it_needs_is_known_and_with_its_own_names() {
         let pipeline = diamond();
-        let mut run = Progress::new(&pipeline, vec![tensor("number", 1.)]);
-        assert_eq!(run.next(), Ok(vec![(0, vec![tensor("x", 1.)]), (1, vec![tensor("x", 1.)])]));
-        run.answered(1, answer("d3", "cuda", tensor("y.0", 3.)));
-        assert_eq!(run.next().unwrap().len(), 1, "the other is still being asked");
-        run.answered(0, answer("d2", "cpu", tensor("y", 2.)));
-        assert_eq!(run.next(), Ok(vec![(2, vec![tensor("a", 2.), tensor("b", 3.)])]));
-        run.answered(2, answer("d5", "cpu", tensor("y", 5.)));
-        assert_eq!(run.next(), Ok(vec![]));
+        let mut run = PipelineRun::new(&pipeline, vec![tensor("number", 1.)]);
+        assert_eq!(run.ready_steps(), Ok(vec![(0, vec![tensor("x", 1.)]), (1, vec![tensor("x", 1.)])]));
+        run.complete(1, answer("d3", "cuda", tensor("y.0", 3.)));
+        assert_eq!(run.ready_steps().unwrap().len(), 1, "the other is still being asked");
+        run.complete(0, answer("d2", "cpu", tensor("y", 2.)));
+        assert_eq!(run.ready_steps(), Ok(vec![(2, vec![tensor("a", 2.), tensor("b", 3.)])]));
+        run.complete(2, answer("d5", "cpu", tensor("y", 5.)));
+        assert_eq!(run.ready_steps(), Ok(vec![]));
         let whole = run.finish("p", "7").unwrap();
         assert_eq!(whole.outputs, [tensor("five", 5.), tensor("two", 2.)]);
         assert_eq!((whole.model.as_str(), whole.version.as_str()), ("p", "7"));
@@ -254,10 +254,10 @@ mod tests {
     #[test]
     fn an_output_that_a_changed_model_has_no_longer_is_named() {
         let pipeline = diamond();
-        let mut run = Progress::new(&pipeline, vec![tensor("number", 1.)]);
-        run.answered(0, answer("d2", "cpu", tensor("z", 2.)));
-        run.answered(1, answer("d3", "cpu", tensor("y.0", 3.)));
-        let missing = run.next().unwrap_err().to_string();
+        let mut run = PipelineRun::new(&pipeline, vec![tensor("number", 1.)]);
+        run.complete(0, answer("d2", "cpu", tensor("z", 2.)));
+        run.complete(1, answer("d3", "cpu", tensor("y.0", 3.)));
+        let missing = run.ready_steps().unwrap_err().to_string();
         assert_eq!(missing, "\"twice.y\" is missing: its model has been changed meanwhile");
     }
 
@@ -280,11 +280,11 @@ mod tests {
     fn a_model_that_is_asked_with_no_rows_has_none_to_answer_with() {
         let rows = |rows: usize| [Tensor::from_f32("x", Datatype::Fp32, vec![rows, 1], &vec![0.; rows]).unwrap()];
         let output = |shape: &[i64]| [TensorMetadata::new("y", Datatype::Int64, shape)];
-        let nothing = answer_to_nothing(&rows(0), &output(&[-1, 3])).unwrap();
+        let nothing = empty_outputs(&rows(0), &output(&[-1, 3])).unwrap();
         assert_eq!((nothing[0].name.as_str(), &nothing[0].shape), ("y", &vec![0, 3]));
-        assert_eq!(answer_to_nothing(&rows(1), &output(&[-1, 3])), None);
-        assert_eq!(answer_to_nothing(&rows(0), &output(&[-1, -1])), None, "nobody knows how long a row would be");
-        assert_eq!(answer_to_nothing(&rows(0), &output(&[1, 3])), None);
-        assert_eq!(answer_to_nothing(&[], &output(&[-1])), None);
+        assert_eq!(empty_outputs(&rows(1), &output(&[-1, 3])), None);
+        assert_eq!(empty_outputs(&rows(0), &output(&[-1, -1])), None, "nobody knows how long a row would be");
+        assert_eq!(empty_outputs(&rows(0), &output(&[1, 3])), None);
+        assert_eq!(empty_outputs(&[], &output(&[-1])), None);
     }
 }

@@ -77,12 +77,12 @@ impl Program {
         let mut commands = self.commands.iter().map(|(command, _)| command).chain(self.internal);
         match (commands.find(|command| *command == first), arguments.get(1)) {
             (Some(command), None) => Ok(Some(*command)),
-            (Some(_), Some(extra)) => Err(self.refuse(extra)),
-            (None, _) => Err(self.refuse(first)),
+            (Some(_), Some(extra)) => Err(self.reject(extra)),
+            (None, _) => Err(self.reject(first)),
         }
     }
 
-    fn refuse(&self, argument: &str) -> ExitCode {
+    fn reject(&self, argument: &str) -> ExitCode {
         eprintln!("{}: unknown argument {argument:?}", self.name);
         eprintln!("{}", self.usage());
         eprintln!("{} --help lists commands and settings.", self.name);

@@ -2,7 +2,7 @@ use http::{HeaderMap, header};
 
 /// Whether `If-None-Match` names `etag`, weakly as RFC 9110 §13.1.2 has it. `*` names none: whoever sends it wants to know
 /// that there is an answer, and has none.
-pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
+pub fn etag_matches(headers: &HeaderMap, etag: &str) -> bool {
     let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|tag| tag.trim().trim_start_matches("W/") == etag)
 }
@@ -16,7 +16,7 @@ mod tests {
     #[test]
     fn a_tag_matches_weakly_and_in_a_list() {
         let request = HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static("\"a\", W/\"b\", *"))]);
-        assert!(none_match(&request, "\"b\""));
-        assert!(!none_match(&request, "\"c\""));
+        assert!(etag_matches(&request, "\"b\""));
+        assert!(!etag_matches(&request, "\"c\""));
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Longer than any healthy answer, shorter than a container's own limit for its check.
-const PATIENCE: Duration = Duration::from_secs(3);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks the service at `address` whether it is ready: prints its answer and ends with 0 only for a 200.
 pub async fn check(address: SocketAddr) -> ExitCode {
@@ -25,7 +25,7 @@ pub async fn print_metrics(address: SocketAddr) -> ExitCode {
 }
 
 async fn print(address: SocketAddr, path: &str) -> ExitCode {
-    match timeout(PATIENCE, get(reachable(address), path)).await {
+    match timeout(RESPONSE_TIMEOUT, get(connectable(address), path)).await {
         Ok(Ok((status, body))) => {
             // A reader that has closed it, such as `head`, has seen enough.
             let _ = writeln!(io::stdout(), "{}", body.trim_end());
@@ -36,14 +36,14 @@ async fn print(address: SocketAddr, path: &str) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(_) => {
-            println!("does not answer within {} s", PATIENCE.as_secs());
+            println!("does not answer within {} s", RESPONSE_TIMEOUT.as_secs());
             ExitCode::FAILURE
         }
     }
 }
 
 /// A service that listens on all addresses is asked on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+fn connectable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -53,7 +53,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Metrics of hundreds of models have hundreds of kilobytes.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -64,6 +64,6 @@ async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), An
     let request = Request::get(path).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await?.to_bytes();
+    let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await?.to_bytes();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

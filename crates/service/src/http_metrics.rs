@@ -11,7 +11,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// Seconds; from a near hit to the longest patience anybody has.
-const SECONDS: [f64; 14] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const SECONDS_BUCKETS: [f64; 14] =
+    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// Counts and times of all requests of a service.
 #[derive(Clone, Debug)]
@@ -48,16 +49,16 @@ impl HttpMetrics {
     }
 
     /// Counts a request as being worked on until it is dropped, also because the client goes away.
-    pub(crate) fn begin(&self) -> InFlight<'_> {
+    pub(crate) fn track(&self) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight(&self.in_flight)
     }
 
     /// Those of one route. Unmatched paths share one label: a scanner must not fill the memory with labels.
-    pub(crate) fn of_route(&self, path: Option<&MatchedPath>) -> RouteMetrics {
+    pub(crate) fn route_metrics(&self, path: Option<&MatchedPath>) -> RouteMetrics {
         let route = path.map_or("unmatched", MatchedPath::as_str).to_owned();
         let seconds = self.seconds.get_or_create_owned(&RouteLabel { route: route.clone() });
-        RouteMetrics { route, requests: self.requests.clone(), seconds, usual: OnceLock::new() }
+        RouteMetrics { route, requests: self.requests.clone(), seconds, common: OnceLock::new() }
     }
 }
 
@@ -76,12 +77,12 @@ pub(crate) struct RouteMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Histogram,
     /// The route's first method, answered with 200: what nearly all requests are, so that it is not looked up by its labels.
-    usual: OnceLock<(Method, Counter)>,
+    common: OnceLock<(Method, Counter)>,
 }
 
 impl RouteMetrics {
-    pub fn answered(&self, method: &Method, status: StatusCode, took: Duration) {
-        self.seconds.observe(took.as_secs_f64());
+    pub fn record(&self, method: &Method, status: StatusCode, elapsed: Duration) {
+        self.seconds.observe(elapsed.as_secs_f64());
         let counter = || {
             let labels =
                 RequestLabels { route: self.route.clone(), method: method_label(method), status: status.as_u16() };
@@ -91,8 +92,8 @@ impl RouteMetrics {
             counter().inc();
             return;
         }
-        match self.usual.get_or_init(|| (method.clone(), counter())) {
-            (first, usual) if first == method => usual.inc(),
+        match self.common.get_or_init(|| (method.clone(), counter())) {
+            (first, common) if first == method => common.inc(),
             _ => counter().inc(),
         };
     }
@@ -100,7 +101,7 @@ impl RouteMetrics {
 
 /// A histogram over the seconds that requests take, for a service's own metrics.
 pub fn seconds_histogram() -> Histogram {
-    Histogram::new(SECONDS)
+    Histogram::new(SECONDS_BUCKETS)
 }
 
 /// A method is any word the client likes: those that no route has share one label.

@@ -12,10 +12,10 @@ pub mod settings;
 pub mod telemetry;
 
 /// What a line looks like.
-mod log_lines;
+mod text_format;
 
 /// The thread that writes lines, so that no request waits for stderr.
-mod request_log;
+mod access_log;
 
 /// The log file of a native start, bounded in size.
 pub mod log_file;
@@ -24,37 +24,37 @@ pub mod log_file;
 pub mod readiness;
 
 /// A scheduler for each core.
-pub mod cores;
+pub mod runtime;
 
 /// Idle timeouts of connections, apart from the timeout for a request's header.
-mod idle;
+mod idle_timeout;
 
 /// The client's address.
 pub mod peer;
 
 /// What a connection does: requests in flight, or idle since when.
-mod activity;
+mod connection_activity;
 
 /// The bound on open connections, of which idle ones give way to new ones.
 mod connection_limit;
 
 /// The limit of open files, raised as far as connections need it.
-pub mod descriptors;
+pub mod open_files;
 
 /// What bytes of a connection go through.
-mod connection;
+mod timeout_stream;
 
 /// A connection that wakes itself goes on at once.
-mod at_once;
+mod inline_wake;
 
 /// The accept loop: time-outs, a connection cap, a graceful end.
-pub mod server;
+pub mod http_server;
 
 /// Names for requests and answers.
-pub mod ids;
+pub mod request_id;
 
 /// Checks of every request: `Host`, and that no page of another origin changes anything.
-pub mod guard;
+pub mod request_guard;
 
 /// The secret between `web_api` and `model_api`.
 pub mod shared_secret;
@@ -63,22 +63,22 @@ pub mod shared_secret;
 mod http_metrics;
 
 /// What every route gets: a request id, a log line, a metric, an answer even after a panic.
-pub mod middleware;
+pub mod instrument;
 
 /// gRPC beside HTTP on one port: errors that its clients understand.
-pub mod grpc;
+pub mod grpc_status;
 
 /// Budget of the memory that is held for clients, by capacity.
 pub mod memory_budget;
 
 /// A request's body, bounded in bytes, in time and in the memory of all bodies together.
-pub mod body;
+pub mod body_limits;
 
 /// What an error leaves unread of a body.
-mod lent;
+mod body_drain;
 
 /// Responses whose memory is reserved until they are sent.
-pub mod held;
+pub mod response_body;
 
 /// Answers that a client has already.
 pub mod conditional;

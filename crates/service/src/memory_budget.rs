@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::body::BodyError;
+use crate::body_limits::BodyError;
 use crate::peer::Peer;
 
 /// How many times the free memory one client may hold.
@@ -19,10 +19,10 @@ const ALPHA: usize = 4;
 
 /// A reservation of at most so many bytes is not held against its client's part. It saves short requests the look-up, and
 /// leaves the last fifth of the memory to them.
-pub const SMALL_BYTES: usize = 64 << 10;
+pub const EXEMPT_BYTES: usize = 64 << 10;
 
 /// Capacity of a growing buffer at least.
-const MIN_CAPACITY: usize = 64 << 10;
+const MIN_GROWN_CAPACITY: usize = 64 << 10;
 
 /// Bytes that all reservations together may have. Clones are the same budget.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct MemoryBudget(Arc<Pool>);
 struct Pool {
     total: usize,
     used: AtomicUsize,
-    /// Bytes of each client with more than [`SMALL_BYTES`] in one reservation.
+    /// Bytes of each client with more than [`EXEMPT_BYTES`] in one reservation.
     clients: Mutex<HashMap<Client, usize>>,
 }
 
@@ -52,7 +52,7 @@ pub struct Reservation {
     budget: MemoryBudget,
     client: Client,
     bytes: usize,
-    is_counted: bool,
+    is_metered: bool,
 }
 
 impl MemoryBudget {
@@ -64,12 +64,12 @@ impl MemoryBudget {
     /// An empty reservation for a request of `peer`.
     pub fn reservation(&self, peer: Option<Peer>) -> Reservation {
         let client = peer.map_or(Client::Unknown, |Peer(address)| Client::Address(address));
-        Reservation { budget: self.clone(), client, bytes: 0, is_counted: false }
+        Reservation { budget: self.clone(), client, bytes: 0, is_metered: false }
     }
 
     /// An empty reservation for work that belongs to several clients, such as a batch.
     pub fn shared_reservation(&self) -> Reservation {
-        Reservation { budget: self.clone(), client: Client::Service, bytes: 0, is_counted: false }
+        Reservation { budget: self.clone(), client: Client::Service, bytes: 0, is_metered: false }
     }
 
     /// Bytes that are reserved at the moment.
@@ -78,17 +78,17 @@ impl MemoryBudget {
     }
 
     /// The most bytes that one client can ever hold.
-    fn most_of_one(&self) -> usize {
+    fn max_per_client(&self) -> usize {
         self.0.total / (ALPHA + 1) * ALPHA
     }
 
-    fn take(&self, more: usize) -> Result<usize, BodyError> {
+    fn acquire(&self, more: usize) -> Result<usize, BodyError> {
         let fits = |used: usize| used.checked_add(more).filter(|&used| used <= self.0.total);
         let before = self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         before.map(|before| before + more).map_err(|_| BodyError::NoMemory)
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.0.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -111,36 +111,36 @@ impl Reservation {
     /// Another reservation for the same client, still empty.
     #[must_use]
     pub fn sibling(&self) -> Self {
-        Self { budget: self.budget.clone(), client: self.client, bytes: 0, is_counted: false }
+        Self { budget: self.budget.clone(), client: self.client, bytes: 0, is_metered: false }
     }
 
     /// Reserves `more` bytes: [`BodyError::NoMemory`] where others hold them, [`BodyError::TooMuchMemory`] where one client
     /// never gets as many.
     pub fn reserve(&mut self, more: usize) -> Result<(), BodyError> {
         let bytes = self.bytes.saturating_add(more);
-        let most = self.budget.most_of_one();
-        if bytes > most {
-            return Err(BodyError::TooMuchMemory { most });
+        let max = self.budget.max_per_client();
+        if bytes > max {
+            return Err(BodyError::TooMuchMemory { max });
         }
-        let used = self.budget.take(more)?;
-        if self.client != Client::Service && bytes > SMALL_BYTES {
-            let uncounted = if self.is_counted { more } else { bytes };
+        let used = self.budget.acquire(more)?;
+        if self.client != Client::Service && bytes > EXEMPT_BYTES {
+            let unmetered = if self.is_metered { more } else { bytes };
             let mut clients = self.budget.clients();
-            let held = clients.get(&self.client).copied().unwrap_or(0) + uncounted;
+            let held = clients.get(&self.client).copied().unwrap_or(0) + unmetered;
             if held > (self.budget.0.total - used).saturating_mul(ALPHA) {
                 drop(clients);
-                self.budget.give_back(more);
+                self.budget.release(more);
                 return Err(BodyError::NoMemory);
             }
             clients.insert(self.client, held);
-            self.is_counted = true;
+            self.is_metered = true;
         }
         self.bytes = bytes;
         Ok(())
     }
 
     /// Reserves what is missing to `bytes` bytes altogether.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), BodyError> {
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
         self.reserve(bytes.saturating_sub(self.bytes))
     }
 
@@ -148,7 +148,7 @@ impl Reservation {
     pub fn release(&mut self, less: usize) {
         let less = less.min(self.bytes);
         self.bytes -= less;
-        if self.is_counted {
+        if self.is_metered {
             let mut clients = self.budget.clients();
             if let Some(held) = clients.get_mut(&self.client) {
                 *held = held.saturating_sub(less);
@@ -157,7 +157,7 @@ impl Reservation {
                 }
             }
         }
-        self.budget.give_back(less);
+        self.budget.release(less);
     }
 }
 
@@ -194,16 +194,16 @@ impl ReservedBuffer {
         &mut self,
         data: &[u8],
         length: Option<usize>,
-        most: usize,
+        max: usize,
         reservation: &mut Reservation,
     ) -> Result<(), BodyError> {
         let (needed, before) = (self.bytes.len() + data.len(), self.bytes.capacity());
         if needed > before {
             let capacity = match length {
-                Some(length) if length >= needed => length.min((2 * needed).max(MIN_CAPACITY)),
+                Some(length) if length >= needed => length.min((2 * needed).max(MIN_GROWN_CAPACITY)),
                 // Most messages come in one piece.
                 _ if before == 0 => needed,
-                _ => needed.max(before / 2 * 3).max(MIN_CAPACITY).min(most.max(needed)),
+                _ => needed.max(before / 2 * 3).max(MIN_GROWN_CAPACITY).min(max.max(needed)),
             };
             reservation.reserve(capacity)?;
             let mut grown = Vec::with_capacity(capacity);
@@ -246,7 +246,7 @@ mod tests {
         let budget = MemoryBudget::new(100 * MIB);
         let mut first = budget.reservation(Some(peer(1)));
         first.reserve(80 * MIB).unwrap();
-        assert_eq!(first.reserve(MIB), Err(BodyError::TooMuchMemory { most: 80 * MIB }));
+        assert_eq!(first.reserve(MIB), Err(BodyError::TooMuchMemory { max: 80 * MIB }));
         assert_eq!(budget.reservation(Some(peer(1))).reserve(MIB), Err(BodyError::NoMemory));
         let mut second = budget.reservation(Some(peer(2)));
         second.reserve(16 * MIB).unwrap();
@@ -261,19 +261,19 @@ mod tests {
 
     #[test]
     fn small_reservations_are_held_against_the_total_alone() {
-        let budget = MemoryBudget::new(10 * SMALL_BYTES);
+        let budget = MemoryBudget::new(10 * EXEMPT_BYTES);
         let mut large = budget.reservation(Some(peer(1)));
-        large.reserve(8 * SMALL_BYTES).unwrap();
+        large.reserve(8 * EXEMPT_BYTES).unwrap();
         let mut small: Vec<_> = (0..2).map(|_| budget.reservation(Some(peer(1)))).collect();
         for small in &mut small {
-            small.reserve(SMALL_BYTES).unwrap();
+            small.reserve(EXEMPT_BYTES).unwrap();
         }
         assert_eq!(budget.reservation(Some(peer(2))).reserve(1), Err(BodyError::NoMemory));
         drop(large);
-        assert_eq!(budget.used(), 2 * SMALL_BYTES);
+        assert_eq!(budget.used(), 2 * EXEMPT_BYTES);
         // One that grows is held against its client's part with all that it has.
-        small[0].reserve(SMALL_BYTES).unwrap();
-        assert_eq!(budget.clients().values().sum::<usize>(), 2 * SMALL_BYTES);
+        small[0].reserve(EXEMPT_BYTES).unwrap();
+        assert_eq!(budget.clients().values().sum::<usize>(), 2 * EXEMPT_BYTES);
         drop(small);
         assert_eq!(budget.used(), 0);
     }

@@ -1,6 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 
-/// Address of the client that sent a request: an extension of each request that [`crate::server`] receives.
+/// Address of the client that sent a request: an extension of each request that [`crate::http_server`] receives.
 ///
 /// An IPv4 client of a socket that listens on IPv6 has its IPv4 address, so that one client has one address. Behind a reverse
 /// proxy it is the address of the proxy.

@@ -25,11 +25,11 @@ pub const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// `status` with a [`Problem`] as its body; a 503 carries `Retry-After`.
 pub fn problem(status: StatusCode, detail: &str) -> Response {
-    problem_for(status, detail, RETRY_AFTER_SECONDS)
+    problem_with_retry_after(status, detail, RETRY_AFTER_SECONDS)
 }
 
 /// The same, for who knows better how long a client should stay away.
-pub fn problem_for(status: StatusCode, detail: &str, retry_after_s: u32) -> Response {
+pub fn problem_with_retry_after(status: StatusCode, detail: &str, retry_after_s: u32) -> Response {
     let problem = Problem {
         title: status.canonical_reason().unwrap_or("Error").to_owned(),
         status: status.as_u16(),

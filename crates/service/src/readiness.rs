@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A latch that whoever needs time holds. Ready means that nobody holds it.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    holders: Arc<Mutex<Holders>>,
+    holds: Arc<Mutex<Holds>>,
 }
 
 #[derive(Debug, Default)]
-struct Holders {
+struct Holds {
     next: u64,
     reasons: BTreeMap<u64, String>,
 }
@@ -24,10 +24,10 @@ pub struct Hold {
 impl Readiness {
     /// Unready until the returned hold is dropped. `reason` is shown to whoever asks for readiness.
     pub fn hold(&self, reason: impl Into<String>) -> Hold {
-        let mut holders = self.lock();
-        let id = holders.next;
-        holders.next += 1;
-        holders.reasons.insert(id, reason.into());
+        let mut holds = self.lock();
+        let id = holds.next;
+        holds.next += 1;
+        holds.reasons.insert(id, reason.into());
         Hold { id, readiness: self.clone() }
     }
 
@@ -36,9 +36,9 @@ impl Readiness {
         self.lock().reasons.values().next().cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Holders> {
+    fn lock(&self) -> MutexGuard<'_, Holds> {
         // No code panics while it holds the lock, and a map of strings has no half-made state to fear.
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

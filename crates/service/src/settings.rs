@@ -6,13 +6,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// The most milliseconds a setting may say, a day: more is a slip of the finger, and far more overflows the clock.
-const MOST_MILLIS: u64 = 24 * 3600 * 1000;
+const MAX_MILLIS: u64 = 24 * 3600 * 1000;
 
 /// Connections of the listener of `METRICS_ADDR`, which only the operator's own programs reach.
-const METRICS_CONNECTIONS: usize = 32;
+const MAX_METRICS_CONNECTIONS: usize = 32;
 
 /// The most that `MAX_BODY_BYTES` may say: lengths in gRPC and in `BYTES` have 32 bits.
-const MOST_BODY_BYTES: usize = 2 << 30;
+const MAX_BODY_BYTES: usize = 2 << 30;
 
 /// A variable whose value cannot be used. Ends the process with [`SettingError::EXIT_CODE`].
 #[derive(Debug, thiserror::Error)]
@@ -67,33 +67,33 @@ where
     text.parse().map_err(|error| SettingError::new(name, format!("{text:?}: {error}")))
 }
 
-/// A number of at least `least`.
-pub fn at_least<T>(name: &str, least: T, default: T) -> Result<T, SettingError>
+/// A number of at min `least`.
+pub fn at_least<T>(name: &str, min: T, default: T) -> Result<T, SettingError>
 where
     T: FromStr<Err: Display> + PartialOrd + Display + Copy,
 {
     let value = parse(name, default)?;
-    if value < least {
-        return Err(SettingError::new(name, format!("{value} is less than {least}")));
+    if value < min {
+        return Err(SettingError::new(name, format!("{value} is less than {min}")));
     }
     Ok(value)
 }
 
-/// A number of at least `least` and at most `most`.
-pub fn between<T>(name: &str, least: T, most: T, default: T) -> Result<T, SettingError>
+/// A number of at min `least` and at most `most`.
+pub fn between<T>(name: &str, min: T, max: T, default: T) -> Result<T, SettingError>
 where
     T: FromStr<Err: Display> + PartialOrd + Display + Copy,
 {
-    let value = at_least(name, least, default)?;
-    if value > most {
-        return Err(SettingError::new(name, format!("{value} is more than {most}")));
+    let value = at_least(name, min, default)?;
+    if value > max {
+        return Err(SettingError::new(name, format!("{value} is more than {max}")));
     }
     Ok(value)
 }
 
-/// A duration given in whole milliseconds: at least one, since none at all would refuse everything, and at most a day.
+/// A duration given in whole milliseconds: at min one, since none at all would refuse everything, and at most a day.
 pub fn millis(name: &str, default: u64) -> Result<Duration, SettingError> {
-    between(name, 1, MOST_MILLIS, default).map(Duration::from_millis)
+    between(name, 1, MAX_MILLIS, default).map(Duration::from_millis)
 }
 
 /// Where and how a service listens: the same for every service.
@@ -114,7 +114,7 @@ pub struct ServerSettings {
     pub body_timeout: Duration,
     /// `MAX_BODY_BYTES`: of one request's body.
     pub max_body_bytes: usize,
-    /// `BODY_MEMORY_BYTES`: of all bodies, and what is made of them, at the same time, by capacity; at least twice
+    /// `BODY_MEMORY_BYTES`: of all bodies, and what is made of them, at the same time, by capacity; at min twice
     /// `MAX_BODY_BYTES`.
     pub body_memory_bytes: usize,
     /// `LAME_DUCK_MS`: after SIGTERM, unready but still accepting, so that balancers can look away. May be 0.
@@ -127,7 +127,7 @@ impl ServerSettings {
     /// Reads the variables named at the fields.
     pub fn from_env(port: u16, metrics_port: u16) -> Result<Self, SettingError> {
         let loopback = IpAddr::from([127, 0, 0, 1]);
-        let max_body_bytes = between("MAX_BODY_BYTES", 1024, MOST_BODY_BYTES, 64 << 20)?;
+        let max_body_bytes = between("MAX_BODY_BYTES", 1024, MAX_BODY_BYTES, 64 << 20)?;
         let body_memory_bytes = at_least("BODY_MEMORY_BYTES", 1024, 256 << 20)?;
         // One client gets four fifths, and a body has one and a half times its length while its buffer grows.
         if body_memory_bytes / 2 < max_body_bytes {
@@ -145,7 +145,7 @@ impl ServerSettings {
             body_timeout: millis("BODY_TIMEOUT_MS", 30_000)?,
             max_body_bytes,
             body_memory_bytes,
-            lame_duck: Duration::from_millis(between("LAME_DUCK_MS", 0, MOST_MILLIS, 500)?),
+            lame_duck: Duration::from_millis(between("LAME_DUCK_MS", 0, MAX_MILLIS, 500)?),
             drain_timeout: millis("DRAIN_TIMEOUT_MS", 20_000)?,
         })
     }
@@ -153,7 +153,7 @@ impl ServerSettings {
     /// Those of the listener of [`ServerSettings::metrics_address`].
     #[must_use]
     pub fn metrics(&self) -> Self {
-        Self { max_connections: METRICS_CONNECTIONS, ..self.clone() }
+        Self { max_connections: MAX_METRICS_CONNECTIONS, ..self.clone() }
     }
 
     /// Where the subcommand `health` finds the service: at `METRICS_ADDR` where that is set, whose places clients cannot take, else at
@@ -164,7 +164,7 @@ impl ServerSettings {
 }
 
 /// A URL whose user and password, if it has any, are replaced: for logs and errors.
-pub fn redacted(url: &str) -> String {
+pub fn redact_url(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
     match url[start..end].rfind('@') {
@@ -199,12 +199,12 @@ mod tests {
         let reason = |default| millis("MLSERVE_TEST_UNSET", default).unwrap_err().reason;
         assert_eq!(reason(0), "0 is less than 1");
         assert_eq!(reason(u64::MAX), "18446744073709551615 is more than 86400000");
-        assert_eq!(millis("MLSERVE_TEST_UNSET", MOST_MILLIS).unwrap(), Duration::from_hours(24));
+        assert_eq!(millis("MLSERVE_TEST_UNSET", MAX_MILLIS).unwrap(), Duration::from_hours(24));
     }
 
     #[test]
     fn a_body_is_no_longer_than_its_lengths_can_say() {
-        let error = between("MLSERVE_TEST_UNSET", 1024, MOST_BODY_BYTES, 4 << 30).unwrap_err();
+        let error = between("MLSERVE_TEST_UNSET", 1024, MAX_BODY_BYTES, 4 << 30).unwrap_err();
         assert_eq!(error.reason, "4294967296 is more than 2147483648");
     }
 
@@ -217,7 +217,7 @@ mod tests {
             ("http://model_api:5050", "http://model_api:5050"),
             ("", ""),
         ] {
-            assert_eq!(redacted(url), shown);
+            assert_eq!(redact_url(url), shown);
         }
     }
 

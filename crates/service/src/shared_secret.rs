@@ -41,7 +41,7 @@ impl SharedSecret {
     }
 
     /// Whether `headers` carry it, compared in constant time.
-    pub fn is_in(&self, headers: &HeaderMap) -> bool {
+    pub fn matches(&self, headers: &HeaderMap) -> bool {
         headers.get(HEADER).is_some_and(|sent| sent.as_bytes().ct_eq(self.0.as_bytes()).into())
     }
 }
@@ -60,11 +60,11 @@ mod tests {
     fn only_the_same_secret_is_accepted() {
         let secret = SharedSecret::new("0123456789abcdef").unwrap();
         let sent = |secret: &SharedSecret| HeaderMap::from_iter([secret.header()]);
-        assert!(secret.is_in(&sent(&secret)));
+        assert!(secret.matches(&sent(&secret)));
         for other in ["0123456789abcdeF", "0123456789abcdef0"] {
-            assert!(!secret.is_in(&sent(&SharedSecret::new(other).unwrap())), "{other}");
+            assert!(!secret.matches(&sent(&SharedSecret::new(other).unwrap())), "{other}");
         }
-        assert!(!secret.is_in(&HeaderMap::new()));
+        assert!(!secret.matches(&HeaderMap::new()));
     }
 
     #[test]

@@ -5,9 +5,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, registry};
 
-use crate::log_lines::LogLines;
-use crate::request_log::RequestLog;
+use crate::access_log::AccessLogWriter;
 use crate::settings::{SettingError, parse};
+use crate::text_format::TextFormat;
 
 /// `LOG_FORMAT`: `human` or `json`; `LOG_LEVEL`: a level, or a filter such as `info,web_api=debug`.
 #[derive(Debug)]
@@ -33,13 +33,13 @@ impl LogSettings {
     /// Logs to stderr from here on: stdout belongs to subcommands whose output somebody reads.
     pub fn init(self) {
         let registry = registry().with(self.filter);
-        let layer = fmt::layer().with_writer(RequestLog::start()).with_target(false);
+        let layer = fmt::layer().with_writer(AccessLogWriter::start()).with_target(false);
         if self.json {
             registry.with(layer.json().flatten_event(true)).init();
         } else if std::io::stderr().is_terminal() {
             registry.with(layer).init();
         } else {
-            registry.with(layer.with_ansi(false).fmt_fields(LogLines).event_format(LogLines)).init();
+            registry.with(layer.with_ansi(false).fmt_fields(TextFormat).event_format(TextFormat)).init();
         }
     }
 }

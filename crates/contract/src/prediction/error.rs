@@ -1,9 +1,9 @@
 /// Why an inference cannot be given as a typed result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoPrediction {
+pub enum PredictionError {
     /// A class is wanted, and no output is known to be scores of classes.
     #[error("The result of {model} is not a choice between classes")]
-    NoClasses {
+    NotAClassifier {
         /// The model.
         model: String,
     },
@@ -12,7 +12,7 @@ pub enum NoPrediction {
     NotFinite,
     /// The shape of the tensor is not one of its task.
     #[error("Output {output:?} of the shape {shape:?} cannot be read as {task}")]
-    Unfit {
+    UnsupportedShape {
         /// The output.
         output: String,
         /// The shape of this tensor.
@@ -22,23 +22,23 @@ pub enum NoPrediction {
     },
     /// Values that a class map cannot have.
     #[error("Output {output:?} holds {value}, which is not a class number")]
-    NoClassNumber {
+    InvalidClassNumber {
         /// The output.
         output: String,
         /// One of its values.
         value: String,
     },
     /// JSON of this size would be a burden for server and client.
-    #[error("The result has {bytes} bytes of {what}, and at most {most} are written into JSON")]
+    #[error("The result has {bytes} bytes of {what}, and at most {max} are written into JSON")]
     TooLarge {
         /// `tensors` or `images`.
         what: &'static str,
         /// How many.
         bytes: usize,
         /// The limit.
-        most: usize,
+        max: usize,
     },
     /// An output that cannot be written.
     #[error("The result cannot be written: {0}")]
-    Unwritable(String),
+    Encoding(String),
 }

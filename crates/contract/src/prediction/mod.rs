@@ -3,25 +3,25 @@
 //! The output is chosen by task and labels, never by position. A result that is not known to be of a certain kind is given
 //! as the tensors that it is: a class is never guessed.
 
-mod choose;
+mod classes;
 mod error;
-mod numbers;
-mod pixels;
+mod images;
 mod rows;
-mod scores;
+mod select_output;
 mod top_k;
+mod values;
 
 use open_inference::{Inference, Provenance, Task, Tensor, TensorMetadata, write_outputs};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub use error::NoPrediction;
-pub use numbers::{Embedding, Number, Regression, Values};
-pub use pixels::{ClassShare, Image, MAX_JSON_IMAGE_BYTES, Png, Segmentation};
-pub use scores::{Choice, ClassScore, Classification, LabelScore, MultiLabel, Present, Scale};
-pub use top_k::{BadTopK, TopK};
+pub use classes::{ClassScore, Classification, LabelScore, MultiLabel, PresentLabels, Scale, TopClass};
+pub use error::PredictionError;
+pub use images::{ClassShare, Image, MAX_JSON_IMAGE_BYTES, Png, Segmentation};
+pub use top_k::{InvalidTopK, TopK};
+pub use values::{Embedding, Number, Regression, Values};
 
-use choose::{chosen, result_of};
+use select_output::{select_output, task_and_output};
 
 /// Tensors of more bytes are not written as JSON numbers in a typed result.
 pub const MAX_JSON_TENSOR_BYTES: usize = 4 << 20;
@@ -82,25 +82,25 @@ pub struct Tensors {
 
 impl<'a> Prediction<'a> {
     /// Reads `inference`, a result of the model whose outputs are `outputs`.
-    pub fn read_out(
+    pub fn from_inference(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
         top_k: TopK,
-    ) -> Result<Self, NoPrediction> {
+    ) -> Result<Self, PredictionError> {
         Self::read(inference, outputs, top_k, true)
     }
 
     /// What results of a model with these outputs are, and the output that is read. It is `None` where the result is all outputs.
     pub fn task(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
-        result_of(outputs)
+        task_and_output(outputs)
     }
 
     /// Reads `inference`, whose model has changed since `outputs` were known: classes have numbers instead of labels.
-    pub fn read_out_unlabelled(
+    pub fn from_inference_unlabelled(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
         top_k: TopK,
-    ) -> Result<Self, NoPrediction> {
+    ) -> Result<Self, PredictionError> {
         Self::read(inference, outputs, top_k, false)
     }
 
@@ -109,14 +109,15 @@ impl<'a> Prediction<'a> {
         outputs: &'a [TensorMetadata],
         top_k: TopK,
         labelled: bool,
-    ) -> Result<Self, NoPrediction> {
-        let (task, output, result) = if let Some((task, metadata, tensor)) = chosen(&inference.outputs, outputs) {
+    ) -> Result<Self, PredictionError> {
+        let (task, output, result) = if let Some((task, metadata, tensor)) = select_output(&inference.outputs, outputs)
+        {
             let labels = if labelled { metadata.parameters.labels.as_slice() } else { &[] };
-            let read = Output { tensor, metadata, labels };
-            (task, Some(metadata.name.as_str()), read.by(task, top_k)?)
+            let output = Output { tensor, metadata, labels };
+            (task, Some(metadata.name.as_str()), output.decode(task, top_k)?)
         } else {
-            let task = Some(result_of(outputs).0).filter(|&task| task == Task::Detection);
-            (task.unwrap_or(Task::None), None, tensors(inference, outputs)?)
+            let task = Some(task_and_output(outputs).0).filter(|&task| task == Task::Detection);
+            (task.unwrap_or(Task::None), None, all_outputs(inference, outputs)?)
         };
         let Inference { model, version, provenance, .. } = inference;
         Ok(Self { model, version, task, output, result, provenance })
@@ -126,29 +127,29 @@ impl<'a> Prediction<'a> {
     ///
     /// Also read where nothing is known of the model's outputs: the largest of row 0 of the first output, if that has a row of
     /// two or more floating-point numbers. Results of any other known task are refused.
-    pub fn class_of_row_0(
+    pub fn first_row_class(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
-    ) -> Result<(usize, f32), NoPrediction> {
-        let no_classes = || NoPrediction::NoClasses { model: inference.model.clone() };
-        match chosen(&inference.outputs, outputs) {
+    ) -> Result<(usize, f32), PredictionError> {
+        let no_classes = || PredictionError::NotAClassifier { model: inference.model.clone() };
+        match select_output(&inference.outputs, outputs) {
             Some((Task::Classification, metadata, tensor)) => {
                 let TypedResult::Classification(Classification { top: Some(top), .. }) =
-                    (Output { tensor, metadata, labels: &[] }).by(Task::Classification, TopK::Default)?
+                    (Output { tensor, metadata, labels: &[] }).decode(Task::Classification, TopK::Default)?
                 else {
                     return Err(no_classes());
                 };
                 Ok((top.cls, top.value))
             }
             Some((Task::MultiLabel, metadata, tensor)) => {
-                (Output { tensor, metadata, labels: &[] }).largest_of_row_0().and_then(|top| top.ok_or_else(no_classes))
+                (Output { tensor, metadata, labels: &[] }).first_row_argmax().and_then(|top| top.ok_or_else(no_classes))
             }
             Some(_) => Err(no_classes()),
             None => {
-                let metadata = choose::unknown_scores(outputs).ok_or_else(no_classes)?;
+                let metadata = select_output::unlabelled_scores(outputs).ok_or_else(no_classes)?;
                 let tensor = inference.outputs.iter().find(|tensor| tensor.name == metadata.name);
                 let read = Output { tensor: tensor.ok_or_else(no_classes)?, metadata, labels: &[] };
-                read.largest_of_row_0()?.ok_or_else(no_classes)
+                read.first_row_argmax()?.ok_or_else(no_classes)
             }
         }
     }
@@ -163,7 +164,7 @@ struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    fn by(self, task: Task, top_k: TopK) -> Result<TypedResult<'a>, NoPrediction> {
+    fn decode(self, task: Task, top_k: TopK) -> Result<TypedResult<'a>, PredictionError> {
         Ok(match task {
             Task::Classification => TypedResult::Classification(self.classification(top_k)?),
             Task::MultiLabel => TypedResult::MultiLabel(self.multi_label(top_k)?),
@@ -171,22 +172,26 @@ impl<'a> Output<'a> {
             Task::Embedding => TypedResult::Embedding(self.embedding()?),
             Task::Image => TypedResult::Image(self.image()?),
             Task::Segmentation => TypedResult::Segmentation(self.segmentation()?),
-            Task::Detection | Task::None => return Err(self.unfit(task)),
+            Task::Detection | Task::None => return Err(self.unsupported_shape(task)),
         })
     }
 
-    fn unfit(&self, task: Task) -> NoPrediction {
-        NoPrediction::Unfit { output: self.tensor.name.clone(), shape: self.tensor.shape.clone(), task: task.name() }
+    fn unsupported_shape(&self, task: Task) -> PredictionError {
+        PredictionError::UnsupportedShape {
+            output: self.tensor.name.clone(),
+            shape: self.tensor.shape.clone(),
+            task: task.name(),
+        }
     }
 }
 
-fn tensors<'a>(inference: &Inference, outputs: &[TensorMetadata]) -> Result<TypedResult<'a>, NoPrediction> {
+fn all_outputs<'a>(inference: &Inference, outputs: &[TensorMetadata]) -> Result<TypedResult<'a>, PredictionError> {
     let bytes = inference.outputs.iter().map(|output| output.data.len()).sum();
     if bytes > MAX_JSON_TENSOR_BYTES {
-        return Err(NoPrediction::TooLarge { what: "tensors", bytes, most: MAX_JSON_TENSOR_BYTES });
+        return Err(PredictionError::TooLarge { what: "tensors", bytes, max: MAX_JSON_TENSOR_BYTES });
     }
-    let json = write_outputs(&inference.outputs, outputs).map_err(|error| NoPrediction::Unwritable(error.message))?;
-    let outputs = RawValue::from_string(json).map_err(|error| NoPrediction::Unwritable(error.to_string()))?;
+    let json = write_outputs(&inference.outputs, outputs).map_err(|error| PredictionError::Encoding(error.message))?;
+    let outputs = RawValue::from_string(json).map_err(|error| PredictionError::Encoding(error.to_string()))?;
     Ok(TypedResult::Tensors(Tensors { outputs }))
 }
 

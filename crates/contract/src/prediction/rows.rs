@@ -1,6 +1,6 @@
 use open_inference::Task;
 
-use super::{NoPrediction, Output};
+use super::{Output, PredictionError};
 
 /// A result has at most so many rows.
 const MAX_ROWS: usize = 100_000;
@@ -17,7 +17,7 @@ pub(super) struct Rows {
 impl Output<'_> {
     /// The first axis counts rows; the others may have one length other than 1. A tensor with one axis has a row for each value,
     /// unless the model fixes that axis or has a label for each of three or more values: then it is one row.
-    pub(super) fn rows(&self, task: Task, most_in_row: usize) -> Result<Rows, NoPrediction> {
+    pub(super) fn rows(&self, task: Task, max_row_length: usize) -> Result<Rows, PredictionError> {
         let rows = match self.tensor.shape[..] {
             [] => Rows { count: 1, length: 1 },
             [length] if self.is_one_row(length) => Rows { count: 1, length },
@@ -25,10 +25,10 @@ impl Output<'_> {
             [count, ref rest @ ..] if rest.iter().filter(|&&length| length != 1).count() <= 1 => {
                 Rows { count, length: rest.iter().product() }
             }
-            _ => return Err(self.unfit(task)),
+            _ => return Err(self.unsupported_shape(task)),
         };
-        if rows.count > MAX_ROWS || !(1..=most_in_row).contains(&rows.length) {
-            return Err(self.unfit(task));
+        if rows.count > MAX_ROWS || !(1..=max_row_length).contains(&rows.length) {
+            return Err(self.unsupported_shape(task));
         }
         Ok(rows)
     }

@@ -32,16 +32,16 @@ fn probabilities(shape: &[i64], labels: &[&str]) -> TensorMetadata {
 }
 
 /// The result's own fields, task and output.
-fn read(outputs: &[TensorMetadata], tensors: Vec<Tensor>, top_k: TopK) -> Result<Value, NoPrediction> {
+fn read(outputs: &[TensorMetadata], tensors: Vec<Tensor>, top_k: TopK) -> Result<Value, PredictionError> {
     let inference = inference(tensors);
-    let read = Prediction::read_out(&inference, outputs, top_k)?;
+    let read = Prediction::from_inference(&inference, outputs, top_k)?;
     let mut json = serde_json::to_value(&read.result).unwrap();
     json["task"] = read.task.name().into();
     json["output"] = read.output.into();
     Ok(json)
 }
 
-fn read_one(metadata: TensorMetadata, shape: &[usize], values: &[f32]) -> Result<Value, NoPrediction> {
+fn read_one(metadata: TensorMetadata, shape: &[usize], values: &[f32]) -> Result<Value, PredictionError> {
     let tensor = Tensor::from_f32(&metadata.name, metadata.datatype, shape.to_vec(), values).unwrap();
     read(&[metadata], vec![tensor], TopK::Default)
 }
@@ -141,7 +141,7 @@ fn large_logits_do_not_overflow() {
     let mut metadata = output("y", Datatype::Fp32, &[-1, 2], Some(Task::Classification), &[]);
     metadata.parameters.activation = Some(Activation::Softmax);
     assert_eq!(read_one(metadata.clone(), &[1, 2], &[1e30, -1e30]).unwrap()["value"], 1.0);
-    assert_eq!(read_one(metadata, &[1, 2], &[f32::INFINITY, 0.0]), Err(NoPrediction::NotFinite));
+    assert_eq!(read_one(metadata, &[1, 2], &[f32::INFINITY, 0.0]), Err(PredictionError::NotFinite));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_regression_is_its_value_as_exactly_as_its_datatype() {
     assert_eq!(json["value"], json!([1.5, -2.0]));
     let rows = read_one(regression(Datatype::Int64, &[-1]), &[2], &[7.0, 8.0]).unwrap();
     assert_eq!((&rows["value"], &rows["rows"]), (&json!(7), &json!([7, 8])));
-    assert_eq!(read_one(regression(Datatype::Fp32, &[-1, 1]), &[1, 1], &[f32::NAN]), Err(NoPrediction::NotFinite));
+    assert_eq!(read_one(regression(Datatype::Fp32, &[-1, 1]), &[1, 1], &[f32::NAN]), Err(PredictionError::NotFinite));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn an_image_is_a_png() {
     let none = read(&metadata, vec![floats("y", &[0, 3, 4, 5], &[])], TopK::Default).unwrap();
     assert_eq!((none.get("image"), &none["rows"]), (None, &json!([])));
     let inference = inference(vec![floats("y", &[1, 3, 4, 5], &[0.5; 60])]);
-    assert_eq!(Prediction::read_out(&inference, &metadata, TopK::Default).unwrap().result.images().len(), 1);
+    assert_eq!(Prediction::from_inference(&inference, &metadata, TopK::Default).unwrap().result.images().len(), 1);
 }
 
 #[test]
@@ -297,20 +297,20 @@ fn tensors_that_are_too_large_for_json_are_refused_with_the_limit() {
 fn a_changed_model_has_numbers_in_place_of_labels() {
     let (inference, outputs) =
         (inference(vec![floats("y", &[1, 2], &[0.25, 0.75])]), [probabilities(&[-1, 2], &["cat", "dog"])]);
-    let read = Prediction::read_out_unlabelled(&inference, &outputs, TopK::Default).unwrap();
+    let read = Prediction::from_inference_unlabelled(&inference, &outputs, TopK::Default).unwrap();
     assert_eq!(serde_json::to_value(read.result).unwrap()["label"], "1");
     let other = [output("y", Datatype::Int64, &[-1, 2], Some(Task::Classification), &[])];
-    let read = Prediction::read_out_unlabelled(&inference, &other, TopK::Default).unwrap();
+    let read = Prediction::from_inference_unlabelled(&inference, &other, TopK::Default).unwrap();
     assert_eq!(read.task, Task::None, "another datatype is another output");
 }
 
 #[test]
 fn old_clients_get_the_class_of_a_classifier_and_of_an_unknown_list_and_of_nothing_else() {
     let class = |outputs: &[TensorMetadata], tensors| {
-        Prediction::class_of_row_0(&inference(tensors), outputs).map(|(cls, _)| cls)
+        Prediction::first_row_class(&inference(tensors), outputs).map(|(cls, _)| cls)
     };
     let row = |name: &str| vec![floats(name, &[1, 2], &[0.25, 0.75])];
-    let none = Err(NoPrediction::NoClasses { model: "m".to_owned() });
+    let none = Err(PredictionError::NotAClassifier { model: "m".to_owned() });
     let unknown = |shape: &[i64], task| [output("y", Datatype::Fp32, shape, task, &[])];
     assert_eq!(class(&[probabilities(&[-1, 2], &[])], row("y")), Ok(1));
     assert_eq!(class(&unknown(&[-1, 2], None), row("y")), Ok(1), "as the first MLServe read every model");

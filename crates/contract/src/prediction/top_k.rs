@@ -1,7 +1,7 @@
 use std::str::FromStr;
 
 /// Up to so many classes are all listed in the output's order; of more, this many of the largest are.
-const DEFAULT_CLASSES: usize = 10;
+const DEFAULT_LISTED_CLASSES: usize = 10;
 
 /// How many classes of a result are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,20 +18,20 @@ pub enum TopK {
 /// A `top_k` that is neither a positive number nor `all`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("top_k is {0:?}; it must be a whole number from 1 on, or \"all\"")]
-pub struct BadTopK(String);
+pub struct InvalidTopK(String);
 
 impl TopK {
     /// How many of `classes` are listed, and `None` where all are listed in the output's order.
-    pub(super) fn of(self, classes: usize) -> Option<usize> {
+    pub(super) fn listed_count(self, classes: usize) -> Option<usize> {
         match self {
-            Self::Default => (classes > DEFAULT_CLASSES).then_some(DEFAULT_CLASSES),
+            Self::Default => (classes > DEFAULT_LISTED_CLASSES).then_some(DEFAULT_LISTED_CLASSES),
             Self::Count(count) => Some(count.min(classes)),
             Self::All => Some(classes),
         }
     }
 
     /// As a query parameter writes it; `None` for the default.
-    pub fn parameter(self) -> Option<String> {
+    pub fn query_value(self) -> Option<String> {
         match self {
             Self::Default => None,
             Self::Count(count) => Some(count.to_string()),
@@ -41,13 +41,13 @@ impl TopK {
 }
 
 impl FromStr for TopK {
-    type Err = BadTopK;
+    type Err = InvalidTopK;
 
-    fn from_str(text: &str) -> Result<Self, BadTopK> {
+    fn from_str(text: &str) -> Result<Self, InvalidTopK> {
         match text.parse() {
             Ok(count) if count > 0 => Ok(Self::Count(count)),
             _ if text == "all" => Ok(Self::All),
-            _ => Err(BadTopK(text.chars().take(32).collect())),
+            _ => Err(InvalidTopK(text.chars().take(32).collect())),
         }
     }
 }

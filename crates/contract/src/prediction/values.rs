@@ -1,10 +1,10 @@
 use open_inference::{Datatype, Task};
 use serde::Serialize;
 
-use super::{NoPrediction, Output};
+use super::{Output, PredictionError};
 
 /// Values of a row of a regression.
-const MAX_VALUES: usize = 100_000;
+const MAX_ROW_VALUES: usize = 100_000;
 
 /// A number as exact as the output's datatype.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -56,7 +56,7 @@ pub struct Embedding {
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn regression(self) -> Result<Regression<'a>, NoPrediction> {
+    pub(super) fn regression(self) -> Result<Regression<'a>, PredictionError> {
         let (rows, _) = self.numbers(Task::Regression)?;
         let values = |row: Vec<Number>| match row[..] {
             [one] => Values::One(one),
@@ -70,7 +70,7 @@ impl<'a> Output<'a> {
         })
     }
 
-    pub(super) fn embedding(self) -> Result<Embedding, NoPrediction> {
+    pub(super) fn embedding(self) -> Result<Embedding, PredictionError> {
         let (mut rows, dimensions) = self.numbers(Task::Embedding)?;
         Ok(match rows.len() {
             1 => Embedding { embedding: rows.pop(), dimensions, rows: None },
@@ -79,14 +79,14 @@ impl<'a> Output<'a> {
     }
 
     /// The rows, and how many values one has.
-    fn numbers(self, task: Task) -> Result<(Vec<Vec<Number>>, usize), NoPrediction> {
+    fn numbers(self, task: Task) -> Result<(Vec<Vec<Number>>, usize), PredictionError> {
         if self.tensor.data.len() > super::MAX_JSON_TENSOR_BYTES {
-            let (bytes, most) = (self.tensor.data.len(), super::MAX_JSON_TENSOR_BYTES);
-            return Err(NoPrediction::TooLarge { what: "tensors", bytes, most });
+            let (bytes, max) = (self.tensor.data.len(), super::MAX_JSON_TENSOR_BYTES);
+            return Err(PredictionError::TooLarge { what: "tensors", bytes, max });
         }
-        let rows = self.rows(task, MAX_VALUES)?;
+        let rows = self.rows(task, MAX_ROW_VALUES)?;
         let numbers: Vec<Number> = match self.tensor.datatype {
-            Datatype::Bytes => return Err(self.unfit(task)),
+            Datatype::Bytes => return Err(self.unsupported_shape(task)),
             Datatype::Fp64 => self.tensor.elements::<f64>().map(Number::F64).collect(),
             Datatype::Int64 => self.tensor.elements::<i64>().map(Number::Int).collect(),
             Datatype::Uint64 => self.tensor.elements::<u64>().map(Number::Uint).collect(),
@@ -104,7 +104,7 @@ impl<'a> Output<'a> {
             Number::Int(_) | Number::Uint(_) => true,
         };
         if !numbers.iter().all(is_finite) {
-            return Err(NoPrediction::NotFinite);
+            return Err(PredictionError::NotFinite);
         }
         Ok((numbers.chunks_exact(rows.length).map(<[Number]>::to_vec).collect(), rows.length))
     }

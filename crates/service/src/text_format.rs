@@ -11,20 +11,20 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFi
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
 /// Digits of a moment in ISO 8601 that are the same for a whole second.
-const SECONDS: usize = "2026-11-25T19:26:00".len();
+const SECONDS_LENGTH: usize = "2026-11-25T19:26:00".len();
 
 /// Lines for people, without colours: what `tracing_subscriber` writes of itself, in a third of the time. There is a line for
 /// each request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LogLines;
+pub(crate) struct TextFormat;
 
-impl<S, N> FormatEvent<S, N> for LogLines
+impl<S, N> FormatEvent<S, N> for TextFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        write_now(&mut line)?;
+        write_timestamp(&mut line)?;
         line.write_str(match *event.metadata().level() {
             Level::ERROR => " ERROR ",
             Level::WARN => "  WARN ",
@@ -44,7 +44,7 @@ where
             }
             line.write_char(':')?;
         }
-        let mut fields = Fields { line, first: !any, result: Ok(()) };
+        let mut fields = FieldWriter { line, first: !any, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
         fields.line.write_char('\n')
@@ -52,7 +52,7 @@ where
 }
 
 /// As `2026-11-25T19:26:00.572280Z`.
-fn write_now(line: &mut Writer<'_>) -> fmt::Result {
+fn write_timestamp(line: &mut Writer<'_>) -> fmt::Result {
     thread_local! {
         /// The last second that was written, and its digits.
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
@@ -62,7 +62,7 @@ fn write_now(line: &mut Writer<'_>) -> fmt::Result {
         if *second != now.as_secs() {
             digits.clear();
             SystemTime.format_time(&mut Writer::new(digits))?;
-            digits.truncate(SECONDS);
+            digits.truncate(SECONDS_LENGTH);
             *second = now.as_secs();
         }
         line.write_str(digits)
@@ -71,29 +71,29 @@ fn write_now(line: &mut Writer<'_>) -> fmt::Result {
 }
 
 /// Those of spans, which are written once, when the span begins.
-impl<'a> FormatFields<'a> for LogLines {
+impl<'a> FormatFields<'a> for TextFormat {
     fn format_fields<R: RecordFields>(&self, line: Writer<'a>, fields: R) -> fmt::Result {
-        let mut written = Fields { line, first: true, result: Ok(()) };
+        let mut written = FieldWriter { line, first: true, result: Ok(()) };
         fields.record(&mut written);
         written.result
     }
 }
 
 /// `message name=value …`
-struct Fields<'a> {
+struct FieldWriter<'a> {
     line: Writer<'a>,
     first: bool,
     result: fmt::Result,
 }
 
-impl Fields<'_> {
+impl FieldWriter<'_> {
     fn write(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         if self.result.is_ok() {
-            self.result = self.begin(field).and_then(|()| value(&mut self.line));
+            self.result = self.write_name(field).and_then(|()| value(&mut self.line));
         }
     }
 
-    fn begin(&mut self, field: &Field) -> fmt::Result {
+    fn write_name(&mut self, field: &Field) -> fmt::Result {
         if !std::mem::take(&mut self.first) {
             self.line.write_char(' ')?;
         }
@@ -105,7 +105,7 @@ impl Fields<'_> {
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for FieldWriter<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\');
         self.write(field, |line| {
@@ -119,15 +119,15 @@ impl Visit for Fields<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.write(field, |line| write!(Escaping(line), "{value:?}"));
+        self.write(field, |line| write!(EscapingWriter(line), "{value:?}"));
     }
 }
 
-/// Words of others in a line: what would end the line, or begin another, or colour the terminal of who reads it, is shown
+/// Words of others in a line: what would end the line, or write_name another, or colour the terminal of who reads it, is shown
 /// instead of done.
-struct Escaping<'a, 'b>(&'a mut Writer<'b>);
+struct EscapingWriter<'a, 'b>(&'a mut Writer<'b>);
 
-impl Write for Escaping<'_, '_> {
+impl Write for EscapingWriter<'_, '_> {
     fn write_str(&mut self, words: &str) -> fmt::Result {
         if !words.contains(char::is_control) {
             return self.0.write_str(words);
@@ -172,12 +172,12 @@ mod tests {
         let to = written.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || to.clone())
-            .fmt_fields(LogLines)
-            .event_format(LogLines)
+            .fmt_fields(TextFormat)
+            .event_format(TextFormat)
             .finish();
         with_default(subscriber, log);
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| line[SECONDS + ".000000Z".len()..].to_owned()).collect()
+        text.lines().map(|line| line[SECONDS_LENGTH + ".000000Z".len()..].to_owned()).collect()
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_moment_is_that_of_the_standard_format() {
         let (mut ours, mut theirs) = (String::new(), String::new());
-        write_now(&mut Writer::new(&mut ours)).unwrap();
+        write_timestamp(&mut Writer::new(&mut ours)).unwrap();
         SystemTime.format_time(&mut Writer::new(&mut theirs)).unwrap();
         assert_eq!(ours.len(), theirs.len());
         assert_eq!(ours[..10], theirs[..10]);

@@ -17,14 +17,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tower::{Layer, Service, ServiceExt};
 use tracing::{Instrument, debug, error, info, info_span};
 
-use crate::grpc;
-use crate::guard::Guard;
+use crate::access_log::ACCESS_LOG_TARGET;
+use crate::body_drain::drainable;
+use crate::grpc_status;
 use crate::http_metrics::RouteMetrics;
 pub use crate::http_metrics::{HttpMetrics, seconds_histogram};
-use crate::ids::fresh_id;
-use crate::lent::lend;
 use crate::problem::problem;
-use crate::request_log::REQUEST_TARGET;
+use crate::request_guard::RequestGuard;
+use crate::request_id::{new_request_id, with_request_id};
 
 /// `Cache-Status` of RFC 9211, which is in the log line as well.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -33,72 +33,63 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id of a client's that is kept: it is in every line about the request.
-const MAX_REQUEST_ID: usize = 128;
+const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Bytes of a method and of a path that a log line repeats.
-const MAX_LOGGED_METHOD: usize = 32;
-const MAX_LOGGED_PATH: usize = 256;
+const MAX_LOGGED_METHOD_BYTES: usize = 32;
+const MAX_LOGGED_PATH_BYTES: usize = 256;
 
 /// Beginnings of the paths of health checks, by whichever protocol.
-const HEALTH_CHECKS: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
+const HEALTH_CHECK_PREFIXES: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
 
 /// The path of `model_api` that `web_api` polls once a second.
 const POLLED_PATH: &str = "/models";
 
-tokio::task_local! {
-    static REQUEST_ID: HeaderValue;
-}
-
-/// The id of the request that is being answered, to be passed on to whom it is answered with.
-pub fn request_id() -> Option<HeaderValue> {
-    REQUEST_ID.try_with(Clone::clone).ok()
-}
-
 /// Wraps all routes: a request id in and out, one log line a request, metrics, the checks of `guard`, a 500 instead of a broken
 /// connection when a handler panics, an error that is seen also by a client that is still sending, and to a client of gRPC an
 /// answer of gRPC.
-pub fn wrap(app: Router, metrics: HttpMetrics, guard: Guard) -> Router {
-    wrap_with(app, metrics, guard, |_| {})
+pub fn instrument(app: Router, metrics: HttpMetrics, guard: RequestGuard) -> Router {
+    instrument_with(app, metrics, guard, |_| {})
 }
 
-/// [`wrap`], and `finish` has the last word on the headers of every answer that is none of gRPC.
-pub fn wrap_with(app: Router, metrics: HttpMetrics, guard: Guard, finish: fn(&mut HeaderMap)) -> Router {
-    app.layer(Wrap { metrics, guard, finish })
+/// [`instrument`], and `finish` has the last word on the headers of every answer that is none of gRPC.
+pub fn instrument_with(app: Router, metrics: HttpMetrics, guard: RequestGuard, finish: fn(&mut HeaderMap)) -> Router {
+    app.layer(InstrumentLayer { metrics, guard, finish })
 }
 
-/// One layer for all of it: axum copies and boxes a route once for each layer around it, for every request.
+/// One layer for all of it: axum copies and boxes a route once for each layer shared it, for every request.
 #[derive(Clone)]
-struct Wrap {
+struct InstrumentLayer {
     metrics: HttpMetrics,
-    guard: Guard,
+    guard: RequestGuard,
     finish: fn(&mut HeaderMap),
 }
 
-impl<S> Layer<S> for Wrap {
-    type Service = Wrapped<S>;
+impl<S> Layer<S> for InstrumentLayer {
+    type Service = Instrumented<S>;
 
-    fn layer(&self, route: S) -> Wrapped<S> {
+    fn layer(&self, route: S) -> Instrumented<S> {
         let Self { metrics, guard, finish } = self.clone();
-        Wrapped(Arc::new(Around { route, metrics, guard, of_route: OnceLock::new(), finish }))
+        Instrumented(Arc::new(RouteShared { route, metrics, guard, route_metrics: OnceLock::new(), finish }))
     }
 }
 
 /// A route, wrapped. axum copies it for each request.
 #[derive(Clone)]
-struct Wrapped<S>(Arc<Around<S>>);
+struct Instrumented<S>(Arc<RouteShared<S>>);
 
 /// What all requests to a route share.
-struct Around<S> {
+struct RouteShared<S> {
     /// Copied when it is called.
     route: S,
     metrics: HttpMetrics,
-    guard: Guard,
-    /// Found when the route is first asked.
-    of_route: OnceLock<RouteMetrics>,
+    guard: RequestGuard,
+    /// Found when the route is first info.
+    route_metrics: OnceLock<RouteMetrics>,
     finish: fn(&mut HeaderMap),
 }
 
-impl<S> Service<Request> for Wrapped<S>
+impl<S> Service<Request> for Instrumented<S>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -108,81 +99,86 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The copy that is called is asked.
+        // The copy that is called is info.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let around = Arc::clone(&self.0);
-        Box::pin(async move { Ok(answer(request, &around).await) })
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { Ok(handle(request, &shared).await) })
     }
 }
 
-async fn answer<S>(request: Request, around: &Around<S>) -> Response
+async fn handle<S>(request: Request, shared: &RouteShared<S>) -> Response
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone,
 {
-    let Around { route, metrics, guard, of_route, finish } = around;
-    let of_route = of_route.get_or_init(|| metrics.of_route(request.extensions().get::<MatchedPath>()));
-    let _in_flight = metrics.begin();
-    let begun = Instant::now();
-    let asked = Asked::of(&request);
-    let span = info_span!("request", id = asked.id.to_str().ok());
+    let RouteShared { route, metrics, guard, route_metrics, finish } = shared;
+    let route_metrics = route_metrics.get_or_init(|| metrics.route_metrics(request.extensions().get::<MatchedPath>()));
+    let _in_flight = metrics.track();
+    let start = Instant::now();
+    let info = RequestInfo::new(&request);
+    let span = info_span!("request", id = info.id.to_str().ok());
     let checked = guard.check(&request);
-    let (request, lent) = lend(request);
+    let (request, drain_handle) = drainable(request);
     let mut response = match checked {
         Ok(()) => {
             let answering = async {
                 let Ok(response) = route.clone().oneshot(request).await;
                 response
             };
-            let answering = REQUEST_ID.scope(asked.id.clone(), AssertUnwindSafe(answering).catch_unwind());
+            let answering = with_request_id(info.id.clone(), AssertUnwindSafe(answering).catch_unwind());
             let answered = answering.instrument(span.clone()).await;
-            answered.unwrap_or_else(|panic| span.in_scope(|| answer_panic(&*panic)))
+            answered.unwrap_or_else(|panic| span.in_scope(|| panic_response(&*panic)))
         }
-        Err(refusal) => {
+        Err(rejection) => {
             drop(request);
-            refusal.respond(asked.path(), asked.is_call)
+            rejection.respond(info.path(), info.is_grpc)
         }
     };
-    if asked.is_call {
-        response = grpc::answer_in_kind(response);
+    if info.is_grpc {
+        response = grpc_status::to_grpc_response(response);
     } else {
         finish(response.headers_mut());
     }
-    let status = grpc::http_status(response.headers()).unwrap_or(response.status());
-    let took = begun.elapsed();
-    span.in_scope(|| log(&asked, &response, status, took));
-    of_route.answered(&asked.method, status, took);
+    let status = grpc_status::http_status(response.headers()).unwrap_or(response.status());
+    let elapsed = start.elapsed();
+    span.in_scope(|| log(&info, &response, status, elapsed));
+    route_metrics.record(&info.method, status, elapsed);
     if let Entry::Vacant(place) = response.headers_mut().entry(REQUEST_ID_HEADER) {
-        place.insert(asked.id);
+        place.insert(info.id);
     }
-    if let Some(lent) = lent {
-        lent.read_the_rest(response.status()).await;
+    if let Some(drain_handle) = drain_handle {
+        drain_handle.drain(response.status()).await;
     }
     response
 }
 
 /// What is still to be known of a request when it has been answered.
-struct Asked {
+struct RequestInfo {
     method: Method,
     path: Option<PathAndQuery>,
     id: HeaderValue,
     /// Whether it is a call of gRPC.
-    is_call: bool,
+    is_grpc: bool,
 }
 
-impl Asked {
-    fn of(request: &Request) -> Self {
+impl RequestInfo {
+    fn new(request: &Request) -> Self {
         let fresh = || {
             let mut text = [0; 36];
-            HeaderValue::from_str(fresh_id().hyphenated().encode_lower(&mut text)).expect("digits and dashes")
+            HeaderValue::from_str(new_request_id().hyphenated().encode_lower(&mut text)).expect("digits and dashes")
         };
         Self {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
-            id: request.headers().get(REQUEST_ID_HEADER).filter(|id| is_id(id)).cloned().unwrap_or_else(fresh),
-            is_call: grpc::is_grpc(request.headers()),
+            id: request
+                .headers()
+                .get(REQUEST_ID_HEADER)
+                .filter(|id| is_valid_request_id(id))
+                .cloned()
+                .unwrap_or_else(fresh),
+            is_grpc: grpc_status::is_grpc(request.headers()),
         }
     }
 
@@ -192,29 +188,30 @@ impl Asked {
 }
 
 /// Whether a client's id is kept: it must be short, and visible ASCII without spaces.
-fn is_id(id: &HeaderValue) -> bool {
-    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+fn is_valid_request_id(id: &HeaderValue) -> bool {
+    (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
-fn cut(text: &str, max_bytes: usize) -> &str {
+fn truncate(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
 }
 
-fn log(asked: &Asked, response: &Response, status: StatusCode, took: Duration) {
-    let (method, path) = (cut(asked.method.as_str(), MAX_LOGGED_METHOD), cut(asked.path(), MAX_LOGGED_PATH));
-    let ms = took.as_micros() as f64 / 1e3;
+fn log(info: &RequestInfo, response: &Response, status: StatusCode, elapsed: Duration) {
+    let (method, path) =
+        (truncate(info.method.as_str(), MAX_LOGGED_METHOD_BYTES), truncate(info.path(), MAX_LOGGED_PATH_BYTES));
+    let ms = elapsed.as_micros() as f64 / 1e3;
     // Health checks and polls between the services arrive every second; at `info` they would be most of the log.
     let is_poll = path == POLLED_PATH && status == StatusCode::OK;
     let status = status.as_u16();
-    if is_poll || HEALTH_CHECKS.iter().any(|checks| path.starts_with(checks)) {
-        debug!(target: REQUEST_TARGET, %method, path, status, ms, "answered");
+    if is_poll || HEALTH_CHECK_PREFIXES.iter().any(|checks| path.starts_with(checks)) {
+        debug!(target: ACCESS_LOG_TARGET, %method, path, status, ms, "answered");
     } else {
         let cache = response.headers().get(CACHE_STATUS).and_then(|value| value.to_str().ok());
-        info!(target: REQUEST_TARGET, %method, path, status, ms, cache, "answered");
+        info!(target: ACCESS_LOG_TARGET, %method, path, status, ms, cache, "answered");
     }
 }
 
-fn answer_panic(panic: &(dyn Any + Send)) -> Response {
+fn panic_response(panic: &(dyn Any + Send)) -> Response {
     let words = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     error!(panic = words.unwrap_or_default(), "a handler panicked");
     problem(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours; it is in the log under this request's id")
@@ -229,16 +226,18 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::request_id::current_request_id;
 
     async fn panics() {
         panic!("{} of a sort", "something")
     }
 
     fn app(registry: &mut Registry) -> Router {
-        let routes = Router::new()
-            .route("/panics", post(panics))
-            .route("/fine/{name}", post(|| async { request_id().map(|id| id.to_str().unwrap().to_owned()).unwrap() }));
-        wrap(routes, HttpMetrics::register(registry), Guard::default())
+        let routes = Router::new().route("/panics", post(panics)).route(
+            "/fine/{name}",
+            post(|| async { current_request_id().map(|id| id.to_str().unwrap().to_owned()).unwrap() }),
+        );
+        instrument(routes, HttpMetrics::register(registry), RequestGuard::default())
     }
 
     fn request(path: &str, name: header::HeaderName, value: &str) -> Request {
@@ -267,7 +266,7 @@ mod tests {
             let sent = &response.headers()[REQUEST_ID_HEADER];
             assert!(if is_kept { *sent == id } else { sent.len() == 36 }, "{id:?}: {sent:?}");
         }
-        assert!(!is_id(&HeaderValue::from_bytes(b"\xff").unwrap()));
+        assert!(!is_valid_request_id(&HeaderValue::from_bytes(b"\xff").unwrap()));
     }
 
     #[tokio::test]
@@ -285,8 +284,8 @@ mod tests {
 
     #[test]
     fn a_log_line_repeats_a_bounded_piece_of_a_path() {
-        assert_eq!(cut("/predict", MAX_LOGGED_PATH), "/predict");
-        assert_eq!(cut(&format!("/{}", "\u{e9}".repeat(1000)), MAX_LOGGED_PATH).len(), 255);
+        assert_eq!(truncate("/predict", MAX_LOGGED_PATH_BYTES), "/predict");
+        assert_eq!(truncate(&format!("/{}", "\u{e9}".repeat(1000)), MAX_LOGGED_PATH_BYTES).len(), 255);
     }
 
     #[tokio::test]

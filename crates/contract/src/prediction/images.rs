@@ -7,14 +7,14 @@ use bytes::Bytes;
 use open_inference::{Activation, Datatype, EncodedImage, Task, encode_class_map, encode_images};
 use serde::{Serialize, Serializer};
 
-use super::scores::sigmoid;
-use super::{NoPrediction, Output};
+use super::classes::sigmoid;
+use super::{Output, PredictionError};
 
 /// Larger images are not written into JSON: their base64 is a third longer.
 pub const MAX_JSON_IMAGE_BYTES: usize = 8 << 20;
 
 /// More values are not read as an image: 16 megapixels of three channels, and 192 MiB while they are read.
-const MAX_VALUES: usize = 48 << 20;
+const MAX_IMAGE_VALUES: usize = 48 << 20;
 
 /// An encoded image. In JSON it is `image` in base64, `width` and `height`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -77,25 +77,25 @@ fn base64<S: Serializer>(file: &Bytes, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn image(self) -> Result<Image, NoPrediction> {
-        if self.tensor.datatype == Datatype::Bytes || self.tensor.len() > MAX_VALUES {
-            return Err(self.unfit(Task::Image));
+    pub(super) fn image(self) -> Result<Image, PredictionError> {
+        if self.tensor.datatype == Datatype::Bytes || self.tensor.len() > MAX_IMAGE_VALUES {
+            return Err(self.unsupported_shape(Task::Image));
         }
         if self.tensor.rows() == Some(0) {
             return Ok(Image { image: None, rows: Some(Vec::new()) });
         }
-        let images = encode_images(self.tensor, self.metadata).map_err(unwritable)?;
-        let (image, rows) = first_and_all(images);
+        let images = encode_images(self.tensor, self.metadata).map_err(encoding_error)?;
+        let (image, rows) = first_or_rows(images);
         Ok(Image { image, rows })
     }
 
-    pub(super) fn segmentation(self) -> Result<Segmentation<'a>, NoPrediction> {
+    pub(super) fn segmentation(self) -> Result<Segmentation<'a>, PredictionError> {
         let maps = self.class_maps()?;
         let plane = (maps.height * maps.width).max(1);
-        let encode = |map: &[u32]| encode_class_map(map, maps.width, maps.height).map_err(unwritable);
+        let encode = |map: &[u32]| encode_class_map(map, maps.width, maps.height).map_err(encoding_error);
         let images: Vec<EncodedImage> = maps.classes.chunks_exact(plane).map(encode).collect::<Result<_, _>>()?;
         let classes = self.shares(maps.classes.get(..plane).unwrap_or_default(), maps.is_binary);
-        let (image, rows) = first_and_all(images);
+        let (image, rows) = first_or_rows(images);
         debug_assert_eq!(rows.as_ref().map_or(1, Vec::len), maps.rows);
         Ok(Segmentation { image, classes, rows })
     }
@@ -112,10 +112,10 @@ impl<'a> Output<'a> {
         counts.into_iter().map(share).collect()
     }
 
-    fn class_maps(&self) -> Result<ClassMaps, NoPrediction> {
-        let unfit = || self.unfit(Task::Segmentation);
-        if self.tensor.datatype == Datatype::Bytes || self.tensor.len() > MAX_VALUES {
-            return Err(unfit());
+    fn class_maps(&self) -> Result<ClassMaps, PredictionError> {
+        let unsupported_shape = || self.unsupported_shape(Task::Segmentation);
+        if self.tensor.datatype == Datatype::Bytes || self.tensor.len() > MAX_IMAGE_VALUES {
+            return Err(unsupported_shape());
         }
         let declared = |axis: usize| self.metadata.shape.get(axis).copied().unwrap_or(-1);
         let labels = self.metadata.parameters.labels.len();
@@ -131,58 +131,59 @@ impl<'a> Output<'a> {
                     (rows, second, third, first, false)
                 }
             }
-            _ => return Err(unfit()),
+            _ => return Err(unsupported_shape()),
         };
         if rows > 0 && (height == 0 || width == 0 || channels == 0) {
-            return Err(unfit());
+            return Err(unsupported_shape());
         }
-        let is_number = labels > 2 || !is_float(self.tensor.datatype);
+        let are_class_numbers = labels > 2 || !is_float(self.tensor.datatype);
         let (classes, is_binary) = match channels {
-            1 if is_number => (self.class_numbers()?, false),
-            1 => (self.mask()?, true),
-            _ => (self.largest_channels(height * width, channels, last)?, false),
+            1 if are_class_numbers => (self.class_numbers()?, false),
+            1 => (self.threshold_mask()?, true),
+            _ => (self.argmax_channels(height * width, channels, last)?, false),
         };
         Ok(ClassMaps { rows, height, width, classes, is_binary })
     }
 
     /// Values that are class numbers already.
-    fn class_numbers(&self) -> Result<Vec<u32>, NoPrediction> {
+    fn class_numbers(&self) -> Result<Vec<u32>, PredictionError> {
         let number = |value: f32| {
             let is_number = value.fract() == 0.0 && (0.0..=f32::from(u16::MAX)).contains(&value);
-            let error = || NoPrediction::NoClassNumber { output: self.tensor.name.clone(), value: value.to_string() };
+            let error =
+                || PredictionError::InvalidClassNumber { output: self.tensor.name.clone(), value: value.to_string() };
             is_number.then_some(value as u32).ok_or_else(error)
         };
         self.tensor.to_f32().into_iter().map(number).collect()
     }
 
     /// One value for two classes.
-    fn mask(&self) -> Result<Vec<u32>, NoPrediction> {
+    fn threshold_mask(&self) -> Result<Vec<u32>, PredictionError> {
         let (threshold, activation) = (self.threshold(), self.metadata.parameters.activation);
         let side = |value: f32| {
             let value = if activation == Some(Activation::Sigmoid) { sigmoid(value) } else { value };
-            if value.is_nan() { Err(NoPrediction::NotFinite) } else { Ok(u32::from(value >= threshold)) }
+            if value.is_nan() { Err(PredictionError::NotFinite) } else { Ok(u32::from(value >= threshold)) }
         };
         self.tensor.to_f32().into_iter().map(side).collect()
     }
 
     /// The channel with the largest value of each pixel; the first of equal ones. No activation changes which it is.
-    fn largest_channels(&self, plane: usize, channels: usize, is_last: bool) -> Result<Vec<u32>, NoPrediction> {
+    fn argmax_channels(&self, plane: usize, channels: usize, is_last: bool) -> Result<Vec<u32>, PredictionError> {
         let values = self.tensor.to_f32();
         if values.iter().any(|value| value.is_nan()) {
-            return Err(NoPrediction::NotFinite);
+            return Err(PredictionError::NotFinite);
         }
         let (of_pixel, of_channel) = if is_last { (channels, 1) } else { (1, plane) };
-        let largest = |row: &[f32], pixel: usize| {
+        let argmax = |row: &[f32], pixel: usize| {
             let value = |channel: usize| row[pixel * of_pixel + channel * of_channel];
             (1..channels).fold(0, |best, channel| if value(channel) > value(best) { channel } else { best }) as u32
         };
         let rows = values.chunks_exact((plane * channels).max(1));
-        Ok(rows.flat_map(|row| (0..plane).map(move |pixel| largest(row, pixel))).collect())
+        Ok(rows.flat_map(|row| (0..plane).map(move |pixel| argmax(row, pixel))).collect())
     }
 }
 
 /// One image stands alone; of none, or several, all are listed.
-fn first_and_all(images: Vec<EncodedImage>) -> (Option<Png>, Option<Vec<Png>>) {
+fn first_or_rows(images: Vec<EncodedImage>) -> (Option<Png>, Option<Vec<Png>>) {
     let png = |EncodedImage { file, width, height }| Png { file: file.into(), width, height };
     let mut images: Vec<Png> = images.into_iter().map(png).collect();
     match images.len() {
@@ -191,8 +192,8 @@ fn first_and_all(images: Vec<EncodedImage>) -> (Option<Png>, Option<Vec<Png>>) {
     }
 }
 
-fn unwritable(error: open_inference::Error) -> NoPrediction {
-    NoPrediction::Unwritable(error.message)
+fn encoding_error(error: open_inference::Error) -> PredictionError {
+    PredictionError::Encoding(error.message)
 }
 
 fn is_float(datatype: Datatype) -> bool {

@@ -6,13 +6,13 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
-use crate::grpc;
+use crate::grpc_status;
 use crate::peer::Peer;
 use crate::problem::problem;
 use crate::settings::{SettingError, optional};
 
 /// Characters of a client's header that an error repeats.
-const MAX_SHOWN: usize = 64;
+const MAX_QUOTED_BYTES: usize = 64;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -21,14 +21,14 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 ///
 /// The default is a public service that is not published, under no names of its own.
 #[derive(Clone, Debug)]
-pub struct Guard {
-    hosts: Hosts,
-    browsers: Browsers,
+pub struct RequestGuard {
+    hosts: HostPolicy,
+    browsers: BrowserPolicy,
 }
 
 /// Names in `Host` that are accepted.
 #[derive(Clone, Debug)]
-enum Hosts {
+enum HostPolicy {
     /// All: the service is published, and only the operator's DNS knows its names.
     Any,
     /// Loopback names, IP addresses, and these, in small letters.
@@ -37,35 +37,35 @@ enum Hosts {
 
 /// Requests of browsers that are accepted.
 #[derive(Clone, Debug)]
-enum Browsers {
+enum BrowserPolicy {
     /// Those that read; and those that change something if they come from the service's own pages or from one of these origins.
-    SameOriginAnd(Arc<[HeaderValue]>),
+    AllowOrigins(Arc<[HeaderValue]>),
     /// None.
-    Refused,
+    Reject,
 }
 
-impl Default for Guard {
+impl Default for RequestGuard {
     fn default() -> Self {
         Self::public(false, Vec::new(), Vec::new())
     }
 }
 
-impl Guard {
+impl RequestGuard {
     /// Of a service that browsers reach. `hosts` are further names in small letters, and do not count where it `is_published`; pages
     /// of `origins` may do whatever the service's own pages may.
     pub fn public(is_published: bool, hosts: Vec<String>, origins: Vec<HeaderValue>) -> Self {
-        let hosts = if is_published { Hosts::Any } else { Hosts::Local(hosts.into()) };
-        Self { hosts, browsers: Browsers::SameOriginAnd(origins.into()) }
+        let hosts = if is_published { HostPolicy::Any } else { HostPolicy::Local(hosts.into()) };
+        Self { hosts, browsers: BrowserPolicy::AllowOrigins(origins.into()) }
     }
 
     /// Of a service that only other services reach. `Host` is checked where it listens on a loopback address: elsewhere, its name is
     /// whatever the network calls it.
     pub fn private(host: IpAddr, hosts: Vec<String>) -> Self {
-        let hosts = if host.is_loopback() { Hosts::Local(hosts.into()) } else { Hosts::Any };
-        Self { hosts, browsers: Browsers::Refused }
+        let hosts = if host.is_loopback() { HostPolicy::Local(hosts.into()) } else { HostPolicy::Any };
+        Self { hosts, browsers: BrowserPolicy::Reject }
     }
 
-    /// [`Guard::private`] with the names of `ALLOWED_HOSTS`.
+    /// [`RequestGuard::private`] with the names of `ALLOWED_HOSTS`.
     pub fn private_from_env(host: IpAddr) -> Result<Self, SettingError> {
         Ok(Self::private(host, allowed_hosts()?))
     }
@@ -73,40 +73,42 @@ impl Guard {
     /// Origins whose pages may use the service.
     pub fn origins(&self) -> &[HeaderValue] {
         match &self.browsers {
-            Browsers::SameOriginAnd(origins) => origins,
-            Browsers::Refused => &[],
+            BrowserPolicy::AllowOrigins(origins) => origins,
+            BrowserPolicy::Reject => &[],
         }
     }
 
-    pub(crate) fn check(&self, request: &Request) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, request: &Request) -> Result<(), Rejection> {
         let authority = authority(request)?;
-        if let (Hosts::Local(names), Some(authority)) = (&self.hosts, authority)
-            && !is_local(name(authority), names)
+        if let (HostPolicy::Local(names), Some(authority)) = (&self.hosts, authority)
+            && !is_local(without_port(authority), names)
         {
-            return Err(Refusal::unknown_host(authority));
+            return Err(Rejection::unknown_host(authority));
         }
         match &self.browsers {
-            Browsers::SameOriginAnd(origins) => check_origin(request.method(), request.headers(), authority, origins),
-            Browsers::Refused if is_of_browser(request.headers()) => Err(Refusal::browser()),
-            Browsers::Refused => Ok(()),
+            BrowserPolicy::AllowOrigins(origins) => {
+                check_origin(request.method(), request.headers(), authority, origins)
+            }
+            BrowserPolicy::Reject if is_from_browser(request.headers()) => Err(Rejection::browser()),
+            BrowserPolicy::Reject => Ok(()),
         }
     }
 }
 
 /// The one name by which the request calls the service, with its port. HTTP/1.0 needs none.
-fn authority(request: &Request) -> Result<Option<&str>, Refusal> {
+fn authority(request: &Request) -> Result<Option<&str>, Rejection> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(Refusal::bad_host("The request has several Host headers; HTTP allows one"));
+        return Err(Rejection::bad_host("The request has several Host headers; HTTP allows one"));
     }
     // A request without a peer did not come over a connection.
     if host.is_none() && request.version() == Version::HTTP_11 && request.extensions().get::<Peer>().is_some() {
-        return Err(Refusal::bad_host("The request has no Host header; HTTP/1.1 requires one"));
+        return Err(Rejection::bad_host("The request has no Host header; HTTP/1.1 requires one"));
     }
     let host = match host {
-        Some(host) if !host.as_bytes().iter().all(|byte| is_of_authority(*byte)) => {
-            return Err(Refusal::bad_host("The Host header is not a host with an optional port"));
+        Some(host) if !host.as_bytes().iter().all(|byte| is_authority_byte(*byte)) => {
+            return Err(Rejection::bad_host("The Host header is not a host with an optional port"));
         }
         host => host.and_then(|host| host.to_str().ok()),
     };
@@ -116,12 +118,12 @@ fn authority(request: &Request) -> Result<Option<&str>, Refusal> {
 }
 
 /// What RFC 3986 allows in a host and its port.
-fn is_of_authority(byte: u8) -> bool {
+fn is_authority_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte)
 }
 
 /// Without its port.
-fn name(authority: &str) -> &str {
+fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         // Any other colon belongs to an IPv6 address.
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -138,48 +140,48 @@ fn is_local(name: &str, names: &[String]) -> bool {
     is_loopback || names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// The rule of Go's `CrossOriginProtection`. Browsers send `Sec-Fetch-Site` to what is potentially trustworthy, loopback among it, and
+/// The rule of Go's `CrossOriginProtection`. BrowserPolicy send `Sec-Fetch-Site` to what is potentially trustworthy, loopback among it, and
 /// `Origin` with every request that changes something. Other clients send neither.
 fn check_origin(
     method: &Method,
     headers: &HeaderMap,
     authority: Option<&str>,
     origins: &[HeaderValue],
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     if *method == Method::GET || *method == Method::HEAD || *method == Method::OPTIONS {
         return Ok(());
     }
     let origin = headers.get(header::ORIGIN);
-    let is_ours = match headers.get(SEC_FETCH_SITE) {
+    let is_same_origin = match headers.get(SEC_FETCH_SITE) {
         Some(site) => site == "same-origin" || site == "none",
-        None => origin.is_none_or(|origin| host_of(origin).is_some_and(|host| is_same(host, authority))),
+        None => origin.is_none_or(|origin| origin_host(origin).is_some_and(|host| is_same_host(host, authority))),
     };
-    if is_ours || origin.is_some_and(|origin| origins.contains(origin)) {
+    if is_same_origin || origin.is_some_and(|origin| origins.contains(origin)) {
         return Ok(());
     }
-    Err(Refusal::cross_origin(origin))
+    Err(Rejection::cross_origin(origin))
 }
 
-fn host_of(origin: &HeaderValue) -> Option<&str> {
+fn origin_host(origin: &HeaderValue) -> Option<&str> {
     origin.to_str().ok()?.split_once("://").map(|(_, host)| host)
 }
 
-fn is_same(host: &str, authority: Option<&str>) -> bool {
+fn is_same_host(host: &str, authority: Option<&str>) -> bool {
     authority.is_some_and(|authority| host.eq_ignore_ascii_case(authority))
 }
 
-fn is_of_browser(headers: &HeaderMap) -> bool {
+fn is_from_browser(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| name == header::ORIGIN || name.as_str().starts_with("sec-fetch-"))
 }
 
 /// Why a request does not reach its route.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct Rejection {
     status: StatusCode,
     detail: String,
 }
 
-impl Refusal {
+impl Rejection {
     fn bad_host(detail: &str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, detail: format!("{detail} (RFC 9112, section 3.2).") }
     }
@@ -187,13 +189,13 @@ impl Refusal {
     fn unknown_host(authority: &str) -> Self {
         let detail = format!(
             "The host \"{}\" is not a name of this server; use localhost or an IP address, or add the name to ALLOWED_HOSTS.",
-            shown(authority.as_bytes())
+            quoted(authority.as_bytes())
         );
         Self { status: StatusCode::MISDIRECTED_REQUEST, detail }
     }
 
     fn cross_origin(origin: Option<&HeaderValue>) -> Self {
-        let from = origin.map_or("another origin".to_owned(), |origin| format!("\"{}\"", shown(origin.as_bytes())));
+        let from = origin.map_or("another origin".to_owned(), |origin| format!("\"{}\"", quoted(origin.as_bytes())));
         let detail =
             format!("A page of {from} may not send this request; CORS_ALLOW_ORIGINS does not name its origin.");
         Self { status: StatusCode::FORBIDDEN, detail }
@@ -206,10 +208,10 @@ impl Refusal {
     }
 
     /// In the form that clients of the path understand.
-    pub fn respond(self, path: &str, is_call: bool) -> Response {
+    pub fn respond(self, path: &str, is_grpc: bool) -> Response {
         let Self { status, detail } = self;
-        if is_call {
-            return grpc::refusal(status, &detail);
+        if is_grpc {
+            return grpc_status::reject(status, &detail);
         }
         if path == "/v2" || path.starts_with("/v2/") {
             return (status, axum::Json(serde_json::json!({ "error": detail }))).into_response();
@@ -218,16 +220,16 @@ impl Refusal {
     }
 }
 
-fn shown(bytes: &[u8]) -> String {
-    let cut = &bytes[..bytes.len().min(MAX_SHOWN)];
+fn quoted(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(MAX_QUOTED_BYTES)];
     format!("{}{}", cut.escape_ascii(), if cut.len() < bytes.len() { "..." } else { "" })
 }
 
 /// An address, of IPv6 also in brackets, as Compose wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address(pub IpAddr);
+pub struct BindAddress(pub IpAddr);
 
-impl FromStr for Address {
+impl FromStr for BindAddress {
     type Err = AddrParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -235,33 +237,33 @@ impl FromStr for Address {
     }
 }
 
-/// `ALLOWED_HOSTS`: names in small letters, for [`Guard::public`].
+/// `ALLOWED_HOSTS`: names in small letters, for [`RequestGuard::public`].
 pub fn allowed_hosts() -> Result<Vec<String>, SettingError> {
     let text = optional("ALLOWED_HOSTS").unwrap_or_default();
-    list(&text, host_name).map_err(|reason| SettingError::new("ALLOWED_HOSTS", reason))
+    parse_list(&text, parse_host_name).map_err(|reason| SettingError::new("ALLOWED_HOSTS", reason))
 }
 
-/// Comma-separated origins, for [`Guard::public`].
+/// Comma-separated origins, for [`RequestGuard::public`].
 ///
 /// # Errors
 /// Words that name the entry which is none.
-pub fn origins(text: &str) -> Result<Vec<HeaderValue>, String> {
-    list(text, origin)
+pub fn parse_origins(text: &str) -> Result<Vec<HeaderValue>, String> {
+    parse_list(text, parse_origin)
 }
 
-fn list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+fn parse_list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(read).collect()
 }
 
-fn host_name(entry: &str) -> Result<String, String> {
-    let name = name(entry);
+fn parse_host_name(entry: &str) -> Result<String, String> {
+    let name = without_port(entry);
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
         return Err(format!("{entry:?} is not the name of a host, such as models.example.org"));
     }
     Ok(name.to_ascii_lowercase())
 }
 
-fn origin(entry: &str) -> Result<HeaderValue, String> {
+fn parse_origin(entry: &str) -> Result<HeaderValue, String> {
     let error = || {
         format!("{entry:?} is not an origin as browsers send it, such as https://app.example or http://localhost:3000")
     };
@@ -273,7 +275,7 @@ fn origin(entry: &str) -> Result<HeaderValue, String> {
     };
     let is_origin = !scheme.is_empty()
         && !host.is_empty()
-        && host.bytes().all(|byte| is_of_authority(byte) && byte != b'*')
+        && host.bytes().all(|byte| is_authority_byte(byte) && byte != b'*')
         && (default_port.is_empty() || !host.ends_with(default_port));
     if !is_origin {
         return Err(error());

@@ -12,26 +12,26 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// After a refusal the rest of the body is read and thrown away for so long.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A request's body, lent to whoever answers: what an error leaves unread of it can be read afterwards.
-pub(crate) struct Lent(oneshot::Receiver<Body>);
+/// A request's body, drain_handle to whoever answers: what an error leaves unread of it can be read afterwards.
+pub(crate) struct DrainHandle(oneshot::Receiver<Body>);
 
 /// `None` where there is nothing to read.
-pub(crate) fn lend(request: Request) -> (Request, Option<Lent>) {
+pub(crate) fn drainable(request: Request) -> (Request, Option<DrainHandle>) {
     if request.body().is_end_stream() {
         return (request, None);
     }
-    let (back, given_back) = oneshot::channel();
-    let waits = request.headers().contains_key(header::EXPECT);
-    let request = request.map(|body| Body::new(LentBody { body, waits, back: Some(back) }));
-    (request, Some(Lent(given_back)))
+    let (back, returned) = oneshot::channel();
+    let expects_continue = request.headers().contains_key(header::EXPECT);
+    let request = request.map(|body| Body::new(DrainableBody { body, expects_continue, back: Some(back) }));
+    (request, Some(DrainHandle(returned)))
 }
 
-impl Lent {
+impl DrainHandle {
     /// Reads what is left of it when the answer is an error, for a while: a client that is still sending would otherwise
     /// see its connection reset instead of the answer.
-    pub async fn read_the_rest(mut self, status: StatusCode) {
+    pub async fn drain(mut self, status: StatusCode) {
         // After a 408 there is nothing to read: that client does not send.
         if (status.is_client_error() || status.is_server_error())
             && status != StatusCode::REQUEST_TIMEOUT
@@ -42,25 +42,25 @@ impl Lent {
                     tokio::task::coop::consume_budget().await;
                 }
             };
-            let _ = timeout(LINGER, rest).await;
+            let _ = timeout(LINGER_TIMEOUT, rest).await;
         }
     }
 }
 
 /// A request's body that comes back when its reader drops it.
-struct LentBody {
+struct DrainableBody {
     body: Body,
     /// `Expect: 100-continue`: the client sends nothing before the first look at its body, and may never.
-    waits: bool,
+    expects_continue: bool,
     back: Option<oneshot::Sender<Body>>,
 }
 
-impl HttpBody for LentBody {
+impl HttpBody for DrainableBody {
     type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.waits = false;
+        self.expects_continue = false;
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -73,10 +73,10 @@ impl HttpBody for LentBody {
     }
 }
 
-impl Drop for LentBody {
+impl Drop for DrainableBody {
     fn drop(&mut self) {
         // What has been read to its end need not come back.
-        if !self.waits
+        if !self.expects_continue
             && !self.body.is_end_stream()
             && let Some(back) = self.back.take()
         {
@@ -113,9 +113,9 @@ mod tests {
             });
             let mut request = Request::post(path).body(Body::from_stream(body)).unwrap();
             request.headers_mut().extend(expect.map(|value| (header::EXPECT, value.parse().unwrap())));
-            let (request, lent) = lend(request);
+            let (request, drain_handle) = drainable(request);
             let status = app.clone().oneshot(request).await.unwrap().status();
-            lent.unwrap().read_the_rest(status).await;
+            drain_handle.unwrap().drain(status).await;
             assert_eq!(pieces.load(Ordering::Relaxed), read, "{path} {expect:?}");
         }
     }

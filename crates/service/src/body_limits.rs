@@ -7,23 +7,22 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-pub use crate::memory_budget::Reservation as Share;
-use crate::memory_budget::{MemoryBudget, Reservation, ReservedBuffer, SMALL_BYTES};
+use crate::memory_budget::{EXEMPT_BYTES, MemoryBudget, Reservation, ReservedBuffer};
 use crate::peer::Peer;
 use crate::settings::ServerSettings;
 
-/// Window over which the pace of a body is measured, and the time that it has before its first measurement.
-const PACE_WINDOW: Duration = Duration::from_secs(5);
+/// Window over which the deadline of a body is measured, and the time that it has before its first measurement.
+const DATA_RATE_WINDOW: Duration = Duration::from_secs(5);
 
-/// Bytes per second that a body must have on average over each [`PACE_WINDOW`] while it holds more than [`SMALL_BYTES`]: a
+/// Bytes per second that a body must have on average over each [`DATA_RATE_WINDOW`] while it holds more than [`EXEMPT_BYTES`]: a
 /// client that stalls in a large upload keeps memory from others. Mobile networks of 2003 (EDGE) have twice as much.
-const MIN_PACE: usize = 16 << 10;
+const MIN_DATA_RATE: usize = 16 << 10;
 
-/// The bounds within which bodies are read. One for the whole process: clones share the memory.
+/// The bounds within which bodies are read. One for the whole process: clones reservation the memory.
 #[derive(Clone, Debug)]
 pub struct BodyReader {
     max_bytes: usize,
-    patience: Duration,
+    timeout: Duration,
     budget: MemoryBudget,
 }
 
@@ -33,7 +32,7 @@ pub struct ReadBody {
     /// What the client sent.
     pub bytes: Bytes,
     /// For the body, and for what is made of it.
-    pub share: Reservation,
+    pub reservation: Reservation,
 }
 
 /// Why a body was not read.
@@ -44,24 +43,26 @@ pub enum BodyError {
     TooLarge(usize),
     /// The request needs more memory than one client can ever hold.
     #[error(
-        "reading the request takes more than {most} bytes of memory, which is what one client may hold; send less at a time, or raise BODY_MEMORY_BYTES"
+        "reading the request takes more than {max} bytes of memory, which is what one client may hold; send less at a time, or raise BODY_MEMORY_BYTES"
     )]
     TooMuchMemory {
         /// The most bytes that one client can hold.
-        most: usize,
+        max: usize,
     },
     /// Slower than a body may come.
     #[error("the body did not come within {0:?}")]
     TooSlow(Duration),
     /// It holds memory, and stalls.
-    #[error("the body came slower than {MIN_PACE} bytes per second for {PACE_WINDOW:?}; send it without pauses")]
+    #[error(
+        "the body came slower than {MIN_DATA_RATE} bytes per second for {DATA_RATE_WINDOW:?}; send it without pauses"
+    )]
     Stalled,
     /// The memory for bodies is in use by others.
     #[error("too many uploads at the same time")]
     NoMemory,
     /// The client stopped in the middle.
     #[error("the body ended early")]
-    Broken,
+    Incomplete,
 }
 
 impl BodyError {
@@ -71,7 +72,7 @@ impl BodyError {
             Self::TooLarge(_) | Self::TooMuchMemory { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) | Self::Stalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoMemory => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Broken => StatusCode::BAD_REQUEST,
+            Self::Incomplete => StatusCode::BAD_REQUEST,
         }
     }
 }
@@ -81,7 +82,7 @@ impl BodyReader {
     pub fn new(settings: &ServerSettings) -> Self {
         Self {
             max_bytes: settings.max_body_bytes,
-            patience: settings.body_timeout,
+            timeout: settings.body_timeout,
             budget: MemoryBudget::new(settings.body_memory_bytes),
         }
     }
@@ -92,8 +93,8 @@ impl BodyReader {
     }
 
     /// How long a body may take to come.
-    pub fn patience(&self) -> Duration {
-        self.patience
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The memory of all bodies.
@@ -102,12 +103,12 @@ impl BodyReader {
     }
 
     /// An empty reservation on behalf of no particular client.
-    pub fn share(&self) -> Reservation {
+    pub fn reservation(&self) -> Reservation {
         self.budget.reservation(None)
     }
 
     /// An empty reservation on behalf of the client of this request.
-    pub fn share_of(&self, parts: &Parts) -> Reservation {
+    pub fn reservation_for(&self, parts: &Parts) -> Reservation {
         self.budget.reservation(parts.extensions.get::<Peer>().copied())
     }
 
@@ -119,32 +120,32 @@ impl BodyReader {
             return Err(BodyError::TooLarge(self.max_bytes));
         }
         let length = length.and_then(|length| usize::try_from(length).ok());
-        let mut share = self.share_of(parts);
+        let mut reservation = self.reservation_for(parts);
         let (mut first, mut buffer) = (Bytes::new(), ReservedBuffer::default());
-        let mut pace = Pace::new(self.patience);
-        while let Some(frame) = pace.wait(share.bytes(), body.frame()).await? {
+        let mut deadline = BodyTimeout::new(self.timeout);
+        while let Some(frame) = deadline.wait(reservation.bytes(), body.frame()).await? {
             // What unpacks is always there: without this, a bomb would have the thread to itself.
             tokio::task::coop::consume_budget().await;
-            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
-            pace.add(data.len());
+            let Ok(data) = frame.map_err(|_| BodyError::Incomplete)?.into_data() else { continue };
+            deadline.add(data.len());
             if first.len() + buffer.len() + data.len() > self.max_bytes {
                 return Err(BodyError::TooLarge(self.max_bytes));
             }
             if first.is_empty() && buffer.is_empty() {
                 // Most bodies come in one piece, which is not copied.
-                share.reserve(data.len())?;
+                reservation.reserve(data.len())?;
                 first = data;
                 continue;
             }
             let before = std::mem::take(&mut first);
             if !before.is_empty() {
-                buffer.extend(&before, length, self.max_bytes, &mut share)?;
-                share.release(before.len());
+                buffer.extend(&before, length, self.max_bytes, &mut reservation)?;
+                reservation.release(before.len());
             }
-            buffer.extend(&data, length, self.max_bytes, &mut share)?;
+            buffer.extend(&data, length, self.max_bytes, &mut reservation)?;
         }
         let bytes = if buffer.is_empty() { first } else { buffer.into_vec().into() };
-        Ok(ReadBody { bytes, share })
+        Ok(ReadBody { bytes, reservation })
     }
 }
 
@@ -152,21 +153,21 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Deadline of a body, and the pace that it must keep while it holds memory.
+/// Deadline of a body, and the deadline that it must keep while it holds memory.
 #[derive(Debug)]
-pub struct Pace {
-    patience: Duration,
+pub struct BodyTimeout {
+    timeout: Duration,
     deadline: Instant,
     window_end: Instant,
     /// Bytes in this window.
     bytes: usize,
 }
 
-impl Pace {
-    /// Of a body that begins now and must have come within `patience`.
-    pub fn new(patience: Duration) -> Self {
+impl BodyTimeout {
+    /// Of a body that begins now and must have come within `timeout`.
+    pub fn new(timeout: Duration) -> Self {
         let now = Instant::now();
-        Self { patience, deadline: now + patience, window_end: now + PACE_WINDOW, bytes: 0 }
+        Self { timeout, deadline: now + timeout, window_end: now + DATA_RATE_WINDOW, bytes: 0 }
     }
 
     /// Counts bytes that have come.
@@ -180,15 +181,15 @@ impl Pace {
         loop {
             let now = Instant::now();
             if now >= self.deadline {
-                return Err(BodyError::TooSlow(self.patience));
+                return Err(BodyError::TooSlow(self.timeout));
             }
             if now >= self.window_end {
-                if held > SMALL_BYTES && self.bytes < MIN_PACE * PACE_WINDOW.as_secs() as usize {
+                if held > EXEMPT_BYTES && self.bytes < MIN_DATA_RATE * DATA_RATE_WINDOW.as_secs() as usize {
                     return Err(BodyError::Stalled);
                 }
-                (self.window_end, self.bytes) = (now + PACE_WINDOW, 0);
+                (self.window_end, self.bytes) = (now + DATA_RATE_WINDOW, 0);
             }
-            let until = if held > SMALL_BYTES { self.deadline.min(self.window_end) } else { self.deadline };
+            let until = if held > EXEMPT_BYTES { self.deadline.min(self.window_end) } else { self.deadline };
             if let Ok(next) = timeout_at(until, next.as_mut()).await {
                 return Ok(next);
             }
@@ -207,7 +208,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn reader(max_bytes: usize, memory: usize) -> BodyReader {
-        BodyReader { max_bytes, patience: Duration::from_secs(30), budget: MemoryBudget::new(memory) }
+        BodyReader { max_bytes, timeout: Duration::from_secs(30), budget: MemoryBudget::new(memory) }
     }
 
     fn parts(headers: &[(header::HeaderName, usize)], peer: Option<u8>) -> Parts {
@@ -251,14 +252,14 @@ mod tests {
         for headers in [&[][..], &[(header::CONTENT_LENGTH, 5 * MIB)]] {
             let body = reader.read(&parts(headers, None), slow(80, Duration::ZERO)).await.unwrap();
             assert_eq!(body.bytes.len(), 5 * MIB);
-            let reserved = body.share.bytes();
+            let reserved = body.reservation.bytes();
             assert!((5 * MIB..=8 * MIB).contains(&reserved), "{reserved}");
             assert!(headers.is_empty() || reserved == 5 * MIB, "{reserved}");
             assert_eq!(reader.budget.used(), reserved);
         }
         assert_eq!(reader.budget.used(), 0);
         let error = self::reader(10 * MIB, 5 * MIB).read(&parts(&[], None), slow(80, Duration::ZERO)).await;
-        assert_eq!(error.unwrap_err(), BodyError::TooMuchMemory { most: 4 * MIB });
+        assert_eq!(error.unwrap_err(), BodyError::TooMuchMemory { max: 4 * MIB });
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +281,7 @@ mod tests {
         assert!(reader.budget.used() <= 13 * MIB, "{}", reader.budget.used());
         let other = reader.read(&parts(&[], Some(2)), slow(16, Duration::ZERO)).await;
         assert_eq!(other.unwrap().bytes.len(), MIB, "another client has room");
-        tokio::time::sleep(PACE_WINDOW).await;
+        tokio::time::sleep(DATA_RATE_WINDOW).await;
         for stalled in stalled {
             let error = stalled.await.unwrap().unwrap_err();
             assert!(matches!(error, BodyError::Stalled | BodyError::NoMemory), "{error}");
@@ -309,8 +310,8 @@ mod tests {
     #[tokio::test]
     async fn pieces_of_nothing_are_no_body_that_comes() {
         let empty = Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::new())));
-        let patience = Duration::from_millis(50);
-        let error = BodyReader { patience, ..reader(10, MIB) }.read(&parts(&[], None), empty).await.unwrap_err();
-        assert_eq!(error, BodyError::TooSlow(patience));
+        let timeout = Duration::from_millis(50);
+        let error = BodyReader { timeout, ..reader(10, MIB) }.read(&parts(&[], None), empty).await.unwrap_err();
+        assert_eq!(error, BodyError::TooSlow(timeout));
     }
 }

@@ -8,33 +8,33 @@ use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use crate::body::BodyError;
-use crate::memory_budget::{Reservation, SMALL_BYTES};
+use crate::body_limits::BodyError;
+use crate::memory_budget::{EXEMPT_BYTES, Reservation};
 
 /// Reserves the body of a response of known length in `memory` until it has been sent, where it is not small: a client that reads slowly
-/// makes the server hold it. Responses of up to [`SMALL_BYTES`] are as they were.
+/// makes the server hold it. Responses of up to [`EXEMPT_BYTES`] are as they were.
 pub fn reserve_response(response: Response, mut memory: Reservation) -> Result<Response, BodyError> {
     let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
-    if bytes <= SMALL_BYTES {
+    if bytes <= EXEMPT_BYTES {
         return Ok(response);
     }
     memory.reserve(bytes)?;
-    Ok(response.map(|body| Body::new(Holding::new(body, memory))))
+    Ok(response.map(|body| Body::new(GuardedBody::new(body, memory))))
 }
 
 /// A body that drops `T` when it is dropped: when it has been sent, or never will be.
-pub(crate) struct Holding<T> {
+pub(crate) struct GuardedBody<T> {
     body: Body,
-    _held: T,
+    _guard: T,
 }
 
-impl<T> Holding<T> {
-    pub fn new(body: Body, held: T) -> Self {
-        Self { body, _held: held }
+impl<T> GuardedBody<T> {
+    pub fn new(body: Body, guard: T) -> Self {
+        Self { body, _guard: guard }
     }
 }
 
-impl<T: Unpin> HttpBody for Holding<T> {
+impl<T: Unpin> HttpBody for GuardedBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -60,10 +60,13 @@ mod tests {
     async fn a_large_response_is_reserved_until_it_is_dropped_and_a_small_one_is_not() {
         let budget = MemoryBudget::new(1 << 20);
         let response = |bytes: usize| Response::new(Body::from(vec![7; bytes]));
-        let small = reserve_response(response(SMALL_BYTES), budget.shared_reservation()).unwrap();
+        let small = reserve_response(response(EXEMPT_BYTES), budget.shared_reservation()).unwrap();
         assert_eq!(budget.used(), 0);
-        let large = reserve_response(response(SMALL_BYTES + 1), budget.shared_reservation()).unwrap();
-        assert_eq!((budget.used(), large.body().size_hint().exact()), (SMALL_BYTES + 1, Some(SMALL_BYTES as u64 + 1)));
+        let large = reserve_response(response(EXEMPT_BYTES + 1), budget.shared_reservation()).unwrap();
+        assert_eq!(
+            (budget.used(), large.body().size_hint().exact()),
+            (EXEMPT_BYTES + 1, Some(EXEMPT_BYTES as u64 + 1))
+        );
         drop((small, large));
         assert_eq!(budget.used(), 0);
         assert!(reserve_response(response(2 << 20), budget.shared_reservation()).is_err());

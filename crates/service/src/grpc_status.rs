@@ -26,13 +26,13 @@ const CODES: [(i32, &[u16]); 9] = [
 const INTERNAL: i32 = 13;
 
 /// The gRPC code for this HTTP status.
-pub fn code(status: StatusCode) -> i32 {
+pub fn code_for_http(status: StatusCode) -> i32 {
     CODES.iter().find(|(_, statuses)| statuses.contains(&status.as_u16())).map_or(INTERNAL, |(code, _)| *code)
 }
 
 /// The answer to a call. Clients of gRPC understand nothing else: what no gRPC service answered, since there is none or
 /// since it failed, becomes a status of gRPC.
-pub(crate) fn answer_in_kind(response: Response) -> Response {
+pub(crate) fn to_grpc_response(response: Response) -> Response {
     if is_grpc(response.headers()) {
         return response;
     }
@@ -42,17 +42,17 @@ pub(crate) fn answer_in_kind(response: Response) -> Response {
         StatusCode::SERVICE_UNAVAILABLE => (14, "try again later"),
         _ => (13, "the call failed"),
     };
-    let mut answer = refused(code, HeaderValue::from_static(message));
+    let mut response = trailers_only(code, HeaderValue::from_static(message));
     if code == 14 {
-        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     }
-    answer
+    response
 }
 
 /// A call that does not reach its service: a status of gRPC with `detail` as its message.
-pub(crate) fn refusal(status: StatusCode, detail: &str) -> Response {
+pub(crate) fn reject(status: StatusCode, detail: &str) -> Response {
     let code = if status == StatusCode::BAD_REQUEST { 3 } else { 7 };
-    let mut response = refused(code, HeaderValue::from_static("the call is refused"));
+    let mut response = trailers_only(code, HeaderValue::from_static("the call is refused"));
     // Percent signs begin an escape in gRPC's messages.
     if let Ok(message) = HeaderValue::from_str(&detail.replace('%', "%25")) {
         response.headers_mut().insert(MESSAGE, message);
@@ -60,7 +60,7 @@ pub(crate) fn refusal(status: StatusCode, detail: &str) -> Response {
     response
 }
 
-fn refused(code: u16, message: HeaderValue) -> Response {
+fn trailers_only(code: u16, message: HeaderValue) -> Response {
     let mut response = Body::empty().into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
@@ -71,9 +71,9 @@ fn refused(code: u16, message: HeaderValue) -> Response {
 
 /// What HTTP would have said in place of the gRPC status in an answer's head: for logs and metrics, where gRPC's 200 says
 /// nothing. `None` where the head has no such status, also because the call has only begun.
-pub(crate) fn http_status(answer: &HeaderMap) -> Option<StatusCode> {
-    let said = answer.get(STATUS)?.to_str().ok()?.parse::<i32>().ok()?;
-    let status = CODES.iter().find(|(code, _)| *code == said).and_then(|(_, statuses)| statuses.first());
+pub(crate) fn http_status(response: &HeaderMap) -> Option<StatusCode> {
+    let code = response.get(STATUS)?.to_str().ok()?.parse::<i32>().ok()?;
+    let status = CODES.iter().find(|(known, _)| *known == code).and_then(|(_, statuses)| statuses.first());
     Some(status.and_then(|&status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
@@ -88,23 +88,23 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn answer(status: StatusCode) -> HeaderMap {
-        let answer = answer_in_kind(status.into_response());
-        assert_eq!(answer.status(), StatusCode::OK, "{status}");
-        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/grpc");
-        answer.headers().clone()
+    fn headers_of(status: StatusCode) -> HeaderMap {
+        let response = to_grpc_response(status.into_response());
+        assert_eq!(response.status(), StatusCode::OK, "{status}");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
+        response.headers().clone()
     }
 
     #[test]
     fn whoever_speaks_grpc_is_answered_in_grpc() {
         for (status, code) in [(404, "12"), (405, "12"), (503, "14"), (500, "13")] {
-            let headers = answer(StatusCode::from_u16(status).unwrap());
+            let headers = headers_of(StatusCode::from_u16(status).unwrap());
             assert_eq!(headers[STATUS], code, "{status}");
             assert_eq!(headers.contains_key(header::RETRY_AFTER), code == "14");
         }
-        let answered =
-            answer_in_kind(([("content-type", "application/grpc+proto"), ("grpc-status", "5")], "").into_response());
-        assert_eq!(answered.headers()[STATUS], "5");
+        let response =
+            to_grpc_response(([("content-type", "application/grpc+proto"), ("grpc-status", "5")], "").into_response());
+        assert_eq!(response.headers()[STATUS], "5");
     }
 
     #[test]
@@ -121,17 +121,20 @@ mod tests {
 
     #[test]
     fn a_status_of_grpc_has_its_like_in_http() {
-        assert_eq!(http_status(&answer(StatusCode::NOT_FOUND)), Some(StatusCode::NOT_IMPLEMENTED));
-        assert_eq!(http_status(&answer(StatusCode::SERVICE_UNAVAILABLE)), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(http_status(&headers_of(StatusCode::NOT_FOUND)), Some(StatusCode::NOT_IMPLEMENTED));
+        assert_eq!(http_status(&headers_of(StatusCode::SERVICE_UNAVAILABLE)), Some(StatusCode::SERVICE_UNAVAILABLE));
         let forbidden = HeaderMap::from_iter([(STATUS, HeaderValue::from(7))]);
         assert_eq!(http_status(&forbidden), Some(StatusCode::FORBIDDEN));
         assert_eq!(http_status(&HeaderMap::new()), None);
         for status in 400..600 {
             let status = StatusCode::from_u16(status).unwrap();
-            let there = HeaderMap::from_iter([(STATUS, HeaderValue::from(code(status)))]);
+            let there = HeaderMap::from_iter([(STATUS, HeaderValue::from(code_for_http(status)))]);
             let back = http_status(&there).unwrap();
-            assert_eq!(code(back), code(status), "{status} is {back} in the log");
+            assert_eq!(code_for_http(back), code_for_http(status), "{status} is {back} in the log");
         }
-        assert_eq!((code(StatusCode::PAYLOAD_TOO_LARGE), code(StatusCode::TOO_MANY_REQUESTS)), (8, 8));
+        assert_eq!(
+            (code_for_http(StatusCode::PAYLOAD_TOO_LARGE), code_for_http(StatusCode::TOO_MANY_REQUESTS)),
+            (8, 8)
+        );
     }
 }

@@ -6,45 +6,45 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 /// Polls in a row, after which others have their turn.
-const POLLS: usize = 2;
+const MAX_INLINE_POLLS: usize = 2;
 
-const AT_REST: u8 = 0;
-const POLLED: u8 = 1;
+const IDLE: u8 = 0;
+const POLLING: u8 = 1;
 const WOKEN: u8 = 2;
 
 /// A future that is polled again at once where it woke itself while it was polled.
 ///
 /// A connection does so for each request that has a body: who reads the body wakes who receives it, and both are in the same
 /// task. Tokio's scheduler of several threads takes it for work that another thread should look for, and wakes one.
-pub struct AtOnce<F> {
+pub struct InlineWake<F> {
     inner: Pin<Box<F>>,
-    bell: Arc<Bell>,
+    wake_state: Arc<WakeState>,
     waker: Waker,
 }
 
-struct Bell {
+struct WakeState {
     state: AtomicU8,
-    outside: AtomicWaker,
+    task: AtomicWaker,
 }
 
-impl<F> AtOnce<F> {
+impl<F> InlineWake<F> {
     pub fn new(inner: F) -> Self {
-        let bell = Arc::new(Bell { state: AtomicU8::new(AT_REST), outside: AtomicWaker::new() });
-        Self { inner: Box::pin(inner), waker: Waker::from(Arc::clone(&bell)), bell }
+        let wake_state = Arc::new(WakeState { state: AtomicU8::new(IDLE), task: AtomicWaker::new() });
+        Self { inner: Box::pin(inner), waker: Waker::from(Arc::clone(&wake_state)), wake_state }
     }
 }
 
-impl<F: Future> Future for AtOnce<F> {
+impl<F: Future> Future for InlineWake<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { inner, bell, waker } = &mut *self;
-        bell.outside.register(context.waker());
-        for _ in 0..POLLS {
-            bell.state.swap(POLLED, Ordering::AcqRel);
+        let Self { inner, wake_state, waker } = &mut *self;
+        wake_state.task.register(context.waker());
+        for _ in 0..MAX_INLINE_POLLS {
+            wake_state.state.swap(POLLING, Ordering::AcqRel);
             let polled = inner.as_mut().poll(&mut Context::from_waker(waker));
-            let rests = bell.state.compare_exchange(POLLED, AT_REST, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            if polled.is_ready() || rests {
+            let is_idle = wake_state.state.compare_exchange(POLLING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            if polled.is_ready() || is_idle {
                 return polled;
             }
         }
@@ -53,14 +53,14 @@ impl<F: Future> Future for AtOnce<F> {
     }
 }
 
-impl Wake for Bell {
+impl Wake for WakeState {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.swap(WOKEN, Ordering::AcqRel) == AT_REST {
-            self.outside.wake();
+        if self.state.swap(WOKEN, Ordering::AcqRel) == IDLE {
+            self.task.wake();
         }
     }
 }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     /// Wakes itself when it is polled, so often; ready after it.
-    fn restless(mut times: usize) -> impl Future<Output = ()> {
+    fn self_waking(mut times: usize) -> impl Future<Output = ()> {
         poll_fn(move |context| {
             if times == 0 {
                 return Poll::Ready(());
@@ -100,7 +100,7 @@ mod tests {
     fn polled<F: Future>(future: F, times: usize) -> (Poll<F::Output>, usize) {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
-        let mut future = AtOnce::new(future);
+        let mut future = InlineWake::new(future);
         let mut last = Poll::Pending;
         for _ in 0..times {
             last = Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
@@ -110,21 +110,21 @@ mod tests {
 
     #[test]
     fn one_that_wakes_itself_is_polled_again_and_its_task_is_not_woken() {
-        assert_eq!(polled(restless(1), 1), (Poll::Ready(()), 0));
+        assert_eq!(polled(self_waking(1), 1), (Poll::Ready(()), 0));
     }
 
     #[test]
     fn others_have_their_turn_before_one_that_wakes_itself_for_ever() {
-        assert_eq!(polled(restless(2), 1), (Poll::Pending, 1));
-        assert_eq!(polled(restless(2), 2), (Poll::Ready(()), 1));
-        assert_eq!(polled(restless(usize::MAX), 10), (Poll::Pending, 10));
+        assert_eq!(polled(self_waking(2), 1), (Poll::Pending, 1));
+        assert_eq!(polled(self_waking(2), 2), (Poll::Ready(()), 1));
+        assert_eq!(polled(self_waking(usize::MAX), 10), (Poll::Pending, 10));
     }
 
     #[test]
     fn one_that_rests_wakes_its_task_once() {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
-        let mut future = AtOnce::new(pending::<()>());
+        let mut future = InlineWake::new(pending::<()>());
         for woken in 1..=2 {
             assert!(Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
             future.waker.wake_by_ref();
@@ -136,14 +136,14 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_wake_of_another_thread_is_lost() {
         let (questions, mut coming) = mpsc::channel::<oneshot::Sender<usize>>(1);
-        let answers = tokio::spawn(AtOnce::new(async move {
+        let answers = tokio::spawn(InlineWake::new(async move {
             let mut number = 0;
             while let Some(asker) = coming.recv().await {
                 number += 1;
                 let _ = asker.send(number);
             }
         }));
-        let asks = AtOnce::new(async move {
+        let asks = InlineWake::new(async move {
             for number in 1..=10_000 {
                 let (asker, answer) = oneshot::channel();
                 questions.send(asker).await.unwrap();

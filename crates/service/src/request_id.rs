@@ -1,31 +1,46 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
+use http::HeaderValue;
 use uuid::{Builder, Uuid};
 
 /// The odd numbers by which the two halves step on: the golden ratio's and the square root of two's digits.
-const STEPS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x6a09_e667_f3bc_c909];
+const INCREMENTS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x6a09_e667_f3bc_c909];
+
+tokio::task_local! {
+    static REQUEST_ID: HeaderValue;
+}
 
 thread_local! {
     /// Two counters that begin anywhere, so that no two threads and no two processes count alike.
     static COUNTERS: Cell<[u64; 2]> = Cell::new([RandomState::new().hash_one(0), RandomState::new().hash_one(1)]);
 }
 
+/// The ID of the request that the current task serves, for forwarding to other services.
+pub fn current_request_id() -> Option<HeaderValue> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}
+
+/// Runs `future` with `id` as its [`current_request_id`].
+pub(crate) fn with_request_id<F: Future>(id: HeaderValue, future: F) -> impl Future<Output = F::Output> {
+    REQUEST_ID.scope(id, future)
+}
+
 /// A name for a request or an answer that nothing else has, in the form of a random UUID. It is no secret: who knows one
 /// may guess the next. Asking the kernel for 128 secret bits each time costs more than all else that a name needs.
-pub fn fresh_id() -> Uuid {
+pub fn new_request_id() -> Uuid {
     let counters = COUNTERS.get();
-    let next = [counters[0].wrapping_add(STEPS[0]), counters[1].wrapping_add(STEPS[1])];
+    let next = [counters[0].wrapping_add(INCREMENTS[0]), counters[1].wrapping_add(INCREMENTS[1])];
     COUNTERS.set(next);
     let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&mixed(next[0]).to_le_bytes());
-    bytes[8..].copy_from_slice(&mixed(next[1]).to_le_bytes());
+    bytes[..8].copy_from_slice(&mix(next[0]).to_le_bytes());
+    bytes[8..].copy_from_slice(&mix(next[1]).to_le_bytes());
     Builder::from_random_bytes(bytes).into_uuid()
 }
 
 /// The output function of `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014): different
 /// numbers stay different, and neighbours look nothing alike.
-fn mixed(mut number: u64) -> u64 {
+fn mix(mut number: u64) -> u64 {
     number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)
@@ -40,7 +55,7 @@ mod tests {
 
     #[test]
     fn no_two_are_alike_whichever_thread_made_them() {
-        let make = || (0..10_000).map(|_| fresh_id()).collect::<Vec<_>>();
+        let make = || (0..10_000).map(|_| new_request_id()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| thread::spawn(make)).collect();
         let ids: HashSet<Uuid> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert_eq!(ids.len(), 40_000);

@@ -4,7 +4,7 @@ use open_inference::{Activation, Datatype, Task};
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
-use super::{NoPrediction, Output, TopK};
+use super::{Output, PredictionError, TopK};
 
 /// A row with more values is not a list of classes, and would be megabytes of JSON.
 const MAX_CLASSES: usize = 100_000;
@@ -26,11 +26,11 @@ pub enum Scale {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification<'a> {
     /// The class of row 0; `None` where the result has no row.
-    pub top: Option<Choice<'a>>,
+    pub top: Option<TopClass<'a>>,
     /// Row 0: all of up to ten classes in the output's order, or the largest, largest first.
     pub probabilities: Vec<ClassScore<'a>>,
     /// The class of each row, where there is not exactly one.
-    pub rows: Vec<Choice<'a>>,
+    pub rows: Vec<TopClass<'a>>,
     /// What the values are.
     pub scale: Scale,
     /// How many classes there are.
@@ -53,7 +53,7 @@ pub struct ClassScore<'a> {
 
 /// The class of a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Choice<'a> {
+pub struct TopClass<'a> {
     /// Its number.
     pub cls: usize,
     /// Its label; its number where there is none.
@@ -71,7 +71,7 @@ pub struct MultiLabel<'a> {
     pub probabilities: Vec<LabelScore<'a>>,
     /// The labels of each row, where there is not exactly one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rows: Option<Vec<Present<'a>>>,
+    pub rows: Option<Vec<PresentLabels<'a>>>,
     /// From this value on a class is present.
     pub threshold: f64,
     /// What the values are.
@@ -95,7 +95,7 @@ pub struct LabelScore<'a> {
 
 /// The labels present in a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Present<'a> {
+pub struct PresentLabels<'a> {
     /// In the output's order.
     pub labels: Vec<Cow<'a, str>>,
 }
@@ -124,69 +124,73 @@ impl Serialize for Classification<'_> {
 /// The values of all rows after the activation.
 struct Scores {
     values: Vec<f32>,
-    in_row: usize,
+    row_length: usize,
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn classification(self, top_k: TopK) -> Result<Classification<'a>, NoPrediction> {
-        let Scores { values, in_row } = self.scores(Task::Classification)?;
-        let is_binary = in_row == 1;
-        let choice = |row: &[f32]| {
-            let (cls, value) = if is_binary { self.side(row[0]) } else { largest(row) };
-            Choice { cls, label: self.label(cls, is_binary), value }
+    pub(super) fn classification(self, top_k: TopK) -> Result<Classification<'a>, PredictionError> {
+        let Scores { values, row_length } = self.scores(Task::Classification)?;
+        let is_binary = row_length == 1;
+        let top_class = |row: &[f32]| {
+            let (cls, value) = if is_binary { self.binary_class(row[0]) } else { argmax(row) };
+            TopClass { cls, label: self.label(cls, is_binary), value }
         };
-        let first = values.get(..in_row);
+        let first = values.get(..row_length);
         let probabilities = match first {
             None => Vec::new(),
-            Some(&[positive]) if is_binary => self.both_sides(positive, top_k),
-            Some(row) => self.listed(row, top_k),
+            Some(&[positive]) if is_binary => self.binary_scores(positive, top_k),
+            Some(row) => self.class_scores(row, top_k),
         };
         Ok(Classification {
-            top: first.map(choice),
+            top: first.map(top_class),
             probabilities,
-            rows: if values.len() == in_row { Vec::new() } else { values.chunks_exact(in_row).map(choice).collect() },
+            rows: if values.len() == row_length {
+                Vec::new()
+            } else {
+                values.chunks_exact(row_length).map(top_class).collect()
+            },
             scale: self.scale(),
-            classes: if is_binary { 2 } else { in_row },
-            threshold: is_binary.then(|| self.named_threshold()),
+            classes: if is_binary { 2 } else { row_length },
+            threshold: is_binary.then(|| self.declared_threshold()),
         })
     }
 
-    pub(super) fn multi_label(self, top_k: TopK) -> Result<MultiLabel<'a>, NoPrediction> {
-        let Scores { values, in_row } = self.scores(Task::MultiLabel)?;
+    pub(super) fn multi_label(self, top_k: TopK) -> Result<MultiLabel<'a>, PredictionError> {
+        let Scores { values, row_length } = self.scores(Task::MultiLabel)?;
         let threshold = self.threshold();
         let present = |row: &[f32]| {
             let present = row.iter().enumerate().filter(|(_, value)| **value >= threshold);
             present.map(|(cls, _)| self.label(cls, false)).collect::<Vec<_>>()
         };
-        let row = values.get(..in_row).unwrap_or_default();
+        let row = values.get(..row_length).unwrap_or_default();
         let score =
             |(cls, value)| LabelScore { cls, label: self.label(cls, false), value, present: value >= threshold };
-        let probabilities = match top_k.of(row.len()) {
+        let probabilities = match top_k.listed_count(row.len()) {
             None => row.iter().copied().enumerate().map(score).collect(),
-            Some(count) => best(row, count).into_iter().map(score).collect(),
+            Some(count) => top_k_of(row, count).into_iter().map(score).collect(),
         };
-        let of_row = |row: &[f32]| Present { labels: present(row) };
+        let of_row = |row: &[f32]| PresentLabels { labels: present(row) };
         Ok(MultiLabel {
             labels: present(row),
             probabilities,
-            rows: (values.len() != in_row).then(|| values.chunks_exact(in_row).map(of_row).collect()),
-            threshold: self.named_threshold(),
+            rows: (values.len() != row_length).then(|| values.chunks_exact(row_length).map(of_row).collect()),
+            threshold: self.declared_threshold(),
             scale: self.scale(),
-            classes: in_row,
+            classes: row_length,
         })
     }
 
-    /// The largest value of row 0 and its place, where the row has several values.
-    pub(super) fn largest_of_row_0(self) -> Result<Option<(usize, f32)>, NoPrediction> {
-        let Scores { values, in_row } = self.scores(Task::Classification)?;
-        Ok(values.get(..in_row).filter(|_| in_row > 1).map(largest))
+    /// The largest value of row 0 and its index, where the row has several values.
+    pub(super) fn first_row_argmax(self) -> Result<Option<(usize, f32)>, PredictionError> {
+        let Scores { values, row_length } = self.scores(Task::Classification)?;
+        Ok(values.get(..row_length).filter(|_| row_length > 1).map(argmax))
     }
 
     /// Finite values only: no class can be chosen by others, and JSON has no numbers for them.
-    fn scores(&self, task: Task) -> Result<Scores, NoPrediction> {
+    fn scores(&self, task: Task) -> Result<Scores, PredictionError> {
         let rows = self.rows(task, MAX_CLASSES)?;
         if self.tensor.datatype == Datatype::Bytes {
-            return Err(self.unfit(task));
+            return Err(self.unsupported_shape(task));
         }
         let mut values = self.tensor.to_f32();
         match self.metadata.parameters.activation {
@@ -195,53 +199,53 @@ impl<'a> Output<'a> {
             Some(Activation::Softmax) => values.chunks_exact_mut(rows.length).for_each(softmax),
         }
         if !values.iter().all(|value| value.is_finite()) {
-            return Err(NoPrediction::NotFinite);
+            return Err(PredictionError::NotFinite);
         }
-        Ok(Scores { values, in_row: rows.length })
+        Ok(Scores { values, row_length: rows.length })
     }
 
     fn scale(&self) -> Scale {
         if self.metadata.parameters.activation.is_some() { Scale::Probability } else { Scale::Score }
     }
 
-    fn named_threshold(&self) -> f64 {
+    fn declared_threshold(&self) -> f64 {
         self.metadata.parameters.threshold.unwrap_or(DEFAULT_THRESHOLD)
     }
 
     /// As exact as the values that are held against it: 0.7 as an `f32` reaches a threshold of 0.7.
     pub(super) fn threshold(&self) -> f32 {
-        self.named_threshold() as f32
+        self.declared_threshold() as f32
     }
 
     /// Which of two classes a value stands for, and that class's value. Of a score only the second class's is known.
-    fn side(&self, positive: f32) -> (usize, f32) {
+    fn binary_class(&self, positive: f32) -> (usize, f32) {
         let cls = usize::from(positive >= self.threshold());
         let is_complement = cls == 0 && self.scale() == Scale::Probability;
         (cls, if is_complement { 1.0 - positive } else { positive })
     }
 
-    fn both_sides(&self, positive: f32, top_k: TopK) -> Vec<ClassScore<'a>> {
+    fn binary_scores(&self, positive: f32, top_k: TopK) -> Vec<ClassScore<'a>> {
         if self.scale() == Scale::Score {
             return vec![ClassScore { cls: Some(1), label: self.label(1, true), value: positive }];
         }
-        let mut both = self.listed(&[1.0 - positive, positive], top_k);
-        both.iter_mut().zip([0, 1]).for_each(|(score, place)| {
-            score.label = self.label(score.cls.unwrap_or(place), true);
+        let mut both = self.class_scores(&[1.0 - positive, positive], top_k);
+        both.iter_mut().zip([0, 1]).for_each(|(score, index)| {
+            score.label = self.label(score.cls.unwrap_or(index), true);
         });
         both
     }
 
     /// The classes of a row that `top_k` lists.
-    fn listed(&self, row: &[f32], top_k: TopK) -> Vec<ClassScore<'a>> {
+    fn class_scores(&self, row: &[f32], top_k: TopK) -> Vec<ClassScore<'a>> {
         let label = |cls| self.label(cls, false);
-        match top_k.of(row.len()) {
+        match top_k.listed_count(row.len()) {
             None => {
                 let score = |(cls, &value)| ClassScore { cls: None, label: label(cls), value };
                 row.iter().enumerate().map(score).collect()
             }
             Some(count) => {
                 let score = |(cls, value)| ClassScore { cls: Some(cls), label: label(cls), value };
-                best(row, count).into_iter().map(score).collect()
+                top_k_of(row, count).into_iter().map(score).collect()
             }
         }
     }
@@ -274,21 +278,21 @@ fn softmax(row: &mut [f32]) {
     }
 }
 
-/// The largest value and its place: of equal ones the first, as `argmax` has it.
-fn largest(row: &[f32]) -> (usize, f32) {
+/// The largest value and its index: of equal ones the first, as `argmax` has it.
+fn argmax(row: &[f32]) -> (usize, f32) {
     let larger =
         |best: (usize, f32), (index, &value): (usize, &f32)| if value > best.1 { (index, value) } else { best };
     row.iter().enumerate().skip(1).fold((0, row[0]), larger)
 }
 
 /// The `count` largest, largest first, of equal ones the first.
-fn best(row: &[f32], count: usize) -> Vec<(usize, f32)> {
-    let mut places: Vec<usize> = (0..row.len()).collect();
+fn top_k_of(row: &[f32], count: usize) -> Vec<(usize, f32)> {
+    let mut indices: Vec<usize> = (0..row.len()).collect();
     let better = |&a: &usize, &b: &usize| row[b].total_cmp(&row[a]).then(a.cmp(&b));
-    if (1..places.len()).contains(&count) {
-        places.select_nth_unstable_by(count - 1, better);
-        places.truncate(count);
+    if (1..indices.len()).contains(&count) {
+        indices.select_nth_unstable_by(count - 1, better);
+        indices.truncate(count);
     }
-    places.sort_unstable_by(better);
-    places.into_iter().map(|place| (place, row[place])).collect()
+    indices.sort_unstable_by(better);
+    indices.into_iter().map(|index| (index, row[index])).collect()
 }

@@ -12,17 +12,21 @@ fn request(method: &str, headers: &[(&str, &str)]) -> Request {
     request.body(Body::empty()).unwrap()
 }
 
-fn status(guard: &Guard, request: &Request) -> u16 {
-    guard.check(request).map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+fn status(guard: &RequestGuard, request: &Request) -> u16 {
+    guard.check(request).map_or_else(|rejection| rejection.status.as_u16(), |()| 200)
 }
 
-fn status_of_host(guard: &Guard, host: &str) -> u16 {
+fn status_of_host(guard: &RequestGuard, host: &str) -> u16 {
     status(guard, &request("GET", &[("host", host)]))
 }
 
 #[test]
 fn a_service_that_is_not_published_answers_to_loopback_names_addresses_and_names_it_is_given() {
-    let guard = Guard::public(false, list("web_api,Models.Example.org:8080", host_name).unwrap(), Vec::new());
+    let guard = RequestGuard::public(
+        false,
+        parse_list("web_api,Models.Example.org:8080", parse_host_name).unwrap(),
+        Vec::new(),
+    );
     let known = "localhost LOCALHOST:5000 a.localhost:1 localhost. 127.0.0.1 127.0.0.1:5000 192.168.1.7:5000 [::1] [::1]:5000 \
         web_api:5000 models.example.org MODELS.example.org:443 models.example.org.";
     for host in known.split_whitespace() {
@@ -33,15 +37,15 @@ fn a_service_that_is_not_published_answers_to_loopback_names_addresses_and_names
     for host in others.split_whitespace() {
         assert_eq!(status_of_host(&guard, host), 421, "{host}");
     }
-    let refusal = guard.check(&request("GET", &[("host", "rebound.example")])).unwrap_err();
-    assert!(refusal.detail.contains("\"rebound.example\"") && refusal.detail.contains("ALLOWED_HOSTS"));
-    let published = Guard::public(true, Vec::new(), Vec::new());
+    let rejection = guard.check(&request("GET", &[("host", "rebound.example")])).unwrap_err();
+    assert!(rejection.detail.contains("\"rebound.example\"") && rejection.detail.contains("ALLOWED_HOSTS"));
+    let published = RequestGuard::public(true, Vec::new(), Vec::new());
     assert_eq!(status_of_host(&published, "models.example.org"), 200);
 }
 
 #[test]
 fn http_1_1_has_exactly_one_host() {
-    for guard in [Guard::default(), Guard::public(true, Vec::new(), Vec::new())] {
+    for guard in [RequestGuard::default(), RequestGuard::public(true, Vec::new(), Vec::new())] {
         for hosts in
             [&[][..], &[("host", "localhost"), ("host", "localhost")], &[("host", "local host")], &[("host", "a/b")]]
         {
@@ -55,14 +59,14 @@ fn http_1_1_has_exactly_one_host() {
     let mut call = request("POST", &[]);
     *call.version_mut() = Version::HTTP_2;
     *call.uri_mut() = "http://rebound.example/predict".parse().unwrap();
-    assert_eq!(status(&Guard::default(), &call), 421);
+    assert_eq!(status(&RequestGuard::default(), &call), 421);
     *call.uri_mut() = "http://localhost:5000/predict".parse().unwrap();
-    assert_eq!(status(&Guard::default(), &call), 200);
+    assert_eq!(status(&RequestGuard::default(), &call), 200);
 }
 
 #[test]
 fn a_page_of_another_origin_changes_nothing() {
-    let guard = Guard::public(false, Vec::new(), vec![HeaderValue::from_static("https://app.example")]);
+    let guard = RequestGuard::public(false, Vec::new(), vec![HeaderValue::from_static("https://app.example")]);
     let cases = [
         (&[][..], 200),
         (&[("sec-fetch-site", "same-origin"), ("origin", "http://localhost:5000")], 200),
@@ -95,8 +99,8 @@ fn a_page_of_another_origin_changes_nothing() {
 
 #[test]
 fn a_private_service_answers_no_browser_and_on_loopback_no_unknown_name() {
-    let loopback = Guard::private(LOOPBACK, Vec::new());
-    let network = Guard::private(Ipv4Addr::UNSPECIFIED.into(), Vec::new());
+    let loopback = RequestGuard::private(LOOPBACK, Vec::new());
+    let network = RequestGuard::private(Ipv4Addr::UNSPECIFIED.into(), Vec::new());
     assert_eq!([&loopback, &network].map(|guard| status_of_host(guard, "model_api:5050")), [421, 200]);
     for guard in [loopback, network] {
         for header in
@@ -116,9 +120,9 @@ fn a_private_service_answers_no_browser_and_on_loopback_no_unknown_name() {
 
 #[tokio::test]
 async fn a_refusal_has_the_form_of_its_route() {
-    let refusal = || Refusal::unknown_host(&"x".repeat(10_000));
+    let rejection = || Rejection::unknown_host(&"x".repeat(10_000));
     for (path, media_type) in [("/v2/models/m/infer", "application/json"), ("/predict", "application/problem+json")] {
-        let response = refusal().respond(path, false);
+        let response = rejection().respond(path, false);
         assert_eq!(
             (response.status(), &response.headers()[header::CONTENT_TYPE]),
             (StatusCode::MISDIRECTED_REQUEST, &HeaderValue::from_static(media_type))
@@ -126,7 +130,7 @@ async fn a_refusal_has_the_form_of_its_route() {
         let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
         assert!(body.windows(13).any(|words| words == b"ALLOWED_HOSTS"), "{}", body.escape_ascii());
     }
-    let call = Refusal::browser().respond("/inference.GRPCInferenceService/ModelInfer", true);
+    let call = Rejection::browser().respond("/inference.GRPCInferenceService/ModelInfer", true);
     assert_eq!((call.status(), &call.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(7)));
     assert!(call.headers()["grpc-message"].to_str().unwrap().contains("web_api"));
 }
@@ -134,18 +138,18 @@ async fn a_refusal_has_the_form_of_its_route() {
 #[test]
 fn a_list_names_the_entry_that_it_cannot_use() {
     assert_eq!(
-        list("https://App.example, http://localhost:3000,", origin).unwrap(),
+        parse_list("https://App.example, http://localhost:3000,", parse_origin).unwrap(),
         ["https://app.example", "http://localhost:3000"]
     );
     for bad in
         ["*", "app.example", "https://app.example/", "https://*.example", "https://app.example:443", "null", "https://"]
     {
-        assert!(list(bad, origin).unwrap_err().contains(bad), "{bad}");
+        assert!(parse_list(bad, parse_origin).unwrap_err().contains(bad), "{bad}");
     }
     for bad in ["*.example.org", "https://example.org", "a b", ":80"] {
-        assert!(list(bad, host_name).unwrap_err().contains(bad), "{bad}");
+        assert!(parse_list(bad, parse_host_name).unwrap_err().contains(bad), "{bad}");
     }
-    assert!("0.0.0.0".parse::<Address>().is_ok_and(|address| !address.0.is_loopback()));
-    assert!("[::1]".parse::<Address>().is_ok_and(|address| address.0.is_loopback()));
-    assert!("yes".parse::<Address>().is_err());
+    assert!("0.0.0.0".parse::<BindAddress>().is_ok_and(|address| !address.0.is_loopback()));
+    assert!("[::1]".parse::<BindAddress>().is_ok_and(|address| address.0.is_loopback()));
+    assert!("yes".parse::<BindAddress>().is_err());
 }

@@ -12,15 +12,15 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
-use crate::held::Holding;
 use crate::peer::Peer;
+use crate::response_body::GuardedBody;
 
-/// Start of the clock of [`Activity`].
+/// Start of the clock of [`ConnectionActivity`].
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What one connection does. Its own task writes it; the connection limit reads it from another thread.
 #[derive(Debug)]
-pub(crate) struct Activity {
+pub(crate) struct ConnectionActivity {
     peer: Peer,
     /// Reads that brought bytes. Only the connection's own task adds to it, so that a relaxed store is enough.
     reads: AtomicU64,
@@ -36,7 +36,7 @@ pub(crate) struct Activity {
     evicted: Notify,
 }
 
-impl Activity {
+impl ConnectionActivity {
     /// Of a connection that has just been accepted.
     pub fn new(peer: Peer) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Activity {
     }
 
     /// Counts a request until the value is dropped.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
+    pub fn start_request(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
@@ -101,7 +101,7 @@ impl Activity {
         self.is_evicted.load(Ordering::Relaxed)
     }
 
-    /// Returns once [`Activity::evict`] has been called.
+    /// Returns once [`ConnectionActivity::evict`] has been called.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
@@ -112,7 +112,7 @@ fn millis(now: Instant) -> u64 {
 }
 
 /// A request that has arrived and whose response is not complete.
-pub(crate) struct InFlight(Arc<Activity>);
+pub(crate) struct InFlight(Arc<ConnectionActivity>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -124,53 +124,53 @@ impl Drop for InFlight {
 
 /// The routes of one connection. Counts requests until their responses are complete, and names the client in each.
 #[derive(Clone)]
-pub(crate) struct Counted {
+pub(crate) struct TrackedService {
     routes: TowerToHyperService<Router>,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
 }
 
-impl Counted {
-    pub fn new(routes: Router, activity: Arc<Activity>) -> Self {
+impl TrackedService {
+    pub fn new(routes: Router, activity: Arc<ConnectionActivity>) -> Self {
         Self { routes: TowerToHyperService::new(routes), activity }
     }
 }
 
-impl Service<Request<Incoming>> for Counted {
-    type Response = Response<CountedBody>;
+impl Service<Request<Incoming>> for TrackedService {
+    type Response = Response<TrackedBody>;
     type Error = Infallible;
-    type Future = CountedResponse;
+    type Future = TrackedResponse;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.activity.peer());
-        CountedResponse { in_flight: Some(self.activity.begin()), response: self.routes.call(request) }
+        TrackedResponse { in_flight: Some(self.activity.start_request()), response: self.routes.call(request) }
     }
 }
 
 pin_project_lite::pin_project! {
     /// A response to come.
-    pub(crate) struct CountedResponse {
+    pub(crate) struct TrackedResponse {
         #[pin]
         response: <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
         in_flight: Option<InFlight>,
     }
 }
 
-impl Future for CountedResponse {
-    type Output = Result<Response<CountedBody>, Infallible>;
+impl Future for TrackedResponse {
+    type Output = Result<Response<TrackedBody>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.response.poll(cx));
         let in_flight = this.in_flight.take();
-        Poll::Ready(Ok(response.map(|body| Holding::new(body, in_flight))))
+        Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, in_flight))))
     }
 }
 
 /// The body of a response, whose request is in flight until it is dropped.
-pub(crate) type CountedBody = Holding<Option<InFlight>>;
+pub(crate) type TrackedBody = GuardedBody<Option<InFlight>>;
 
 #[cfg(test)]
-impl Default for Activity {
+impl Default for ConnectionActivity {
     fn default() -> Self {
         Self::new(Peer(std::net::Ipv4Addr::LOCALHOST.into()))
     }
@@ -182,10 +182,10 @@ mod tests {
 
     #[test]
     fn a_connection_is_busy_until_its_last_response_is_complete_and_read() {
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(ConnectionActivity::default());
         let later = Instant::now() + Duration::from_secs(3);
         assert!(activity.idle_for(later).unwrap() >= Duration::from_secs(3));
-        let (first, second) = (activity.begin(), activity.begin());
+        let (first, second) = (activity.start_request(), activity.start_request());
         drop(first);
         assert_eq!(activity.idle_for(later), None);
         drop(second);

@@ -60,8 +60,8 @@ fn start_on(settings: ServerSettings) -> Server {
         let stop = async {
             let _ = stopped.await;
         };
-        let cores = Cores::new(2).unwrap();
-        serve_on(&cores, listener, app, &settings, &Readiness::default(), stop).await
+        let runtimes = PerCoreRuntimes::new(2).unwrap();
+        serve_on(&runtimes, listener, app, &settings, &Readiness::default(), stop).await
     });
     Server { address, stop, task }
 }

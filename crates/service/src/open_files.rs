@@ -1,19 +1,20 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::connection_limit::MAX_WAITING;
+use crate::connection_limit::MAX_WAITING_CONNECTIONS;
 use crate::settings::{ServerSettings, SettingError};
 
 /// Descriptors for everything but connections: the listeners, the log, files that are read, the pipes of child processes.
-const RESERVE: u64 = 256;
+const OTHER_DESCRIPTORS: u64 = 256;
 
 /// Raises the soft limit of open files (`RLIMIT_NOFILE`) as far as `MAX_CONNECTIONS` needs it, where `outgoing` further connections
 /// are opened to other services.
 ///
 /// # Errors
 /// Where the hard limit is too low: accepting would fail long before `MAX_CONNECTIONS` is reached.
-pub fn reserve(settings: &ServerSettings, outgoing: usize) -> Result<(), SettingError> {
+pub fn raise_limit(settings: &ServerSettings, outgoing: usize) -> Result<(), SettingError> {
     let connections = settings.max_connections.saturating_add(settings.metrics().max_connections);
-    let needed = connections.saturating_add(2 * MAX_WAITING).saturating_add(outgoing) as u64 + RESERVE;
+    let needed =
+        connections.saturating_add(2 * MAX_WAITING_CONNECTIONS).saturating_add(outgoing) as u64 + OTHER_DESCRIPTORS;
     match raised(getrlimit(Resource::Nofile), needed) {
         Ok(None) => Ok(()),
         Ok(Some(limit)) => setrlimit(Resource::Nofile, limit).map_err(|error| {

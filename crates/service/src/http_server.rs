@@ -16,27 +16,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::activity::{Activity, Counted};
-use crate::at_once::AtOnce;
-use crate::connection::Connection;
-use crate::connection_limit::{ConnectionLimit, Place};
-use crate::cores::{Core, Cores};
-use crate::idle::{HeaderTimer, without_requests};
+use crate::connection_activity::{ConnectionActivity, TrackedService};
+use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
+use crate::idle_timeout::{HeaderTimer, wait_until_idle};
+use crate::inline_wake::InlineWake;
 use crate::peer::Peer;
 use crate::readiness::Readiness;
+use crate::runtime::{CoreRuntime, PerCoreRuntimes};
 use crate::settings::ServerSettings;
+use crate::timeout_stream::TimeoutStream;
 
 /// What an HTTP/2 connection begins with.
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Connections that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`). Whoever comes when it is
+/// Acceptor that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`). Whoever comes when it is
 /// full is not heard, and tries again a second later; with the 128 that are customary, that befell some of 700 that came at once.
 const BACKLOG: u32 = 4096;
 
 /// How long an idle client may take to answer `GOAWAY`.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The same, where a new connection waits for its place.
+/// The same, where a new connection waits for its permit.
 const EVICTION_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Between two looks at the beginning of a preface: the interval doubles, so that a thousand clients that go no further cost little.
@@ -68,19 +68,19 @@ pub async fn serve(
     readiness: &Readiness,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DrainTimeout> {
-    serve_on(&Cores::current(), listener, app, settings, readiness, stop).await
+    serve_on(&PerCoreRuntimes::current(), listener, app, settings, readiness, stop).await
 }
 
-/// [`serve`], where a connection and all that comes of it stay on one of `cores`.
+/// [`serve`], where a connection and all that comes of it stay on one of `runtimes`.
 pub async fn serve_on(
-    cores: &Cores,
+    runtimes: &PerCoreRuntimes,
     listener: TcpListener,
     app: Router,
     settings: &ServerSettings,
     readiness: &Readiness,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DrainTimeout> {
-    let connections = Connections::new(cores, app, settings);
+    let connections = Acceptor::new(runtimes, app, settings);
     tokio::select! {
         () = connections.accept(&listener) => {}
         () = stop => {}
@@ -95,8 +95,8 @@ pub async fn serve_on(
     Ok(())
 }
 
-struct Connections<'a> {
-    cores: &'a Cores,
+struct Acceptor<'a> {
+    runtimes: &'a PerCoreRuntimes,
     app: Router,
     builder: auto::Builder<TokioExecutor>,
     limit: ConnectionLimit,
@@ -108,14 +108,14 @@ struct Connections<'a> {
 }
 
 /// Also a server that is dropped, and not stopped, ends its connections.
-impl Drop for Connections<'_> {
+impl Drop for Acceptor<'_> {
     fn drop(&mut self) {
         self.stopping.cancel();
     }
 }
 
-impl<'a> Connections<'a> {
-    fn new(cores: &'a Cores, app: Router, settings: &ServerSettings) -> Self {
+impl<'a> Acceptor<'a> {
+    fn new(runtimes: &'a PerCoreRuntimes, app: Router, settings: &ServerSettings) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().header_read_timeout(settings.header_timeout).max_buf_size(64 << 10);
         builder
@@ -132,7 +132,7 @@ impl<'a> Connections<'a> {
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10));
         Self {
-            cores,
+            runtimes,
             app,
             builder,
             limit: ConnectionLimit::new(settings.max_connections),
@@ -160,26 +160,26 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Serves a connection in a task of its own, once it has a place.
+    /// Serves a connection in a task of its own, once it has a permit.
     fn start(&self, stream: TcpStream, peer: Peer) {
-        let Core { runtime, connections } = self.cores.idlest().clone();
+        let CoreRuntime { runtime, connections } = self.runtimes.least_loaded().clone();
         let (app, builder, stopping) = (self.app.clone(), self.builder.clone(), self.stopping.clone());
-        let session = Session { app, builder, stopping, timeouts: self.timeouts };
+        let task = ConnectionTask { app, builder, stopping, timeouts: self.timeouts };
         let open = self.open.token();
-        let serve = move |stream, place| {
+        let serve = move |stream, permit| {
             runtime.spawn(async move {
-                session.serve(stream, &place).await;
-                drop((place, connections, open));
+                task.serve(stream, &permit).await;
+                drop((permit, connections, open));
             });
         };
-        if let Some(place) = self.limit.take(peer) {
-            hand_over(stream, place, serve);
-        } else if let Some(waiting) = self.limit.queue() {
+        if let Some(permit) = self.limit.try_acquire(peer) {
+            hand_over(stream, permit, serve);
+        } else if let Some(waiting) = self.limit.try_queue() {
             let limit = self.limit.clone();
             tokio::spawn(async move {
-                match limit.wait(peer).await {
-                    Some(place) => hand_over(stream, place, serve),
-                    None => refuse(stream).await,
+                match limit.acquire(peer).await {
+                    Some(permit) => hand_over(stream, permit, serve),
+                    None => reject_over_limit(stream).await,
                 }
                 drop(waiting);
             });
@@ -188,10 +188,10 @@ impl<'a> Connections<'a> {
 }
 
 /// Takes the stream out of this thread's events: they are to wake the thread that it is going to live on.
-fn hand_over(stream: TcpStream, place: Place, serve: impl FnOnce(std::net::TcpStream, Place)) {
+fn hand_over(stream: TcpStream, permit: ConnectionPermit, serve: impl FnOnce(std::net::TcpStream, ConnectionPermit)) {
     let _ = stream.set_nodelay(true);
     if let Ok(stream) = stream.into_std() {
-        serve(stream, place);
+        serve(stream, permit);
     }
 }
 
@@ -207,39 +207,39 @@ struct Timeouts {
 }
 
 /// What serves one connection.
-struct Session {
+struct ConnectionTask {
     app: Router,
     builder: auto::Builder<TokioExecutor>,
     stopping: CancellationToken,
     timeouts: Timeouts,
 }
 
-impl Session {
-    /// Serves until the client ends the connection, it has been idle for too long, another needs its place, or the server stops.
-    async fn serve(self, stream: std::net::TcpStream, place: &Place) {
+impl ConnectionTask {
+    /// Serves until the client ends the connection, it has been idle for too long, another needs its permit, or the server stops.
+    async fn serve(self, stream: std::net::TcpStream, permit: &ConnectionPermit) {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
-        let activity = place.activity();
+        let activity = permit.activity();
         let begun = tokio::select! {
             biased;
-            begun = timeout(self.timeouts.header, has_begun(&stream)) => begun.unwrap_or(None),
+            begun = timeout(self.timeouts.header, sniff_protocol(&stream)) => begun.unwrap_or(None),
             () = self.stopping.cancelled() => None,
             () = activity.evicted() => None,
         };
         if let Some(version) = begun {
-            AtOnce::new(self.serve_requests(stream, version, Arc::clone(activity))).await;
+            InlineWake::new(self.serve_requests(stream, version, Arc::clone(activity))).await;
         }
     }
 
     /// HTTP/1 is idle between two requests, which hyper's header timer sees. HTTP/2 has no such timer: where no request arrives
     /// for the idle timeout, the client is told to open another connection for its next (`GOAWAY`), and open streams go on.
-    async fn serve_requests(self, stream: TcpStream, version: Version, activity: Arc<Activity>) {
+    async fn serve_requests(self, stream: TcpStream, version: Version, activity: Arc<ConnectionActivity>) {
         let Self { app, mut builder, stopping, timeouts } = self;
         builder.http1().timer(HeaderTimer::new(Arc::clone(&activity), timeouts.idle, timeouts.header));
-        let stream = TokioIo::new(Connection::new(stream, version, timeouts.write, Arc::clone(&activity)));
-        let mut connection = pin!(builder.serve_connection(stream, Counted::new(app, Arc::clone(&activity))));
+        let stream = TokioIo::new(TimeoutStream::new(stream, version, timeouts.write, Arc::clone(&activity)));
+        let mut connection = pin!(builder.serve_connection(stream, TrackedService::new(app, Arc::clone(&activity))));
         let idle = async {
             match version {
-                Version::HTTP_2 => without_requests(&activity, timeouts.idle).await,
+                Version::HTTP_2 => wait_until_idle(&activity, timeouts.idle).await,
                 _ => pending().await,
             }
         };
@@ -252,13 +252,13 @@ impl Session {
             }
             () = idle => {
                 connection.as_mut().graceful_shutdown();
-                leave(connection, &activity, LEAVE_TIMEOUT).await
+                close_gracefully(connection, &activity, GOAWAY_TIMEOUT).await
             }
             () = activity.evicted() => {
                 connection.as_mut().graceful_shutdown();
                 // A client without a single request has nothing to lose.
-                let patience = if activity.requests() == 0 { Duration::ZERO } else { EVICTION_TIMEOUT };
-                leave(connection, &activity, patience).await
+                let grace = if activity.requests() == 0 { Duration::ZERO } else { EVICTION_TIMEOUT };
+                close_gracefully(connection, &activity, grace).await
             }
         };
         if let Err(error) = ended {
@@ -267,25 +267,25 @@ impl Session {
     }
 }
 
-/// Waits for the end of a connection that has been told to end. A client that does not answer is cut off after `patience`, unless
+/// Waits for the end of a connection that has been told to end. A client that does not answer is cut off after `grace`, unless
 /// a request of its is in flight.
-async fn leave<E>(
+async fn close_gracefully<E>(
     mut connection: impl Future<Output = Result<(), E>> + Unpin,
-    activity: &Activity,
-    mut patience: Duration,
+    activity: &ConnectionActivity,
+    mut grace: Duration,
 ) -> Result<(), E> {
     loop {
-        match timeout(patience, &mut connection).await {
+        match timeout(grace, &mut connection).await {
             Ok(ended) => return ended,
             Err(_) if activity.is_idle() => return Ok(()),
-            Err(_) => patience = LEAVE_TIMEOUT,
+            Err(_) => grace = GOAWAY_TIMEOUT,
         }
     }
 }
 
 /// Waits until the client has said enough to tell HTTP/1 from HTTP/2, and takes none of it. The builder would wait for
-/// the same, but without a timer: a client that says nothing would keep its place for ever. `None`: it has gone.
-async fn has_begun(stream: &TcpStream) -> Option<Version> {
+/// the same, but without a timer: a client that says nothing would keep its permit for ever. `None`: it has gone.
+async fn sniff_protocol(stream: &TcpStream) -> Option<Version> {
     let mut said = [0; HTTP2_PREFACE.len()];
     let mut pause = MIN_PEEK_INTERVAL;
     loop {
@@ -303,7 +303,7 @@ async fn has_begun(stream: &TcpStream) -> Option<Version> {
 }
 
 /// Says "later" in HTTP/1.1 and reads what the client sends meanwhile, so that it sees the answer and no reset.
-async fn refuse(mut stream: TcpStream) {
+async fn reject_over_limit(mut stream: TcpStream) {
     const BUSY: &[u8] =
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
     let answered = timeout(Duration::from_secs(1), async {

@@ -16,10 +16,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The target of lines about requests, for `LOG_LEVEL` (`info,request=warn`) and for this module. The name is an interface: it
 /// does not follow the module that logs them.
-pub(crate) const REQUEST_TARGET: &str = "request";
+pub(crate) const ACCESS_LOG_TARGET: &str = "request";
 
 /// How long lines about requests are collected before they are written.
-const COLLECT_DELAY: Duration = Duration::from_millis(20);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long another line waits until it is written. After one such timeout no line waits until stderr takes bytes again.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const MAX_BUFFERED_BYTES: usize = 1 << 20;
 
 /// Writes to stderr, as the module says.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestLog(Arc<Shared>);
+pub(crate) struct AccessLogWriter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
@@ -54,7 +54,7 @@ struct Buffer {
     is_stalled: bool,
 }
 
-impl RequestLog {
+impl AccessLogWriter {
     /// Starts the thread, which lives as long as the process.
     pub fn start() -> Self {
         let log = Self(Arc::default());
@@ -73,7 +73,7 @@ impl Shared {
     fn write_once(&self, to: &mut impl Write) {
         let buffer = self.added.wait_while(self.lock(), |buffer| buffer.lines.is_empty());
         let buffer = buffer.unwrap_or_else(PoisonError::into_inner);
-        let collected = self.added.wait_timeout_while(buffer, COLLECT_DELAY, |buffer| !buffer.is_urgent);
+        let collected = self.added.wait_timeout_while(buffer, FLUSH_INTERVAL, |buffer| !buffer.is_urgent);
         let (mut buffer, _) = collected.unwrap_or_else(PoisonError::into_inner);
         let (lines, dropped, added) = (mem::take(&mut buffer.lines), mem::take(&mut buffer.dropped), buffer.added);
         buffer.is_urgent = false;
@@ -92,7 +92,7 @@ impl Shared {
     }
 
     /// Adds a line that may wait for others.
-    fn collect(&self, line: &[u8]) {
+    fn buffer_line(&self, line: &[u8]) {
         let mut buffer = self.lock();
         let is_first = buffer.lines.is_empty();
         if buffer.add(line) && is_first {
@@ -101,7 +101,7 @@ impl Shared {
     }
 
     /// Adds a line and waits until it is written, at most [`WRITE_TIMEOUT`].
-    fn write_now(&self, line: &[u8]) {
+    fn write_through(&self, line: &[u8]) {
         let mut buffer = self.lock();
         if !buffer.add(line) {
             return;
@@ -139,31 +139,31 @@ impl Buffer {
 }
 
 /// How one line is written.
-pub(crate) enum Line<'a> {
+pub(crate) enum LineWriter<'a> {
     /// With others, a moment later.
-    Collected(&'a Shared),
+    Buffered(&'a Shared),
     /// At once.
-    Now(&'a Shared),
+    Through(&'a Shared),
 }
 
-impl<'a> MakeWriter<'a> for RequestLog {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for AccessLogWriter {
+    type Writer = LineWriter<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line::Now(&self.0)
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter::Through(&self.0)
     }
 
-    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Line<'a> {
-        let is_collected = line.target() == REQUEST_TARGET && *line.level() >= Level::INFO;
-        if is_collected { Line::Collected(&self.0) } else { Line::Now(&self.0) }
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> LineWriter<'a> {
+        let is_buffered = line.target() == ACCESS_LOG_TARGET && *line.level() >= Level::INFO;
+        if is_buffered { LineWriter::Buffered(&self.0) } else { LineWriter::Through(&self.0) }
     }
 }
 
-impl Write for Line<'_> {
+impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Collected(shared) => shared.collect(line),
-            Self::Now(shared) => shared.write_now(line),
+            Self::Buffered(shared) => shared.buffer_line(line),
+            Self::Through(shared) => shared.write_through(line),
         }
         Ok(line.len())
     }
@@ -197,8 +197,8 @@ mod tests {
     }
 
     /// A log, and where each of its writes arrives. A write lasts until it is received.
-    fn log() -> (RequestLog, mpsc::Receiver<Vec<u8>>) {
-        let log = RequestLog(Arc::default());
+    fn log() -> (AccessLogWriter, mpsc::Receiver<Vec<u8>>) {
+        let log = AccessLogWriter(Arc::default());
         let (sender, receiver) = mpsc::sync_channel(0);
         let (shared, mut to) = (Arc::clone(&log.0), Reader(sender));
         thread::spawn(move || {
@@ -223,8 +223,8 @@ mod tests {
         let (log, receiver) = log();
         let lines = thread::spawn(move || {
             // Nothing is received meanwhile: the first of these waits for its timeout, the others not at all.
-            (0..1000).for_each(|number| log.0.write_now(format!("{number}\n").as_bytes()));
-            log.0.collect(b"of a request\n");
+            (0..1000).for_each(|number| log.0.write_through(format!("{number}\n").as_bytes()));
+            log.0.buffer_line(b"of a request\n");
         });
         lines.join().unwrap();
         let mut read = Vec::new();
@@ -239,16 +239,16 @@ mod tests {
 
     #[test]
     fn only_lines_about_requests_are_collected() {
-        let log = RequestLog(Arc::default());
+        let log = AccessLogWriter(Arc::default());
         let is_urgent = |line: fn()| {
             let subscriber = fmt().with_writer(log.clone()).finish();
             log.0.lock().is_urgent = false;
             with_default(subscriber, line);
             log.0.lock().is_urgent
         };
-        assert!(!is_urgent(|| tracing::info!(target: REQUEST_TARGET, "answered")));
+        assert!(!is_urgent(|| tracing::info!(target: ACCESS_LOG_TARGET, "answered")));
         assert!(is_urgent(|| tracing::info!("something else")));
-        assert!(is_urgent(|| tracing::error!(target: REQUEST_TARGET, "a handler panicked")));
+        assert!(is_urgent(|| tracing::error!(target: ACCESS_LOG_TARGET, "a handler panicked")));
         let lines = String::from_utf8(log.0.lock().lines.clone()).unwrap();
         let place = |words: &str| lines.find(words).unwrap();
         assert!(place("answered") < place("something else") && place("something else") < place("panicked"), "{lines}");
@@ -258,7 +258,7 @@ mod tests {
     fn a_line_is_written_when_its_call_returns() {
         let (log, receiver) = log();
         let reading = thread::spawn(move || receiver.recv().unwrap());
-        log.0.write_now(b"now\n");
+        log.0.write_through(b"now\n");
         assert_eq!(log.0.lock().written, 1);
         assert_eq!(reading.join().unwrap(), b"now\n");
     }

@@ -2,18 +2,18 @@ use open_inference::{Datatype, Task, Tensor, TensorMetadata};
 
 /// The output that is read, with its task: the first with a task and labels, else the first with a task. `None` where there is
 /// none, where all outputs belong to detections, or where the tensor is missing or of another datatype.
-pub(super) fn chosen<'a>(
+pub(super) fn select_output<'a>(
     tensors: &'a [Tensor],
     outputs: &'a [TensorMetadata],
 ) -> Option<(Task, &'a TensorMetadata, &'a Tensor)> {
-    let (task, output) = result_of(outputs);
+    let (task, output) = task_and_output(outputs);
     let output = output?;
     let tensor = tensors.iter().find(|tensor| tensor.name == output.name && tensor.datatype == output.datatype)?;
     Some((task, output, tensor))
 }
 
 /// What results of a model with these outputs are, and the output that is read; all of them are where there is none.
-pub(super) fn result_of(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
+pub(super) fn task_and_output(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
     let with_task = || outputs.iter().filter(|output| task_of(output) != Task::None);
     let labelled = with_task().find(|output| !output.parameters.labels.is_empty());
     let Some(output) = labelled.or_else(|| with_task().next()) else { return (Task::None, None) };
@@ -31,7 +31,7 @@ fn task_of(output: &TensorMetadata) -> Task {
 }
 
 /// The first output, where nothing is known of what it is and it has the shape of scores of two or more classes.
-pub(super) fn unknown_scores(outputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
+pub(super) fn unlabelled_scores(outputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
     let first = outputs.first()?;
     let is_unknown = outputs.iter().all(|output| output.parameters.task.is_none()) && is_float(first.datatype);
     (is_unknown && first.shape.len() != 1 && is_list(&first.shape)).then_some(first)

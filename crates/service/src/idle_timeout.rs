@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 
-use crate::activity::Activity;
+use crate::connection_activity::ConnectionActivity;
 
 /// How many steps the idle time of an HTTP/2 connection is measured in: it ends at most one step late.
-const STEPS: u32 = 4;
+const IDLE_CHECKS: u32 = 4;
 
 /// Timer for hyper's HTTP/1 header timeout that tells an idle connection from a slow one.
 ///
@@ -18,7 +18,7 @@ const STEPS: u32 = 4;
 /// the second, `header`, takes its place. The first header of a connection has begun when hyper starts.
 #[derive(Debug)]
 pub(crate) struct HeaderTimer {
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     idle: Duration,
     header: Duration,
     is_first: AtomicBool,
@@ -26,7 +26,7 @@ pub(crate) struct HeaderTimer {
 
 impl HeaderTimer {
     /// Of one connection; `header` is what hyper has as its header timeout.
-    pub fn new(activity: Arc<Activity>, idle: Duration, header: Duration) -> Self {
+    pub fn new(activity: Arc<ConnectionActivity>, idle: Duration, header: Duration) -> Self {
         Self { activity, idle, header, is_first: AtomicBool::new(true) }
     }
 }
@@ -54,7 +54,7 @@ pin_project_lite::pin_project! {
     struct HeaderSleep {
         #[pin]
         sleep: tokio::time::Sleep,
-        activity: Arc<Activity>,
+        activity: Arc<ConnectionActivity>,
         // Reads when the wait began; none once a byte of the header has arrived.
         seen: Option<u64>,
         header: Duration,
@@ -77,10 +77,10 @@ impl Future for HeaderSleep {
 impl Sleep for HeaderSleep {}
 
 /// Returns when no request has arrived for `timeout`, at most a quarter of it later.
-pub(crate) async fn without_requests(activity: &Activity, timeout: Duration) {
+pub(crate) async fn wait_until_idle(activity: &ConnectionActivity, timeout: Duration) {
     let (mut seen, mut quiet) = (activity.requests(), 0);
-    while quiet < STEPS {
-        tokio::time::sleep(timeout / STEPS).await;
+    while quiet < IDLE_CHECKS {
+        tokio::time::sleep(timeout / IDLE_CHECKS).await;
         let count = activity.requests();
         quiet = if count == seen { quiet + 1 } else { 0 };
         seen = count;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     /// Of a connection that has had its first request.
-    fn start_second(activity: &Arc<Activity>) -> Pin<Box<dyn Sleep>> {
+    fn start_second(activity: &Arc<ConnectionActivity>) -> Pin<Box<dyn Sleep>> {
         let timer = HeaderTimer::new(Arc::clone(activity), IDLE, HEADER);
         drop(start(&timer));
         start(&timer)
@@ -141,14 +141,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_put_the_end_off_and_silence_brings_it() {
-        let activity = Arc::<Activity>::default();
+        let activity = Arc::<ConnectionActivity>::default();
         let idle = tokio::spawn({
             let activity = Arc::clone(&activity);
-            async move { without_requests(&activity, IDLE).await }
+            async move { wait_until_idle(&activity, IDLE).await }
         });
         for _ in 0..10 {
             advance(IDLE / 2).await;
-            drop(activity.begin());
+            drop(activity.start_request());
         }
         tokio::task::yield_now().await;
         assert!(!idle.is_finished());
