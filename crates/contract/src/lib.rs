@@ -2,18 +2,16 @@
 //!
 //! Both services depend on this crate and never on each other, so a change here is a change of the contract.
 
-mod image_array;
-mod model;
+mod legacy;
+mod model_description;
 mod pipeline;
 mod prediction;
-mod to_tensor;
 
-pub use image_array::{ImageArray, ImageArrayError, LegacyResponse};
-pub use model::{Device, ImageInput, ModelDescription, ModelList, Unselected, valid_model_name};
+pub use legacy::{ImageArray, ImageArrayError, LegacyResponse, ToTensorError};
+pub use model_description::{Device, ImageInput, ModelDescription, ModelList, Unselected, valid_model_name};
 pub use pipeline::{Edge, MissingTensor, Pipeline, PipelineRun, Source, Step, empty_outputs};
 pub use prediction::{
     ClassScore, ClassShare, Classification, Embedding, Image, InvalidTopK, LabelScore, MAX_JSON_IMAGE_BYTES,
     MAX_JSON_TENSOR_BYTES, MultiLabel, Number, Png, Prediction, PredictionError, PresentLabels, Regression, Scale,
     Segmentation, Tensors, TopClass, TopK, TypedResult, Values,
 };
-pub use to_tensor::ToTensorError;

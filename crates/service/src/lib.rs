@@ -1,96 +1,44 @@
-//! How a service of ours lives: reads its settings, tells what it does, serves, becomes ready, and stops.
+//! Server library: what `web_api` and `model_api` share as network services.
 //!
-//! Modules stand in the order in which a process meets them.
+//! Modules stand in the order in which a process, and then a request, reaches them.
 
-/// The command line: `--help`, `--version`, and the word that names a subcommand.
-pub mod command_line;
-
-/// Environment variables, read once and checked before a port is bound.
 pub mod settings;
 
-/// Log lines for people or for machines.
-pub mod telemetry;
+mod logging;
 
-/// What a line looks like.
-mod text_format;
+mod lifecycle;
 
-/// The thread that writes lines, so that no request waits for stderr.
-mod access_log;
-
-/// The log file of a native start, bounded in size.
-pub mod log_file;
-
-/// Who still needs time before traffic may come.
-pub mod readiness;
-
-/// A scheduler for each core.
-pub mod runtime;
-
-/// Idle timeouts of connections, apart from the timeout for a request's header.
-mod idle_timeout;
-
-/// The client's address.
+/// Address of the client.
 pub mod peer;
 
-/// What a connection does: requests in flight, or idle since when.
-mod connection_activity;
-
-/// The bound on open connections, of which idle ones give way to new ones.
-mod connection_limit;
-
-/// The limit of open files, raised as far as connections need it.
-pub mod open_files;
-
-/// What bytes of a connection go through.
-mod timeout_stream;
-
-/// A connection that wakes itself goes on at once.
-mod inline_wake;
-
-/// The accept loop: time-outs, a connection cap, a graceful end.
 pub mod http_server;
 
-/// Names for requests and answers.
-pub mod request_id;
-
-/// Checks of every request: `Host`, and that no page of another origin changes anything.
-pub mod request_guard;
-
-/// The secret between `web_api` and `model_api`.
-pub mod shared_secret;
-
-/// Counts and times of requests, by route.
-mod http_metrics;
-
-/// What every route gets: a request id, a log line, a metric, an answer even after a panic.
 pub mod instrument;
 
-/// gRPC beside HTTP on one port: errors that its clients understand.
-pub mod grpc_status;
+mod security;
 
-/// Budget of the memory that is held for clients, by capacity.
-pub mod memory_budget;
+mod limits;
 
-/// A request's body, bounded in bytes, in time and in the memory of all bodies together.
-pub mod body_limits;
+mod response;
 
-/// What an error leaves unread of a body.
-mod body_drain;
+pub use http_server::{open_files, runtime};
+pub use instrument::request_id;
+pub use lifecycle::{health, metrics, readiness, shutdown};
+pub use limits::response_body;
+pub use logging::{log_file, telemetry};
+pub use response::{conditional, grpc_status, problem};
+pub use security::{request_guard, shared_secret};
+pub use settings::command_line;
 
-/// Responses whose memory is reserved until they are sent.
-pub mod response_body;
+/// Reads request bodies within limits on size, time, data rate and memory.
+pub mod body_limits {
+    pub use crate::limits::body_error::BodyError;
+    pub use crate::limits::body_reader::{BodyReader, ReadBody};
+    pub use crate::limits::body_timeout::BodyTimeout;
+}
 
-/// Answers that a client has already.
-pub mod conditional;
-
-/// Errors as RFC 9457 documents.
-pub mod problem;
-
-/// `GET /metrics` on a listener of its own.
-pub mod metrics;
-
-/// SIGTERM and SIGINT: the first is a request, the second an order.
-pub mod shutdown;
-
-/// The `health` and `metrics` subcommands: a container's health check, and its metrics, without curl in the image.
-pub mod health;
+/// Budget of the memory that a process holds for its clients.
+pub mod memory_budget {
+    pub use crate::limits::memory_budget::{EXEMPT_BYTES, MemoryBudget, Reservation};
+    pub use crate::limits::reserved_buffer::ReservedBuffer;
+}

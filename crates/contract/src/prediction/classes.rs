@@ -4,7 +4,9 @@ use open_inference::{Activation, Datatype, Task};
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
-use super::{Output, PredictionError, TopK};
+use super::error::PredictionError;
+use super::output::Output;
+use super::top_k::TopK;
 
 /// A row with more values is not a list of classes, and would be megabytes of JSON.
 const MAX_CLASSES: usize = 100_000;

@@ -8,7 +8,8 @@ use open_inference::{Activation, Datatype, EncodedImage, Task, encode_class_map,
 use serde::{Serialize, Serializer};
 
 use super::classes::sigmoid;
-use super::{Output, PredictionError};
+use super::error::PredictionError;
+use super::output::Output;
 
 /// Larger images are not written into JSON: their base64 is a third longer.
 pub const MAX_JSON_IMAGE_BYTES: usize = 8 << 20;

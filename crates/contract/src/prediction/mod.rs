@@ -6,25 +6,25 @@
 mod classes;
 mod error;
 mod images;
+mod output;
 mod rows;
 mod select_output;
 mod top_k;
 mod values;
 
-use open_inference::{Inference, Provenance, Task, Tensor, TensorMetadata, write_outputs};
+use open_inference::{Inference, Provenance, Task, TensorMetadata, write_outputs};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 pub use classes::{ClassScore, Classification, LabelScore, MultiLabel, PresentLabels, Scale, TopClass};
 pub use error::PredictionError;
 pub use images::{ClassShare, Image, MAX_JSON_IMAGE_BYTES, Png, Segmentation};
+pub use output::MAX_JSON_TENSOR_BYTES;
 pub use top_k::{InvalidTopK, TopK};
 pub use values::{Embedding, Number, Regression, Values};
 
+use output::Output;
 use select_output::{select_output, task_and_output};
-
-/// Tensors of more bytes are not written as JSON numbers in a typed result.
-pub const MAX_JSON_TENSOR_BYTES: usize = 4 << 20;
 
 /// An inference in the form that its task gives it.
 #[derive(Clone, Debug)]
@@ -155,14 +155,6 @@ impl<'a> Prediction<'a> {
     }
 }
 
-/// An output that is read: its tensor, what is known of it, and the names of its classes.
-#[derive(Clone, Copy)]
-struct Output<'a> {
-    tensor: &'a Tensor,
-    metadata: &'a TensorMetadata,
-    labels: &'a [String],
-}
-
 impl<'a> Output<'a> {
     fn decode(self, task: Task, top_k: TopK) -> Result<TypedResult<'a>, PredictionError> {
         Ok(match task {
@@ -174,14 +166,6 @@ impl<'a> Output<'a> {
             Task::Segmentation => TypedResult::Segmentation(self.segmentation()?),
             Task::Detection | Task::None => return Err(self.unsupported_shape(task)),
         })
-    }
-
-    fn unsupported_shape(&self, task: Task) -> PredictionError {
-        PredictionError::UnsupportedShape {
-            output: self.tensor.name.clone(),
-            shape: self.tensor.shape.clone(),
-            task: task.name(),
-        }
     }
 }
 

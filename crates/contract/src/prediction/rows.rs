@@ -1,6 +1,7 @@
 use open_inference::Task;
 
-use super::{Output, PredictionError};
+use super::error::PredictionError;
+use super::output::Output;
 
 /// A result has at most so many rows.
 const MAX_ROWS: usize = 100_000;

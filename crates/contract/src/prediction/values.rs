@@ -1,7 +1,8 @@
 use open_inference::{Datatype, Task};
 use serde::Serialize;
 
-use super::{Output, PredictionError};
+use super::error::PredictionError;
+use super::output::{MAX_JSON_TENSOR_BYTES, Output};
 
 /// Values of a row of a regression.
 const MAX_ROW_VALUES: usize = 100_000;
@@ -80,8 +81,8 @@ impl<'a> Output<'a> {
 
     /// The rows, and how many values one has.
     fn numbers(self, task: Task) -> Result<(Vec<Vec<Number>>, usize), PredictionError> {
-        if self.tensor.data.len() > super::MAX_JSON_TENSOR_BYTES {
-            let (bytes, max) = (self.tensor.data.len(), super::MAX_JSON_TENSOR_BYTES);
+        if self.tensor.data.len() > MAX_JSON_TENSOR_BYTES {
+            let (bytes, max) = (self.tensor.data.len(), MAX_JSON_TENSOR_BYTES);
             return Err(PredictionError::TooLarge { what: "tensors", bytes, max });
         }
         let rows = self.rows(task, MAX_ROW_VALUES)?;
