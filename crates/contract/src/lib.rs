@@ -1,4 +1,4 @@
-//! What `web_api` and `model_api` say to each other: the words of the private HTTP interface, and nothing that acts.
+//! Internal API between `web_api` and `model_api`: the types of its JSON and their conversions.
 //!
 //! Both services depend on this crate and never on each other, so a change here is a change of the contract.
 

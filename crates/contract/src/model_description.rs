@@ -1,3 +1,5 @@
+//! Description of models: response of `GET /models` of `model_api`.
+
 use std::collections::BTreeSet;
 
 use open_inference::{Batching, ModelMetadata, ModelState, NotCached, Platform, TensorMetadata};
@@ -5,112 +7,112 @@ use serde::{Deserialize, Serialize};
 
 use crate::pipeline::Pipeline;
 
-/// What `GET /models` of `model_api` answers: every model that was asked for, served or not.
+/// Response of `GET /models` of `model_api`: every selected model, served or not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelList {
-    /// In alphabetical order.
+    /// Models in alphabetical order.
     pub models: Vec<ModelDescription>,
-    /// `model_api`'s own word: every model has been warm, and one can be asked now. A model that breaks later does not
-    /// take the others out of service.
+    /// Readiness of `model_api`: every model has been warm, and one is available now. A model that fails later does not
+    /// make the service unready.
     pub ready: bool,
-    /// Models of the folder that are not served because `MODEL_NAME` does not select them.
+    /// Models in the repository that `MODEL_NAME` does not select.
     #[serde(default)]
     pub unselected: Unselected,
 }
 
-/// Models that are there, and that `MODEL_NAME` does not select.
+/// Models that exist but are not selected by `MODEL_NAME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unselected {
-    /// The value of `MODEL_NAME`.
+    /// Value of `MODEL_NAME`.
     pub model_name: String,
-    /// Their names.
+    /// Names of the models.
     pub models: BTreeSet<String>,
 }
 
-/// One model version as people and programs need to know it. Everything comes from the graph and its settings.
+/// Description of one model version, from its graph and settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelDescription {
-    /// The name in routes: the folder's or the file's.
+    /// Name in routes: that of the folder or file.
     pub name: String,
-    /// The version's folder name, or `"1"` for a model without versions.
+    /// Folder name of the version, or `"1"` for a model without versions.
     pub version: String,
-    /// Whether it is the one that answers where no version is named.
+    /// Whether this is the default version.
     pub is_default: bool,
-    /// A heading for people; the name where the settings give none.
+    /// Title for display. Equals the name if the settings contain none.
     pub title: String,
-    /// One sentence for people; may be empty.
+    /// One sentence for display; may be empty.
     pub description: String,
-    /// What must be said wherever an answer of this model is shown, e.g. "Not for clinical use."
+    /// Notice to show with every result, e.g. "Not for clinical use."
     pub notice: Option<String>,
-    /// `sha256:<hex>` over graph, external data and settings.
+    /// `sha256:<hex>` of the graph, external data and settings.
     pub digest: String,
-    /// Whether it can be asked now.
+    /// State of the model.
     pub state: ModelState,
-    /// Why it is not [`ModelState::Ready`], without paths.
+    /// Why the state is not [`ModelState::Ready`], without file paths.
     pub reason: Option<String>,
-    /// What runs it. `None` until a session has said so.
+    /// Device of the sessions. `None` until a session reports it.
     pub device: Option<Device>,
-    /// The graph's inputs.
+    /// Inputs of the graph.
     pub inputs: Vec<TensorMetadata>,
-    /// The graph's outputs. Those that are no tensors are left out, and named in `left_out`.
+    /// Outputs of the graph. `left_out` lists those that are not tensors.
     pub outputs: Vec<TensorMetadata>,
     /// Outputs of the graph that cannot be served, each with the reason.
     pub left_out: Vec<String>,
-    /// What of the model's files is not used, each with the reason.
+    /// Files and settings of the model that are not used, each with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Rows that a batch should have at most; 0 where the graph fixes its batch axis or has none.
+    /// Maximum rows of a batch. 0 if the graph has a fixed batch axis or none.
     pub max_batch_size: u32,
-    /// Whether each row's answer depends on that row alone, so that rows may be remembered one by one.
+    /// Whether the result of a row depends on that row alone, so that rows can be cached individually.
     pub independent_rows: bool,
-    /// Present when the model can be asked with an encoded picture.
+    /// Image input. `None` if the model does not accept encoded images.
     pub image: Option<ImageInput>,
-    /// The steps of a model that is a pipeline: `web_api` asks their models one by one, and remembers each answer.
+    /// Steps of a pipeline. `web_api` runs their models one by one and caches each result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<Pipeline>,
-    /// What computes its answers.
+    /// Platform that runs the model.
     #[serde(default)]
     pub platform: Platform,
-    /// Whether rows of different requests run in one batch, and why. `None` until a session has been started.
+    /// Whether rows of different requests share a batch, and why. `None` until a session has started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<Batching>,
-    /// Why results are not cached. `None` where they are.
+    /// Why results are not cached. `None` if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_cached: Option<NotCached>,
-    /// Set once results of a batch were found to differ from those of its requests alone: results computed before this time,
-    /// in ms since the Unix epoch, may be wrong and must not be served from a cache.
+    /// Set once results of a batch differed from those of its requests alone. Results computed before this time, in ms
+    /// since the Unix epoch, may be wrong and must not be served from a cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrong_before_ms: Option<u64>,
 }
 
-/// What a session really runs on, and why it is not what was wished for.
+/// Device of a session, and why it is not the preferred one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// `"cpu"` or `"cuda"`.
     pub name: String,
-    /// Why `cuda` was not used although it was allowed and the machine has a card; `None` otherwise.
+    /// Why CUDA is not used although it is allowed and the machine has a GPU. `None` otherwise.
     #[serde(rename = "stepped_down")]
     pub fallback_reason: Option<String>,
-    /// Version of the ONNX Runtime library, e.g. `"1.31.1"`.
+    /// Version of ONNX Runtime, e.g. `"1.31.1"`.
     pub runtime: String,
 }
 
-/// What a client may know about the picture a model wants.
+/// Image that a model expects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInput {
-    /// Pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     pub height: u32,
     /// `"gray"` or `"rgb"`.
     pub color: String,
-    /// How a picture of another size is brought to this one: `digit`, `contain`, `cover`, `stretch`. A page may offer
-    /// drawing where this is `digit`.
+    /// How images of another size are converted: `digit`, `contain`, `cover` or `stretch`. A page may offer drawing for
+    /// `digit`.
     pub fit: String,
 }
 
 impl ModelDescription {
-    /// A model of which only this is known: its files have not been read.
+    /// Description of a model whose files have not been read.
     pub fn placeholder(name: &str, version: &str, state: ModelState, reason: Option<String>) -> Self {
         Self {
             name: name.to_owned(),
@@ -138,17 +140,17 @@ impl ModelDescription {
         }
     }
 
-    /// Whether it can be asked now.
+    /// Whether the model is available.
     pub fn is_ready(&self) -> bool {
         self.state == ModelState::Ready
     }
 
-    /// Class names in the order of the first output's last axis; empty where the settings give none.
+    /// Class names in the order of the last axis of the first output. Empty if the settings contain none.
     pub fn labels(&self) -> &[String] {
         self.outputs.first().map_or(&[], |output| &output.parameters.labels)
     }
 
-    /// In the protocol's words.
+    /// Metadata in the format of the Open Inference Protocol.
     pub fn metadata(&self) -> ModelMetadata {
         ModelMetadata {
             name: self.name.clone(),
@@ -163,9 +165,9 @@ impl ModelDescription {
     }
 }
 
-/// Whether `name` may name a model: `^[A-Za-z0-9._-]{1,128}$`, and neither `.` nor `..`.
+/// Whether `name` is a valid model name: `^[A-Za-z0-9._-]{1,128}$`, and not only dots.
 ///
-/// Names become file names and parts of Redis keys; whatever passes here is safe in both.
+/// Names become file names and parts of Redis keys; a valid name is safe in both.
 pub fn valid_model_name(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
@@ -177,12 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_letters_digits_dots_dashes_and_underscores() {
-        for good in ["mnist", "resnet-50_v1.5", "7", "a.b"] {
-            assert!(valid_model_name(good), "{good}");
+    fn model_name_consists_of_letters_digits_dots_dashes_and_underscores() {
+        for valid in ["mnist", "resnet-50_v1.5", "7", "a.b"] {
+            assert!(valid_model_name(valid), "{valid}");
         }
-        for bad in ["", ".", "..", "../etc", "a/b", "a\\b", "a b", "a\0", "ä", &"a".repeat(129)] {
-            assert!(!valid_model_name(bad), "{bad:?}");
+        for invalid in ["", ".", "..", "../etc", "a/b", "a\\b", "a b", "a\0", "ä", &"a".repeat(129)] {
+            assert!(!valid_model_name(invalid), "{invalid:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The JSON body of the first MLServe's clients: `{"image_arr": <nested list>}` → `{"cls", "value"}`.
+//! Nested list of numbers, as `{"image_arr": <nested list>}` contains it.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 /// A rectangular nested list of numbers, flattened in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageArray {
-    /// The length of each level of the nesting.
+    /// Length of each nesting level.
     pub shape: Vec<usize>,
-    /// The numbers; as many as the product of `shape`.
+    /// Numbers, as many as the product of `shape`.
     pub values: Vec<f32>,
 }
 
-/// The old answer: the largest value of row 0 and where it stands.
+/// Response of the legacy route: the largest value of row 0 and its index.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LegacyResponse {
     /// Index of the largest value.
@@ -25,26 +25,26 @@ pub struct LegacyResponse {
     pub value: f32,
 }
 
-/// Why a body is no `{"image_arr": …}`.
+/// Error of a body that is not `{"image_arr": …}`.
 #[derive(Debug, thiserror::Error)]
 #[error("the body is not {{\"image_arr\": <nested list of numbers>}}: {0}")]
 pub struct ImageArrayError(serde_json::Error);
 
-/// Deeper than any tensor ONNX Runtime takes from us, and far from exhausting the stack.
+/// Nesting limit: deeper than any tensor that ONNX Runtime accepts, and far from exhausting the stack.
 const MAX_DEPTH: usize = 8;
 
 impl ImageArray {
-    /// Bytes that [`Self::from_json`] allocates for the numbers of `body`, at most: between two numbers stands a comma.
+    /// Upper bound of the bytes that [`Self::from_json`] allocates for the numbers of `body`, which commas separate.
     pub fn max_value_bytes(body: &[u8]) -> usize {
         max_numbers(body) * size_of::<f32>()
     }
 
-    /// Reads a request body. Numbers are kept as `f32`, the only datatype the old servers knew.
+    /// Parses a request body. Numbers become `f32`, the only datatype of the first MLServe.
     pub fn from_json(body: &[u8]) -> Result<Self, ImageArrayError> {
         let body = utf8_json(body).map_err(|error| ImageArrayError(serde_json::Error::custom(error)))?;
-        // serde would also read the fields of an object from a bare list.
+        // serde would deserialize the fields of an object from a list as well.
         if body.trim_ascii_start().starts_with(b"[") {
-            return Err(ImageArrayError(serde_json::Error::custom("a list stands where the object was expected")));
+            return Err(ImageArrayError(serde_json::Error::custom("expected an object, found a list")));
         }
         let mut reader = serde_json::Deserializer::from_slice(body);
         let read = reader.deserialize_map(BodyVisitor { numbers: max_numbers(body) });
@@ -52,12 +52,12 @@ impl ImageArray {
     }
 }
 
-/// As many as `body` can have, at most.
+/// Upper bound of the count of numbers in `body`.
 fn max_numbers(body: &[u8]) -> usize {
     memchr_iter(b',', body).count() + 1
 }
 
-/// The object, whose array has at most so many numbers: their vector does not grow.
+/// Visitor of the object. `numbers` is the capacity of the vector, so that it never grows.
 struct BodyVisitor {
     numbers: usize,
 }
@@ -95,7 +95,7 @@ impl<'de> Visitor<'de> for BodyVisitor {
     }
 }
 
-/// Reads one level of the nesting straight into the flat vector: a 450×450×3 list has no intermediate lists.
+/// Deserializes one nesting level directly into the flat vector, without intermediate lists.
 struct LevelVisitor<'a> {
     array: &'a mut ImageArray,
     depth: usize,
@@ -103,9 +103,9 @@ struct LevelVisitor<'a> {
 
 impl LevelVisitor<'_> {
     fn push_number<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        // Only the first number may find the shape still growing: a number where a list stood before is ragged.
+        // Only the first number may find the shape still growing. Later, a number in place of a list is ragged.
         if self.depth != self.array.shape.len() {
-            return Err(E::custom("image_arr is ragged: a number stands where a list was expected"));
+            return Err(E::custom("image_arr is ragged: expected a list, found a number"));
         }
         let value = value as f32;
         if !value.is_finite() {
@@ -148,11 +148,11 @@ impl<'de> Visitor<'de> for LevelVisitor<'_> {
         if depth == MAX_DEPTH {
             return Err(A::Error::custom(format!("image_arr is nested more than {MAX_DEPTH} deep")));
         }
-        // The first list seen at each depth sets that depth's length; until its end the length is unknown.
+        // The first list at each depth determines the length of that depth, which is unknown until its end.
         let first = depth == array.shape.len();
         if first {
             if !array.values.is_empty() {
-                return Err(A::Error::custom("image_arr is ragged: a list stands where a number was expected"));
+                return Err(A::Error::custom("image_arr is ragged: expected a number, found a list"));
             }
             array.shape.push(usize::MAX);
         }
@@ -176,58 +176,58 @@ impl<'de> Visitor<'de> for LevelVisitor<'_> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<ImageArray, String> {
+    fn parse(json: &str) -> Result<ImageArray, String> {
         ImageArray::from_json(json.as_bytes()).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn flattens_in_row_major_order() {
-        let array = read(r#"{"image_arr": [[1, 2.5, -3], [4, 5, 6]]}"#).unwrap();
+    fn list_is_flattened_in_row_major_order() {
+        let array = parse(r#"{"image_arr": [[1, 2.5, -3], [4, 5, 6]]}"#).unwrap();
         assert_eq!(array.shape, [2, 3]);
         assert_eq!(array.values, [1.0, 2.5, -3.0, 4.0, 5.0, 6.0]);
-        assert_eq!(read(r#"{"image_arr": 7}"#).unwrap().shape, Vec::<usize>::new());
-        assert_eq!(read(r#"{"image_arr": [[], []]}"#).unwrap().shape, [2, 0]);
+        assert_eq!(parse(r#"{"image_arr": 7}"#).unwrap().shape, Vec::<usize>::new());
+        assert_eq!(parse(r#"{"image_arr": [[], []]}"#).unwrap().shape, [2, 0]);
     }
 
     #[test]
-    fn a_byte_order_mark_may_stand_in_front() {
-        assert_eq!(read("\u{feff} {\"image_arr\": [7]}").unwrap().values, [7.0]);
-        assert!(read("\u{feff}[[7]]").unwrap_err().contains("a list stands where the object was expected"));
+    fn byte_order_mark_is_accepted() {
+        assert_eq!(parse("\u{feff} {\"image_arr\": [7]}").unwrap().values, [7.0]);
+        assert!(parse("\u{feff}[[7]]").unwrap_err().contains("expected an object, found a list"));
         let utf16: Vec<u8> = r#"{"image_arr": [7]}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let error = ImageArray::from_json(&utf16).unwrap_err().to_string();
         assert!(error.ends_with("the JSON is encoded as UTF-16 or UTF-32; send it as UTF-8"), "{error}");
     }
 
     #[test]
-    fn ragged_lists_say_so() {
+    fn ragged_lists_are_rejected() {
         for ragged in
             ["[[1,2],[3]]", "[[1],2]", "[1,[2]]", "[[],[1]]", "[[[1]],[2]]", "[[],[[]]]", "[[1,2],[[3,4],[5,6]]]"]
         {
-            let error = read(&format!(r#"{{"image_arr": {ragged}}}"#)).unwrap_err();
+            let error = parse(&format!(r#"{{"image_arr": {ragged}}}"#)).unwrap_err();
             assert!(error.contains("ragged"), "{ragged}: {error}");
         }
     }
 
     #[test]
-    fn refuses_what_is_no_list_of_finite_numbers() {
-        for (json, words) in [
+    fn anything_but_a_list_of_finite_numbers_is_rejected() {
+        for (json, text) in [
             (r#"{"image_arr": [NaN]}"#, "expected"),
             (r#"{"image_arr": [1e39]}"#, "32-bit"),
             (r#"{"image_arr": ["1"]}"#, "invalid type: string"),
             (r#"{"image_arr": [null]}"#, "invalid type: null"),
             (r#"{"image": [1]}"#, "missing field `image_arr`"),
-            ("[[1]]", "a list stands where the object was expected"),
+            ("[[1]]", "expected an object, found a list"),
             ("null", "expected an object"),
             ("", "EOF"),
         ] {
-            let error = read(json).unwrap_err();
-            assert!(error.contains(words), "{json}: {error}");
+            let error = parse(json).unwrap_err();
+            assert!(error.contains(text), "{json}: {error}");
         }
     }
 
     #[test]
-    fn a_list_nested_a_thousand_deep_is_refused_without_exhausting_the_stack() {
+    fn deep_nesting_is_rejected_without_exhausting_the_stack() {
         let json = format!(r#"{{"image_arr": {}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
-        assert!(read(&json).unwrap_err().contains("nested more than 8 deep"));
+        assert!(parse(&json).unwrap_err().contains("nested more than 8 deep"));
     }
 }

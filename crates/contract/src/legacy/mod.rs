@@ -1,4 +1,4 @@
-//! The interface of the first MLServe: `{"image_arr": <nested list>}` → `{"cls", "value"}`.
+//! Legacy interface of the first MLServe: `{"image_arr": <nested list>}` → `{"cls", "value"}`.
 
 mod image_array;
 mod to_tensor;

@@ -1,28 +1,28 @@
-//! An `image_arr` of the old clients becomes a model's input.
+//! Converts an `image_arr` to the input tensor of a model.
 
 use open_inference::{NotRepresentable, Tensor, TensorMetadata};
 
 use super::image_array::ImageArray;
 
-/// Why an array cannot be a model's input.
+/// Why an array does not fit an input.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ToTensorError {
-    /// Its shape is another one, also up to axes of length one.
+    /// The shapes differ in more than axes of length one.
     #[error("image_arr has the shape {found:?}, which does not fit the model's {expected:?}")]
     Shape {
-        /// The array's.
+        /// Shape of the array.
         found: Vec<usize>,
-        /// The model's.
+        /// Shape of the input; −1 is any length.
         expected: Vec<i64>,
     },
-    /// One of its numbers is none of the model's datatype.
+    /// The datatype of the input cannot represent a number.
     #[error(transparent)]
     Number(#[from] NotRepresentable),
 }
 
 impl ImageArray {
-    /// The array as the model's input: its shape is the model's up to axes of length one; height × width × channels is
-    /// turned round for a model that has its channels first.
+    /// Converts the array to a tensor for `input`. Axes of length one are inserted or dropped to match the shape.
+    /// height × width × channels is transposed for a model with channels first.
     pub fn to_tensor(&self, input: &TensorMetadata) -> Result<Tensor, ToTensorError> {
         let tensor_of = |shape: Vec<usize>, values: &[f32]| {
             Tensor::from_f32(&input.name, input.datatype, shape, values).map_err(ToTensorError::from)
@@ -45,9 +45,9 @@ impl ImageArray {
     }
 }
 
-/// `found` with axes of length one left out or put in so that it fits `expected`, where −1 is any length.
+/// `found` with axes of length one dropped or inserted so that it matches `expected`, where −1 is any length.
 ///
-/// From the last axis to the first, so that it is the batch axis that is put in where several could be.
+/// Matches from the last axis to the first, so that an ambiguous insertion becomes the batch axis.
 fn match_shape(found: &[usize], expected: &[i64]) -> Option<Vec<usize>> {
     if found.is_empty() && expected.is_empty() {
         return Some(Vec::new());
@@ -72,7 +72,7 @@ fn match_shape(found: &[usize], expected: &[i64]) -> Option<Vec<usize>> {
     keep_axis().or_else(drop_axis).or_else(insert_axis)
 }
 
-/// Rows of pixels with their channels together become one plane after the other.
+/// Transposes interleaved channels to planes.
 fn channels_first(values: &[f32], pixels: usize, channels: usize) -> Vec<f32> {
     let mut planes = Vec::with_capacity(values.len());
     for image in values.chunks_exact(pixels * channels) {
@@ -95,28 +95,28 @@ mod tests {
     }
 
     #[test]
-    fn axes_of_length_one_are_left_out_or_put_in() {
+    fn axes_of_length_one_are_dropped_or_inserted() {
         const MNIST: &[i64] = &[-1, 28, 28, 1];
         for shape in [&[28, 28][..], &[28, 28, 1], &[1, 28, 28], &[1, 28, 28, 1], &[1, 1, 28, 28, 1]] {
             assert_eq!(convert(shape, MNIST).unwrap().shape, [1, 28, 28, 1], "{shape:?}");
         }
         assert_eq!(convert(&[3, 28, 28], MNIST).unwrap().shape, [3, 28, 28, 1]);
-        assert_eq!(convert(&[3], &[-1, -1]).unwrap().shape, [1, 3], "the batch axis is the one put in");
+        assert_eq!(convert(&[3], &[-1, -1]).unwrap().shape, [1, 3], "the batch axis is inserted");
         assert_eq!(convert(&[], &[]).unwrap().shape, [0; 0]);
     }
 
     #[test]
-    fn channels_last_are_turned_round_for_a_model_that_has_them_first() {
+    fn channels_last_is_transposed_for_a_model_with_channels_first() {
         let tensor = convert(&[2, 2, 3], &[-1, 3, 2, 2]).unwrap();
         assert_eq!(tensor.shape, [1, 3, 2, 2]);
         assert_eq!(tensor.to_f32(), [0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]);
         let planes = convert(&[3, 2, 2], &[-1, 3, 2, 2]).unwrap();
-        assert_eq!(planes.to_f32(), (0..12_u8).map(f32::from).collect::<Vec<_>>(), "channels first stay as they are");
+        assert_eq!(planes.to_f32(), (0..12_u8).map(f32::from).collect::<Vec<_>>(), "channels first are not transposed");
         assert_eq!(convert(&[2, 4, 5, 3], &[-1, 3, -1, -1]).unwrap().shape, [2, 3, 4, 5]);
     }
 
     #[test]
-    fn what_does_not_fit_is_told_with_both_shapes() {
+    fn shape_error_names_both_shapes() {
         for (shape, expected) in
             [(&[27, 28][..], &[-1, 28, 28, 1][..]), (&[784], &[-1, 28, 28, 1]), (&[2, 0], &[-1, 2])]
         {

@@ -1,60 +1,62 @@
+//! Definition of a pipeline: steps, and edges between their tensors.
+
 use std::fmt::{self, Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A workflow of models that is a model itself: what `model_api` has checked, and `web_api` runs step by step.
+/// A pipeline: a model whose steps are other models. `model_api` validates it, `web_api` runs it step by step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pipeline {
-    /// `sha256:<hex>` of its own settings.
+    /// `sha256:<hex>` of the settings of the pipeline.
     pub settings_digest: String,
-    /// In the order in which they stand: each uses what the pipeline was asked with and what those before it gave.
+    /// Steps in order. Each uses inputs of the pipeline and outputs of earlier steps.
     pub steps: Vec<Step>,
-    /// Where each of its outputs comes from, in the outputs' order.
+    /// Sources of the outputs, in the order of the outputs.
     pub outputs: Vec<Edge>,
 }
 
-/// One of a pipeline's models.
+/// A step of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What other steps and errors call it.
+    /// Name of the step in other steps and in errors.
     pub name: String,
-    /// The model that is asked.
+    /// Model of the step.
     pub model: String,
-    /// `None` for the model's default version.
+    /// Version of the model. `None` for the default version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What feeds each of the model's inputs.
+    /// Sources of the inputs of the model.
     pub inputs: Vec<Edge>,
 }
 
-/// From a tensor that is known to one that is name_at_source.
+/// An edge from a source to a named tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edge {
-    /// What is inputs_of: an input of a step's model, or an output of the pipeline.
+    /// Destination: an input of a step's model, or an output of the pipeline.
     pub name: String,
-    /// What feeds it.
+    /// Source of the tensor.
     pub from: Source,
 }
 
-/// Where a tensor comes from: `"INPUT"` of the pipeline, or `"STEP.OUTPUT"` of a step before.
+/// Source of a tensor: `"INPUT"` of the pipeline, or `"STEP.OUTPUT"` of an earlier step.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Source {
-    /// An input of the pipeline. Its name has no dot in it.
+    /// An input of the pipeline, whose name contains no dot.
     Input(String),
-    /// An output of a step, whose name has no dot in it; the output's may have.
+    /// An output of a step. The name of the step contains no dot; that of the output may.
     Step {
-        /// The step.
+        /// Name of the step.
         step: String,
-        /// Its model's output.
+        /// Output of the model.
         output: String,
     },
 }
 
 impl Pipeline {
-    /// Of its own settings and of its steps' models, whose digests stand in the order of the steps: a changed model of a
-    /// step makes another pipeline.
+    /// Digest of the settings of the pipeline and of the models of its steps, in the order of the steps. A changed
+    /// model of a step changes the digest.
     pub fn digest<'a>(&'a self, models: impl IntoIterator<Item = &'a str>) -> String {
         let mut hash = Sha256::new();
         for part in ["pipeline", &self.settings_digest].into_iter().chain(models) {
@@ -63,7 +65,7 @@ impl Pipeline {
         }
         let mut digest = "sha256:".to_owned();
         for byte in hash.finalize() {
-            write!(digest, "{byte:02x}").expect("a string takes everything");
+            write!(digest, "{byte:02x}").expect("writing to a string cannot fail");
         }
         digest
     }

@@ -1,3 +1,5 @@
+//! Execution state of a pipeline.
+
 use std::collections::BTreeSet;
 
 use http::HeaderMap;
@@ -5,26 +7,26 @@ use open_inference::{Inference, Provenance, Tensor, TensorMetadata, Timing};
 
 use super::definition::{Edge, Pipeline, Source};
 
-/// A run of a pipeline: which step can be asked what, and what has come of it. Whoever has one asks the models.
+/// Execution state of a pipeline: which steps are ready, with which inputs, and the results so far. The caller runs the
+/// models.
 pub struct PipelineRun<'a> {
     pipeline: &'a Pipeline,
     inputs: Vec<Tensor>,
     results: Vec<Option<Inference>>,
 }
 
-/// A tensor that a step's answer should have, and has not: its model has been changed since the pipeline was checked.
+/// A tensor that the result of a step does not contain, because its model has changed since the pipeline was validated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is missing: its model has been changed meanwhile")]
+#[error("{0} is missing because its model has changed")]
 pub struct MissingTensor(Source);
 
 impl<'a> PipelineRun<'a> {
-    /// A run that has yet to begin.
+    /// Starts a run with the inputs of the pipeline.
     pub fn new(pipeline: &'a Pipeline, inputs: Vec<Tensor>) -> Self {
         Self { pipeline, inputs, results: vec![None; pipeline.steps.len()] }
     }
 
-    /// The steps that wait for no other one any more, by their numbers, each with its model's inputs. Empty when all have
-    /// been answered.
+    /// Steps whose inputs are complete, by index, each with the inputs of its model. Empty once all steps are complete.
     pub fn ready_steps(&self) -> Result<Vec<(usize, Vec<Tensor>)>, MissingTensor> {
         let is_pending = |&number: &usize| self.results[number].is_none();
         let is_ready = |&number: &usize| {
@@ -33,28 +35,28 @@ impl<'a> PipelineRun<'a> {
                 Source::Step { step, .. } => self.result_of(step).is_some(),
             })
         };
-        // An optional input of the pipeline that the request leaves out is left out of the step as well.
-        let is_given = |edge: &&Edge| match &edge.from {
+        // An optional input that the request omits is omitted in the step as well.
+        let is_present = |edge: &&Edge| match &edge.from {
             Source::Input(name) => self.inputs.iter().any(|tensor| tensor.name == *name),
             Source::Step { .. } => true,
         };
         let inputs_of = |number: usize| {
-            let edges = self.pipeline.steps[number].inputs.iter().filter(is_given);
+            let edges = self.pipeline.steps[number].inputs.iter().filter(is_present);
             Ok((number, self.resolve(edges)?))
         };
         (0..self.results.len()).filter(is_pending).filter(is_ready).map(inputs_of).collect()
     }
 
-    /// What came of a step.
+    /// Records the result of a step.
     pub fn complete(&mut self, step: usize, result: Inference) {
         self.results[step] = Some(result);
     }
 
-    /// The pipeline's own answer, once every step has been answered. Its digest is that of the models that really answered,
-    /// its times are the sums of theirs.
+    /// Result of the pipeline once every step is complete. Its digest is that of the models that computed it, and its
+    /// times are the sums of theirs.
     pub fn finish(self, model: &str, version: &str) -> Result<Inference, MissingTensor> {
         let outputs = self.resolve(self.pipeline.outputs.iter())?;
-        let steps = || self.results.iter().flatten().map(|answer| &answer.provenance);
+        let steps = || self.results.iter().flatten().map(|result| &result.provenance);
         let devices: BTreeSet<_> = steps().map(|step| step.device.as_str()).filter(|name| !name.is_empty()).collect();
         let sum = |of: fn(&Timing) -> f64| steps().map(|step| of(&step.timing_ms)).sum();
         let provenance = Provenance {
@@ -74,7 +76,7 @@ impl<'a> PipelineRun<'a> {
         let inputs_of = |Edge { name, from }: &Edge| {
             let (tensors, name_at_source) = match from {
                 Source::Input(input) => (Some(&self.inputs), input),
-                Source::Step { step, output } => (self.result_of(step).map(|answer| &answer.outputs), output),
+                Source::Step { step, output } => (self.result_of(step).map(|result| &result.outputs), output),
             };
             let tensor = tensors.into_iter().flatten().find(|tensor| tensor.name == *name_at_source);
             let tensor = tensor.ok_or_else(|| MissingTensor(from.clone()))?;
@@ -89,8 +91,8 @@ impl<'a> PipelineRun<'a> {
     }
 }
 
-/// What a model with these `outputs` gives where a step before has found nothing, so that it has no row to be asked with:
-/// no rows either. `None` where `inputs` have rows, or the outputs' other lengths are not known.
+/// Outputs of a model with these `outputs` for inputs without rows: outputs without rows. An earlier step may have
+/// found nothing. `None` if `inputs` have rows, or if the length of another output axis is unknown.
 pub fn empty_outputs(inputs: &[Tensor], outputs: &[TensorMetadata]) -> Option<Vec<Tensor>> {
     if inputs.is_empty() || !inputs.iter().all(|input| input.rows() == Some(0)) {
         return None;

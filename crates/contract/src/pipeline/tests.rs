@@ -9,7 +9,7 @@ fn pipeline(json: &str) -> Pipeline {
     serde_json::from_str(json).unwrap()
 }
 
-/// `twice` and `thrice` can be asked at the same time, `sum` needs both.
+/// `twice` and `thrice` can run concurrently; `sum` needs both.
 fn diamond() -> Pipeline {
     pipeline(
         r#"{"settings_digest": "s",
@@ -25,7 +25,7 @@ fn tensor(name: &str, value: f32) -> Tensor {
     Tensor::from_f32(name, Datatype::Fp32, vec![1], &[value]).unwrap()
 }
 
-fn answer(digest: &str, device: &str, output: Tensor) -> Inference {
+fn result(digest: &str, device: &str, output: Tensor) -> Inference {
     let timing_ms = Timing { decode: 0.0, queue: 1.0, infer: 2.0 };
     let (model_digest, device) = (digest.to_owned(), device.to_owned());
     let provenance = Provenance { model_digest, device, timing_ms };
@@ -34,36 +34,36 @@ fn answer(digest: &str, device: &str, output: Tensor) -> Inference {
 }
 
 #[test]
-fn a_step_is_asked_when_all_that_it_needs_is_known_and_with_its_own_names() {
+fn step_is_ready_once_its_inputs_are_complete_under_its_own_names() {
     let pipeline = diamond();
     let mut run = PipelineRun::new(&pipeline, vec![tensor("number", 1.)]);
     assert_eq!(run.ready_steps(), Ok(vec![(0, vec![tensor("x", 1.)]), (1, vec![tensor("x", 1.)])]));
-    run.complete(1, answer("d3", "cuda", tensor("y.0", 3.)));
-    assert_eq!(run.ready_steps().unwrap().len(), 1, "the other is still being asked");
-    run.complete(0, answer("d2", "cpu", tensor("y", 2.)));
+    run.complete(1, result("d3", "cuda", tensor("y.0", 3.)));
+    assert_eq!(run.ready_steps().unwrap().len(), 1, "the other step is still running");
+    run.complete(0, result("d2", "cpu", tensor("y", 2.)));
     assert_eq!(run.ready_steps(), Ok(vec![(2, vec![tensor("a", 2.), tensor("b", 3.)])]));
-    run.complete(2, answer("d5", "cpu", tensor("y", 5.)));
+    run.complete(2, result("d5", "cpu", tensor("y", 5.)));
     assert_eq!(run.ready_steps(), Ok(vec![]));
-    let whole = run.finish("p", "7").unwrap();
-    assert_eq!(whole.outputs, [tensor("five", 5.), tensor("two", 2.)]);
-    assert_eq!((whole.model.as_str(), whole.version.as_str()), ("p", "7"));
-    assert_eq!(whole.provenance.model_digest, pipeline.digest(["d2", "d3", "d5"]));
-    assert_eq!(whole.provenance.device, "cpu, cuda");
-    assert_eq!(whole.provenance.timing_ms, Timing { decode: 0.0, queue: 3.0, infer: 6.0 });
+    let output = run.finish("p", "7").unwrap();
+    assert_eq!(output.outputs, [tensor("five", 5.), tensor("two", 2.)]);
+    assert_eq!((output.model.as_str(), output.version.as_str()), ("p", "7"));
+    assert_eq!(output.provenance.model_digest, pipeline.digest(["d2", "d3", "d5"]));
+    assert_eq!(output.provenance.device, "cpu, cuda");
+    assert_eq!(output.provenance.timing_ms, Timing { decode: 0.0, queue: 3.0, infer: 6.0 });
 }
 
 #[test]
-fn an_output_that_a_changed_model_has_no_longer_is_named() {
+fn error_names_the_output_that_a_changed_model_no_longer_has() {
     let pipeline = diamond();
     let mut run = PipelineRun::new(&pipeline, vec![tensor("number", 1.)]);
-    run.complete(0, answer("d2", "cpu", tensor("z", 2.)));
-    run.complete(1, answer("d3", "cpu", tensor("y.0", 3.)));
+    run.complete(0, result("d2", "cpu", tensor("z", 2.)));
+    run.complete(1, result("d3", "cpu", tensor("y.0", 3.)));
     let missing = run.ready_steps().unwrap_err().to_string();
-    assert_eq!(missing, "\"twice.y\" is missing: its model has been changed meanwhile");
+    assert_eq!(missing, "\"twice.y\" is missing because its model has changed");
 }
 
 #[test]
-fn other_settings_another_model_or_another_order_of_models_is_another_digest() {
+fn digest_depends_on_settings_models_and_their_order() {
     let pipeline = diamond();
     let other = Pipeline { settings_digest: "t".to_owned(), ..pipeline.clone() };
     let digests = [
@@ -78,13 +78,13 @@ fn other_settings_another_model_or_another_order_of_models_is_another_digest() {
 }
 
 #[test]
-fn a_model_that_is_asked_with_no_rows_has_none_to_answer_with() {
+fn inputs_without_rows_yield_outputs_without_rows() {
     let rows = |rows: usize| [Tensor::from_f32("x", Datatype::Fp32, vec![rows, 1], &vec![0.; rows]).unwrap()];
     let output = |shape: &[i64]| [TensorMetadata::new("y", Datatype::Int64, shape)];
-    let nothing = empty_outputs(&rows(0), &output(&[-1, 3])).unwrap();
-    assert_eq!((nothing[0].name.as_str(), &nothing[0].shape), ("y", &vec![0, 3]));
+    let empty = empty_outputs(&rows(0), &output(&[-1, 3])).unwrap();
+    assert_eq!((empty[0].name.as_str(), &empty[0].shape), ("y", &vec![0, 3]));
     assert_eq!(empty_outputs(&rows(1), &output(&[-1, 3])), None);
-    assert_eq!(empty_outputs(&rows(0), &output(&[-1, -1])), None, "nobody knows how long a row would be");
+    assert_eq!(empty_outputs(&rows(0), &output(&[-1, -1])), None, "the row length is unknown");
     assert_eq!(empty_outputs(&rows(0), &output(&[1, 3])), None);
     assert_eq!(empty_outputs(&[], &output(&[-1])), None);
 }

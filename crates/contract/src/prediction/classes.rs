@@ -1,3 +1,5 @@
+//! Classification and multi-label results.
+
 use std::borrow::Cow;
 
 use open_inference::{Activation, Datatype, Task};
@@ -8,97 +10,97 @@ use super::error::PredictionError;
 use super::output::Output;
 use super::top_k::TopK;
 
-/// A row with more values is not a list of classes, and would be megabytes of JSON.
+/// Maximum values of a row. A longer row is not a list of classes, and would be megabytes of JSON.
 const MAX_CLASSES: usize = 100_000;
 
-/// From this value on a class is present, where neither graph nor settings say otherwise.
+/// Threshold of a class if neither the graph nor the settings contain one.
 const DEFAULT_THRESHOLD: f64 = 0.5;
 
-/// What the values are.
+/// Scale of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
-    /// Probabilities: the graph ends in what makes them, or the settings name an activation.
+    /// Probabilities: the graph ends in an operator that computes them, or the settings contain an activation.
     Probability,
-    /// Values of an unknown scale; larger is likelier.
+    /// Scores of an unknown scale; larger is more likely.
     Score,
 }
 
-/// One of several classes.
+/// Result of a classification: one of several classes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification<'a> {
-    /// The class of row 0; `None` where the result has no row.
+    /// Class of row 0. `None` if the result has no rows.
     pub top: Option<TopClass<'a>>,
-    /// Row 0: all of up to ten classes in the output's order, or the largest, largest first.
+    /// Values of row 0: up to ten classes in the order of the output, or the largest ones, largest first.
     pub probabilities: Vec<ClassScore<'a>>,
-    /// The class of each row, where there is not exactly one.
+    /// Class of each row. Empty if there is exactly one row.
     pub rows: Vec<TopClass<'a>>,
-    /// What the values are.
+    /// Scale of the values.
     pub scale: Scale,
-    /// How many classes there are.
+    /// Number of classes.
     pub classes: usize,
-    /// Of one value for two classes: from where on it is the second.
+    /// For one value and two classes: the threshold of the second class.
     pub threshold: Option<f64>,
 }
 
-/// One class and its value.
+/// A class with its value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassScore<'a> {
-    /// Its number, where the list is not in the output's order.
+    /// Class index. `None` if the list is in the order of the output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cls: Option<usize>,
-    /// Its label; its number where there is none.
+    /// Label, or the class index if there is none.
     pub label: Cow<'a, str>,
-    /// Its value after the activation.
+    /// Value after the activation.
     pub value: f32,
 }
 
-/// The class of a row.
+/// The class with the largest value of a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TopClass<'a> {
-    /// Its number.
+    /// Class index.
     pub cls: usize,
-    /// Its label; its number where there is none.
+    /// Label, or the class index if there is none.
     pub label: Cow<'a, str>,
-    /// Its value after the activation.
+    /// Value after the activation.
     pub value: f32,
 }
 
-/// Any number of several classes.
+/// Result of a multi-label classification: any number of several classes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MultiLabel<'a> {
-    /// The labels present in row 0, in the output's order.
+    /// Labels present in row 0, in the order of the output.
     pub labels: Vec<Cow<'a, str>>,
-    /// Row 0: all of up to ten classes in the output's order, or the largest, largest first.
+    /// Values of row 0: up to ten classes in the order of the output, or the largest ones, largest first.
     pub probabilities: Vec<LabelScore<'a>>,
-    /// The labels of each row, where there is not exactly one.
+    /// Labels of each row. `None` if there is exactly one row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<PresentLabels<'a>>>,
-    /// From this value on a class is present.
+    /// Minimum value of a present class.
     pub threshold: f64,
-    /// What the values are.
+    /// Scale of the values.
     pub scale: Scale,
-    /// How many classes there are.
+    /// Number of classes.
     pub classes: usize,
 }
 
-/// One class, its value, and whether it is present.
+/// A class with its value and presence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LabelScore<'a> {
-    /// Its number.
+    /// Class index.
     pub cls: usize,
-    /// Its label; its number where there is none.
+    /// Label, or the class index if there is none.
     pub label: Cow<'a, str>,
-    /// Its value after the activation.
+    /// Value after the activation.
     pub value: f32,
-    /// Whether its value reaches the threshold.
+    /// Whether the value reaches the threshold.
     pub present: bool,
 }
 
-/// The labels present in a row.
+/// Labels present in a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PresentLabels<'a> {
-    /// In the output's order.
+    /// Labels in the order of the output.
     pub labels: Vec<Cow<'a, str>>,
 }
 
@@ -123,7 +125,7 @@ impl Serialize for Classification<'_> {
     }
 }
 
-/// The values of all rows after the activation.
+/// Values of all rows after the activation.
 struct Scores {
     values: Vec<f32>,
     row_length: usize,
@@ -182,13 +184,13 @@ impl<'a> Output<'a> {
         })
     }
 
-    /// The largest value of row 0 and its index, where the row has several values.
+    /// Index and value of the largest value of row 0. `None` if the row has only one value.
     pub(super) fn first_row_argmax(self) -> Result<Option<(usize, f32)>, PredictionError> {
         let Scores { values, row_length } = self.scores(Task::Classification)?;
         Ok(values.get(..row_length).filter(|_| row_length > 1).map(argmax))
     }
 
-    /// Finite values only: no class can be chosen by others, and JSON has no numbers for them.
+    /// Values after the activation. Fails if one is not finite: it has no rank among the classes and no number in JSON.
     fn scores(&self, task: Task) -> Result<Scores, PredictionError> {
         let rows = self.rows(task, MAX_CLASSES)?;
         if self.tensor.datatype == Datatype::Bytes {
@@ -214,12 +216,12 @@ impl<'a> Output<'a> {
         self.metadata.parameters.threshold.unwrap_or(DEFAULT_THRESHOLD)
     }
 
-    /// As exact as the values that are held against it: 0.7 as an `f32` reaches a threshold of 0.7.
+    /// Threshold in the precision of the values: 0.7 as an `f32` reaches a threshold of 0.7.
     pub(super) fn threshold(&self) -> f32 {
         self.declared_threshold() as f32
     }
 
-    /// Which of two classes a value stands for, and that class's value. Of a score only the second class's is known.
+    /// Class of a single value of two classes, and the value of that class. A score is known for the second class only.
     fn binary_class(&self, positive: f32) -> (usize, f32) {
         let cls = usize::from(positive >= self.threshold());
         let is_complement = cls == 0 && self.scale() == Scale::Probability;
@@ -237,7 +239,7 @@ impl<'a> Output<'a> {
         both
     }
 
-    /// The classes of a row that `top_k` lists.
+    /// Classes of a row that `top_k` selects.
     fn class_scores(&self, row: &[f32], top_k: TopK) -> Vec<ClassScore<'a>> {
         let label = |cls| self.label(cls, false);
         match top_k.listed_count(row.len()) {
@@ -252,7 +254,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// The name of class `cls`, or its number. One label of two classes names the second.
+    /// Label of class `cls`, or its index. A single label of two classes names the second.
     pub(super) fn label(&self, cls: usize, is_binary: bool) -> Cow<'a, str> {
         match self.labels {
             [positive] if is_binary && cls == 0 => Cow::Owned(format!("not {positive}")),
@@ -268,7 +270,7 @@ pub(super) fn sigmoid(value: f32) -> f32 {
     1.0 / (1.0 + (-value).exp())
 }
 
-/// Relative to the largest, so that no exponential overflows.
+/// Subtracts the largest value first, so that no exponential overflows.
 fn softmax(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for value in row.iter_mut() {
@@ -280,14 +282,14 @@ fn softmax(row: &mut [f32]) {
     }
 }
 
-/// The largest value and its index: of equal ones the first, as `argmax` has it.
+/// Index and value of the largest value; the first of equal ones.
 fn argmax(row: &[f32]) -> (usize, f32) {
     let larger =
         |best: (usize, f32), (index, &value): (usize, &f32)| if value > best.1 { (index, value) } else { best };
     row.iter().enumerate().skip(1).fold((0, row[0]), larger)
 }
 
-/// The `count` largest, largest first, of equal ones the first.
+/// The `count` largest values with their indices, largest first; of equal ones, the first.
 fn top_k_of(row: &[f32], count: usize) -> Vec<(usize, f32)> {
     let mut indices: Vec<usize> = (0..row.len()).collect();
     let better = |&a: &usize, &b: &usize| row[b].total_cmp(&row[a]).then(a.cmp(&b));

@@ -1,3 +1,5 @@
+//! Image and segmentation results.
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -11,60 +13,61 @@ use super::classes::sigmoid;
 use super::error::PredictionError;
 use super::output::Output;
 
-/// Larger images are not written into JSON: their base64 is a third longer.
+/// Size limit of images in JSON. Base64 adds a third.
 pub const MAX_JSON_IMAGE_BYTES: usize = 8 << 20;
 
-/// More values are not read as an image: 16 megapixels of three channels, and 192 MiB while they are read.
+/// Limit on the values of an image tensor: 16 megapixels of three channels, which take 192 MiB during conversion.
 const MAX_IMAGE_VALUES: usize = 48 << 20;
 
-/// An encoded image. In JSON it is `image` in base64, `width` and `height`.
+/// An encoded image. In JSON: `image` in base64, `width` and `height`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Png {
-    /// A PNG file.
+    /// PNG file.
     #[serde(rename = "image", serialize_with = "base64")]
     pub file: Bytes,
-    /// In pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// In pixels.
+    /// Height in pixels.
     pub height: usize,
 }
 
-/// One or several images.
+/// Result of an image model: one image per row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
-    /// Of row 0; `None` where the result has no row.
+    /// Image of row 0. `None` if the result has no rows.
     #[serde(flatten)]
     pub image: Option<Png>,
-    /// All rows, where there is not exactly one.
+    /// Images of all rows. `None` if there is exactly one row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Png>>,
 }
 
-/// A class for each pixel. The PNG's colours are those of [`open_inference::class_colour`].
+/// Result of a segmentation: a class for each pixel. The colours of the PNG are those of
+/// [`open_inference::class_colour`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Segmentation<'a> {
-    /// Of row 0; `None` where the result has no row.
+    /// Class map of row 0. `None` if the result has no rows.
     #[serde(flatten)]
     pub image: Option<Png>,
-    /// The classes of row 0 that are present, by number.
+    /// Classes present in row 0, by index.
     pub classes: Vec<ClassShare<'a>>,
-    /// All rows, where there is not exactly one.
+    /// Class maps of all rows. `None` if there is exactly one row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Png>>,
 }
 
-/// How much of an image has a class.
+/// Share of an image that a class covers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassShare<'a> {
-    /// The class's number.
+    /// Class index.
     pub cls: usize,
-    /// Its label; its number where there is none.
+    /// Label, or the class index if there is none.
     pub label: Cow<'a, str>,
-    /// The share of the pixels, above 0 and up to 1.
+    /// Share of the pixels, greater than 0 and at most 1.
     pub share: f64,
 }
 
-/// The class numbers of each row, row by row.
+/// Class indices of all rows, in row-major order.
 struct ClassMaps {
     rows: usize,
     height: usize,
@@ -146,7 +149,7 @@ impl<'a> Output<'a> {
         Ok(ClassMaps { rows, height, width, classes, is_binary })
     }
 
-    /// Values that are class numbers already.
+    /// Reads values that are class indices already.
     fn class_numbers(&self) -> Result<Vec<u32>, PredictionError> {
         let number = |value: f32| {
             let is_number = value.fract() == 0.0 && (0.0..=f32::from(u16::MAX)).contains(&value);
@@ -157,7 +160,7 @@ impl<'a> Output<'a> {
         self.tensor.to_f32().into_iter().map(number).collect()
     }
 
-    /// One value for two classes.
+    /// Applies the threshold to one value for two classes.
     fn threshold_mask(&self) -> Result<Vec<u32>, PredictionError> {
         let (threshold, activation) = (self.threshold(), self.metadata.parameters.activation);
         let side = |value: f32| {
@@ -167,7 +170,7 @@ impl<'a> Output<'a> {
         self.tensor.to_f32().into_iter().map(side).collect()
     }
 
-    /// The channel with the largest value of each pixel; the first of equal ones. No activation changes which it is.
+    /// Channel with the largest value of each pixel; the first of equal ones. Activations do not change it.
     fn argmax_channels(&self, plane: usize, channels: usize, is_last: bool) -> Result<Vec<u32>, PredictionError> {
         let values = self.tensor.to_f32();
         if values.iter().any(|value| value.is_nan()) {
@@ -183,7 +186,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// One image stands alone; of none, or several, all are listed.
+/// One image stands alone; none or several are listed.
 fn first_or_rows(images: Vec<EncodedImage>) -> (Option<Png>, Option<Vec<Png>>) {
     let png = |EncodedImage { file, width, height }| Png { file: file.into(), width, height };
     let mut images: Vec<Png> = images.into_iter().map(png).collect();

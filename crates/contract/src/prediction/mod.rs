@@ -1,7 +1,7 @@
-//! Typed results: an inference read by the task of one of its outputs.
+//! Typed results: converts an inference by the task of one of its outputs.
 //!
-//! The output is chosen by task and labels, never by position. A result that is not known to be of a certain kind is given
-//! as the tensors that it is: a class is never guessed.
+//! The output is selected by task and labels, never by position. Without a known task, all outputs are returned as
+//! tensors: a class is never guessed.
 
 mod classes;
 mod error;
@@ -26,24 +26,24 @@ pub use values::{Embedding, Number, Regression, Values};
 use output::Output;
 use select_output::{select_output, task_and_output};
 
-/// An inference in the form that its task gives it.
+/// A typed result of an inference.
 #[derive(Clone, Debug)]
 pub struct Prediction<'a> {
-    /// The model that computed it.
+    /// Model that computed the result.
     pub model: &'a str,
-    /// Its version.
+    /// Version of the model.
     pub version: &'a str,
-    /// What the result is.
+    /// Task of the result.
     pub task: Task,
-    /// The output that was read; `None` where the result is all outputs as tensors.
+    /// Output of the result. `None` if the result is all outputs as tensors.
     pub output: Option<&'a str>,
-    /// The result.
+    /// Typed result.
     pub result: TypedResult<'a>,
-    /// What computed it, and the times.
+    /// Digest of the model, device and times.
     pub provenance: &'a Provenance,
 }
 
-/// A result by task. Its fields are fields of the response's JSON object.
+/// Result by task. Its fields are fields of the JSON response.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum TypedResult<'a> {
@@ -51,7 +51,7 @@ pub enum TypedResult<'a> {
     Classification(Classification<'a>),
     /// Any number of several classes.
     MultiLabel(MultiLabel<'a>),
-    /// A number, or several.
+    /// A number or several.
     Regression(Regression<'a>),
     /// A vector.
     Embedding(Embedding),
@@ -59,12 +59,12 @@ pub enum TypedResult<'a> {
     Image(Image),
     /// A class for each pixel.
     Segmentation(Segmentation<'a>),
-    /// Detections, and everything else: all outputs.
+    /// Detections, and all other results: all outputs as tensors.
     Tensors(Tensors),
 }
 
 impl TypedResult<'_> {
-    /// The images of the result, one for each row; none of other tasks.
+    /// Images of the result, one per row. Empty for other tasks.
     pub fn images(&self) -> &[Png] {
         let (Self::Image(Image { image, rows }) | Self::Segmentation(Segmentation { image, rows, .. })) = self else {
             return &[];
@@ -76,12 +76,12 @@ impl TypedResult<'_> {
 /// All outputs as tensors in the JSON of the Open Inference Protocol.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tensors {
-    /// `[{"name", "datatype", "shape", "data"}]`, in the graph's order.
+    /// `[{"name", "datatype", "shape", "data"}]`, in the order of the graph.
     pub outputs: Box<RawValue>,
 }
 
 impl<'a> Prediction<'a> {
-    /// Reads `inference`, a result of the model whose outputs are `outputs`.
+    /// Converts `inference`, a result of a model with these `outputs`.
     pub fn from_inference(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
@@ -90,12 +90,12 @@ impl<'a> Prediction<'a> {
         Self::read(inference, outputs, top_k, true)
     }
 
-    /// What results of a model with these outputs are, and the output that is read. It is `None` where the result is all outputs.
+    /// Task and output of results of a model with these outputs. The output is `None` if all outputs are the result.
     pub fn task(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
         task_and_output(outputs)
     }
 
-    /// Reads `inference`, whose model has changed since `outputs` were known: classes have numbers instead of labels.
+    /// Converts `inference`, whose model has changed since `outputs` was read: classes have indices instead of labels.
     pub fn from_inference_unlabelled(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
@@ -123,33 +123,33 @@ impl<'a> Prediction<'a> {
         Ok(Self { model, version, task, output, result, provenance })
     }
 
-    /// The result in the terms of the first MLServe, whose models were all classifiers: the class of row 0.
+    /// Result for legacy clients, whose models were all classifiers: index and value of the class of row 0.
     ///
-    /// Also read where nothing is known of the model's outputs: the largest of row 0 of the first output, if that has a row of
-    /// two or more floating-point numbers. Results of any other known task are refused.
+    /// If the task of every output is unknown, this is the largest value of row 0 of the first output, provided that
+    /// the row has at least two floating-point numbers. Results of any other known task are rejected.
     pub fn first_row_class(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
     ) -> Result<(usize, f32), PredictionError> {
-        let no_classes = || PredictionError::NotAClassifier { model: inference.model.clone() };
+        let not_a_classifier = || PredictionError::NotAClassifier { model: inference.model.clone() };
         match select_output(&inference.outputs, outputs) {
             Some((Task::Classification, metadata, tensor)) => {
                 let TypedResult::Classification(Classification { top: Some(top), .. }) =
                     (Output { tensor, metadata, labels: &[] }).decode(Task::Classification, TopK::Default)?
                 else {
-                    return Err(no_classes());
+                    return Err(not_a_classifier());
                 };
                 Ok((top.cls, top.value))
             }
-            Some((Task::MultiLabel, metadata, tensor)) => {
-                (Output { tensor, metadata, labels: &[] }).first_row_argmax().and_then(|top| top.ok_or_else(no_classes))
-            }
-            Some(_) => Err(no_classes()),
+            Some((Task::MultiLabel, metadata, tensor)) => (Output { tensor, metadata, labels: &[] })
+                .first_row_argmax()
+                .and_then(|top| top.ok_or_else(not_a_classifier)),
+            Some(_) => Err(not_a_classifier()),
             None => {
-                let metadata = select_output::unlabelled_scores(outputs).ok_or_else(no_classes)?;
+                let metadata = select_output::unlabelled_scores(outputs).ok_or_else(not_a_classifier)?;
                 let tensor = inference.outputs.iter().find(|tensor| tensor.name == metadata.name);
-                let read = Output { tensor: tensor.ok_or_else(no_classes)?, metadata, labels: &[] };
-                read.first_row_argmax()?.ok_or_else(no_classes)
+                let output = Output { tensor: tensor.ok_or_else(not_a_classifier)?, metadata, labels: &[] };
+                output.first_row_argmax()?.ok_or_else(not_a_classifier)
             }
         }
     }

@@ -1,11 +1,13 @@
+//! Output that a typed result is computed from.
+
 use open_inference::{Task, Tensor, TensorMetadata};
 
 use super::error::PredictionError;
 
-/// Tensors of more bytes are not written as JSON numbers in a typed result.
+/// Size limit of tensors that are written as JSON numbers in a typed result.
 pub const MAX_JSON_TENSOR_BYTES: usize = 4 << 20;
 
-/// An output that is read: its tensor, what is known of it, and the names of its classes.
+/// The selected output: tensor, metadata and labels of its classes.
 #[derive(Clone, Copy)]
 pub(super) struct Output<'a> {
     pub tensor: &'a Tensor,

@@ -1,7 +1,10 @@
+//! Selection of the output of a typed result.
+
 use open_inference::{Datatype, Task, Tensor, TensorMetadata};
 
-/// The output that is read, with its task: the first with a task and labels, else the first with a task. `None` where there is
-/// none, where all outputs belong to detections, or where the tensor is missing or of another datatype.
+/// Selects the output with its task and tensor: the first output with a task and labels, otherwise the first with a
+/// task. `None` if there is none, if all outputs belong to detections, or if the tensor is missing or has another
+/// datatype.
 pub(super) fn select_output<'a>(
     tensors: &'a [Tensor],
     outputs: &'a [TensorMetadata],
@@ -12,7 +15,7 @@ pub(super) fn select_output<'a>(
     Some((task, output, tensor))
 }
 
-/// What results of a model with these outputs are, and the output that is read; all of them are where there is none.
+/// Task and output of results of a model with these outputs. The output is `None` if all outputs are the result.
 pub(super) fn task_and_output(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
     let with_task = || outputs.iter().filter(|output| task_of(output) != Task::None);
     let labelled = with_task().find(|output| !output.parameters.labels.is_empty());
@@ -21,7 +24,7 @@ pub(super) fn task_and_output(outputs: &[TensorMetadata]) -> (Task, Option<&Tens
     (task, (task != Task::Detection).then_some(output))
 }
 
-/// What the metadata say. Labels alone make scores of classes a classification.
+/// Task in the metadata. Labels alone make class scores a classification.
 fn task_of(output: &TensorMetadata) -> Task {
     let implied = || {
         let is_scores = is_float(output.datatype) && !output.parameters.labels.is_empty();
@@ -30,7 +33,7 @@ fn task_of(output: &TensorMetadata) -> Task {
     output.parameters.task.unwrap_or_else(implied)
 }
 
-/// The first output, where nothing is known of what it is and it has the shape of scores of two or more classes.
+/// First output, if no task is known and it has the shape of scores of at least two classes.
 pub(super) fn unlabelled_scores(outputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
     let first = outputs.first()?;
     let is_unknown = outputs.iter().all(|output| output.parameters.task.is_none()) && is_float(first.datatype);
@@ -41,7 +44,7 @@ fn is_float(datatype: Datatype) -> bool {
     matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }
 
-/// Whether a row, everything but the first axis, has at most one axis that is longer than 1, or open.
+/// Whether a row, that is all but the first axis, has at most one axis of another length than 1.
 fn is_list(shape: &[i64]) -> bool {
     shape.iter().skip(1).filter(|&&length| length != 1).count() <= 1
 }

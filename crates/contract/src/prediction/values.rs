@@ -1,57 +1,59 @@
+//! Regression and embedding results.
+
 use open_inference::{Datatype, Task};
 use serde::Serialize;
 
 use super::error::PredictionError;
 use super::output::{MAX_JSON_TENSOR_BYTES, Output};
 
-/// Values of a row of a regression.
+/// Limit on the values of a row.
 const MAX_ROW_VALUES: usize = 100_000;
 
-/// A number as exact as the output's datatype.
+/// A number in the precision of the output's datatype.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Number {
-    /// Of `FP16`, `BF16` and `FP32`, with the digits that an `f32` needs.
+    /// `FP16`, `BF16` or `FP32`, with the digits that an `f32` needs.
     F32(f32),
-    /// Of `FP64`.
+    /// `FP64`.
     F64(f64),
-    /// Of signed whole numbers.
+    /// Integers, except `UINT64`.
     Int(i64),
-    /// Of `UINT64`.
+    /// `UINT64`.
     Uint(u64),
 }
 
-/// The values of a row: one number, or a list.
+/// Values of a row: one number, or a list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Values {
     /// A row of one value.
     One(Number),
-    /// A row of several.
+    /// A row of several values.
     Several(Vec<Number>),
 }
 
-/// A number, or several.
+/// Result of a regression: a number or several.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Regression<'a> {
-    /// Row 0; `None` where the result has no row.
+    /// Values of row 0. `None` if the result has no rows.
     pub value: Option<Values>,
-    /// The unit, where the settings name one.
+    /// Unit, if the settings contain one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<&'a str>,
-    /// All rows, where there is not exactly one.
+    /// Values of all rows. `None` if there is exactly one row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Values>>,
 }
 
-/// A vector.
+/// Result of an embedding model: a vector.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Embedding {
-    /// Row 0; `None` where the result has no row.
+    /// Vector of row 0. `None` if the result has no rows.
     pub embedding: Option<Vec<Number>>,
-    /// Its length.
+    /// Length of the vector.
     pub dimensions: usize,
-    /// All rows, where there is not exactly one.
+    /// Vectors of all rows. `None` if there is exactly one row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<Vec<Vec<Number>>>,
 }
@@ -79,7 +81,7 @@ impl<'a> Output<'a> {
         })
     }
 
-    /// The rows, and how many values one has.
+    /// Rows and their length.
     fn numbers(self, task: Task) -> Result<(Vec<Vec<Number>>, usize), PredictionError> {
         if self.tensor.data.len() > MAX_JSON_TENSOR_BYTES {
             let (bytes, max) = (self.tensor.data.len(), MAX_JSON_TENSOR_BYTES);
@@ -93,7 +95,7 @@ impl<'a> Output<'a> {
             Datatype::Uint64 => self.tensor.elements::<u64>().map(Number::Uint).collect(),
             Datatype::Int32 => self.tensor.elements::<i32>().map(|value| Number::Int(value.into())).collect(),
             Datatype::Uint32 => self.tensor.elements::<u32>().map(|value| Number::Int(value.into())).collect(),
-            // Whole numbers of up to 16 bits, and halves, are exact in an f32.
+            // Integers of up to 16 bits and half-precision floats are exact in an `f32`.
             Datatype::Fp32 | Datatype::Fp16 | Datatype::Bf16 => {
                 self.tensor.to_f32().into_iter().map(Number::F32).collect()
             }

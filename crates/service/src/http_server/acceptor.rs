@@ -1,3 +1,5 @@
+//! Accept loop: starts a task for each connection on one of the per-core runtimes.
+
 use std::time::Duration;
 
 use axum::Router;
@@ -16,19 +18,26 @@ use super::runtime::{CoreRuntime, PerCoreRuntimes};
 use crate::peer::Peer;
 use crate::settings::ServerSettings;
 
+/// Delay before the next `accept` after an error.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Time for sending a 503 response to a connection over the limit.
+const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Accepts connections and starts their tasks.
 pub(super) struct Acceptor<'a> {
     runtimes: &'a PerCoreRuntimes,
     app: Router,
     builder: auto::Builder<TokioExecutor>,
     limit: ConnectionLimit,
     timeouts: Timeouts,
-    /// Every connection that has not ended.
+    /// All open connections.
     pub open: TaskTracker,
-    /// Ends idle connections at once, and the others after their requests.
+    /// Closes idle connections immediately, and the others after their requests in flight.
     pub stopping: CancellationToken,
 }
 
-/// Also a server that is dropped, and not stopped, ends its connections.
+/// A server that is dropped without shutdown closes its connections too.
 impl Drop for Acceptor<'_> {
     fn drop(&mut self) {
         self.stopping.cancel();
@@ -43,11 +52,11 @@ impl<'a> Acceptor<'a> {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
-            // A connection with much unread in small pieces is ended, with all that is on it; how much that may be goes by
-            // its window. A stream that is full of the smallest questions stays below.
+            // h2 ends a connection with too many unread small frames, and with it all its streams. The bound depends on
+            // the window: a stream full of the smallest messages stays below it.
             .initial_stream_window_size(192 << 10)
             .initial_connection_window_size(2 << 20)
-            // Calls that are cancelled before they are looked at; one more ends the connection, with the calls that are not.
+            // Streams that are reset before they are accepted. One more ends the connection with its other streams.
             .max_pending_accept_reset_streams(256)
             .max_header_list_size(16 << 10)
             .keep_alive_interval(Duration::from_secs(20))
@@ -67,21 +76,21 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Accepts for ever. Cancelling it loses no connection.
+    /// Accepts connections until cancelled. Cancellation loses no connection.
     pub async fn accept(&self, listener: &TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => self.start(stream, address.into()),
-                // Out of descriptors, most likely: the connections that hold them end by themselves.
+                // Usually no descriptors are left. Connections in progress release theirs.
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    sleep(Duration::from_millis(100)).await;
+                    warn!(%error, "accept failed");
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    /// Serves a connection in a task of its own, once it has a permit.
+    /// Serves a connection in a task of its own once it holds a permit.
     fn start(&self, stream: TcpStream, peer: Peer) {
         let CoreRuntime { runtime, connections } = self.runtimes.least_loaded().clone();
         let (app, builder, stopping) = (self.app.clone(), self.builder.clone(), self.stopping.clone());
@@ -108,7 +117,7 @@ impl<'a> Acceptor<'a> {
     }
 }
 
-/// Takes the stream out of this thread's events: they are to wake the thread that it is going to live on.
+/// Deregisters the stream from this thread's reactor, so that its events wake the thread that serves it.
 fn hand_over(stream: TcpStream, permit: ConnectionPermit, serve: impl FnOnce(std::net::TcpStream, ConnectionPermit)) {
     let _ = stream.set_nodelay(true);
     if let Ok(stream) = stream.into_std() {
@@ -116,16 +125,17 @@ fn hand_over(stream: TcpStream, permit: ConnectionPermit, serve: impl FnOnce(std
     }
 }
 
-/// Says "later" in HTTP/1.1 and reads what the client sends meanwhile, so that it sees the answer and no reset.
+/// Sends a 503 response in HTTP/1.1. Reads what the client still sends, so that it receives the response and not a
+/// reset.
 async fn reject_over_limit(mut stream: TcpStream) {
     const BUSY: &[u8] =
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
-    let answered = timeout(Duration::from_secs(1), async {
+    let sent = timeout(REJECT_TIMEOUT, async {
         stream.write_all(BUSY).await?;
         stream.shutdown().await?;
         let mut rest = [0; 1024];
         while stream.read(&mut rest).await? > 0 {}
         std::io::Result::Ok(())
     });
-    let _ = answered.await;
+    let _ = sent.await;
 }

@@ -1,3 +1,5 @@
+//! Task of one connection: protocol detection, timeouts and shutdown.
+
 use std::future::{Future, pending};
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,31 +20,31 @@ use super::idle_timeout::{HeaderTimer, wait_until_idle};
 use super::inline_wake::InlineWake;
 use super::timeout_stream::TimeoutStream;
 
-/// What an HTTP/2 connection begins with.
+/// Connection preface of HTTP/2 (RFC 9113 §3.4).
 pub(super) const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long an idle client may take to answer `GOAWAY`.
+/// Time for which an idle client may respond to `GOAWAY`.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The same, where a new connection waits for its permit.
+/// The same for a connection that is evicted in favour of a new one.
 const EVICTION_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Between two looks at the beginning of a preface: the interval doubles, so that a thousand clients that go no further cost little.
+/// Interval between two peeks at an incomplete preface. It doubles, so that a thousand stalled clients cost little.
 const MIN_PEEK_INTERVAL: Duration = Duration::from_millis(5);
 const MAX_PEEK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Of one connection.
+/// Timeouts of one connection.
 #[derive(Clone, Copy)]
 pub(super) struct Timeouts {
-    /// For a request's header.
+    /// Receiving a request header.
     pub header: Duration,
-    /// Between two requests.
+    /// Time between two requests.
     pub idle: Duration,
-    /// For each piece of a response to go.
+    /// Each write of a response.
     pub write: Duration,
 }
 
-/// What serves one connection.
+/// Everything that serves one connection.
 pub(super) struct ConnectionTask {
     pub app: Router,
     pub builder: auto::Builder<TokioExecutor>,
@@ -51,23 +53,23 @@ pub(super) struct ConnectionTask {
 }
 
 impl ConnectionTask {
-    /// Serves until the client ends the connection, it has been idle for too long, another needs its permit, or the server stops.
+    /// Serves until the client closes the connection, it is idle for too long, it is evicted, or the server stops.
     pub async fn serve(self, stream: std::net::TcpStream, permit: &ConnectionPermit) {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let activity = permit.activity();
-        let begun = tokio::select! {
+        let version = tokio::select! {
             biased;
-            begun = timeout(self.timeouts.header, sniff_protocol(&stream)) => begun.unwrap_or(None),
+            version = timeout(self.timeouts.header, sniff_protocol(&stream)) => version.unwrap_or(None),
             () = self.stopping.cancelled() => None,
             () = activity.evicted() => None,
         };
-        if let Some(version) = begun {
+        if let Some(version) = version {
             InlineWake::new(self.serve_requests(stream, version, Arc::clone(activity))).await;
         }
     }
 
-    /// HTTP/1 is idle between two requests, which hyper's header timer sees. HTTP/2 has no such timer: where no request arrives
-    /// for the idle timeout, the client is told to open another connection for its next (`GOAWAY`), and open streams go on.
+    /// Serves requests. In HTTP/1, hyper's header timer detects an idle connection. HTTP/2 has no such timer: without a
+    /// request for the idle timeout, the server sends `GOAWAY` and finishes open streams.
     async fn serve_requests(self, stream: TcpStream, version: Version, activity: Arc<ConnectionActivity>) {
         let Self { app, mut builder, stopping, timeouts } = self;
         builder.http1().timer(HeaderTimer::new(Arc::clone(&activity), timeouts.idle, timeouts.header));
@@ -92,19 +94,19 @@ impl ConnectionTask {
             }
             () = activity.evicted() => {
                 connection.as_mut().graceful_shutdown();
-                // A client without a single request has nothing to lose.
+                // A client that sent no request has nothing to lose.
                 let grace = if activity.requests() == 0 { Duration::ZERO } else { EVICTION_TIMEOUT };
                 close_gracefully(connection, &activity, grace).await
             }
         };
         if let Err(error) = ended {
-            debug!(%error, "a connection ended early");
+            debug!(%error, "connection ended early");
         }
     }
 }
 
-/// Waits for the end of a connection that has been told to end. A client that does not answer is cut off after `grace`, unless
-/// a request of its is in flight.
+/// Waits for the end of a connection in graceful shutdown. A client that does not respond within `grace` is cut off
+/// unless it has a request in flight.
 async fn close_gracefully<E>(
     mut connection: impl Future<Output = Result<(), E>> + Unpin,
     activity: &ConnectionActivity,
@@ -119,20 +121,20 @@ async fn close_gracefully<E>(
     }
 }
 
-/// Waits until the client has said enough to tell HTTP/1 from HTTP/2, and takes none of it. The builder would wait for
-/// the same, but without a timer: a client that says nothing would keep its permit for ever. `None`: it has gone.
+/// Peeks at the first bytes until they tell HTTP/1 from HTTP/2. `None` if the client closes the connection. The builder
+/// detects the protocol as well, but without a timeout: a silent client would hold its permit forever.
 async fn sniff_protocol(stream: &TcpStream) -> Option<Version> {
-    let mut said = [0; HTTP2_PREFACE.len()];
-    let mut pause = MIN_PEEK_INTERVAL;
+    let mut bytes = [0; HTTP2_PREFACE.len()];
+    let mut interval = MIN_PEEK_INTERVAL;
     loop {
-        match stream.peek(&mut said).await {
+        match stream.peek(&mut bytes).await {
             Ok(0) | Err(_) => return None,
-            Ok(_) if said == *HTTP2_PREFACE => return Some(Version::HTTP_2),
-            Ok(length) if !HTTP2_PREFACE.starts_with(&said[..length]) => return Some(Version::HTTP_11),
-            // Looking again shows the same bytes at once, so there is nothing to wait for but time.
+            Ok(_) if bytes == *HTTP2_PREFACE => return Some(Version::HTTP_2),
+            Ok(length) if !HTTP2_PREFACE.starts_with(&bytes[..length]) => return Some(Version::HTTP_11),
+            // `peek` returns the same bytes immediately, so there is no event to wait for.
             Ok(_) => {
-                sleep(pause).await;
-                pause = (pause * 2).min(MAX_PEEK_INTERVAL);
+                sleep(interval).await;
+                interval = (interval * 2).min(MAX_PEEK_INTERVAL);
             }
         }
     }

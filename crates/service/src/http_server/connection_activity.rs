@@ -1,3 +1,5 @@
+//! Activity of a connection: requests in flight, idle time and eviction.
+
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,29 +17,29 @@ use tokio::sync::Notify;
 use crate::limits::response_body::GuardedBody;
 use crate::peer::Peer;
 
-/// Start of the clock of [`ConnectionActivity`].
+/// Epoch of the timestamps in [`ConnectionActivity`].
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// What one connection does. Its own task writes it; the connection limit reads it from another thread.
+/// Activity of one connection. Its own task writes it; the connection limit reads it from other threads.
 #[derive(Debug)]
 pub(crate) struct ConnectionActivity {
     peer: Peer,
-    /// Reads that brought bytes. Only the connection's own task adds to it, so that a relaxed store is enough.
+    /// Number of reads that returned bytes. Only the connection's task increments it, so that a relaxed store suffices.
     reads: AtomicU64,
-    /// Requests that have arrived.
+    /// Number of requests received.
     requests: AtomicU64,
-    /// Requests whose response has not been handed to the socket completely.
+    /// Requests whose response has not been completely handed to the socket.
     in_flight: AtomicUsize,
-    /// Whether bytes of a response wait for the client to read.
+    /// Whether response bytes wait for the client to read them.
     is_writing: AtomicBool,
-    /// Milliseconds since [`EPOCH`] at which the connection became idle.
+    /// Time at which the connection became idle, in milliseconds since [`EPOCH`].
     idle_since: AtomicU64,
     is_evicted: AtomicBool,
     evicted: Notify,
 }
 
 impl ConnectionActivity {
-    /// Of a connection that has just been accepted.
+    /// Activity of a connection that was just accepted.
     pub fn new(peer: Peer) -> Self {
         Self {
             peer,
@@ -67,31 +69,31 @@ impl ConnectionActivity {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// A response waits for the client to read, or no longer does.
+    /// Records whether response bytes wait for the client to read them.
     pub fn set_writing(&self, is_writing: bool) {
         self.is_writing.store(is_writing, Ordering::Relaxed);
     }
 
-    /// Counts a request until the value is dropped.
+    /// Counts a request as in flight until the returned value is dropped.
     pub fn start_request(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
-    /// Whether no request is in flight and no response waits to be read. A connection that has sent nothing yet is idle, and so
-    /// is one in the middle of a request's header.
+    /// Whether no request is in flight and no response waits to be read. A new connection is idle, and so is one in the
+    /// middle of a request header.
     pub fn is_idle(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0 && !self.is_writing.load(Ordering::Relaxed)
     }
 
-    /// How long it has been idle; `None` while it is busy.
+    /// Idle time, or `None` while the connection is busy.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
         let since = self.idle_since.load(Ordering::Relaxed);
         self.is_idle().then(|| Duration::from_millis(millis(now).saturating_sub(since)))
     }
 
-    /// Makes the connection's task close it.
+    /// Requests that the connection's task close the connection.
     pub fn evict(&self) {
         self.is_evicted.store(true, Ordering::Relaxed);
         self.evicted.notify_one();
@@ -101,7 +103,7 @@ impl ConnectionActivity {
         self.is_evicted.load(Ordering::Relaxed)
     }
 
-    /// Returns once [`ConnectionActivity::evict`] has been called.
+    /// Completes once [`ConnectionActivity::evict`] is called.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
@@ -111,7 +113,7 @@ fn millis(now: Instant) -> u64 {
     now.saturating_duration_since(*EPOCH).as_millis() as u64
 }
 
-/// A request that has arrived and whose response is not complete.
+/// A received request whose response is not complete.
 pub(crate) struct InFlight(Arc<ConnectionActivity>);
 
 impl Drop for InFlight {
@@ -122,7 +124,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The routes of one connection. Counts requests until their responses are complete, and names the client in each.
+/// Service of one connection: tracks requests in flight, and adds the [`Peer`] to each request.
 #[derive(Clone)]
 pub(crate) struct TrackedService {
     routes: TowerToHyperService<Router>,
@@ -147,7 +149,7 @@ impl Service<Request<Incoming>> for TrackedService {
 }
 
 pin_project_lite::pin_project! {
-    /// A response to come.
+    /// Future of a response.
     pub(crate) struct TrackedResponse {
         #[pin]
         response: <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
@@ -166,7 +168,7 @@ impl Future for TrackedResponse {
     }
 }
 
-/// The body of a response, whose request is in flight until it is dropped.
+/// Response body. Its request is in flight until the body is dropped.
 pub(crate) type TrackedBody = GuardedBody<Option<InFlight>>;
 
 #[cfg(test)]
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_busy_until_its_last_response_is_complete_and_read() {
+    fn connection_is_busy_until_its_last_response_is_complete_and_read() {
         let activity = Arc::new(ConnectionActivity::default());
         let later = Instant::now() + Duration::from_secs(3);
         assert!(activity.idle_for(later).unwrap() >= Duration::from_secs(3));

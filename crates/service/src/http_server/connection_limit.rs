@@ -1,3 +1,5 @@
+//! Connection limit that evicts idle connections.
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,23 +15,23 @@ use tracing::debug;
 use super::connection_activity::ConnectionActivity;
 use crate::peer::Peer;
 
-/// A connection is closed for another only after it has been idle for so long: a client that sends one request after the other
-/// pauses for less, and a new client's first bytes arrive sooner.
+/// Minimum idle time before eviction. A client that sends one request after another pauses for less, and the first
+/// bytes of a new client arrive sooner.
 const MIN_IDLE: Duration = Duration::from_millis(100);
 
 /// Time for which a new connection waits for a permit.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// Pause before the next look for an idle connection, where all have been idle for less than [`MIN_IDLE`].
+/// Delay before the next attempt to evict, if every idle connection is idle for less than [`MIN_IDLE`].
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Connections that wait for a permit, or are told that there is none, at the same time. Each holds a descriptor.
+/// Connections that wait for a permit or are being rejected. Each holds a descriptor.
 pub(crate) const MAX_WAITING_CONNECTIONS: usize = 128;
 
-/// Bound on open connections. Where all permits are taken, a new connection takes the permit of an idle one.
+/// Limit on open connections. At the limit, a new connection replaces an idle one.
 ///
-/// A plain limit would let a client that opens connections and leaves them idle exclude everybody else. The registry is locked when a
-/// connection begins or ends, and never for a request.
+/// A plain semaphore would let a client with many idle connections exclude all others. The registry is locked when a
+/// connection starts or ends, never for a request.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimit {
     max: usize,
@@ -42,7 +44,7 @@ pub(crate) struct ConnectionLimit {
 /// A connection that waits for a permit.
 struct Waiter<'a>(&'a AtomicUsize);
 
-/// Every open connection.
+/// All open connections.
 #[derive(Debug, Default)]
 struct Registry {
     next: u64,
@@ -50,7 +52,7 @@ struct Registry {
     per_client: HashMap<IpAddr, usize>,
 }
 
-/// The permit of one connection, free again when it is dropped.
+/// Permit of one open connection, released on drop.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     activity: Arc<ConnectionActivity>,
@@ -59,14 +61,15 @@ pub(crate) struct ConnectionPermit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What a search for an idle connection eviction.
+/// Result of an attempt to evict an idle connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Eviction {
-    /// A connection, which closes now.
+    /// One connection is being closed.
     Evicted,
-    /// Only connections that closing would harm, or enough that are being closed already; or permits that are just being taken.
+    /// Nothing was evicted, but a permit may become free: connections are idle for too short a time, enough are being
+    /// closed, or permits are in transit.
     TooYoung,
-    /// Nothing: every connection has a request in flight.
+    /// Every connection has a request in flight.
     AllBusy,
 }
 
@@ -81,21 +84,22 @@ impl ConnectionLimit {
         }
     }
 
-    /// A permit, if one is free.
+    /// Takes a permit if one is free.
     pub fn try_acquire(&self, peer: Peer) -> Option<ConnectionPermit> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         Some(self.permit(peer, permit))
     }
 
-    /// One of the connections that may wait, or be refused, at the same time.
+    /// Takes one of the slots of connections that wait or are being rejected.
     pub fn try_queue(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.waiting).try_acquire_owned().ok()
     }
 
-    /// The permit of an idle connection, which is closed for it. `None` where every connection stays busy.
+    /// Waits for a permit while evicting idle connections. `None` if every connection stays busy.
     ///
-    /// Places go to those that wait in the order in which they came, so that a permit may go to another than the one that closed a
-    /// connection for it. So each looks again until it has a permit, and no more connections are closed than are waited for.
+    /// Permits go to waiters in order of arrival, so that a waiter may get the permit of a connection that another one
+    /// evicted. Each waiter therefore retries until it has a permit, and no more connections are closed than there are
+    /// waiters.
     pub async fn acquire(&self, peer: Peer) -> Option<ConnectionPermit> {
         let _waiter = Waiter::new(&self.waiters);
         let deadline = tokio::time::Instant::now() + MAX_WAIT;
@@ -103,8 +107,8 @@ impl ConnectionLimit {
         loop {
             let eviction = self.evict(Instant::now());
             let is_last = eviction == Eviction::AllBusy || tokio::time::Instant::now() >= deadline;
-            let pause = if is_last { Duration::ZERO } else { RETRY_DELAY };
-            match timeout(pause, &mut permit).await {
+            let wait = if is_last { Duration::ZERO } else { RETRY_DELAY };
+            match timeout(wait, &mut permit).await {
                 Ok(permit) => return Some(self.permit(peer, permit.ok()?)),
                 Err(_) if is_last => return None,
                 Err(_) => {}
@@ -118,8 +122,8 @@ impl ConnectionLimit {
         ConnectionPermit { activity, id, registry: Arc::clone(&self.registry), _permit: permit }
     }
 
-    /// Closes an idle connection: of the client address with the most connections, one without a request before one that has had
-    /// requests, and of those the one that has been idle for longest.
+    /// Evicts one idle connection: from the client address with the most connections, then one without any request,
+    /// then the one that has been idle for longest.
     fn evict(&self, now: Instant) -> Eviction {
         let registry = lock(&self.registry);
         let closing = registry.connections.values().filter(|activity| activity.is_evicted()).count();
@@ -192,7 +196,7 @@ impl Drop for ConnectionPermit {
 }
 
 fn lock(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
-    // A panic leaves at most a wrong count behind.
+    // A panic leaves at most a wrong count.
     registry.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -204,31 +208,31 @@ mod tests {
         Peer(IpAddr::from([192, 0, 2, last]))
     }
 
-    /// The permits that are evicted, in order, until there is nothing to evict.
+    /// Indices of the evicted permits in order of eviction.
     fn evicted(limit: &ConnectionLimit, permits: &[ConnectionPermit], now: Instant) -> Vec<usize> {
         let mut order = Vec::new();
         limit.waiters.store(permits.len(), Ordering::Relaxed);
         while limit.evict(now) == Eviction::Evicted {
-            let new = (0..permits.len()).find(|at| permits[*at].activity.is_evicted() && !order.contains(at));
-            order.push(new.expect("one more is evicted"));
+            let new = (0..permits.len()).find(|index| permits[*index].activity.is_evicted() && !order.contains(index));
+            order.push(new.expect("another permit is evicted"));
         }
         order
     }
 
     #[test]
-    fn the_client_with_the_most_connections_gives_way_first_and_silent_connections_before_used_ones() {
+    fn eviction_prefers_the_client_with_the_most_connections_and_unused_connections() {
         let limit = ConnectionLimit::new(5);
         let permits: Vec<_> = [1, 2, 2, 2, 3].map(|last| limit.try_acquire(peer(last)).unwrap()).into();
         drop(permits[1].activity.start_request());
         let _busy = permits[2].activity.start_request();
         let order = evicted(&limit, &permits, Instant::now() + Duration::from_secs(1));
-        assert_eq!(order[..2], [3, 1], "silent, then used; the busy one never");
+        assert_eq!(order[..2], [3, 1], "unused before used, and never the busy one");
         assert_eq!(order.len(), 4);
         assert_eq!(limit.evict(Instant::now()), Eviction::TooYoung, "they are being closed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn busy_connections_keep_their_places() {
+    async fn busy_connections_are_not_evicted() {
         let limit = ConnectionLimit::new(1);
         let permit = limit.try_acquire(peer(1)).unwrap();
         assert!(limit.try_acquire(peer(2)).is_none());
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_just_being_taken_is_worth_waiting_for() {
+    fn permit_in_transit_counts_as_available_soon() {
         let limit = ConnectionLimit::new(1);
         let _in_transit = Arc::clone(&limit.permits).try_acquire_owned().unwrap();
         let _waiter = Waiter::new(&limit.waiters);
@@ -247,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_is_taken_once_its_connection_has_been_idle_for_long_enough() {
+    async fn connection_is_evicted_once_idle_for_long_enough() {
         let limit = ConnectionLimit::new(1);
         let permit = limit.try_acquire(peer(1)).unwrap();
         limit.waiters.store(1, Ordering::Relaxed);
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_that_wait_all_get_the_places_of_idle_connections() {
+    async fn all_waiters_get_permits_of_idle_connections() {
         let limit = ConnectionLimit::new(4);
         let hold = |permit: ConnectionPermit| {
             tokio::spawn(async move {
@@ -281,6 +285,6 @@ mod tests {
             let limit = limit.clone();
             async move { limit.acquire(peer(1)).await.map(hold).is_some() }
         });
-        assert!(futures_util::future::join_all(waiting).await.into_iter().all(|has_place| has_place));
+        assert!(futures_util::future::join_all(waiting).await.into_iter().all(|has_permit| has_permit));
     }
 }

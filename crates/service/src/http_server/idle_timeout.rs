@@ -1,3 +1,5 @@
+//! Idle timeouts of connections, separate from the header timeout.
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +10,14 @@ use hyper::rt::{Sleep, Timer};
 
 use super::connection_activity::ConnectionActivity;
 
-/// How many steps the idle time of an HTTP/2 connection is measured in: it ends at most one step late.
+/// Checks per idle timeout of an HTTP/2 connection. The timeout fires at most one check late.
 const IDLE_CHECKS: u32 = 4;
 
-/// Timer for hyper's HTTP/1 header timeout that tells an idle connection from a slow one.
+/// Timer for hyper's HTTP/1 header timeout that distinguishes idle connections from slow headers.
 ///
-/// hyper starts its timer as soon as the last response has gone, so that one timeout would bound both the time between two
-/// requests and the time that a header takes. Here the first is `idle`, and as soon as a byte of the next header has arrived,
-/// the second, `header`, takes its place. The first header of a connection has begun when hyper starts.
+/// hyper starts its timer as soon as the last response is sent, so that one timeout would bound both the time between
+/// requests and the time that a header takes. Here the timeout is `idle` until the first byte of the next header
+/// arrives, and `header` from then on. The first header of a connection has started when hyper starts.
 #[derive(Debug)]
 pub(crate) struct HeaderTimer {
     activity: Arc<ConnectionActivity>,
@@ -25,7 +27,7 @@ pub(crate) struct HeaderTimer {
 }
 
 impl HeaderTimer {
-    /// Of one connection; `header` is what hyper has as its header timeout.
+    /// Timer of one connection. `header` is the header timeout that hyper is configured with.
     pub fn new(activity: Arc<ConnectionActivity>, idle: Duration, header: Duration) -> Self {
         Self { activity, idle, header, is_first: AtomicBool::new(true) }
     }
@@ -36,7 +38,7 @@ impl Timer for HeaderTimer {
         self.sleep_until(Instant::now() + duration)
     }
 
-    /// `deadline` is hyper's: `header` from now.
+    /// hyper's `deadline` is now plus `header`.
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         let is_first = self.is_first.swap(false, Ordering::Relaxed);
         let now = deadline.checked_sub(self.header).unwrap_or_else(Instant::now);
@@ -55,7 +57,7 @@ pin_project_lite::pin_project! {
         #[pin]
         sleep: tokio::time::Sleep,
         activity: Arc<ConnectionActivity>,
-        // Reads when the wait began; none once a byte of the header has arrived.
+        // Number of reads at the start of the wait. `None` once a byte of the header has arrived.
         seen: Option<u64>,
         header: Duration,
     }
@@ -76,13 +78,13 @@ impl Future for HeaderSleep {
 
 impl Sleep for HeaderSleep {}
 
-/// Returns when no request has arrived for `timeout`, at most a quarter of it later.
+/// Completes once no request has arrived for `timeout`, at most a quarter of it late.
 pub(crate) async fn wait_until_idle(activity: &ConnectionActivity, timeout: Duration) {
-    let (mut seen, mut quiet) = (activity.requests(), 0);
-    while quiet < IDLE_CHECKS {
+    let (mut seen, mut idle_checks) = (activity.requests(), 0);
+    while idle_checks < IDLE_CHECKS {
         tokio::time::sleep(timeout / IDLE_CHECKS).await;
         let count = activity.requests();
-        quiet = if count == seen { quiet + 1 } else { 0 };
+        idle_checks = if count == seen { idle_checks + 1 } else { 0 };
         seen = count;
     }
 }
@@ -101,7 +103,7 @@ mod tests {
         timer.sleep_until(tokio::time::Instant::now().into_std() + HEADER)
     }
 
-    /// Of a connection that has had its first request.
+    /// Timer of a connection that has received its first request.
     fn start_second(activity: &Arc<ConnectionActivity>) -> Pin<Box<dyn Sleep>> {
         let timer = HeaderTimer::new(Arc::clone(activity), IDLE, HEADER);
         drop(start(&timer));
@@ -113,21 +115,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_header_has_the_header_timeout() {
+    async fn first_header_has_the_header_timeout() {
         let mut sleep = start(&HeaderTimer::new(Arc::default(), IDLE, HEADER));
         assert!(!ends_within(&mut sleep, HEADER.saturating_sub(SECOND)).await);
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_between_two_requests_has_the_idle_timeout() {
+    async fn connection_between_requests_has_the_idle_timeout() {
         let mut sleep = start_second(&Arc::default());
         assert!(!ends_within(&mut sleep, IDLE.saturating_sub(SECOND)).await);
         assert!(ends_within(&mut sleep, 2 * SECOND).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_byte_of_a_header_starts_the_header_timeout_and_further_ones_do_not_prolong_it() {
+    async fn first_byte_of_a_header_starts_the_header_timeout_and_later_ones_do_not_extend_it() {
         let activity = Arc::default();
         let mut sleep = start_second(&activity);
         assert!(!ends_within(&mut sleep, IDLE.saturating_sub(SECOND)).await);
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_put_the_end_off_and_silence_brings_it() {
+    async fn requests_postpone_the_idle_timeout() {
         let activity = Arc::<ConnectionActivity>::default();
         let idle = tokio::spawn({
             let activity = Arc::clone(&activity);

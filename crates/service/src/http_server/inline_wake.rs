@@ -1,3 +1,5 @@
+//! Inline re-poll of a future that wakes itself.
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -5,17 +7,17 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Polls in a row, after which others have their turn.
+/// Consecutive polls before other tasks get their turn.
 const MAX_INLINE_POLLS: usize = 2;
 
 const IDLE: u8 = 0;
 const POLLING: u8 = 1;
 const WOKEN: u8 = 2;
 
-/// A future that is polled again at once where it woke itself while it was polled.
+/// Re-polls the inner future inline if it woke itself during `poll`.
 ///
-/// A connection does so for each request that has a body: who reads the body wakes who receives it, and both are in the same
-/// task. Tokio's scheduler of several threads takes it for work that another thread should look for, and wakes one.
+/// hyper does so for each request with a body, since the reader and the receiver of the body share a task. The
+/// multi-threaded scheduler of Tokio would wake another worker thread for it.
 pub struct InlineWake<F> {
     inner: Pin<Box<F>>,
     wake_state: Arc<WakeState>,
@@ -84,7 +86,7 @@ mod tests {
         }
     }
 
-    /// Wakes itself when it is polled, so often; ready after it.
+    /// Future that wakes itself during the first `times` polls and is ready after them.
     fn self_waking(mut times: usize) -> impl Future<Output = ()> {
         poll_fn(move |context| {
             if times == 0 {
@@ -96,7 +98,7 @@ mod tests {
         })
     }
 
-    /// Polls so often; what the last poll gave, and how often the task was woken.
+    /// Polls `times` times. Returns the last result and the number of wake-ups of the task.
     fn polled<F: Future>(future: F, times: usize) -> (Poll<F::Output>, usize) {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
@@ -109,19 +111,19 @@ mod tests {
     }
 
     #[test]
-    fn one_that_wakes_itself_is_polled_again_and_its_task_is_not_woken() {
+    fn self_wake_is_polled_inline_without_waking_the_task() {
         assert_eq!(polled(self_waking(1), 1), (Poll::Ready(()), 0));
     }
 
     #[test]
-    fn others_have_their_turn_before_one_that_wakes_itself_for_ever() {
+    fn endless_self_wake_yields_to_other_tasks() {
         assert_eq!(polled(self_waking(2), 1), (Poll::Pending, 1));
         assert_eq!(polled(self_waking(2), 2), (Poll::Ready(()), 1));
         assert_eq!(polled(self_waking(usize::MAX), 10), (Poll::Pending, 10));
     }
 
     #[test]
-    fn one_that_rests_wakes_its_task_once() {
+    fn idle_future_wakes_its_task_once() {
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         let mut future = InlineWake::new(pending::<()>());
@@ -134,23 +136,23 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_wake_of_another_thread_is_lost() {
-        let (questions, mut coming) = mpsc::channel::<oneshot::Sender<usize>>(1);
-        let answers = tokio::spawn(InlineWake::new(async move {
+    async fn wakes_from_other_threads_are_not_lost() {
+        let (requests, mut received) = mpsc::channel::<oneshot::Sender<usize>>(1);
+        let responder = tokio::spawn(InlineWake::new(async move {
             let mut number = 0;
-            while let Some(asker) = coming.recv().await {
+            while let Some(reply) = received.recv().await {
                 number += 1;
-                let _ = asker.send(number);
+                let _ = reply.send(number);
             }
         }));
-        let asks = InlineWake::new(async move {
+        let requester = InlineWake::new(async move {
             for number in 1..=10_000 {
-                let (asker, answer) = oneshot::channel();
-                questions.send(asker).await.unwrap();
-                assert_eq!(answer.await, Ok(number));
+                let (reply, response) = oneshot::channel();
+                requests.send(reply).await.unwrap();
+                assert_eq!(response.await, Ok(number));
             }
         });
-        tokio::spawn(asks).await.unwrap();
-        answers.await.unwrap();
+        tokio::spawn(requester).await.unwrap();
+        responder.await.unwrap();
     }
 }

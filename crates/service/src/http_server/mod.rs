@@ -1,3 +1,5 @@
+//! HTTP server: listener, accept loop, per-core runtimes, connection limit, timeouts and graceful shutdown.
+
 mod acceptor;
 mod connection;
 mod connection_activity;
@@ -23,28 +25,29 @@ use runtime::PerCoreRuntimes;
 use crate::lifecycle::readiness::Readiness;
 use crate::settings::ServerSettings;
 
-/// Acceptor that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`). Whoever comes when it is
-/// full is not heard, and tries again a second later; with the 128 that are customary, that befell some of 700 that came at once.
+/// Backlog of the listener, capped by `net.core.somaxconn`. If it is full, the kernel drops the SYN and the client
+/// retries a second later. A backlog of 128 dropped some of 700 simultaneous connections.
 const BACKLOG: u32 = 4096;
 
-/// The drain took longer than `DRAIN_TIMEOUT_MS`; what was still open has been cut.
+/// The drain took longer than `DRAIN_TIMEOUT_MS`, and open connections were closed.
 #[derive(Debug, thiserror::Error)]
-#[error("connections were still busy after {0:?} and have been cut")]
+#[error("draining took longer than {0:?} (DRAIN_TIMEOUT_MS), and open connections were closed")]
 pub struct DrainTimeout(Duration);
 
-/// A socket that listens there.
+/// Binds a listener to `address`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A new process takes the port over while connections of the last one are still ending.
+    // Allows a new process to take over the port while connections of the old one are closing.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves `app` until `stop` resolves, then ends in the order that loses nothing: unready at once, a lame duck that
-/// still accepts, no new connections, what was begun finishes.
+/// Serves `app` until `stop` resolves, then shuts down without losing requests. The service becomes unready, still
+/// accepts connections for the lame-duck period, then stops accepting and drains the requests in flight.
 ///
-/// Not `axum::serve`, because that installs no timer: a client that never finishes its head would stay for ever.
+/// `axum::serve` does not suffice because it installs no timer: a client that never completes its header would hold its
+/// connection forever.
 pub async fn serve(
     listener: TcpListener,
     app: Router,
@@ -55,7 +58,7 @@ pub async fn serve(
     serve_on(&PerCoreRuntimes::current(), listener, app, settings, readiness, stop).await
 }
 
-/// [`serve`], where a connection and all that comes of it stay on one of `runtimes`.
+/// Same as [`serve`], but keeps each connection and all its work on one of `runtimes`.
 pub async fn serve_on(
     runtimes: &PerCoreRuntimes,
     listener: TcpListener,
@@ -64,18 +67,18 @@ pub async fn serve_on(
     readiness: &Readiness,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DrainTimeout> {
-    let connections = Acceptor::new(runtimes, app, settings);
+    let acceptor = Acceptor::new(runtimes, app, settings);
     tokio::select! {
-        () = connections.accept(&listener) => {}
+        () = acceptor.accept(&listener) => {}
         () = stop => {}
     }
     let _unready = readiness.hold("stopping");
-    let _ = timeout(settings.lame_duck, connections.accept(&listener)).await;
+    let _ = timeout(settings.lame_duck, acceptor.accept(&listener)).await;
     drop(listener);
-    connections.stopping.cancel();
-    connections.open.close();
-    timeout(settings.drain_timeout, connections.open.wait()).await.map_err(|_| DrainTimeout(settings.drain_timeout))?;
-    info!("every connection has ended");
+    acceptor.stopping.cancel();
+    acceptor.open.close();
+    timeout(settings.drain_timeout, acceptor.open.wait()).await.map_err(|_| DrainTimeout(settings.drain_timeout))?;
+    info!("all connections closed");
     Ok(())
 }
 

@@ -1,16 +1,17 @@
+//! Limit of open files (`RLIMIT_NOFILE`).
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::connection_limit::MAX_WAITING_CONNECTIONS;
 use crate::settings::{ServerSettings, SettingError};
 
-/// Descriptors for everything but connections: the listeners, the log, files that are read, the pipes of child processes.
+/// Descriptors for everything but connections: listeners, log, files and pipes of child processes.
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// Raises the soft limit of open files (`RLIMIT_NOFILE`) as far as `MAX_CONNECTIONS` needs it, where `outgoing` further connections
-/// are opened to other services.
+/// Raises the soft limit of open files to what `MAX_CONNECTIONS` needs. `outgoing` is the number of connections to
+/// other services.
 ///
-/// # Errors
-/// Where the hard limit is too low: accepting would fail long before `MAX_CONNECTIONS` is reached.
+/// # Errors If the hard limit is too low: accepting would fail long before `MAX_CONNECTIONS` is reached.
 pub fn raise_limit(settings: &ServerSettings, outgoing: usize) -> Result<(), SettingError> {
     let connections = settings.max_connections.saturating_add(settings.metrics().max_connections);
     let needed =
@@ -27,9 +28,11 @@ pub fn raise_limit(settings: &ServerSettings, outgoing: usize) -> Result<(), Set
     }
 }
 
-/// The limit with room for `needed` descriptors; `None` where it has room already, an error with the hard limit where that is lower.
+/// The limit that allows `needed` descriptors, or `None` if the current one does.
+///
+/// # Errors The hard limit if it is lower.
 fn raised(limit: Rlimit, needed: u64) -> Result<Option<Rlimit>, u64> {
-    // `None` in a limit is no limit.
+    // `None` means unlimited.
     match limit {
         Rlimit { current: None, .. } => Ok(None),
         Rlimit { current: Some(current), .. } if current >= needed => Ok(None),
@@ -51,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_soft_limit_is_raised_as_far_as_needed_and_the_hard_limit_bounds_it() {
+    fn soft_limit_is_raised_as_needed_up_to_the_hard_limit() {
         let limit = |current, maximum| Rlimit { current, maximum };
         assert_eq!(raised(limit(Some(1024), Some(4096)), 2000), Ok(Some(limit(Some(2000), Some(4096)))));
         assert_eq!(raised(limit(Some(1024), None), 2000), Ok(Some(limit(Some(2000), None))));

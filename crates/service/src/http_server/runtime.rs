@@ -1,3 +1,5 @@
+//! Per-core runtimes: one single-threaded scheduler per core.
+
 use std::cell::Cell;
 use std::io;
 use std::num::NonZero;
@@ -10,14 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 static CORE_COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
 
-/// How many cores there are for this process.
+/// Number of cores that are available to this process.
 pub fn core_count() -> usize {
     *CORE_COUNT
 }
 
-/// The core whose thread asks, below [`core_count`]. What a thread waits for is kept for each of them, wherever that can be: it then
-/// wakes this thread, and no other has to pass it on. The threads of [`PerCoreRuntimes`] have their own numbers; any other thread, such
-/// as one that hashes or unpacks, shares a number with one of them, and gets it when it first comes here.
+/// Index of the current thread's core, below [`core_count`].
+///
+/// Shared resources, such as connections and queues, are sharded by it: the thread that completes an operation is then
+/// the one that waits for it, and no other thread is woken. Threads of [`PerCoreRuntimes`] have fixed indices. Any
+/// other thread, such as one of the blocking pool, gets an index at its first call.
 pub fn current_core() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = CORE.get().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
@@ -27,53 +31,55 @@ pub fn current_core() -> usize {
 
 thread_local!(static CORE: Cell<Option<usize>> = const { Cell::new(None) });
 
-/// Who runs connections: a thread for each core, with a scheduler of its own, for as long as this is kept.
+/// Runtimes that serve connections: a thread with a current-thread scheduler for each core. The threads stop when this
+/// value is dropped.
 ///
-/// Tokio's scheduler of several threads hands tasks from one to the other, and wakes a second thread for each event, to
-/// look for more. Where a request takes some ten microseconds, that is a good part of it.
+/// The multi-threaded scheduler of Tokio moves tasks between threads and wakes a second thread for each event, to look
+/// for more work. For requests that take some ten microseconds, this costs a considerable share of the time.
 pub struct PerCoreRuntimes {
     cores: Vec<CoreRuntime>,
     stop: CancellationToken,
 }
 
-/// One of them.
+/// Runtime of one core.
 #[derive(Clone)]
 pub(crate) struct CoreRuntime {
     pub runtime: Handle,
-    /// Cloned for each connection.
+    /// Cloned for each connection, so that its reference count is the load.
     pub connections: Arc<()>,
 }
 
 impl PerCoreRuntimes {
-    /// The thread that calls this, which runs a scheduler, and one more for each further core.
+    /// Uses the calling thread, which must run a scheduler, for the first core and starts a thread for each further
+    /// core.
     pub fn start() -> io::Result<Self> {
         Self::new(core_count())
     }
 
     pub(crate) fn new(count: usize) -> io::Result<Self> {
-        let mut cores = Self::current();
+        let mut runtimes = Self::current();
         CORE.set(Some(0));
         for number in 1..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            cores.cores.push(CoreRuntime::new(runtime.handle().clone()));
-            let stopped = cores.stop.clone();
+            runtimes.cores.push(CoreRuntime::new(runtime.handle().clone()));
+            let stop = runtimes.stop.clone();
             let run = move || {
                 CORE.set(Some(number));
-                runtime.block_on(stopped.cancelled());
+                runtime.block_on(stop.cancelled());
             };
             thread::Builder::new().name(format!("core {number}")).spawn(run)?;
         }
-        Ok(cores)
+        Ok(runtimes)
     }
 
-    /// The scheduler of who calls this, and no other.
+    /// The runtime of the caller alone.
     pub fn current() -> Self {
         Self { cores: vec![CoreRuntime::new(Handle::current())], stop: CancellationToken::new() }
     }
 
-    /// That with the fewest connections.
+    /// Runtime with the fewest connections.
     pub(crate) fn least_loaded(&self) -> &CoreRuntime {
-        self.cores.iter().min_by_key(|core| Arc::strong_count(&core.connections)).expect("there is at least one")
+        self.cores.iter().min_by_key(|core| Arc::strong_count(&core.connections)).expect("there is at least one core")
     }
 }
 
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_always_has_the_same_number_and_there_is_a_core_for_it() {
+    fn thread_keeps_its_core_index() {
         let numbers = || [current_core(), current_core()];
         for [first, second] in [numbers(), thread::spawn(numbers).join().unwrap()] {
             assert_eq!(first, second);
@@ -103,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_threads_of_the_cores_have_the_cores_numbers_whichever_comes_first() {
+    async fn runtime_threads_have_the_indices_of_their_cores() {
         let cores = PerCoreRuntimes::new(3).unwrap();
         for number in [2, 1, 0] {
             let own = cores.cores[number].runtime.spawn(async { CORE.get() }).await.unwrap();

@@ -1,3 +1,5 @@
+//! TCP stream with a write timeout.
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,14 +13,15 @@ use tokio_io_timeout::TimeoutStream as IoTimeoutStream;
 
 use super::connection_activity::ConnectionActivity;
 
-/// A client's connection. A client that does not read what it asked for would keep its place: there is an end to that.
+/// Stream of a client. The write timeout closes the connection of a client that does not read its response and would
+/// otherwise hold its permit.
 pub(crate) struct TimeoutStream {
     stream: Pin<Box<IoTimeoutStream<TcpStream>>>,
-    /// Whether several pieces are taken at a time. In HTTP/2 only from the first write on: before that, h2 asks what to do
-    /// with messages from 256 bytes to a kilobyte, and copies them between the frames around them if this says no. A call's
-    /// answer then leaves in one write instead of two.
+    /// Whether writes are vectored. In HTTP/2 only from the first write on: h2 reads this once at the start to decide
+    /// about messages from 256 bytes to 1 KiB, and copies them between the frames around them if this is `false`. A
+    /// response then leaves in one write instead of two.
     is_vectored: bool,
-    /// Whether the client has been too slow to read the response.
+    /// Whether a write is pending because the client does not read.
     is_blocked: bool,
     activity: Arc<ConnectionActivity>,
 }
@@ -77,7 +80,7 @@ impl AsyncWrite for TimeoutStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = self.stream.as_mut().poll_flush(cx);
-        // Nothing is flushed before everything has been written.
+        // A flush completes only after all bytes are written.
         if polled.is_ready() && self.is_blocked {
             self.is_blocked = false;
             self.activity.set_writing(false);
@@ -98,12 +101,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_h2_is_told_before_it_writes_is_not_so_afterwards() {
+    async fn http2_stream_is_vectored_only_after_the_first_write() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for (version, at_first) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
+        for (version, initially) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let mut connection = TimeoutStream::new(stream, version, Duration::from_secs(1), Arc::default());
-            assert_eq!(connection.is_write_vectored(), at_first);
+            assert_eq!(connection.is_write_vectored(), initially);
             connection.write_all(b"x").await.unwrap();
             assert!(connection.is_write_vectored());
         }

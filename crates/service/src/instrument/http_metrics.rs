@@ -1,3 +1,5 @@
+//! HTTP metrics by route.
+
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -10,11 +12,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Seconds; from a near hit to the longest patience anybody has.
+/// Histogram buckets in seconds: from a hit in the in-process cache to the longest client timeouts.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Counts and times of all requests of a service.
+/// Counts and latencies of all requests of a service.
 #[derive(Clone, Debug)]
 pub struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
@@ -42,19 +44,23 @@ impl HttpMetrics {
             seconds: Family::new_with_constructor(seconds_histogram),
             in_flight: Gauge::default(),
         };
-        registry.register("requests", "Requests answered", metrics.requests.clone());
-        registry.register("request_seconds", "Time from a request's head to its answer's", metrics.seconds.clone());
-        registry.register("in_flight", "Requests being worked on", metrics.in_flight.clone());
+        registry.register("requests", "HTTP requests completed", metrics.requests.clone());
+        registry.register(
+            "request_seconds",
+            "Time from the request header to the response header",
+            metrics.seconds.clone(),
+        );
+        registry.register("in_flight", "HTTP requests in flight", metrics.in_flight.clone());
         metrics
     }
 
-    /// Counts a request as being worked on until it is dropped, also because the client goes away.
+    /// Counts a request as in flight until the returned value is dropped, also if the client disconnects.
     pub(crate) fn track(&self) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight(&self.in_flight)
     }
 
-    /// Those of one route. Unmatched paths share one label: a scanner must not fill the memory with labels.
+    /// Metrics of one route. Unmatched paths share one label, so that a scanner cannot create labels without limit.
     pub(crate) fn route_metrics(&self, path: Option<&MatchedPath>) -> RouteMetrics {
         let route = path.map_or("unmatched", MatchedPath::as_str).to_owned();
         let seconds = self.seconds.get_or_create_owned(&RouteLabel { route: route.clone() });
@@ -70,13 +76,14 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Counts and times of one route.
+/// Counts and latencies of one route.
 #[derive(Debug)]
 pub(crate) struct RouteMetrics {
     route: String,
     requests: Family<RequestLabels, Counter>,
     seconds: Histogram,
-    /// The route's first method, answered with 200: what nearly all requests are, so that it is not looked up by its labels.
+    /// Counter of the route's first method with status 200, which nearly all requests use: it saves the lookup by
+    /// labels.
     common: OnceLock<(Method, Counter)>,
 }
 
@@ -99,12 +106,12 @@ impl RouteMetrics {
     }
 }
 
-/// A histogram over the seconds that requests take, for a service's own metrics.
+/// Histogram with the buckets of request latencies, for a service's own metrics.
 pub fn seconds_histogram() -> Histogram {
     Histogram::new(SECONDS_BUCKETS)
 }
 
-/// A method is any word the client likes: those that no route has share one label.
+/// Label of a method. Clients may send any token as a method; unknown ones share one label.
 fn method_label(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] = ["GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH", "CONNECT", "TRACE"];
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
@@ -115,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_that_clients_invent_share_one_label() {
+    fn unknown_methods_share_one_label() {
         assert_eq!(method_label(&Method::POST), "POST");
         assert_eq!(method_label(&Method::from_bytes(b"BREW").unwrap()), "other");
         assert_eq!(method_label(&Method::from_bytes(b"get").unwrap()), "other");

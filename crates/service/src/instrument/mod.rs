@@ -1,3 +1,5 @@
+//! Instrumentation layer of all routes: request ID, access log, metrics, request guard and panic handling.
+
 mod http_metrics;
 pub mod request_id;
 mod request_info;
@@ -30,19 +32,21 @@ use crate::response::grpc_status;
 use crate::response::problem::problem;
 use crate::security::request_guard::RequestGuard;
 
-/// Wraps all routes: a request id in and out, one log line a request, metrics, the checks of `guard`, a 500 instead of a broken
-/// connection when a handler panics, an error that is seen also by a client that is still sending, and to a client of gRPC an
-/// answer of gRPC.
+/// Wraps all routes in one layer.
+///
+/// It assigns request IDs, writes the access log, records metrics and rejects requests that `guard` does not accept. A
+/// panic in a handler becomes a 500 response. After an error, the rest of the request body is drained, so that a client
+/// that is still sending receives the response. gRPC requests get gRPC responses.
 pub fn instrument(app: Router, metrics: HttpMetrics, guard: RequestGuard) -> Router {
     instrument_with(app, metrics, guard, |_| {})
 }
 
-/// [`instrument`], and `finish` has the last word on the headers of every answer that is none of gRPC.
+/// Same as [`instrument`], but `finish` edits the headers of every response except those of gRPC last.
 pub fn instrument_with(app: Router, metrics: HttpMetrics, guard: RequestGuard, finish: fn(&mut HeaderMap)) -> Router {
     app.layer(InstrumentLayer { metrics, guard, finish })
 }
 
-/// One layer for all of it: axum copies and boxes a route once for each layer shared it, for every request.
+/// One layer for everything: axum clones and boxes a route once per layer for every request.
 #[derive(Clone)]
 struct InstrumentLayer {
     metrics: HttpMetrics,
@@ -59,17 +63,17 @@ impl<S> Layer<S> for InstrumentLayer {
     }
 }
 
-/// A route, wrapped. axum copies it for each request.
+/// An instrumented route. axum clones it for each request.
 #[derive(Clone)]
 struct Instrumented<S>(Arc<RouteShared<S>>);
 
-/// What all requests to a route share.
+/// State shared by all requests to a route.
 struct RouteShared<S> {
-    /// Copied when it is called.
+    /// Cloned for each request.
     route: S,
     metrics: HttpMetrics,
     guard: RequestGuard,
-    /// Found when the route is first info.
+    /// Initialized by the first request.
     route_metrics: OnceLock<RouteMetrics>,
     finish: fn(&mut HeaderMap),
 }
@@ -84,7 +88,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The copy that is called is info.
+        // Readiness is checked on the clone that is called.
         Poll::Ready(Ok(()))
     }
 
@@ -108,13 +112,13 @@ where
     let (request, drain_handle) = drainable(request);
     let mut response = match checked {
         Ok(()) => {
-            let answering = async {
+            let response = async {
                 let Ok(response) = route.clone().oneshot(request).await;
                 response
             };
-            let answering = with_request_id(info.id.clone(), AssertUnwindSafe(answering).catch_unwind());
-            let answered = answering.instrument(span.clone()).await;
-            answered.unwrap_or_else(|panic| span.in_scope(|| panic_response(&*panic)))
+            let response = with_request_id(info.id.clone(), AssertUnwindSafe(response).catch_unwind());
+            let response = response.instrument(span.clone()).await;
+            response.unwrap_or_else(|panic| span.in_scope(|| panic_response(&*panic)))
         }
         Err(rejection) => {
             drop(request);
@@ -130,8 +134,8 @@ where
     let elapsed = start.elapsed();
     span.in_scope(|| log(&info, &response, status, elapsed));
     route_metrics.record(&info.method, status, elapsed);
-    if let Entry::Vacant(place) = response.headers_mut().entry(REQUEST_ID_HEADER) {
-        place.insert(info.id);
+    if let Entry::Vacant(entry) = response.headers_mut().entry(REQUEST_ID_HEADER) {
+        entry.insert(info.id);
     }
     if let Some(drain_handle) = drain_handle {
         drain_handle.drain(response.status()).await;
@@ -140,9 +144,9 @@ where
 }
 
 fn panic_response(panic: &(dyn Any + Send)) -> Response {
-    let words = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    error!(panic = words.unwrap_or_default(), "a handler panicked");
-    problem(StatusCode::INTERNAL_SERVER_ERROR, "an error of ours; it is in the log under this request's id")
+    let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    error!(panic = message.unwrap_or_default(), "handler panicked");
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "Internal error; see the server log for this request ID.")
 }
 
 #[cfg(test)]
@@ -174,19 +178,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_answer_carries_an_id_which_the_handler_knows() {
+    async fn response_carries_the_request_id_that_the_handler_sees() {
         let app = app(&mut Registry::default());
         for (name, given) in [(REQUEST_ID_HEADER, Some("of-the-client")), (header::ACCEPT, None)] {
             let request = request("/fine/1", name, given.unwrap_or("*/*"));
-            let answer = app.clone().oneshot(request).await.unwrap();
-            let id = answer.headers()[REQUEST_ID_HEADER].clone();
+            let response = app.clone().oneshot(request).await.unwrap();
+            let id = response.headers()[REQUEST_ID_HEADER].clone();
             assert!(given.map_or(id.len() == 36, |given| id == given), "{id:?}");
-            assert_eq!(axum::body::to_bytes(answer.into_body(), 100).await.unwrap(), id.as_bytes());
+            assert_eq!(axum::body::to_bytes(response.into_body(), 100).await.unwrap(), id.as_bytes());
         }
     }
 
     #[tokio::test]
-    async fn an_id_that_is_long_or_not_visible_ascii_is_replaced() {
+    async fn request_id_that_is_long_or_not_visible_ascii_is_replaced() {
         let app = app(&mut Registry::default());
         for (id, is_kept) in
             [("x".repeat(128), true), ("x".repeat(129), false), ("a b".to_owned(), false), (String::new(), false)]
@@ -199,10 +203,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_the_guard_refuses_does_not_reach_its_route() {
+    async fn request_rejected_by_the_guard_does_not_reach_its_route() {
         let app = app(&mut Registry::default());
-        let refused = request("/panics", header::ORIGIN, "https://evil.example");
-        let response = app.clone().oneshot(refused).await.unwrap();
+        let rejected = request("/panics", header::ORIGIN, "https://evil.example");
+        let response = app.clone().oneshot(rejected).await.unwrap();
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         assert!(response.headers().contains_key(REQUEST_ID_HEADER));
         let mut call = request("/panics", header::ORIGIN, "https://evil.example");
@@ -212,12 +216,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_answer_and_to_a_client_of_grpc_one_of_its_kind() {
+    async fn panic_becomes_a_500_or_a_grpc_status() {
         let app = app(&mut Registry::default());
-        let answer = app.clone().oneshot(request("/panics", header::ACCEPT, "*/*")).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        let answer = app.oneshot(request("/panics", header::CONTENT_TYPE, "application/grpc")).await.unwrap();
-        assert_eq!((answer.status(), &answer.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(13)));
+        let response = app.clone().oneshot(request("/panics", header::ACCEPT, "*/*")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let response = app.oneshot(request("/panics", header::CONTENT_TYPE, "application/grpc")).await.unwrap();
+        assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(13)));
     }
 
     #[tokio::test]

@@ -1,10 +1,12 @@
+//! Request IDs.
+
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
 use http::HeaderValue;
 use uuid::{Builder, Uuid};
 
-/// The odd numbers by which the two halves step on: the golden ratio's and the square root of two's digits.
+/// Odd increments of the two counters: digits of the golden ratio and of the square root of two.
 const INCREMENTS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0x6a09_e667_f3bc_c909];
 
 tokio::task_local! {
@@ -12,11 +14,11 @@ tokio::task_local! {
 }
 
 thread_local! {
-    /// Two counters that begin anywhere, so that no two threads and no two processes count alike.
+    /// Two counters with random start values, so that threads and processes do not produce the same IDs.
     static COUNTERS: Cell<[u64; 2]> = Cell::new([RandomState::new().hash_one(0), RandomState::new().hash_one(1)]);
 }
 
-/// The ID of the request that the current task serves, for forwarding to other services.
+/// ID of the request that the current task serves, for forwarding to other services.
 pub fn current_request_id() -> Option<HeaderValue> {
     REQUEST_ID.try_with(Clone::clone).ok()
 }
@@ -26,8 +28,8 @@ pub(crate) fn with_request_id<F: Future>(id: HeaderValue, future: F) -> impl Fut
     REQUEST_ID.scope(id, future)
 }
 
-/// A name for a request or an answer that nothing else has, in the form of a random UUID. It is no secret: who knows one
-/// may guess the next. Asking the kernel for 128 secret bits each time costs more than all else that a name needs.
+/// New unique ID of a request or response, in the form of a random UUID. It is not secret: an ID reveals the next one.
+/// Reading 128 random bits from the kernel per ID would cost more than all other work for it.
 pub fn new_request_id() -> Uuid {
     let counters = COUNTERS.get();
     let next = [counters[0].wrapping_add(INCREMENTS[0]), counters[1].wrapping_add(INCREMENTS[1])];
@@ -38,8 +40,8 @@ pub fn new_request_id() -> Uuid {
     Builder::from_random_bytes(bytes).into_uuid()
 }
 
-/// The output function of `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014): different
-/// numbers stay different, and neighbours look nothing alike.
+/// Output function of `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014). It is a
+/// bijection, and consecutive inputs yield unrelated outputs.
 fn mix(mut number: u64) -> u64 {
     number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_are_alike_whichever_thread_made_them() {
+    fn ids_are_unique_across_threads() {
         let make = || (0..10_000).map(|_| new_request_id()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| thread::spawn(make)).collect();
         let ids: HashSet<Uuid> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();

@@ -1,3 +1,5 @@
+//! Data of a request that the access log, the metrics and the response need after the request was consumed.
+
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -10,37 +12,37 @@ use super::request_id::new_request_id;
 use crate::logging::access_log::ACCESS_LOG_TARGET;
 use crate::response::grpc_status;
 
-/// `Cache-Status` of RFC 9211, which is in the log line as well.
+/// `Cache-Status` (RFC 9211), which the access log contains as well.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// A request's name in the log. A client's own is kept, and it is in every answer.
+/// Request ID. The ID that a client sends is kept, and every response carries it.
 pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id of a client's that is kept: it is in every line about the request.
+/// Length limit of a client's request ID, since every log line about the request contains it.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// Bytes of a method and of a path that a log line repeats.
+/// Length limits of the method and the path in a log line.
 const MAX_LOGGED_METHOD_BYTES: usize = 32;
 const MAX_LOGGED_PATH_BYTES: usize = 256;
 
-/// Beginnings of the paths of health checks, by whichever protocol.
+/// Path prefixes of health checks, REST and gRPC.
 const HEALTH_CHECK_PREFIXES: [&str; 3] = ["/health/", "/v2/health/", "/grpc.health.v1.Health/"];
 
-/// The path of `model_api` that `web_api` polls once a second.
+/// Path of `model_api` that `web_api` polls once per second.
 const POLLED_PATH: &str = "/models";
 
-/// What is still to be known of a request when it has been answered.
+/// Data of a request, kept until its response is complete.
 pub(super) struct RequestInfo {
     pub method: Method,
     path: Option<PathAndQuery>,
     pub id: HeaderValue,
-    /// Whether it is a call of gRPC.
+    /// Whether it is a gRPC request.
     pub is_grpc: bool,
 }
 
 impl RequestInfo {
     pub fn new(request: &Request) -> Self {
-        let fresh = || {
+        let generate = || {
             let mut text = [0; 36];
             HeaderValue::from_str(new_request_id().hyphenated().encode_lower(&mut text)).expect("digits and dashes")
         };
@@ -52,7 +54,7 @@ impl RequestInfo {
                 .get(REQUEST_ID_HEADER)
                 .filter(|id| is_valid_request_id(id))
                 .cloned()
-                .unwrap_or_else(fresh),
+                .unwrap_or_else(generate),
             is_grpc: grpc_status::is_grpc(request.headers()),
         }
     }
@@ -62,7 +64,7 @@ impl RequestInfo {
     }
 }
 
-/// Whether a client's id is kept: it must be short, and visible ASCII without spaces.
+/// Whether a client's request ID is kept: visible ASCII without spaces, up to [`MAX_REQUEST_ID_BYTES`].
 pub(super) fn is_valid_request_id(id: &HeaderValue) -> bool {
     (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
@@ -75,14 +77,14 @@ pub(super) fn log(info: &RequestInfo, response: &Response, status: StatusCode, e
     let (method, path) =
         (truncate(info.method.as_str(), MAX_LOGGED_METHOD_BYTES), truncate(info.path(), MAX_LOGGED_PATH_BYTES));
     let ms = elapsed.as_micros() as f64 / 1e3;
-    // Health checks and polls between the services arrive every second; at `info` they would be most of the log.
+    // Health checks and polls arrive every second and would make up most of the log at `info`.
     let is_poll = path == POLLED_PATH && status == StatusCode::OK;
     let status = status.as_u16();
-    if is_poll || HEALTH_CHECK_PREFIXES.iter().any(|checks| path.starts_with(checks)) {
-        debug!(target: ACCESS_LOG_TARGET, %method, path, status, ms, "answered");
+    if is_poll || HEALTH_CHECK_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
+        debug!(target: ACCESS_LOG_TARGET, %method, path, status, ms, "request completed");
     } else {
         let cache = response.headers().get(CACHE_STATUS).and_then(|value| value.to_str().ok());
-        info!(target: ACCESS_LOG_TARGET, %method, path, status, ms, cache, "answered");
+        info!(target: ACCESS_LOG_TARGET, %method, path, status, ms, cache, "request completed");
     }
 }
 
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_line_repeats_a_bounded_piece_of_a_path() {
+    fn logged_path_is_truncated() {
         assert_eq!(truncate("/predict", MAX_LOGGED_PATH_BYTES), "/predict");
         assert_eq!(truncate(&format!("/{}", "\u{e9}".repeat(1000)), MAX_LOGGED_PATH_BYTES).len(), 255);
     }

@@ -1,3 +1,6 @@
+//! HTTP client of the `health` and `metrics` subcommands: container health checks and metrics without curl in the
+//! image.
+
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -10,16 +13,16 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longer than any healthy answer, shorter than a container's own limit for its check.
+/// Timeout of the request. Shorter than the timeout of container health checks.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Asks the service at `address` whether it is ready: prints its answer and ends with 0 only for a 200.
+/// Requests `/health/ready` from the service at `address` and prints the response. Exit code 0 only for status 200.
 pub async fn check(address: SocketAddr) -> ExitCode {
     print(address, "/health/ready").await
 }
 
-/// Prints the metrics of the service whose `METRICS_ADDR` is `address`, in the OpenMetrics text format: how they are read from
-/// outside a container, since that listener is never published. Ends with 0 only for a 200.
+/// Prints the metrics of the service whose `METRICS_ADDR` is `address`, in the OpenMetrics text format. This is the way
+/// to read them from outside a container, since that listener is never published. Exit code 0 only for status 200.
 pub async fn print_metrics(address: SocketAddr) -> ExitCode {
     print(address, "/metrics").await
 }
@@ -27,7 +30,7 @@ pub async fn print_metrics(address: SocketAddr) -> ExitCode {
 async fn print(address: SocketAddr, path: &str) -> ExitCode {
     match timeout(RESPONSE_TIMEOUT, get(connectable(address), path)).await {
         Ok(Ok((status, body))) => {
-            // A reader that has closed it, such as `head`, has seen enough.
+            // A reader such as `head` may have closed stdout.
             let _ = writeln!(io::stdout(), "{}", body.trim_end());
             if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -42,7 +45,7 @@ async fn print(address: SocketAddr, path: &str) -> ExitCode {
     }
 }
 
-/// A service that listens on all addresses is asked on loopback.
+/// Replaces an unspecified address by the loopback address.
 fn connectable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -52,7 +55,7 @@ fn connectable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Metrics of hundreds of models have hundreds of kilobytes.
+/// Response size limit. The metrics of hundreds of models take hundreds of kilobytes.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;

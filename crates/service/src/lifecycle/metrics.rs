@@ -1,3 +1,5 @@
+//! Metrics endpoint.
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -8,7 +10,7 @@ use http::{StatusCode, header};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-/// `GET /metrics` in the OpenMetrics text format. Serve it on a listener that is never published.
+/// Routes `GET /metrics` in the OpenMetrics text format. Serve it only on a listener that is never published.
 pub fn router(registry: Registry) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state(Arc::new(registry))
 }

@@ -1,4 +1,4 @@
-//! Life cycle of a service: readiness, shutdown, health checks and the metrics endpoint.
+//! Life cycle of a service: readiness, shutdown, health check and metrics endpoint.
 
 pub mod health;
 pub mod metrics;

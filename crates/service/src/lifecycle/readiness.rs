@@ -1,7 +1,9 @@
+//! Readiness latch.
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A latch that whoever needs time holds. Ready means that nobody holds it.
+/// Readiness of a service: ready while no [`Hold`] exists.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     holds: Arc<Mutex<Holds>>,
@@ -13,7 +15,7 @@ struct Holds {
     reasons: BTreeMap<u64, String>,
 }
 
-/// Keeps the service unready until it is dropped.
+/// Keeps the service unready until dropped.
 #[derive(Debug)]
 #[must_use = "dropping the hold releases it"]
 pub struct Hold {
@@ -22,7 +24,7 @@ pub struct Hold {
 }
 
 impl Readiness {
-    /// Unready until the returned hold is dropped. `reason` is shown to whoever asks for readiness.
+    /// Makes the service unready until the returned hold is dropped. Readiness probes report `reason`.
     pub fn hold(&self, reason: impl Into<String>) -> Hold {
         let mut holds = self.lock();
         let id = holds.next;
@@ -31,13 +33,13 @@ impl Readiness {
         Hold { id, readiness: self.clone() }
     }
 
-    /// Why the service is not ready; `None` when it is.
+    /// Reason of the oldest hold, or `None` if the service is ready.
     pub fn reason(&self) -> Option<String> {
         self.lock().reasons.values().next().cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Holds> {
-        // No code panics while it holds the lock, and a map of strings has no half-made state to fear.
+        // No code panics while it holds the lock, and a map of strings has no inconsistent state.
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_ready_when_the_last_holder_has_let_go() {
+    fn service_is_ready_once_the_last_hold_is_dropped() {
         let readiness = Readiness::default();
         assert_eq!(readiness.reason(), None);
         let (first, second) = (readiness.hold("loading"), readiness.hold("warming up"));

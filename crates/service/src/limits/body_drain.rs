@@ -1,3 +1,5 @@
+//! Lingering close: drains the rest of a request body after an error response.
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,28 +13,28 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// After a refusal the rest of the body is read and thrown away for so long.
+/// Time for which the rest of a body is read and discarded after an error response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A request's body, drain_handle to whoever answers: what an error leaves unread of it can be read afterwards.
+/// Handle to the unread rest of a request body, for use after the response.
 pub(crate) struct DrainHandle(oneshot::Receiver<Body>);
 
-/// `None` where there is nothing to read.
+/// Makes the body of a request drainable. The handle is `None` if there is nothing to read.
 pub(crate) fn drainable(request: Request) -> (Request, Option<DrainHandle>) {
     if request.body().is_end_stream() {
         return (request, None);
     }
-    let (back, returned) = oneshot::channel();
+    let (returns, returned) = oneshot::channel();
     let expects_continue = request.headers().contains_key(header::EXPECT);
-    let request = request.map(|body| Body::new(DrainableBody { body, expects_continue, back: Some(back) }));
+    let request = request.map(|body| Body::new(DrainableBody { body, expects_continue, returns: Some(returns) }));
     (request, Some(DrainHandle(returned)))
 }
 
 impl DrainHandle {
-    /// Reads what is left of it when the answer is an error, for a while: a client that is still sending would otherwise
-    /// see its connection reset instead of the answer.
+    /// Drains the body for up to [`LINGER_TIMEOUT`] if the response is an error. A client that is still sending would
+    /// otherwise see a connection reset instead of the response.
     pub async fn drain(mut self, status: StatusCode) {
-        // After a 408 there is nothing to read: that client does not send.
+        // After a 408 the client is not sending.
         if (status.is_client_error() || status.is_server_error())
             && status != StatusCode::REQUEST_TIMEOUT
             && let Ok(mut body) = self.0.try_recv()
@@ -47,12 +49,12 @@ impl DrainHandle {
     }
 }
 
-/// A request's body that comes back when its reader drops it.
+/// Request body that returns to its handle when the reader drops it.
 struct DrainableBody {
     body: Body,
-    /// `Expect: 100-continue`: the client sends nothing before the first look at its body, and may never.
+    /// `Expect: 100-continue`: the client sends nothing before the body is first polled, and may never send anything.
     expects_continue: bool,
-    back: Option<oneshot::Sender<Body>>,
+    returns: Option<oneshot::Sender<Body>>,
 }
 
 impl HttpBody for DrainableBody {
@@ -75,12 +77,12 @@ impl HttpBody for DrainableBody {
 
 impl Drop for DrainableBody {
     fn drop(&mut self) {
-        // What has been read to its end need not come back.
+        // A completely read body is not returned.
         if !self.expects_continue
             && !self.body.is_end_stream()
-            && let Some(back) = self.back.take()
+            && let Some(returns) = self.returns.take()
         {
-            let _ = back.send(std::mem::take(&mut self.body));
+            let _ = returns.send(std::mem::take(&mut self.body));
         }
     }
 }
@@ -95,18 +97,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_refusal_leaves_unread_is_read_unless_the_client_waits() {
+    async fn unread_body_is_drained_after_an_error_unless_the_client_expects_continue() {
         use std::sync::atomic::{AtomicUsize, Ordering};
 
         use axum::Router;
         use axum::routing::post;
         use tower::ServiceExt;
 
-        let app =
-            Router::new().route("/refused", post(|| async { StatusCode::FORBIDDEN })).route("/fine", post(|| async {}));
-        for (path, expect, read) in [("/refused", None, 3), ("/refused", Some("100-continue"), 0), ("/fine", None, 0)] {
-            let pieces = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&pieces);
+        let app = Router::new()
+            .route("/rejected", post(|| async { StatusCode::FORBIDDEN }))
+            .route("/fine", post(|| async {}));
+        for (path, expect, read) in [("/rejected", None, 3), ("/rejected", Some("100-continue"), 0), ("/fine", None, 0)]
+        {
+            let chunks = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&chunks);
             let body = futures_util::stream::iter(0..3).map(move |_| {
                 count.fetch_add(1, Ordering::Relaxed);
                 Ok::<_, Infallible>(Bytes::from_static(b"x"))
@@ -116,7 +120,7 @@ mod tests {
             let (request, drain_handle) = drainable(request);
             let status = app.clone().oneshot(request).await.unwrap().status();
             drain_handle.unwrap().drain(status).await;
-            assert_eq!(pieces.load(Ordering::Relaxed), read, "{path} {expect:?}");
+            assert_eq!(chunks.load(Ordering::Relaxed), read, "{path} {expect:?}");
         }
     }
 }

@@ -1,46 +1,49 @@
+//! Errors of reading a request body, with their HTTP statuses.
+
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// Window over which the deadline of a body is measured, and the time that it has before its first measurement.
+/// Window over which the data rate of a body is measured, and its initial grace period.
 pub(super) const DATA_RATE_WINDOW: Duration = Duration::from_secs(5);
 
-/// Bytes per second that a body must have on average over each [`DATA_RATE_WINDOW`] while it holds more than [`EXEMPT_BYTES`]: a
-/// client that stalls in a large upload keeps memory from others. Mobile networks of 2003 (EDGE) have twice as much.
+/// Minimum average data rate in bytes per second over each [`DATA_RATE_WINDOW`], while a body reserves more than
+/// [`EXEMPT_BYTES`](super::memory_budget::EXEMPT_BYTES). A stalled large upload would keep memory from other clients.
+/// Mobile networks of 2003 (EDGE) are twice as fast.
 pub(super) const MIN_DATA_RATE: usize = 16 << 10;
 
-/// Why a body was not read.
+/// Why a request body was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Longer than one body may be.
-    #[error("the body is larger than {0} bytes")]
+    /// The body exceeds the size limit.
+    #[error("The body is larger than {0} bytes; send less in one request.")]
     TooLarge(usize),
-    /// The request needs more memory than one client can ever hold.
+    /// The request needs more memory than one client can ever reserve.
     #[error(
-        "reading the request takes more than {max} bytes of memory, which is what one client may hold; send less at a time, or raise BODY_MEMORY_BYTES"
+        "Reading the request takes more than {max} bytes of memory, the limit for one client; send less in one request, or raise BODY_MEMORY_BYTES."
     )]
     TooMuchMemory {
-        /// The most bytes that one client can hold.
+        /// Memory limit of one client in bytes.
         max: usize,
     },
-    /// Slower than a body may come.
-    #[error("the body did not come within {0:?}")]
+    /// The body exceeded its timeout.
+    #[error("The body did not arrive within {0:?}; send it faster, or raise BODY_TIMEOUT_MS.")]
     TooSlow(Duration),
-    /// It holds memory, and stalls.
+    /// The body reserves memory and stays below the minimum data rate.
     #[error(
-        "the body came slower than {MIN_DATA_RATE} bytes per second for {DATA_RATE_WINDOW:?}; send it without pauses"
+        "The body arrived at less than {MIN_DATA_RATE} bytes per second for {DATA_RATE_WINDOW:?}; send it without pauses."
     )]
     Stalled,
-    /// The memory for bodies is in use by others.
-    #[error("too many uploads at the same time")]
+    /// Other requests hold the memory.
+    #[error("Too many uploads at the same time; retry later.")]
     NoMemory,
-    /// The client stopped in the middle.
-    #[error("the body ended early")]
+    /// The connection ended before the body was complete.
+    #[error("The body ended before it was complete.")]
     Incomplete,
 }
 
 impl BodyError {
-    /// The status for it.
+    /// HTTP status of the error.
     pub fn status(self) -> StatusCode {
         match self {
             Self::TooLarge(_) | Self::TooMuchMemory { .. } => StatusCode::PAYLOAD_TOO_LARGE,

@@ -1,3 +1,5 @@
+//! Reads request bodies within limits on size, time, data rate and memory.
+
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,7 +15,7 @@ use super::reserved_buffer::ReservedBuffer;
 use crate::peer::Peer;
 use crate::settings::ServerSettings;
 
-/// The bounds within which bodies are read. One for the whole process: clones reservation the memory.
+/// Reader of request bodies. One per process: clones share the memory budget.
 #[derive(Clone, Debug)]
 pub struct BodyReader {
     max_bytes: usize,
@@ -21,17 +23,17 @@ pub struct BodyReader {
     budget: MemoryBudget,
 }
 
-/// A body, and the memory that is reserved for it until it is dropped.
+/// A request body with its memory reservation.
 #[derive(Debug)]
 pub struct ReadBody {
-    /// What the client sent.
+    /// The body.
     pub bytes: Bytes,
-    /// For the body, and for what is made of it.
+    /// Reservation for the body and for data derived from it.
     pub reservation: Reservation,
 }
 
 impl BodyReader {
-    /// Bounds as the settings say.
+    /// Reader with the limits of `settings`.
     pub fn new(settings: &ServerSettings) -> Self {
         Self {
             max_bytes: settings.max_body_bytes,
@@ -40,33 +42,33 @@ impl BodyReader {
         }
     }
 
-    /// The most bytes that one body may have.
+    /// Size limit of one body.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// How long a body may take to come.
+    /// Timeout of one body.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// The memory of all bodies.
+    /// Memory budget of all bodies.
     pub fn budget(&self) -> &MemoryBudget {
         &self.budget
     }
 
-    /// An empty reservation on behalf of no particular client.
+    /// Empty reservation without a client address.
     pub fn reservation(&self) -> Reservation {
         self.budget.reservation(None)
     }
 
-    /// An empty reservation on behalf of the client of this request.
+    /// Empty reservation for the client of this request.
     pub fn reservation_for(&self, parts: &Parts) -> Reservation {
         self.budget.reservation(parts.extensions.get::<Peer>().copied())
     }
 
-    /// Reads the whole body of the request with these `parts`. A declared length over the limit is refused before the first
-    /// byte is read.
+    /// Reads the whole body of the request with these `parts`. A declared length over the limit is rejected before the
+    /// first byte is read.
     pub async fn read(&self, parts: &Parts, mut body: Body) -> Result<ReadBody, BodyError> {
         let length = declared_length(&parts.headers);
         if length.is_some_and(|length| length > self.max_bytes as u64) {
@@ -77,7 +79,8 @@ impl BodyReader {
         let (mut first, mut buffer) = (Bytes::new(), ReservedBuffer::default());
         let mut deadline = BodyTimeout::new(self.timeout);
         while let Some(frame) = deadline.wait(reservation.bytes(), body.frame()).await? {
-            // What unpacks is always there: without this, a bomb would have the thread to itself.
+            // A decompressing body is always ready. Without yielding here, a decompression bomb would monopolize the
+            // thread.
             tokio::task::coop::consume_budget().await;
             let Ok(data) = frame.map_err(|_| BodyError::Incomplete)?.into_data() else { continue };
             deadline.add(data.len());
@@ -85,15 +88,15 @@ impl BodyReader {
                 return Err(BodyError::TooLarge(self.max_bytes));
             }
             if first.is_empty() && buffer.is_empty() {
-                // Most bodies come in one piece, which is not copied.
+                // Most bodies arrive as one chunk, which is not copied.
                 reservation.reserve(data.len())?;
                 first = data;
                 continue;
             }
-            let before = std::mem::take(&mut first);
-            if !before.is_empty() {
-                buffer.extend(&before, length, self.max_bytes, &mut reservation)?;
-                reservation.release(before.len());
+            let head = std::mem::take(&mut first);
+            if !head.is_empty() {
+                buffer.extend(&head, length, self.max_bytes, &mut reservation)?;
+                reservation.release(head.len());
             }
             buffer.extend(&data, length, self.max_bytes, &mut reservation)?;
         }
@@ -130,16 +133,16 @@ mod tests {
         parts
     }
 
-    /// So many pieces of 64 KiB, one each `pause`.
-    fn slow(pieces: usize, pause: Duration) -> Body {
-        Body::from_stream(futures_util::stream::iter(0..pieces).then(move |_| async move {
-            tokio::time::sleep(pause).await;
+    /// Body of `chunks` chunks of 64 KiB, one per `interval`.
+    fn slow(chunks: usize, interval: Duration) -> Body {
+        Body::from_stream(futures_util::stream::iter(0..chunks).then(move |_| async move {
+            tokio::time::sleep(interval).await;
             Ok::<_, Infallible>(Bytes::from(vec![0; 64 << 10]))
         }))
     }
 
     #[tokio::test]
-    async fn a_body_over_the_limit_is_refused_with_and_without_a_declared_length() {
+    async fn body_over_the_limit_is_rejected_with_and_without_a_declared_length() {
         let reader = reader(10, MIB);
         let none = parts(&[], None);
         assert_eq!(reader.read(&none, Body::from("0123456789")).await.unwrap().bytes, "0123456789");
@@ -149,15 +152,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_get_a_turn_while_a_body_is_read_that_is_there_already() {
-        let pieces = futures_util::stream::iter((0..1000).map(|_| Ok::<_, Infallible>(Bytes::from_static(b"x"))));
+    async fn reading_a_ready_body_yields_to_other_tasks() {
+        let chunks = futures_util::stream::iter((0..1000).map(|_| Ok::<_, Infallible>(Bytes::from_static(b"x"))));
         let other = tokio::spawn(async {});
-        reader(1000, MIB).read(&parts(&[], None), Body::from_stream(pieces)).await.unwrap();
+        reader(1000, MIB).read(&parts(&[], None), Body::from_stream(chunks)).await.unwrap();
         assert!(other.is_finished());
     }
 
     #[tokio::test]
-    async fn a_body_holds_its_capacity_and_the_memory_comes_back() {
+    async fn body_reserves_its_capacity_and_releases_it_on_drop() {
         let reader = reader(10 * MIB, 64 * MIB);
         for headers in [&[][..], &[(header::CONTENT_LENGTH, 5 * MIB)]] {
             let body = reader.read(&parts(headers, None), slow(80, Duration::ZERO)).await.unwrap();
@@ -173,12 +176,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stalled_uploads_of_one_client_leave_room_for_another_and_end_soon() {
+    async fn stalled_uploads_leave_memory_for_other_clients_and_time_out() {
         let reader = reader(8 * MIB, 16 * MIB);
         let stalled: Vec<_> = (0..4)
             .map(|_| {
                 let reader = reader.clone();
-                // Four mebibytes at once, and then nothing.
+                // 4 MiB immediately, then nothing.
                 let stream =
                     futures_util::stream::iter((0..64).map(|_| Ok::<_, Infallible>(Bytes::from(vec![0; 64 << 10]))));
                 let body = Body::from_stream(stream.chain(futures_util::stream::pending()));
@@ -190,7 +193,7 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(reader.budget.used() <= 13 * MIB, "{}", reader.budget.used());
         let other = reader.read(&parts(&[], Some(2)), slow(16, Duration::ZERO)).await;
-        assert_eq!(other.unwrap().bytes.len(), MIB, "another client has room");
+        assert_eq!(other.unwrap().bytes.len(), MIB, "another client has memory");
         tokio::time::sleep(DATA_RATE_WINDOW).await;
         for stalled in stalled {
             let error = stalled.await.unwrap().unwrap_err();
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_body_that_keeps_the_pace_may_take_all_its_time() {
+    async fn slow_body_above_the_minimum_data_rate_has_the_whole_timeout() {
         let reader = reader(8 * MIB, 16 * MIB);
         let read = reader.read(&parts(&[], None), slow(9, Duration::from_secs(2))).await;
         assert_eq!(read.unwrap().bytes.len(), 9 << 16);
@@ -211,14 +214,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_given_up() {
+    async fn body_that_does_not_arrive_times_out() {
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
         let error = reader(10, MIB).read(&parts(&[], None), never).await.unwrap_err();
         assert_eq!(error, BodyError::TooSlow(Duration::from_secs(30)));
     }
 
     #[tokio::test]
-    async fn pieces_of_nothing_are_no_body_that_comes() {
+    async fn empty_chunks_do_not_extend_the_timeout() {
         let empty = Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::new())));
         let timeout = Duration::from_millis(50);
         let error = BodyReader { timeout, ..reader(10, MIB) }.read(&parts(&[], None), empty).await.unwrap_err();

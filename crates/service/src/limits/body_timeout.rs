@@ -1,3 +1,5 @@
+//! Timeout and minimum data rate of a request body.
+
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -5,29 +7,29 @@ use tokio::time::{Instant, timeout_at};
 use super::body_error::{BodyError, DATA_RATE_WINDOW, MIN_DATA_RATE};
 use super::memory_budget::EXEMPT_BYTES;
 
-/// Deadline of a body, and the deadline that it must keep while it holds memory.
+/// Deadline of a body, and its minimum data rate while it reserves memory.
 #[derive(Debug)]
 pub struct BodyTimeout {
     timeout: Duration,
     deadline: Instant,
     window_end: Instant,
-    /// Bytes in this window.
+    /// Bytes received in this window.
     bytes: usize,
 }
 
 impl BodyTimeout {
-    /// Of a body that begins now and must have come within `timeout`.
+    /// Starts the timeout of a body now.
     pub fn new(timeout: Duration) -> Self {
         let now = Instant::now();
         Self { timeout, deadline: now + timeout, window_end: now + DATA_RATE_WINDOW, bytes: 0 }
     }
 
-    /// Counts bytes that have come.
+    /// Counts received bytes.
     pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
-    /// The output of `next`, unless the body becomes too slow meanwhile; `held` are the bytes that are reserved for it.
+    /// Waits for `next`, unless the body times out first. `held` is the number of bytes reserved for it.
     pub async fn wait<T>(&mut self, held: usize, next: impl Future<Output = T>) -> Result<T, BodyError> {
         let mut next = std::pin::pin!(next);
         loop {

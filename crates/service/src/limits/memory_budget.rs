@@ -1,10 +1,10 @@
-//! Budget of the memory that a process holds for its clients.
+//! Budget of the memory that a process holds for its clients, shared by dynamic thresholds.
 //!
-//! A byte is reserved before it is kept, and buffers are counted by their capacity. The budget is shared out by the rule of
-//! dynamic thresholds, which switches use for their packet buffers (A. K. Choudhury, E. L. Hahne: Dynamic Queue Length
-//! Thresholds for Shared-Memory Packet Switches, 1998): a client may hold at most [`ALPHA`] times what is still free. One
-//! client alone gets four fifths of the memory, several get equal parts, and there is always room for another. Fixed parts
-//! would leave most of the memory unused behind a reverse proxy, where all requests have one address.
+//! Bytes are reserved before they are allocated, and buffers count by their capacity. A client may hold at most
+//! [`ALPHA`] times the free memory. This is the dynamic-threshold rule for shared packet buffers (A. K. Choudhury, E.
+//! L. Hahne: Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, 1998). One client alone gets four
+//! fifths of the memory, several get equal shares, and there is always room for another one. Fixed shares would leave
+//! most of the memory unused behind a reverse proxy, where all requests have one address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::body_error::BodyError;
 use crate::peer::Peer;
 
-/// How many times the free memory one client may hold.
+/// Limit of one client as a multiple of the free memory.
 const ALPHA: usize = 4;
 
-/// A reservation of at most so many bytes is not held against its client's part. It saves short requests the look-up, and
-/// leaves the last fifth of the memory to them.
+/// Reservations up to this size do not count against the limit of their client. This saves short requests the lookup
+/// and leaves the last fifth of the memory to them.
 pub const EXEMPT_BYTES: usize = 64 << 10;
 
-/// Bytes that all reservations together may have. Clones are the same budget.
+/// Limit on the sum of all reservations. Clones share it.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget(Arc<Pool>);
 
@@ -29,21 +29,21 @@ pub struct MemoryBudget(Arc<Pool>);
 struct Pool {
     total: usize,
     used: AtomicUsize,
-    /// Bytes of each client with more than [`EXEMPT_BYTES`] in one reservation.
+    /// Bytes of each client with a reservation of more than [`EXEMPT_BYTES`].
     clients: Mutex<HashMap<Client, usize>>,
 }
 
-/// On whose behalf memory is held. Requests without an address, as in tests, are those of one client.
+/// Owner of a reservation. Requests without an address, as in tests, count as one client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Client {
     #[default]
     Unknown,
     Address(IpAddr),
-    /// The service itself: bounded by the total alone.
+    /// The service itself, limited by the total only.
     Service,
 }
 
-/// Bytes of a [`MemoryBudget`] that are held for one request. They are free again when it is dropped.
+/// Bytes of a [`MemoryBudget`] that are reserved for one request and released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     budget: MemoryBudget,
@@ -53,28 +53,28 @@ pub struct Reservation {
 }
 
 impl MemoryBudget {
-    /// A budget of `total` bytes.
+    /// Budget of `total` bytes.
     pub fn new(total: usize) -> Self {
         Self(Arc::new(Pool { total, used: AtomicUsize::new(0), clients: Mutex::default() }))
     }
 
-    /// An empty reservation for a request of `peer`.
+    /// Empty reservation for a request of `peer`.
     pub fn reservation(&self, peer: Option<Peer>) -> Reservation {
         let client = peer.map_or(Client::Unknown, |Peer(address)| Client::Address(address));
         Reservation { budget: self.clone(), client, bytes: 0, is_metered: false }
     }
 
-    /// An empty reservation for work that belongs to several clients, such as a batch.
+    /// Empty reservation for work that belongs to several clients, such as a batch.
     pub fn shared_reservation(&self) -> Reservation {
         Reservation { budget: self.clone(), client: Client::Service, bytes: 0, is_metered: false }
     }
 
-    /// Bytes that are reserved at the moment.
+    /// Bytes reserved at the moment.
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// The most bytes that one client can ever hold.
+    /// Most bytes that one client can ever reserve.
     fn max_per_client(&self) -> usize {
         self.0.total / (ALPHA + 1) * ALPHA
     }
@@ -95,24 +95,26 @@ impl MemoryBudget {
 }
 
 impl Reservation {
-    /// Bytes that are reserved.
+    /// Reserved bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The budget that it is part of.
+    /// Budget of this reservation.
     pub fn budget(&self) -> &MemoryBudget {
         &self.budget
     }
 
-    /// Another reservation for the same client, still empty.
+    /// Another empty reservation for the same client.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self { budget: self.budget.clone(), client: self.client, bytes: 0, is_metered: false }
     }
 
-    /// Reserves `more` bytes: [`BodyError::NoMemory`] where others hold them, [`BodyError::TooMuchMemory`] where one client
-    /// never gets as many.
+    /// Reserves `more` bytes.
+    ///
+    /// # Errors [`BodyError::NoMemory`] if other reservations hold them, [`BodyError::TooMuchMemory`] if one client can
+    /// never reserve as many.
     pub fn reserve(&mut self, more: usize) -> Result<(), BodyError> {
         let bytes = self.bytes.saturating_add(more);
         let max = self.budget.max_per_client();
@@ -136,12 +138,12 @@ impl Reservation {
         Ok(())
     }
 
-    /// Reserves what is missing to `bytes` bytes altogether.
+    /// Grows the reservation to `bytes`, if it is smaller.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
         self.reserve(bytes.saturating_sub(self.bytes))
     }
 
-    /// Gives `less` bytes back, at most all.
+    /// Releases `less` bytes, at most all.
     pub fn release(&mut self, less: usize) {
         let less = less.min(self.bytes);
         self.bytes -= less;
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_gets_four_fifths_and_there_is_room_for_another() {
+    fn one_client_gets_four_fifths_and_leaves_memory_for_others() {
         let budget = MemoryBudget::new(100 * MIB);
         let mut first = budget.reservation(Some(peer(1)));
         first.reserve(80 * MIB).unwrap();
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn small_reservations_are_held_against_the_total_alone() {
+    fn small_reservations_count_against_the_total_only() {
         let budget = MemoryBudget::new(10 * EXEMPT_BYTES);
         let mut large = budget.reservation(Some(peer(1)));
         large.reserve(8 * EXEMPT_BYTES).unwrap();
@@ -206,7 +208,7 @@ mod tests {
         assert_eq!(budget.reservation(Some(peer(2))).reserve(1), Err(BodyError::NoMemory));
         drop(large);
         assert_eq!(budget.used(), 2 * EXEMPT_BYTES);
-        // One that grows is held against its client's part with all that it has.
+        // A reservation that grows beyond the exemption counts with all its bytes.
         small[0].reserve(EXEMPT_BYTES).unwrap();
         assert_eq!(budget.clients().values().sum::<usize>(), 2 * EXEMPT_BYTES);
         drop(small);

@@ -1,30 +1,32 @@
+//! Growable buffer with a memory reservation.
+
 use super::body_error::BodyError;
 use super::memory_budget::Reservation;
 
-/// Capacity of a growing buffer at least.
+/// Minimum capacity of a buffer that has grown.
 const MIN_GROWN_CAPACITY: usize = 64 << 10;
 
-/// Growing buffer whose capacity is reserved before it is allocated.
+/// Growable buffer whose capacity is reserved before it is allocated.
 #[derive(Debug, Default)]
 pub struct ReservedBuffer {
     bytes: Vec<u8>,
 }
 
 impl ReservedBuffer {
-    /// Bytes in it.
+    /// Length in bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether it has no bytes.
+    /// Whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Appends `data`. `length` is what the buffer will have in the end, where that is known, and `most` what it may have.
+    /// Appends `data`. `length` is the final length if it is known, and `max` the limit.
     ///
-    /// A buffer of known length doubles up to exactly that; any other grows by half. While it is copied to a larger place,
-    /// both places are reserved.
+    /// A buffer of known length doubles up to exactly that length; any other grows by half. Both allocations are
+    /// reserved while the content is copied.
     pub fn extend(
         &mut self,
         data: &[u8],
@@ -36,7 +38,7 @@ impl ReservedBuffer {
         if needed > before {
             let capacity = match length {
                 Some(length) if length >= needed => length.min((2 * needed).max(MIN_GROWN_CAPACITY)),
-                // Most messages come in one piece.
+                // Most messages arrive as one chunk.
                 _ if before == 0 => needed,
                 _ => needed.max(before / 2 * 3).max(MIN_GROWN_CAPACITY).min(max.max(needed)),
             };
@@ -50,17 +52,17 @@ impl ReservedBuffer {
         Ok(())
     }
 
-    /// What is in it, with its capacity.
+    /// Content of the buffer, with its capacity.
     pub fn into_vec(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// What is in it so far.
+    /// Content of the buffer.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What is in it, to be changed in place.
+    /// Mutable content of the buffer.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
@@ -74,7 +76,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn a_buffer_is_reserved_by_its_capacity() {
+    fn buffer_reserves_its_capacity() {
         let budget = MemoryBudget::new(64 * MIB);
         for length in [None, Some(5 * MIB)] {
             let mut reservation = budget.reservation(None);
@@ -92,6 +94,6 @@ mod tests {
         buffer.extend(&vec![7; MIB], None, 8 * MIB, &mut reservation).unwrap();
         let before = buffer.bytes.capacity();
         assert!(buffer.extend(&vec![7; MIB], None, 8 * MIB, &mut small.reservation(None)).is_err());
-        assert_eq!(buffer.bytes.capacity(), before, "nothing is allocated that is not reserved");
+        assert_eq!(buffer.bytes.capacity(), before, "nothing is allocated without a reservation");
     }
 }

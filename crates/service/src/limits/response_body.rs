@@ -1,4 +1,4 @@
-//! Response bodies that keep something until the client has them: reserved memory, or a count.
+//! Response bodies that hold a guard until they are sent: a memory reservation, or a count.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,8 +11,8 @@ use hyper::body::{Frame, SizeHint};
 use super::body_error::BodyError;
 use super::memory_budget::{EXEMPT_BYTES, Reservation};
 
-/// Reserves the body of a response of known length in `memory` until it has been sent, where it is not small: a client that reads slowly
-/// makes the server hold it. Responses of up to [`EXEMPT_BYTES`] are as they were.
+/// Reserves the body of a response of known length until it is sent, because a slow reader makes the server hold it.
+/// Responses of up to [`EXEMPT_BYTES`] are returned unchanged.
 pub fn reserve_response(response: Response, mut memory: Reservation) -> Result<Response, BodyError> {
     let bytes = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
     if bytes <= EXEMPT_BYTES {
@@ -22,7 +22,7 @@ pub fn reserve_response(response: Response, mut memory: Reservation) -> Result<R
     Ok(response.map(|body| Body::new(GuardedBody::new(body, memory))))
 }
 
-/// A body that drops `T` when it is dropped: when it has been sent, or never will be.
+/// Body that drops `T` when it has been sent, or never will be.
 pub(crate) struct GuardedBody<T> {
     body: Body,
     _guard: T,
@@ -57,7 +57,7 @@ mod tests {
     use crate::limits::memory_budget::MemoryBudget;
 
     #[tokio::test]
-    async fn a_large_response_is_reserved_until_it_is_dropped_and_a_small_one_is_not() {
+    async fn only_large_responses_are_reserved_until_dropped() {
         let budget = MemoryBudget::new(1 << 20);
         let response = |bytes: usize| Response::new(Body::from(vec![7; bytes]));
         let small = reserve_response(response(EXEMPT_BYTES), budget.shared_reservation()).unwrap();

@@ -1,9 +1,11 @@
-//! Log writer: a bounded buffer in memory that one thread writes to stderr.
+//! Log writer: a bounded in-memory buffer that one thread writes to stderr.
 //!
-//! No request waits for stderr. A stalled reader (a full pipe, a stopped terminal) fills the buffer, and further lines are
-//! dropped and counted. Lines about requests stay in the buffer for a moment, so that one `write` takes many of them: there may
-//! be tens of thousands in a second. Every other line wakes the thread at once and waits a bounded time until it is written, so
-//! that it is there even if the process aborts right after it.
+//! Requests never wait for stderr. A stalled reader, such as a full pipe, fills the buffer; further lines are dropped
+//! and counted.
+//!
+//! Access-log lines are buffered for up to [`FLUSH_INTERVAL`] and written together: at tens of thousands of lines per
+//! second, a `write(2)` per line would cost as much as serving the request. Every other line wakes the writer thread
+//! and waits, for a bounded time, until it is written. It is then on stderr even if the process aborts right after it.
 
 use std::io::{self, Write};
 use std::mem;
@@ -14,29 +16,30 @@ use std::time::Duration;
 use tracing::{Level, Metadata, warn};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The target of lines about requests, for `LOG_LEVEL` (`info,request=warn`) and for this module. The name is an interface: it
-/// does not follow the module that logs them.
+/// Target of access-log lines, for `LOG_LEVEL` (`info,request=warn`). It is part of the interface and independent of
+/// the module that logs.
 pub(crate) const ACCESS_LOG_TARGET: &str = "request";
 
-/// How long lines about requests are collected before they are written.
+/// Time for which access-log lines are buffered.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long another line waits until it is written. After one such timeout no line waits until stderr takes bytes again.
+/// Time for which any other line waits until it is written. After one timeout, no line waits until stderr accepts bytes
+/// again.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Bytes of lines that are not yet written. Further lines are dropped.
+/// Buffer limit in bytes. Further lines are dropped.
 const MAX_BUFFERED_BYTES: usize = 1 << 20;
 
-/// Writes to stderr, as the module says.
+/// Buffered writer to stderr, for `tracing_subscriber`. See the module documentation.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLogWriter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     buffer: Mutex<Buffer>,
-    /// There is a line to write, or one that must be written now.
+    /// Signals a first line in the buffer, or an urgent one.
     added: Condvar,
-    /// Lines were written, or are not waited for any more.
+    /// Signals that lines were written, or that stderr stalls.
     written: Condvar,
 }
 
@@ -44,18 +47,18 @@ pub(crate) struct Shared {
 struct Buffer {
     lines: Vec<u8>,
     dropped: u64,
-    /// One of the lines must not be collected any longer.
+    /// Whether a line must be written without further buffering.
     is_urgent: bool,
-    /// Lines that were ever added to the buffer.
+    /// Number of lines added so far.
     added: u64,
-    /// Of those the ones that have been handed to stderr.
+    /// Number of lines handed to stderr so far.
     written: u64,
-    /// Stderr takes nothing, or the writing thread itself logs: no line waits.
+    /// Whether stderr stalls, or the writer thread itself logs. No line waits then.
     is_stalled: bool,
 }
 
 impl AccessLogWriter {
-    /// Starts the thread, which lives as long as the process.
+    /// Starts the writer thread, which runs until the process exits.
     pub fn start() -> Self {
         let log = Self(Arc::default());
         let shared = Arc::clone(&log.0);
@@ -69,7 +72,7 @@ impl AccessLogWriter {
 }
 
 impl Shared {
-    /// Waits for lines and writes those that there are.
+    /// Waits for lines and writes the whole buffer.
     fn write_once(&self, to: &mut impl Write) {
         let buffer = self.added.wait_while(self.lock(), |buffer| buffer.lines.is_empty());
         let buffer = buffer.unwrap_or_else(PoisonError::into_inner);
@@ -78,20 +81,20 @@ impl Shared {
         let (lines, dropped, added) = (mem::take(&mut buffer.lines), mem::take(&mut buffer.dropped), buffer.added);
         buffer.is_urgent = false;
         drop(buffer);
-        // A failure cannot be reported anywhere.
+        // There is nowhere to report a failure.
         let _ = to.write_all(&lines);
         let mut buffer = self.lock();
         buffer.written = added;
-        // This thread must not wait for itself when it logs.
+        // Prevents a deadlock: the next line comes from this thread.
         buffer.is_stalled = dropped > 0;
         drop(buffer);
         self.written.notify_all();
         if dropped > 0 {
-            warn!(dropped, "log lines are missing: stderr was not read in time");
+            warn!(dropped, "log lines dropped: stderr was not read in time");
         }
     }
 
-    /// Adds a line that may wait for others.
+    /// Adds a line to the buffer.
     fn buffer_line(&self, line: &[u8]) {
         let mut buffer = self.lock();
         let is_first = buffer.lines.is_empty();
@@ -107,9 +110,9 @@ impl Shared {
             return;
         }
         buffer.is_urgent = true;
-        let place = buffer.added;
+        let sequence = buffer.added;
         self.added.notify_one();
-        let is_waiting = |buffer: &mut Buffer| buffer.written < place && !buffer.is_stalled;
+        let is_waiting = |buffer: &mut Buffer| buffer.written < sequence && !buffer.is_stalled;
         let waited = self.written.wait_timeout_while(buffer, WRITE_TIMEOUT, is_waiting);
         let (mut buffer, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
@@ -120,13 +123,13 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Buffer> {
-        // A panic leaves nothing half done in it that matters.
+        // The buffer is consistent after a panic.
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Buffer {
-    /// Whether there was room.
+    /// Appends a line. Returns `false` if the buffer is full.
     fn add(&mut self, line: &[u8]) -> bool {
         if self.lines.len() + line.len() > MAX_BUFFERED_BYTES {
             self.dropped += 1;
@@ -138,11 +141,11 @@ impl Buffer {
     }
 }
 
-/// How one line is written.
+/// Writer of one line.
 pub(crate) enum LineWriter<'a> {
-    /// With others, a moment later.
+    /// Buffers the line.
     Buffered(&'a Shared),
-    /// At once.
+    /// Writes the line before it returns.
     Through(&'a Shared),
 }
 
@@ -182,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// A writer whose writes last until they are received.
+    /// Writer that blocks until each write is received.
     struct Reader(mpsc::SyncSender<Vec<u8>>);
 
     impl Write for Reader {
@@ -196,7 +199,7 @@ mod tests {
         }
     }
 
-    /// A log, and where each of its writes arrives. A write lasts until it is received.
+    /// A log and the receiver of its writes. A write blocks until it is received.
     fn log() -> (AccessLogWriter, mpsc::Receiver<Vec<u8>>) {
         let log = AccessLogWriter(Arc::default());
         let (sender, receiver) = mpsc::sync_channel(0);
@@ -210,19 +213,19 @@ mod tests {
     }
 
     #[test]
-    fn lines_beyond_the_bound_are_dropped_and_counted() {
+    fn lines_beyond_the_buffer_limit_are_dropped_and_counted() {
         let mut buffer = Buffer::default();
         let line = vec![b'x'; MAX_BUFFERED_BYTES / 2];
-        let had_room: Vec<bool> = (0..4).map(|_| buffer.add(&line)).collect();
-        assert_eq!(had_room, [true, true, false, false]);
+        let was_added: Vec<bool> = (0..4).map(|_| buffer.add(&line)).collect();
+        assert_eq!(was_added, [true, true, false, false]);
         assert_eq!((buffer.lines.len(), buffer.dropped), (MAX_BUFFERED_BYTES, 2));
     }
 
     #[test]
-    fn a_stalled_reader_stalls_no_line_and_gets_them_in_order_later() {
+    fn stalled_reader_blocks_no_line_and_later_gets_all_in_order() {
         let (log, receiver) = log();
         let lines = thread::spawn(move || {
-            // Nothing is received meanwhile: the first of these waits for its timeout, the others not at all.
+            // Nothing is received meanwhile: the first line waits for its timeout, the others do not wait.
             (0..1000).for_each(|number| log.0.write_through(format!("{number}\n").as_bytes()));
             log.0.buffer_line(b"of a request\n");
         });
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_lines_about_requests_are_collected() {
+    fn only_access_log_lines_are_buffered() {
         let log = AccessLogWriter(Arc::default());
         let is_urgent = |line: fn()| {
             let subscriber = fmt().with_writer(log.clone()).finish();
@@ -246,16 +249,19 @@ mod tests {
             with_default(subscriber, line);
             log.0.lock().is_urgent
         };
-        assert!(!is_urgent(|| tracing::info!(target: ACCESS_LOG_TARGET, "answered")));
-        assert!(is_urgent(|| tracing::info!("something else")));
-        assert!(is_urgent(|| tracing::error!(target: ACCESS_LOG_TARGET, "a handler panicked")));
+        assert!(!is_urgent(|| tracing::info!(target: ACCESS_LOG_TARGET, "request completed")));
+        assert!(is_urgent(|| tracing::info!("something")));
+        assert!(is_urgent(|| tracing::error!(target: ACCESS_LOG_TARGET, "handler panicked")));
         let lines = String::from_utf8(log.0.lock().lines.clone()).unwrap();
-        let place = |words: &str| lines.find(words).unwrap();
-        assert!(place("answered") < place("something else") && place("something else") < place("panicked"), "{lines}");
+        let position = |words: &str| lines.find(words).unwrap();
+        assert!(
+            position("completed") < position("something") && position("something") < position("panicked"),
+            "{lines}"
+        );
     }
 
     #[test]
-    fn a_line_is_written_when_its_call_returns() {
+    fn other_lines_are_written_before_the_call_returns() {
         let (log, receiver) = log();
         let reading = thread::spawn(move || receiver.recv().unwrap());
         log.0.write_through(b"now\n");

@@ -1,23 +1,24 @@
 //! Size-bounded log file: copies standard input to a file and rotates it.
 //!
-//! A native start pipes each service into this (`web_api log`). It is a process of its own because several write to one pipe: the
-//! service, its child processes, ONNX Runtime's C++ code and panics. Rotation within the service would miss all but the first.
+//! A native start pipes each service into this subcommand (`web_api log`). It is a separate process because the
+//! service, its child processes, the C++ code of ONNX Runtime and panics all write to one pipe. Rotation within the
+//! service would miss all but the first.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of the file; the one before it is kept as `NAME.1`. Docker's `max-size` in docker-compose.yml is the same.
+/// Size limit of the file. The previous file is kept as `NAME.1`. Equals `max-size` in docker-compose.yml.
 const MAX_FILE_BYTES: u64 = 10 << 20;
 
-/// Bytes of a line that are looked for its end; a longer one may be torn between two files.
+/// Bytes that are searched for the end of a line. A longer line may be split across two files.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// Copies standard input to the file at `path` until its end. Only the file's owner can read it.
+/// Copies standard input to the file at `path` until end of file. Only the owner of the file can read it.
 ///
-/// # Errors
-/// Where the file cannot be opened. Later failures (a full disk) lose lines and end nothing: the writers must not see a broken pipe.
+/// # Errors If the file cannot be opened. Later failures, such as a full disk, lose lines but do not stop the copy: the
+/// writers must not get `EPIPE`.
 pub fn copy_stdin(path: &Path) -> io::Result<()> {
     let mut file = LogFile::open(path, MAX_FILE_BYTES)?;
     copy(io::stdin().lock(), |lines| {
@@ -25,10 +26,10 @@ pub fn copy_stdin(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Hands on whole lines, so that none is torn between two files, as soon as they arrive.
+/// Passes on whole lines as soon as they arrive, so that none is split across two files.
 fn copy(from: impl io::Read, mut write: impl FnMut(&[u8])) -> io::Result<()> {
     let mut from = BufReader::with_capacity(MAX_LINE_BYTES, from);
-    let mut begun: Vec<u8> = Vec::new();
+    let mut pending: Vec<u8> = Vec::new();
     loop {
         let bytes = match from.fill_buf() {
             Ok(bytes) => bytes,
@@ -36,22 +37,22 @@ fn copy(from: impl io::Read, mut write: impl FnMut(&[u8])) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         if bytes.is_empty() {
-            write(&begun);
+            write(&pending);
             return Ok(());
         }
         let length = bytes.len();
-        begun.extend_from_slice(bytes);
+        pending.extend_from_slice(bytes);
         from.consume(length);
-        let is_too_long = begun.len() > MAX_LINE_BYTES;
-        let end = begun.iter().rposition(|&byte| byte == b'\n').map(|place| place + 1);
-        if let Some(end) = end.or(is_too_long.then_some(begun.len())) {
-            write(&begun[..end]);
-            begun.drain(..end);
+        let is_too_long = pending.len() > MAX_LINE_BYTES;
+        let end = pending.iter().rposition(|&byte| byte == b'\n').map(|index| index + 1);
+        if let Some(end) = end.or(is_too_long.then_some(pending.len())) {
+            write(&pending[..end]);
+            pending.drain(..end);
         }
     }
 }
 
-/// A file that is renamed to `NAME.1`, over the one before, when it is full.
+/// File that is renamed to `NAME.1` when it is full.
 struct LogFile {
     path: PathBuf,
     file: File,
@@ -75,9 +76,9 @@ impl LogFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let mut before = self.path.clone().into_os_string();
-        before.push(".1");
-        fs::rename(&self.path, before)?;
+        let mut rotated = self.path.clone().into_os_string();
+        rotated.push(".1");
+        fs::rename(&self.path, rotated)?;
         self.file = open(&self.path)?;
         self.length = 0;
         Ok(())
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_file_is_renamed_and_both_together_stay_below_twice_the_bound() {
+    fn full_file_is_rotated_and_both_files_stay_within_the_limit() {
         let folder = std::env::temp_dir().join(format!("log_file-{}", uuid::Uuid::new_v4()));
         fs::create_dir(&folder).unwrap();
         let path = folder.join("service.log");
@@ -117,10 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_handed_on_whole_and_an_endless_one_is_bounded() {
+    fn lines_are_passed_on_whole_and_an_long_line_is_split() {
         let mut written: Vec<Vec<u8>> = Vec::new();
-        let endless = vec![b'x'; 3 * MAX_LINE_BYTES];
-        let input = [b"a\nb\nc".as_slice(), &endless].concat();
+        let long = vec![b'x'; 3 * MAX_LINE_BYTES];
+        let input = [b"a\nb\nc".as_slice(), &long].concat();
         copy(&input[..], |lines| written.push(lines.to_vec())).unwrap();
         assert_eq!(written.concat(), input);
         assert_eq!(written[0], b"a\nb\n");

@@ -1,4 +1,4 @@
-//! Logging: subscriber, access log, text format and log files.
+//! Logging: subscriber, access-log writer, text format and log file.
 
 pub(crate) mod access_log;
 pub mod log_file;

@@ -1,3 +1,5 @@
+//! Text format of log lines.
+
 use std::cell::RefCell;
 use std::fmt::{self, Debug, Write};
 use std::time::{Duration, SystemTime as Clock, UNIX_EPOCH};
@@ -10,11 +12,11 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-/// Digits of a moment in ISO 8601 that are the same for a whole second.
+/// Length of the part of an ISO 8601 timestamp that is constant for a whole second.
 const SECONDS_LENGTH: usize = "2026-11-25T19:26:00".len();
 
-/// Lines for people, without colours: what `tracing_subscriber` writes of itself, in a third of the time. There is a line for
-/// each request.
+/// Uncoloured text lines in the format of `tracing_subscriber`, written in a third of the time. Every request writes
+/// one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TextFormat;
 
@@ -51,10 +53,10 @@ where
     }
 }
 
-/// As `2026-11-25T19:26:00.572280Z`.
+/// Writes a timestamp such as `2026-11-25T19:26:00.572280Z`.
 fn write_timestamp(line: &mut Writer<'_>) -> fmt::Result {
     thread_local! {
-        /// The last second that was written, and its digits.
+        /// The last formatted second and its text.
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
     let now = Clock::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -70,7 +72,7 @@ fn write_timestamp(line: &mut Writer<'_>) -> fmt::Result {
     write!(line, ".{:06}Z", now.subsec_micros())
 }
 
-/// Those of spans, which are written once, when the span begins.
+/// Fields of a span, formatted once when the span starts.
 impl<'a> FormatFields<'a> for TextFormat {
     fn format_fields<R: RecordFields>(&self, line: Writer<'a>, fields: R) -> fmt::Result {
         let mut written = FieldWriter { line, first: true, result: Ok(()) };
@@ -79,7 +81,7 @@ impl<'a> FormatFields<'a> for TextFormat {
     }
 }
 
-/// `message name=value …`
+/// Writes fields as `message name=value …`.
 struct FieldWriter<'a> {
     line: Writer<'a>,
     first: bool,
@@ -123,16 +125,16 @@ impl Visit for FieldWriter<'_> {
     }
 }
 
-/// Words of others in a line: what would end the line, or write_name another, or colour the terminal of who reads it, is shown
-/// instead of done.
+/// Escapes control characters in values, so that a value cannot end the line, forge another one or emit terminal
+/// sequences.
 struct EscapingWriter<'a, 'b>(&'a mut Writer<'b>);
 
 impl Write for EscapingWriter<'_, '_> {
-    fn write_str(&mut self, words: &str) -> fmt::Result {
-        if !words.contains(char::is_control) {
-            return self.0.write_str(words);
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !text.contains(char::is_control) {
+            return self.0.write_str(text);
         }
-        for char in words.chars() {
+        for char in text.chars() {
             if char.is_control() {
                 write!(self.0, "{}", char.escape_default())?;
             } else {
@@ -181,26 +183,26 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_its_level_its_spans_and_its_fields() {
+    fn line_contains_level_spans_and_fields() {
         let written = lines(|| {
-            warn!(error = %"gone", left = 3, "nobody answers");
+            warn!(error = %"gone", left = 3, "no response");
             let id = Some("7");
-            info_span!("request", id).in_scope(|| info!(path = "/v2", ms = 0.25, none = None::<&str>, "answered"));
+            info_span!("request", id).in_scope(|| info!(path = "/v2", ms = 0.25, none = None::<&str>, "completed"));
         });
         assert_eq!(
             written,
-            ["  WARN nobody answers error=gone left=3", "  INFO request{id=\"7\"}: answered path=\"/v2\" ms=0.25"]
+            ["  WARN no response error=gone left=3", "  INFO request{id=\"7\"}: completed path=\"/v2\" ms=0.25"]
         );
     }
 
     #[test]
-    fn words_of_others_end_no_line_and_colour_none() {
-        let written = lines(|| info!(error = %"a\nb\x1b[31m", path = "c\n\"d\"", "said"));
-        assert_eq!(written, ["  INFO said error=a\\nb\\u{1b}[31m path=\"c\\n\\\"d\\\"\""]);
+    fn control_characters_in_values_are_escaped() {
+        let written = lines(|| info!(error = %"a\nb\x1b[31m", path = "c\n\"d\"", "received"));
+        assert_eq!(written, ["  INFO received error=a\\nb\\u{1b}[31m path=\"c\\n\\\"d\\\"\""]);
     }
 
     #[test]
-    fn a_moment_is_that_of_the_standard_format() {
+    fn timestamp_has_the_format_of_tracing_subscriber() {
         let (mut ours, mut theirs) = (String::new(), String::new());
         write_timestamp(&mut Writer::new(&mut ours)).unwrap();
         SystemTime.format_time(&mut Writer::new(&mut theirs)).unwrap();

@@ -1,3 +1,5 @@
+//! Mapping between HTTP and gRPC statuses.
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -8,8 +10,7 @@ const MEDIA_TYPE: &str = "application/grpc";
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The one table between the statuses of gRPC and those of HTTP. The first HTTP status of a code stands for it in logs and
-/// metrics.
+/// gRPC codes and their HTTP statuses. Logs and metrics use the first HTTP status of a code.
 const CODES: [(i32, &[u16]); 9] = [
     (0, &[200]),
     (3, &[400, 415, 422]),
@@ -22,25 +23,25 @@ const CODES: [(i32, &[u16]); 9] = [
     (14, &[503]),
 ];
 
-/// What is not in the table is a fault of the server.
+/// `INTERNAL`, the code of every HTTP status that is not in the table.
 const INTERNAL: i32 = 13;
 
-/// The gRPC code for this HTTP status.
+/// gRPC code of an HTTP status.
 pub fn code_for_http(status: StatusCode) -> i32 {
     CODES.iter().find(|(_, statuses)| statuses.contains(&status.as_u16())).map_or(INTERNAL, |(code, _)| *code)
 }
 
-/// The answer to a call. Clients of gRPC understand nothing else: what no gRPC service answered, since there is none or
-/// since it failed, becomes a status of gRPC.
+/// Converts a response of no gRPC service, such as an error of the router, to a gRPC status, since gRPC clients
+/// understand nothing else. gRPC responses are returned unchanged.
 pub(crate) fn to_grpc_response(response: Response) -> Response {
     if is_grpc(response.headers()) {
         return response;
     }
-    // The codes by which gRPC's own documents say what an HTTP status means, but for 404: no such call.
+    // Codes from gRPC's mapping of HTTP statuses, except 404: it means `UNIMPLEMENTED` here.
     let (code, message) = match response.status() {
-        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (12, "there is no such call"),
-        StatusCode::SERVICE_UNAVAILABLE => (14, "try again later"),
-        _ => (13, "the call failed"),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => (12, "No such gRPC method."),
+        StatusCode::SERVICE_UNAVAILABLE => (14, "Service unavailable; retry later."),
+        _ => (13, "Internal error; see the server log for this request ID."),
     };
     let mut response = trailers_only(code, HeaderValue::from_static(message));
     if code == 14 {
@@ -49,11 +50,11 @@ pub(crate) fn to_grpc_response(response: Response) -> Response {
     response
 }
 
-/// A call that does not reach its service: a status of gRPC with `detail` as its message.
+/// Trailers-only response to a rejected request, with `detail` as its message.
 pub(crate) fn reject(status: StatusCode, detail: &str) -> Response {
     let code = if status == StatusCode::BAD_REQUEST { 3 } else { 7 };
-    let mut response = trailers_only(code, HeaderValue::from_static("the call is refused"));
-    // Percent signs begin an escape in gRPC's messages.
+    let mut response = trailers_only(code, HeaderValue::from_static("The request is rejected."));
+    // gRPC messages are percent-encoded.
     if let Ok(message) = HeaderValue::from_str(&detail.replace('%', "%25")) {
         response.headers_mut().insert(MESSAGE, message);
     }
@@ -69,18 +70,18 @@ fn trailers_only(code: u16, message: HeaderValue) -> Response {
     response
 }
 
-/// What HTTP would have said in place of the gRPC status in an answer's head: for logs and metrics, where gRPC's 200 says
-/// nothing. `None` where the head has no such status, also because the call has only begun.
+/// HTTP status that corresponds to the gRPC status in a response header. Logs and metrics use it because the HTTP
+/// status of gRPC is always 200. `None` if the header has no gRPC status, also because the stream is still open.
 pub(crate) fn http_status(response: &HeaderMap) -> Option<StatusCode> {
     let code = response.get(STATUS)?.to_str().ok()?.parse::<i32>().ok()?;
     let status = CODES.iter().find(|(known, _)| *known == code).and_then(|(_, statuses)| statuses.first());
     Some(status.and_then(|&status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
-/// Whether these are the headers of a call, or of the answer to one.
+/// Whether the headers belong to a gRPC request or response.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    // gRPC-Web is another protocol.
+    // gRPC-Web is a different protocol.
     value.strip_prefix(MEDIA_TYPE.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_speaks_grpc_is_answered_in_grpc() {
+    fn grpc_request_gets_a_grpc_response() {
         for (status, code) in [(404, "12"), (405, "12"), (503, "14"), (500, "13")] {
             let headers = headers_of(StatusCode::from_u16(status).unwrap());
             assert_eq!(headers[STATUS], code, "{status}");
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_known_by_its_media_type() {
+    fn grpc_is_detected_by_media_type() {
         let of = |value: &'static str| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]);
         assert!(
             ["application/grpc", "application/grpc+proto", "application/grpc;a=b"]
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_grpc_has_its_like_in_http() {
+    fn grpc_status_maps_to_an_http_status() {
         assert_eq!(http_status(&headers_of(StatusCode::NOT_FOUND)), Some(StatusCode::NOT_IMPLEMENTED));
         assert_eq!(http_status(&headers_of(StatusCode::SERVICE_UNAVAILABLE)), Some(StatusCode::SERVICE_UNAVAILABLE));
         let forbidden = HeaderMap::from_iter([(STATUS, HeaderValue::from(7))]);
@@ -128,8 +129,8 @@ mod tests {
         assert_eq!(http_status(&HeaderMap::new()), None);
         for status in 400..600 {
             let status = StatusCode::from_u16(status).unwrap();
-            let there = HeaderMap::from_iter([(STATUS, HeaderValue::from(code_for_http(status)))]);
-            let back = http_status(&there).unwrap();
+            let header = HeaderMap::from_iter([(STATUS, HeaderValue::from(code_for_http(status)))]);
+            let back = http_status(&header).unwrap();
             assert_eq!(code_for_http(back), code_for_http(status), "{status} is {back} in the log");
         }
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Responses that every service sends: problem documents, gRPC statuses and conditional responses.
+//! Responses of every service: problem documents, gRPC statuses and conditional responses.
 
 pub mod conditional;
 pub mod grpc_status;

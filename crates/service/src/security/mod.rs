@@ -1,4 +1,4 @@
-//! Access checks: who may send a request.
+//! Access control: request guard and shared secret.
 
 pub mod request_guard;
 pub mod shared_secret;

@@ -1,3 +1,5 @@
+//! Secret shared by `web_api` and `model_api`.
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -6,24 +8,25 @@ use subtle::ConstantTimeEq;
 
 use crate::settings::{SettingError, optional};
 
-/// The header in which `web_api` sends the secret.
+/// Header that carries the secret.
 const HEADER: HeaderName = HeaderName::from_static("x-model-api-secret");
 
-/// Fewer characters can be guessed.
+/// Minimum length; shorter secrets can be guessed.
 const MIN_LENGTH: usize = 16;
 
-/// Secret that `web_api` and `model_api` share, by which `model_api` knows who may load and unload models.
+/// Secret that authorizes `web_api` to load and unload models of `model_api`.
 #[derive(Clone)]
 pub struct SharedSecret(Arc<str>);
 
 impl SharedSecret {
-    /// `MODEL_API_SECRET`; `None` where it is unset.
+    /// Reads `MODEL_API_SECRET`. `None` if it is unset.
     pub fn from_env() -> Result<Option<Self>, SettingError> {
         optional("MODEL_API_SECRET").map(|text| Self::new(&text)).transpose()
     }
 
-    /// # Errors
-    /// Where the text is short, or cannot be sent in a header. The error does not repeat it.
+    /// Validates the secret.
+    ///
+    /// # Errors If the text is too short, or cannot be sent in a header. The error does not contain it.
     pub fn new(text: &str) -> Result<Self, SettingError> {
         if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             let reason =
@@ -33,14 +36,14 @@ impl SharedSecret {
         Ok(Self(text.into()))
     }
 
-    /// The header that carries it. Its value is never shown.
+    /// Header with the secret, marked as sensitive.
     pub fn header(&self) -> (HeaderName, HeaderValue) {
-        let mut value = HeaderValue::from_str(&self.0).expect("visible ASCII was checked");
+        let mut value = HeaderValue::from_str(&self.0).expect("`new` accepts visible ASCII only");
         value.set_sensitive(true);
         (HEADER, value)
     }
 
-    /// Whether `headers` carry it, compared in constant time.
+    /// Whether `headers` contain the secret, compared in constant time.
     pub fn matches(&self, headers: &HeaderMap) -> bool {
         headers.get(HEADER).is_some_and(|sent| sent.as_bytes().ct_eq(self.0.as_bytes()).into())
     }
@@ -57,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_same_secret_is_accepted() {
+    fn only_the_same_secret_matches() {
         let secret = SharedSecret::new("0123456789abcdef").unwrap();
         let sent = |secret: &SharedSecret| HeaderMap::from_iter([secret.header()]);
         assert!(secret.matches(&sent(&secret)));
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_never_shown() {
+    fn secret_is_never_shown() {
         for bad in ["short", "0123456789 abcdef", "0123456789abcdef\n"] {
             let error = SharedSecret::new(bad).unwrap_err().to_string();
             assert!(error.starts_with("MODEL_API_SECRET: must have at least 16") && !error.contains(bad), "{error}");

@@ -1,3 +1,5 @@
+//! Command line of a service: `--help`, `--version` and at most one subcommand.
+
 use std::ffi::OsString;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
@@ -5,65 +7,74 @@ use std::process::ExitCode;
 
 use super::error::SettingError;
 
-/// What one of our programs is, as `--help` shows it. Settings come from the environment; the command line has one word at most.
+/// Description of a binary, as `--help` prints it. Settings come from environment variables; the command line takes at
+/// most one subcommand.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
-    /// The binary's name.
+    /// Name of the binary.
     pub name: &'static str,
-    /// Its version.
+    /// Version of the binary.
     pub version: &'static str,
-    /// What it does, in one sentence.
+    /// What the binary does, in one sentence.
     pub about: &'static str,
-    /// The words that it understands, and what each does.
+    /// Subcommands, each with its description.
     pub commands: &'static [(&'static str, &'static str)],
-    /// Words for its own child processes, which `--help` leaves out.
+    /// Subcommands for child processes, which `--help` omits.
     pub internal: &'static [&'static str],
-    /// Its own variables. Those of [`COMMON`] follow.
+    /// Environment variables of this binary. `--help` lists those of [`COMMON`] after them.
     pub settings: &'static [Setting],
 }
 
-/// An environment variable.
+/// An environment variable and its documentation.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// The variable.
+    /// Name of the variable.
     pub name: &'static str,
-    /// Its value where it is unset or empty; an empty one where there is none.
+    /// Value that applies when the variable is unset or empty. Empty if there is no default.
     pub default: &'static str,
-    /// What it means, with its unit.
+    /// Meaning of the value, with its unit.
     pub meaning: &'static str,
 }
 
-/// A variable with this default and meaning.
+/// Documents a variable with its default and meaning.
 pub const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
     Setting { name, default, meaning }
 }
 
-/// The variables of every service, beside `PORT` and `METRICS_ADDR`, whose defaults differ.
+/// Variables of every service. `PORT` and `METRICS_ADDR` are missing because their defaults differ.
 pub const COMMON: &[Setting] = &[
     setting("HOST", "127.0.0.1", "Address to listen on."),
-    setting("ALLOWED_HOSTS", "", "Further names in Host that are accepted, with commas."),
+    setting("ALLOWED_HOSTS", "", "Further accepted host names in Host, comma-separated."),
     setting("MODEL_API_SECRET", "", "Secret with which web_api loads and unloads models, the same for both services."),
-    setting("MAX_CONNECTIONS", "1024", "Open connections; one more takes an idle one's place, or is answered 503."),
-    setting("HEADER_TIMEOUT_MS", "10000", "Time for a request's header, from its first byte."),
-    setting("IDLE_TIMEOUT_MS", "75000", "Time after which a connection without a request is closed."),
-    setting("BODY_TIMEOUT_MS", "30000", "Time for a request's body, and for each piece of a response."),
-    setting("MAX_BODY_BYTES", "67108864", "Bytes of one request's body, unpacked."),
+    setting(
+        "MAX_CONNECTIONS",
+        "1024",
+        "Open connections; a new one replaces an idle one, or gets 503 if all are busy.",
+    ),
+    setting("HEADER_TIMEOUT_MS", "10000", "Timeout of a request header, from its first byte."),
+    setting("IDLE_TIMEOUT_MS", "75000", "Timeout of a connection without a request."),
+    setting("BODY_TIMEOUT_MS", "30000", "Timeout of a request body, and of each write of a response."),
+    setting("MAX_BODY_BYTES", "67108864", "Size limit of one request body, decompressed."),
     setting(
         "BODY_MEMORY_BYTES",
         "268435456",
-        "Bytes of memory for all bodies together, and for what is made of them; at least twice MAX_BODY_BYTES.",
+        "Memory budget of all request bodies and of data derived from them; at least twice MAX_BODY_BYTES.",
     ),
-    setting("LAME_DUCK_MS", "500", "Time after SIGTERM in which the service is unready but still accepts."),
-    setting("DRAIN_TIMEOUT_MS", "20000", "Time after that for open requests to finish."),
+    setting(
+        "LAME_DUCK_MS",
+        "500",
+        "Time after SIGTERM during which the service is unready but still accepts connections.",
+    ),
+    setting("DRAIN_TIMEOUT_MS", "20000", "Time after that for requests in flight to finish."),
     setting("LOG_FORMAT", "human", "human or json."),
-    setting("LOG_LEVEL", "info", "A level, or a filter such as info,web_api=debug."),
+    setting("LOG_LEVEL", "info", "Level, or a filter such as info,web_api=debug."),
 ];
 
 impl Program {
-    /// The command that `arguments`, without the program's own name, ask for; `None` for the service itself.
+    /// Parses `arguments`, without the name of the program. `None` starts the service itself.
     ///
-    /// # Errors
-    /// The exit code where nothing is left to do: 0 after `--help` or `--version`, 64 after an argument that is unknown.
+    /// # Errors The exit code if nothing remains to be done: 0 after `--help` or `--version`, 64 after an unknown
+    /// argument.
     pub fn command(&self, arguments: impl Iterator<Item = OsString>) -> Result<Option<&'static str>, ExitCode> {
         let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
         let has = |long: &str, short: &str| arguments.iter().any(|argument| argument == long || argument == short);
@@ -112,7 +123,7 @@ impl Display for Program {
     }
 }
 
-/// To stdout. A reader that has closed it, such as `head`, has seen enough.
+/// Prints to stdout. Ignores write errors: a reader such as `head` may have closed the pipe.
 fn print(text: &impl Display) -> ExitCode {
     let _ = write!(io::stdout(), "{text}");
     ExitCode::SUCCESS
@@ -126,7 +137,7 @@ mod tests {
         name: "server",
         version: "1.2.3",
         about: "serves.",
-        commands: &[("health", "asks whether it is ready")],
+        commands: &[("health", "checks readiness")],
         internal: &["child"],
         settings: &[setting("PORT", "5000", "Port to listen on.")],
     };
@@ -136,23 +147,23 @@ mod tests {
     }
 
     #[test]
-    fn a_program_takes_one_known_word_or_none() {
+    fn command_accepts_at_most_one_known_subcommand() {
         assert_eq!(command(&[]), Ok(None));
         assert_eq!(command(&["health"]), Ok(Some("health")));
         assert_eq!(command(&["child"]), Ok(Some("child")));
         for unknown in [&["serve"][..], &["health", "now"], &["--port"], &[""]] {
             assert_eq!(command(unknown), Err(ExitCode::from(64)), "{unknown:?}");
         }
-        for asked in [&["--help"][..], &["-h"], &["--version"], &["-V"], &["health", "--help"]] {
-            assert_eq!(command(asked), Err(ExitCode::SUCCESS), "{asked:?}");
+        for arguments in [&["--help"][..], &["-h"], &["--version"], &["-V"], &["health", "--help"]] {
+            assert_eq!(command(arguments), Err(ExitCode::SUCCESS), "{arguments:?}");
         }
     }
 
     #[test]
-    fn the_help_lists_commands_and_settings_with_their_defaults() {
+    fn help_lists_subcommands_and_settings_with_defaults() {
         let help = PROGRAM.to_string();
         assert!(help.starts_with("server 1.2.3: serves.\n\nusage: server [health]\n"), "{help}");
-        assert!(help.contains("\n  health     asks whether it is ready\n") && !help.contains("child"), "{help}");
+        assert!(help.contains("\n  health     checks readiness\n") && !help.contains("child"), "{help}");
         for line in ["  PORT=5000 ", "  IDLE_TIMEOUT_MS=75000 "] {
             assert!(help.contains(line), "{help}");
         }

@@ -1,3 +1,5 @@
+//! Parses environment variables. An empty variable counts as unset, since Compose passes unset variables as empty ones.
+
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -5,17 +7,17 @@ use std::time::Duration;
 
 use super::error::SettingError;
 
-/// The most milliseconds a setting may say, a day: more is a slip of the finger, and far more overflows the clock.
+/// Upper bound of durations: one day. A longer one is a typing error, and much longer ones overflow the clock.
 pub(super) const MAX_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// The variable `name`; `None` when unset or empty, since Compose passes unset variables on as empty ones.
+/// Value of the variable `name`, or `None` if it is unset or empty.
 ///
-/// What is not UTF-8 in it is replaced, so that it is seen to be wrong and not taken for unset.
+/// Invalid UTF-8 is replaced, so that a wrong value fails validation instead of counting as unset.
 pub fn optional(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
 }
 
-/// The variable `name`, or `default` when it is unset or empty.
+/// Parses the variable `name`. Returns `default` if it is unset or empty.
 pub fn parse<T>(name: &str, default: T) -> Result<T, SettingError>
 where
     T: FromStr<Err: Display>,
@@ -35,7 +37,7 @@ where
     text.parse().map_err(|error| SettingError::new(name, format!("{text:?}: {error}")))
 }
 
-/// A number of at min `least`.
+/// Parses a number that is at least `min`.
 pub fn at_least<T>(name: &str, min: T, default: T) -> Result<T, SettingError>
 where
     T: FromStr<Err: Display> + PartialOrd + Display + Copy,
@@ -47,7 +49,7 @@ where
     Ok(value)
 }
 
-/// A number of at min `least` and at most `most`.
+/// Parses a number from `min` to `max`, both inclusive.
 pub fn between<T>(name: &str, min: T, max: T, default: T) -> Result<T, SettingError>
 where
     T: FromStr<Err: Display> + PartialOrd + Display + Copy,
@@ -59,12 +61,12 @@ where
     Ok(value)
 }
 
-/// A duration given in whole milliseconds: at min one, since none at all would refuse everything, and at most a day.
+/// Parses a duration in whole milliseconds, from 1 ms to one day. 0 would time out every request.
 pub fn millis(name: &str, default: u64) -> Result<Duration, SettingError> {
     between(name, 1, MAX_MILLIS, default).map(Duration::from_millis)
 }
 
-/// A URL whose user and password, if it has any, are replaced: for logs and errors.
+/// Replaces the user and password of a URL, for logs and errors.
 pub fn redact_url(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
@@ -78,15 +80,15 @@ pub fn redact_url(url: &str) -> String {
 mod tests {
     use super::*;
 
-    // Variables that no test sets: the environment belongs to the whole process, and setting it is unsafe.
+    // Tests read only variables that no test sets: the environment is shared by the process, and setting it is unsafe.
     #[test]
-    fn an_unset_variable_is_its_default() {
+    fn unset_variable_yields_its_default() {
         assert_eq!(parse("MLSERVE_TEST_UNSET", 7).unwrap(), 7);
         assert_eq!(optional("MLSERVE_TEST_UNSET"), None);
     }
 
     #[test]
-    fn a_bad_value_is_reported_with_the_name_of_the_variable() {
+    fn error_of_a_bad_value_names_the_variable() {
         let error = parse::<u16>("PATH", 1).unwrap_err();
         assert!(error.to_string().starts_with("PATH: "), "{error}");
         assert_eq!(
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_neither_nothing_nor_more_than_a_day() {
+    fn duration_is_between_a_millisecond_and_a_day() {
         let reason = |default| millis("MLSERVE_TEST_UNSET", default).unwrap_err().reason;
         assert_eq!(reason(0), "0 is less than 1");
         assert_eq!(reason(u64::MAX), "18446744073709551615 is more than 86400000");
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_in_a_url_are_replaced() {
+    fn credentials_in_a_url_are_redacted() {
         for (url, shown) in [
             ("http://user:p@ss@model_api:5050/x@y", "http://***@model_api:5050/x@y"),
             ("redis://:secret@db_api:6379/0", "redis://***@db_api:6379/0"),
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf_8_is_no_value() {
+    fn value_that_is_not_utf_8_is_rejected() {
         use std::os::unix::ffi::OsStringExt;
         let error = parse_value::<String>("NAME", OsString::from_vec(b"a\xff".to_vec())).unwrap_err();
         assert_eq!(error.to_string(), "NAME: a\u{fffd} is not UTF-8");

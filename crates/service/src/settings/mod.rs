@@ -1,4 +1,4 @@
-//! Settings of a service: environment variables and the command line.
+//! Settings of a service: environment variables and the command line, validated before a port is bound.
 
 pub mod command_line;
 mod env;

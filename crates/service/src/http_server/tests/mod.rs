@@ -71,27 +71,28 @@ fn start_on(settings: ServerSettings) -> Server {
     Server { address, stop, task }
 }
 
-/// What the server says until it closes the connection.
-async fn rest(stream: &mut TcpStream) -> String {
+/// Reads until the server closes the connection.
+async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.expect("never closed");
     String::from_utf8(answer).unwrap()
 }
 
 #[tokio::test]
-async fn hundreds_that_come_at_once_need_not_come_again() {
-    // Nobody accepts.
+async fn backlog_holds_hundreds_of_simultaneous_connections() {
+    // No task accepts.
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     let mut connections = Vec::new();
     for number in 0..400 {
         let connected = timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
-        connections.push(connected.unwrap_or_else(|_| panic!("connection {number} was not heard")).unwrap());
+        connections
+            .push(connected.unwrap_or_else(|_| panic!("connection {number} was not accepted by the kernel")).unwrap());
     }
 }
 
 #[tokio::test]
-async fn a_connection_lives_on_the_core_that_has_the_fewest() {
+async fn connection_is_assigned_to_the_least_loaded_core() {
     let server = start(HEADER_TIMEOUT);
     let mut connections = Vec::new();
     let mut threads = HashMap::new();
@@ -108,40 +109,40 @@ async fn a_connection_lives_on_the_core_that_has_the_fewest() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_begin_is_closed_in_time() {
+async fn client_without_a_complete_header_is_closed_after_the_header_timeout() {
     let server = start(HEADER_TIMEOUT);
-    for said in [&b""[..], b"PRI * HT", b"GET / HT"] {
+    for bytes in [&b""[..], b"PRI * HT", b"GET / HT"] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let begun = Instant::now();
-        stream.write_all(said).await.unwrap();
-        assert!(!rest(&mut stream).await.contains(" 200 "));
-        assert!(begun.elapsed() >= HEADER_TIMEOUT.mul_f32(0.9), "{said:?} was closed at once");
+        let start = Instant::now();
+        stream.write_all(bytes).await.unwrap();
+        assert!(!read_to_end(&mut stream).await.contains(" 200 "));
+        assert!(start.elapsed() >= HEADER_TIMEOUT.mul_f32(0.9), "{bytes:?}: closed too early");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_closed_in_time() {
+async fn client_that_does_not_read_is_closed_after_the_write_timeout() {
     let server = start(HEADER_TIMEOUT);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    // Unread, the answer fills the buffers of both ends; read after the time, it breaks off.
+    // The unread response fills the buffers of both ends. Read after the timeout, it is truncated.
     sleep(WRITE_TIMEOUT * 3).await;
-    assert!(rest(&mut stream).await.len() < LARGE);
+    assert!(read_to_end(&mut stream).await.len() < LARGE);
 }
 
 #[tokio::test]
-async fn a_head_in_pieces_that_begins_like_http2_is_served() {
+async fn http1_header_in_pieces_that_begins_like_http2_is_served() {
     let server = start(HEADER_TIMEOUT);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     for piece in [&b"P"[..], b"OST / HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\nContent-Length: 0\r\n\r\n"] {
         stream.write_all(piece).await.unwrap();
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 405 "));
+    assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 405 "));
 }
 
 /// Sends a request on a connection that stays open, and reads the response.
-async fn ask(stream: &mut TcpStream) {
+async fn send_request(stream: &mut TcpStream) {
     stream.write_all(REQUEST).await.unwrap();
     let mut response = [0; 1024];
     let length = stream.read(&mut response).await.unwrap();
@@ -149,34 +150,34 @@ async fn ask(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn an_idle_connection_outlives_the_header_timeout_and_is_closed_after_its_own() {
+async fn idle_connection_is_closed_after_the_idle_timeout_not_the_header_timeout() {
     let idle_timeout = HEADER_TIMEOUT * 4;
     let server = start_with(HEADER_TIMEOUT, idle_timeout);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     for _ in 0..2 {
-        ask(&mut stream).await;
+        send_request(&mut stream).await;
         sleep(HEADER_TIMEOUT * 2).await;
     }
-    ask(&mut stream).await;
-    let begun = Instant::now();
-    assert_eq!(rest(&mut stream).await, "");
-    assert!(begun.elapsed() >= idle_timeout.mul_f32(0.9), "closed after {:?}", begun.elapsed());
+    send_request(&mut stream).await;
+    let start = Instant::now();
+    assert_eq!(read_to_end(&mut stream).await, "");
+    assert!(start.elapsed() >= idle_timeout.mul_f32(0.9), "closed after {:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn a_later_header_that_has_begun_has_the_header_timeout() {
+async fn later_incomplete_header_has_the_header_timeout() {
     let server = start_with(HEADER_TIMEOUT, Duration::from_mins(1));
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    ask(&mut stream).await;
+    send_request(&mut stream).await;
     sleep(HEADER_TIMEOUT * 2).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
-    assert!(!rest(&mut stream).await.contains(" 200 "));
-    assert!(begun.elapsed() >= HEADER_TIMEOUT.mul_f32(0.9), "closed after {:?}", begun.elapsed());
+    assert!(!read_to_end(&mut stream).await.contains(" 200 "));
+    assert!(start.elapsed() >= HEADER_TIMEOUT.mul_f32(0.9), "closed after {:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn the_drain_finishes_what_was_begun_and_does_not_wait_for_the_silent() {
+async fn drain_finishes_requests_in_flight_and_closes_unused_connections() {
     let server = start_with(Duration::from_mins(1), Duration::from_mins(1));
     let silent = TcpStream::connect(server.address).await.unwrap();
     let mut idle = TcpStream::connect(server.address).await.unwrap();
@@ -185,25 +186,25 @@ async fn the_drain_finishes_what_was_begun_and_does_not_wait_for_the_silent() {
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     sleep(Duration::from_millis(100)).await;
     server.stop.send(()).unwrap();
-    assert!(rest(&mut busy).await.ends_with("done"));
-    assert!(rest(&mut idle).await.ends_with("here"));
+    assert!(read_to_end(&mut busy).await.ends_with("done"));
+    assert!(read_to_end(&mut idle).await.ends_with("here"));
     server.task.await.unwrap().unwrap();
     drop(silent);
 }
 
 #[tokio::test]
-async fn a_server_that_is_dropped_ends_its_connections() {
+async fn dropped_server_closes_its_connections() {
     let server = start(Duration::from_mins(1));
     let mut idle = TcpStream::connect(server.address).await.unwrap();
-    ask(&mut idle).await;
+    send_request(&mut idle).await;
     server.task.abort();
-    assert_eq!(rest(&mut idle).await, "");
+    assert_eq!(read_to_end(&mut idle).await, "");
 }
 
 #[tokio::test]
-async fn a_request_names_the_address_of_its_client() {
+async fn request_carries_the_address_of_its_client() {
     let server = start(Duration::from_mins(1));
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET /peer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    assert!(rest(&mut stream).await.ends_with("127.0.0.1"));
+    assert!(read_to_end(&mut stream).await.ends_with("127.0.0.1"));
 }

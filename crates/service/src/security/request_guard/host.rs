@@ -1,3 +1,5 @@
+//! Validation of `Host` (RFC 9112 §3.2, DNS rebinding).
+
 use std::net::IpAddr;
 
 use axum::extract::Request;
@@ -6,14 +8,14 @@ use http::{Version, header};
 use super::rejection::Rejection;
 use crate::peer::Peer;
 
-/// The one name by which the request calls the service, with its port. HTTP/1.0 needs none.
+/// Authority of the request: host with an optional port. HTTP/1.0 requires none.
 pub(super) fn authority(request: &Request) -> Result<Option<&str>, Rejection> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(Rejection::bad_host("The request has several Host headers; HTTP allows one"));
     }
-    // A request without a peer did not come over a connection.
+    // A request without a peer did not arrive over a connection.
     if host.is_none() && request.version() == Version::HTTP_11 && request.extensions().get::<Peer>().is_some() {
         return Err(Rejection::bad_host("The request has no Host header; HTTP/1.1 requires one"));
     }
@@ -23,20 +25,20 @@ pub(super) fn authority(request: &Request) -> Result<Option<&str>, Rejection> {
         }
         host => host.and_then(|host| host.to_str().ok()),
     };
-    // `:authority` of HTTP/2, and the absolute form of HTTP/1.1, which goes before `Host`.
+    // `:authority` of HTTP/2 and the absolute form of HTTP/1.1 take precedence over `Host`.
     let target = request.uri().authority().map(|target| target.as_str().rsplit('@').next().unwrap_or_default());
     Ok(target.or(host))
 }
 
-/// What RFC 3986 allows in a host and its port.
+/// Whether RFC 3986 allows the byte in a host and port.
 pub(super) fn is_authority_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte)
 }
 
-/// Without its port.
+/// Host of an authority.
 pub(super) fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        // Any other colon belongs to an IPv6 address.
+        // Other colons belong to an IPv6 address.
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,
     }
@@ -48,5 +50,5 @@ pub(super) fn is_local(name: &str, names: &[String]) -> bool {
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_loopback = name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"));
-    is_loopback || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+    is_loopback || names.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }

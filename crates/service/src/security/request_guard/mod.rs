@@ -1,3 +1,5 @@
+//! Request guard: checks that every request passes before it reaches its route.
+
 mod host;
 mod origin;
 mod rejection;
@@ -17,31 +19,31 @@ use rejection::Rejection;
 
 use crate::settings::SettingError;
 
-/// Checks that every request passes before its route sees it: `Host` (RFC 9112 §3.2, DNS rebinding) and whether a page of another
-/// origin sent it through a visitor's browser.
+/// Validates `Host` (RFC 9112 §3.2, DNS rebinding) and rejects requests that pages of other origins send through a
+/// visitor's browser.
 ///
-/// The default is a public service that is not published, under no names of its own.
+/// The default is an unpublished public service without names of its own.
 #[derive(Clone, Debug)]
 pub struct RequestGuard {
     hosts: HostPolicy,
     browsers: BrowserPolicy,
 }
 
-/// Names in `Host` that are accepted.
+/// Accepted values of `Host`.
 #[derive(Clone, Debug)]
 enum HostPolicy {
-    /// All: the service is published, and only the operator's DNS knows its names.
+    /// Any: the service is published, and only the operator's DNS knows its names.
     Any,
-    /// Loopback names, IP addresses, and these, in small letters.
+    /// Loopback names, IP addresses, and these names in lower case.
     Local(Arc<[String]>),
 }
 
-/// Requests of browsers that are accepted.
+/// Accepted requests of browsers.
 #[derive(Clone, Debug)]
 enum BrowserPolicy {
-    /// Those that read; and those that change something if they come from the service's own pages or from one of these origins.
+    /// Safe methods from any origin. Other methods only from the service's own pages or from these origins.
     AllowOrigins(Arc<[HeaderValue]>),
-    /// None.
+    /// No requests of browsers.
     Reject,
 }
 
@@ -52,21 +54,21 @@ impl Default for RequestGuard {
 }
 
 impl RequestGuard {
-    /// Of a service that browsers reach. `hosts` are further names in small letters, and do not count where it `is_published`; pages
-    /// of `origins` may do whatever the service's own pages may.
+    /// Guard of a service that browsers use. `hosts` are further names in lower case, ignored if it `is_published`.
+    /// Pages of `origins` have the rights of the service's own pages.
     pub fn public(is_published: bool, hosts: Vec<String>, origins: Vec<HeaderValue>) -> Self {
         let hosts = if is_published { HostPolicy::Any } else { HostPolicy::Local(hosts.into()) };
         Self { hosts, browsers: BrowserPolicy::AllowOrigins(origins.into()) }
     }
 
-    /// Of a service that only other services reach. `Host` is checked where it listens on a loopback address: elsewhere, its name is
-    /// whatever the network calls it.
+    /// Guard of a service that only other services use. `Host` is checked only on a loopback address: in a network, the
+    /// name depends on its DNS.
     pub fn private(host: IpAddr, hosts: Vec<String>) -> Self {
         let hosts = if host.is_loopback() { HostPolicy::Local(hosts.into()) } else { HostPolicy::Any };
         Self { hosts, browsers: BrowserPolicy::Reject }
     }
 
-    /// [`RequestGuard::private`] with the names of `ALLOWED_HOSTS`.
+    /// Same as [`RequestGuard::private`], with the names of `ALLOWED_HOSTS`.
     pub fn private_from_env(host: IpAddr) -> Result<Self, SettingError> {
         Ok(Self::private(host, allowed_hosts()?))
     }

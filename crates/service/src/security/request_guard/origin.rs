@@ -1,11 +1,13 @@
+//! Cross-origin protection.
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::rejection::Rejection;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The rule of Go's `CrossOriginProtection`. BrowserPolicy send `Sec-Fetch-Site` to what is potentially trustworthy, loopback among it, and
-/// `Origin` with every request that changes something. Other clients send neither.
+/// Applies the rule of Go's `CrossOriginProtection`. Browsers send `Sec-Fetch-Site` to trustworthy origins, which
+/// include loopback, and `Origin` with every unsafe request. Other clients send neither.
 pub(super) fn check_origin(
     method: &Method,
     headers: &HeaderMap,

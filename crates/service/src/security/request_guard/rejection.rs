@@ -1,13 +1,15 @@
+//! Responses to rejected requests.
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
 
 use crate::response::grpc_status;
 use crate::response::problem::problem;
 
-/// Characters of a client's header that an error repeats.
+/// Length limit of a header value that an error quotes.
 const MAX_QUOTED_BYTES: usize = 64;
 
-/// Why a request does not reach its route.
+/// Why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     pub status: StatusCode,
@@ -29,18 +31,16 @@ impl Rejection {
 
     pub fn cross_origin(origin: Option<&HeaderValue>) -> Self {
         let from = origin.map_or("another origin".to_owned(), |origin| format!("\"{}\"", quoted(origin.as_bytes())));
-        let detail =
-            format!("A page of {from} may not send this request; CORS_ALLOW_ORIGINS does not name its origin.");
+        let detail = format!("Pages of {from} may not send this request; add the origin to CORS_ALLOW_ORIGINS.");
         Self { status: StatusCode::FORBIDDEN, detail }
     }
 
     pub fn browser() -> Self {
-        let detail =
-            "This service does not answer browsers; a request with Origin or Sec-Fetch headers must go to web_api.";
+        let detail = "This service accepts no requests from browsers; send requests with Origin or Sec-Fetch headers to web_api.";
         Self { status: StatusCode::FORBIDDEN, detail: detail.to_owned() }
     }
 
-    /// In the form that clients of the path understand.
+    /// Response in the format of the path's clients: gRPC, Open Inference Protocol or problem document.
     pub fn respond(self, path: &str, is_grpc: bool) -> Response {
         let Self { status, detail } = self;
         if is_grpc {

@@ -24,20 +24,20 @@ fn status_of_host(guard: &RequestGuard, host: &str) -> u16 {
 }
 
 #[test]
-fn a_service_that_is_not_published_answers_to_loopback_names_addresses_and_names_it_is_given() {
+fn unpublished_service_accepts_loopback_names_addresses_and_allowed_hosts() {
     let guard = RequestGuard::public(
         false,
         parse_list("web_api,Models.Example.org:8080", parse_host_name).unwrap(),
         Vec::new(),
     );
-    let known = "localhost LOCALHOST:5000 a.localhost:1 localhost. 127.0.0.1 127.0.0.1:5000 192.168.1.7:5000 [::1] [::1]:5000 \
+    let accepted = "localhost LOCALHOST:5000 a.localhost:1 localhost. 127.0.0.1 127.0.0.1:5000 192.168.1.7:5000 [::1] [::1]:5000 \
         web_api:5000 models.example.org MODELS.example.org:443 models.example.org.";
-    for host in known.split_whitespace() {
+    for host in accepted.split_whitespace() {
         assert_eq!(status_of_host(&guard, host), 200, "{host}");
     }
-    let others = "example.org rebound.example:5000 localhost.example notlocalhost 127.0.0.1.example 1.2.3 ::1 [::1].example \
+    let rejected = "example.org rebound.example:5000 localhost.example notlocalhost 127.0.0.1.example 1.2.3 ::1 [::1].example \
         x.models.example.org :5000";
-    for host in others.split_whitespace() {
+    for host in rejected.split_whitespace() {
         assert_eq!(status_of_host(&guard, host), 421, "{host}");
     }
     let rejection = guard.check(&request("GET", &[("host", "rebound.example")])).unwrap_err();
@@ -47,7 +47,7 @@ fn a_service_that_is_not_published_answers_to_loopback_names_addresses_and_names
 }
 
 #[test]
-fn http_1_1_has_exactly_one_host() {
+fn http_1_1_requires_exactly_one_host() {
     for guard in [RequestGuard::default(), RequestGuard::public(true, Vec::new(), Vec::new())] {
         for hosts in
             [&[][..], &[("host", "localhost"), ("host", "localhost")], &[("host", "local host")], &[("host", "a/b")]]
@@ -58,7 +58,7 @@ fn http_1_1_has_exactly_one_host() {
         *old.version_mut() = Version::HTTP_10;
         assert_eq!(status(&guard, &old), 200);
     }
-    // HTTP/2 has `:authority`, and the absolute form goes before `Host`.
+    // HTTP/2 uses `:authority`; the absolute form takes precedence over `Host`.
     let mut call = request("POST", &[]);
     *call.version_mut() = Version::HTTP_2;
     *call.uri_mut() = "http://rebound.example/predict".parse().unwrap();
@@ -68,7 +68,7 @@ fn http_1_1_has_exactly_one_host() {
 }
 
 #[test]
-fn a_page_of_another_origin_changes_nothing() {
+fn unsafe_requests_of_other_origins_are_rejected() {
     let guard = RequestGuard::public(false, Vec::new(), vec![HeaderValue::from_static("https://app.example")]);
     let cases = [
         (&[][..], 200),
@@ -95,13 +95,13 @@ fn a_page_of_another_origin_changes_nothing() {
             assert_eq!(status(&guard, &request(method, &all)), 200, "{method} {headers:?}");
         }
     }
-    let refused =
+    let rejected =
         guard.check(&request("POST", &[("host", "localhost"), ("origin", "https://evil.example")])).unwrap_err();
-    assert!(refused.detail.contains("https://evil.example") && refused.detail.contains("CORS_ALLOW_ORIGINS"));
+    assert!(rejected.detail.contains("https://evil.example") && rejected.detail.contains("CORS_ALLOW_ORIGINS"));
 }
 
 #[test]
-fn a_private_service_answers_no_browser_and_on_loopback_no_unknown_name() {
+fn private_service_rejects_browsers_and_unknown_names_on_loopback() {
     let loopback = RequestGuard::private(LOOPBACK, Vec::new());
     let network = RequestGuard::private(Ipv4Addr::UNSPECIFIED.into(), Vec::new());
     assert_eq!([&loopback, &network].map(|guard| status_of_host(guard, "model_api:5050")), [421, 200]);
@@ -122,7 +122,7 @@ fn a_private_service_answers_no_browser_and_on_loopback_no_unknown_name() {
 }
 
 #[tokio::test]
-async fn a_refusal_has_the_form_of_its_route() {
+async fn rejection_has_the_format_of_its_route() {
     let rejection = || Rejection::unknown_host(&"x".repeat(10_000));
     for (path, media_type) in [("/v2/models/m/infer", "application/json"), ("/predict", "application/problem+json")] {
         let response = rejection().respond(path, false);
@@ -139,7 +139,7 @@ async fn a_refusal_has_the_form_of_its_route() {
 }
 
 #[test]
-fn a_list_names_the_entry_that_it_cannot_use() {
+fn error_of_a_list_names_the_invalid_entry() {
     assert_eq!(
         parse_list("https://App.example, http://localhost:3000,", parse_origin).unwrap(),
         ["https://app.example", "http://localhost:3000"]
