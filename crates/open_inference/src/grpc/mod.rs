@@ -126,5 +126,5 @@ where
 }
 
 async fn no_such_call() -> Response {
-    Status::unimplemented("there is no such call").into_http()
+    Status::unimplemented("No such gRPC method.").into_http()
 }
