@@ -8,7 +8,6 @@ mod logging;
 
 mod lifecycle;
 
-/// Address of the client.
 pub mod peer;
 
 pub mod http_server;

@@ -73,7 +73,7 @@ impl<'a> PipelineRun<'a> {
     }
 
     fn resolve<'w>(&self, edges: impl Iterator<Item = &'w Edge>) -> Result<Vec<Tensor>, MissingTensor> {
-        let inputs_of = |Edge { name, from }: &Edge| {
+        let tensor_of = |Edge { name, from }: &Edge| {
             let (tensors, name_at_source) = match from {
                 Source::Input(input) => (Some(&self.inputs), input),
                 Source::Step { step, output } => (self.result_of(step).map(|result| &result.outputs), output),
@@ -82,7 +82,7 @@ impl<'a> PipelineRun<'a> {
             let tensor = tensor.ok_or_else(|| MissingTensor(from.clone()))?;
             Ok(Tensor { name: name.clone(), ..tensor.clone() })
         };
-        edges.map(inputs_of).collect()
+        edges.map(tensor_of).collect()
     }
 
     fn result_of(&self, step: &str) -> Option<&Inference> {

@@ -87,7 +87,7 @@ impl<'a> Prediction<'a> {
         outputs: &'a [TensorMetadata],
         top_k: TopK,
     ) -> Result<Self, PredictionError> {
-        Self::read(inference, outputs, top_k, true)
+        Self::convert(inference, outputs, top_k, true)
     }
 
     /// Task and output of results of a model with these outputs. The output is `None` if all outputs are the result.
@@ -101,10 +101,10 @@ impl<'a> Prediction<'a> {
         outputs: &'a [TensorMetadata],
         top_k: TopK,
     ) -> Result<Self, PredictionError> {
-        Self::read(inference, outputs, top_k, false)
+        Self::convert(inference, outputs, top_k, false)
     }
 
-    fn read(
+    fn convert(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
         top_k: TopK,

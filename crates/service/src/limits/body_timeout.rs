@@ -29,8 +29,8 @@ impl BodyTimeout {
         self.bytes += bytes;
     }
 
-    /// Waits for `next`, unless the body times out first. `held` is the number of bytes reserved for it.
-    pub async fn wait<T>(&mut self, held: usize, next: impl Future<Output = T>) -> Result<T, BodyError> {
+    /// Waits for `next`, unless the body times out first. `reserved` is the number of bytes reserved for it.
+    pub async fn wait<T>(&mut self, reserved: usize, next: impl Future<Output = T>) -> Result<T, BodyError> {
         let mut next = std::pin::pin!(next);
         loop {
             let now = Instant::now();
@@ -38,12 +38,12 @@ impl BodyTimeout {
                 return Err(BodyError::TooSlow(self.timeout));
             }
             if now >= self.window_end {
-                if held > EXEMPT_BYTES && self.bytes < MIN_DATA_RATE * DATA_RATE_WINDOW.as_secs() as usize {
+                if reserved > EXEMPT_BYTES && self.bytes < MIN_DATA_RATE * DATA_RATE_WINDOW.as_secs() as usize {
                     return Err(BodyError::Stalled);
                 }
                 (self.window_end, self.bytes) = (now + DATA_RATE_WINDOW, 0);
             }
-            let until = if held > EXEMPT_BYTES { self.deadline.min(self.window_end) } else { self.deadline };
+            let until = if reserved > EXEMPT_BYTES { self.deadline.min(self.window_end) } else { self.deadline };
             if let Ok(next) = timeout_at(until, next.as_mut()).await {
                 return Ok(next);
             }

@@ -125,13 +125,13 @@ impl Reservation {
         if self.client != Client::Service && bytes > EXEMPT_BYTES {
             let unmetered = if self.is_metered { more } else { bytes };
             let mut clients = self.budget.clients();
-            let held = clients.get(&self.client).copied().unwrap_or(0) + unmetered;
-            if held > (self.budget.0.total - used).saturating_mul(ALPHA) {
+            let reserved = clients.get(&self.client).copied().unwrap_or(0) + unmetered;
+            if reserved > (self.budget.0.total - used).saturating_mul(ALPHA) {
                 drop(clients);
                 self.budget.release(more);
                 return Err(BodyError::NoMemory);
             }
-            clients.insert(self.client, held);
+            clients.insert(self.client, reserved);
             self.is_metered = true;
         }
         self.bytes = bytes;
@@ -149,9 +149,9 @@ impl Reservation {
         self.bytes -= less;
         if self.is_metered {
             let mut clients = self.budget.clients();
-            if let Some(held) = clients.get_mut(&self.client) {
-                *held = held.saturating_sub(less);
-                if *held == 0 {
+            if let Some(reserved) = clients.get_mut(&self.client) {
+                *reserved = reserved.saturating_sub(less);
+                if *reserved == 0 {
                     clients.remove(&self.client);
                 }
             }

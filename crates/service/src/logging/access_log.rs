@@ -253,7 +253,7 @@ mod tests {
         assert!(is_urgent(|| tracing::info!("something")));
         assert!(is_urgent(|| tracing::error!(target: ACCESS_LOG_TARGET, "handler panicked")));
         let lines = String::from_utf8(log.0.lock().lines.clone()).unwrap();
-        let position = |words: &str| lines.find(words).unwrap();
+        let position = |text: &str| lines.find(text).unwrap();
         assert!(
             position("completed") < position("something") && position("something") < position("panicked"),
             "{lines}"

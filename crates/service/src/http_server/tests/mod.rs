@@ -73,9 +73,9 @@ fn start_on(settings: ServerSettings) -> Server {
 
 /// Reads until the server closes the connection.
 async fn read_to_end(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.expect("never closed");
-    String::from_utf8(answer).unwrap()
+    let mut response = Vec::new();
+    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut response)).await.expect("never closed");
+    String::from_utf8(response).unwrap()
 }
 
 #[tokio::test]
@@ -99,10 +99,10 @@ async fn connection_is_assigned_to_the_least_loaded_core() {
     for _ in 0..4 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(b"GET /thread HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        let mut answer = [0; 1024];
-        let length = stream.read(&mut answer).await.unwrap();
-        let answer = String::from_utf8_lossy(&answer[..length]);
-        *threads.entry(answer.lines().last().unwrap().to_owned()).or_default() += 1;
+        let mut response = [0; 1024];
+        let length = stream.read(&mut response).await.unwrap();
+        let response = String::from_utf8_lossy(&response[..length]);
+        *threads.entry(response.lines().last().unwrap().to_owned()).or_default() += 1;
         connections.push(stream);
     }
     assert_eq!(threads.into_values().collect::<Vec<i32>>(), [2, 2]);

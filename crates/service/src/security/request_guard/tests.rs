@@ -131,7 +131,7 @@ async fn rejection_has_the_format_of_its_route() {
             (StatusCode::MISDIRECTED_REQUEST, &HeaderValue::from_static(media_type))
         );
         let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
-        assert!(body.windows(13).any(|words| words == b"ALLOWED_HOSTS"), "{}", body.escape_ascii());
+        assert!(body.windows(13).any(|bytes| bytes == b"ALLOWED_HOSTS"), "{}", body.escape_ascii());
     }
     let call = Rejection::browser().respond("/inference.GRPCInferenceService/ModelInfer", true);
     assert_eq!((call.status(), &call.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(7)));
