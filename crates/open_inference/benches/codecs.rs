@@ -9,8 +9,8 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
 use open_inference::{
-    Datatype, Inference, ModelMetadata, Provenance, Tensor, TensorMetadata, Timing, client, read_request, render,
-    understand, write_response,
+    Datatype, Inference, ModelMetadata, Provenance, Tensor, TensorMetadata, Timing, client, decode_request,
+    encode_response, parse_request, response_to_json,
 };
 use serde_json::json;
 use service::memory_budget::{MemoryBudget, Reservation};
@@ -68,14 +68,17 @@ fn codecs(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(rows as u64));
         let inference = answer(rows);
         for (kind, body, length) in requests(rows) {
-            let read =
-                || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap();
+            let read = || {
+                decode_request(parse_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap()
+            };
             group.bench_function(BenchmarkId::new(format!("read a request, {kind}"), rows), |bencher| {
                 bencher.iter(|| black_box(read()));
             });
             let (_, wishes) = read();
             group.bench_function(BenchmarkId::new(format!("write an answer, {kind}"), rows), |bencher| {
-                bencher.iter(|| write_response(&render(black_box(&inference), &wishes, &model).unwrap()).unwrap());
+                bencher.iter(|| {
+                    response_to_json(&encode_response(black_box(&inference), &wishes, &model).unwrap()).unwrap()
+                });
             });
         }
     }

@@ -1,12 +1,12 @@
 use std::collections::HashSet;
 use std::fmt::{self, Display, Write};
 
-use crate::{Datatype, Error, ModelMetadata, Tensor, TensorMetadata, image_settings};
+use crate::{Datatype, Error, ModelMetadata, Tensor, TensorMetadata, image_settings_hint};
 
 /// Holds a request's tensors against the model's signature: each input once, of the right datatype, with lengths that fit.
-/// `BYTES` also fit an input that [takes images](TensorMetadata::takes_images): one encoded picture each. An optional input may
+/// `BYTES` also fit an input that [takes images](TensorMetadata::accepts_images): one encoded picture each. An optional input may
 /// be absent.
-pub fn check(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
+pub fn validate_inputs(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
     let mut seen = HashSet::new();
     for tensor in inputs {
         let input = find(&tensor.name, model)?;
@@ -18,7 +18,7 @@ pub fn check(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
     let is_missing = |input: &&TensorMetadata| !input.parameters.optional && !seen.contains(input.name.as_str());
     match model.inputs.iter().find(is_missing) {
         None => Ok(()),
-        Some(missing) => Err(Error::unfit(format!(
+        Some(missing) => Err(Error::unprocessable(format!(
             "input {:?} is missing; model {:?} takes {}",
             missing.name,
             model.name,
@@ -30,7 +30,12 @@ pub fn check(inputs: &[Tensor], model: &ModelMetadata) -> Result<(), Error> {
 /// The model's input of this name.
 pub(crate) fn find<'a>(name: &str, model: &'a ModelMetadata) -> Result<&'a TensorMetadata, Error> {
     let unknown = || {
-        Error::unfit(format!("model {:?} has no input {}; it takes {}", model.name, shown(name), names(&model.inputs)))
+        Error::unprocessable(format!(
+            "model {:?} has no input {}; it takes {}",
+            model.name,
+            shown(name),
+            names(&model.inputs)
+        ))
     };
     model.inputs.iter().find(|input| input.name == name).ok_or_else(unknown)
 }
@@ -72,12 +77,12 @@ pub(crate) fn names(tensors: &[TensorMetadata]) -> String {
 }
 
 fn check_tensor(tensor: &Tensor, input: &TensorMetadata, model: &ModelMetadata) -> Result<(), Error> {
-    let unfit = |reason: String| Err(Error::unfit(format!("input {:?} {reason}", tensor.name)));
-    let pictures = input.takes_images() && tensor.datatype == Datatype::Bytes;
+    let unfit = |reason: String| Err(Error::unprocessable(format!("input {:?} {reason}", tensor.name)));
+    let pictures = input.accepts_images() && tensor.datatype == Datatype::Bytes;
     if tensor.datatype != input.datatype && !pictures {
-        let or_pictures = if input.takes_images() { " or BYTES, one encoded picture each" } else { "" };
+        let or_pictures = if input.accepts_images() { " or BYTES, one encoded picture each" } else { "" };
         let is_bytes = tensor.datatype == Datatype::Bytes;
-        let remedy = is_bytes.then(|| image_settings(&model.name, std::slice::from_ref(input))).flatten();
+        let remedy = is_bytes.then(|| image_settings_hint(&model.name, std::slice::from_ref(input))).flatten();
         let remedy = remedy.map(|remedy| format!(". {remedy}")).unwrap_or_default();
         return unfit(format!("is {}{or_pictures}, not {}{remedy}", input.datatype, tensor.datatype));
     }
@@ -130,9 +135,9 @@ mod tests {
 
     #[test]
     fn what_fits_is_let_through_in_any_order() {
-        assert_eq!(check(&[x(&[3, 2]), p()], &model()), Ok(()));
+        assert_eq!(validate_inputs(&[x(&[3, 2]), p()], &model()), Ok(()));
         let pixels = Tensor::new("p", Datatype::Fp32, &[2, 2, 2, 1], vec![0; 32].into()).unwrap();
-        assert_eq!(check(&[pixels, x(&[1, 2])], &model()), Ok(()));
+        assert_eq!(validate_inputs(&[pixels, x(&[1, 2])], &model()), Ok(()));
     }
 
     #[test]
@@ -157,10 +162,10 @@ mod tests {
                 r#"input "x" of the shape [0, 2] has no elements; the model's settings allow none (allow_empty)"#,
             ),
         ] {
-            let error = check(&inputs, &model()).unwrap_err();
+            let error = validate_inputs(&inputs, &model()).unwrap_err();
             assert_eq!((error.status, error.message.as_str()), (StatusCode::UNPROCESSABLE_ENTITY, words));
         }
-        let twice = check(&[x(&[1, 2]), x(&[1, 2])], &model()).unwrap_err();
+        let twice = validate_inputs(&[x(&[1, 2]), x(&[1, 2])], &model()).unwrap_err();
         assert_eq!((twice.status, twice.message.as_str()), (StatusCode::BAD_REQUEST, r#"input "x" is given twice"#));
     }
 
@@ -168,7 +173,7 @@ mod tests {
     fn an_encoded_image_for_what_looks_like_one_is_refused_with_the_settings_to_write() {
         let mut model = model();
         model.inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 32, 32])];
-        let error = check(&[Tensor::from_strings("x", vec![1], [&b"png"[..]])], &model).unwrap_err();
+        let error = validate_inputs(&[Tensor::from_strings("x", vec![1], [&b"png"[..]])], &model).unwrap_err();
         let words =
             "input \"x\" is FP32, not BYTES. If its input \"x\" of the shape [-1, 3, 32, 32] is an image, write ";
         assert!(error.message.starts_with(words), "{}", error.message);
@@ -183,13 +188,13 @@ mod tests {
             let length = shape.iter().product::<i64>() as usize;
             Tensor::new("gain", Datatype::Int8, shape, vec![0; length].into()).unwrap()
         };
-        assert_eq!(check(&[x(&[1, 2]), p()], &model), Ok(()));
-        assert_eq!(check(&[gain(&[]), x(&[1, 2]), p()], &model), Ok(()));
+        assert_eq!(validate_inputs(&[x(&[1, 2]), p()], &model), Ok(()));
+        assert_eq!(validate_inputs(&[gain(&[]), x(&[1, 2]), p()], &model), Ok(()));
         for (inputs, words) in [
             (vec![x(&[1, 2]), p(), gain(&[1])], r#"input "gain" has the shape [] (-1: any length), not [1]"#),
             (vec![gain(&[]), p()], r#"input "x" is missing; model "m" takes "x", "p", "gain" (optional)"#),
         ] {
-            assert_eq!(check(&inputs, &model).unwrap_err().message, words);
+            assert_eq!(validate_inputs(&inputs, &model).unwrap_err().message, words);
         }
     }
 
@@ -197,6 +202,6 @@ mod tests {
     fn an_empty_tensor_is_let_through_where_the_settings_allow_it() {
         let mut model = model();
         model.inputs[0].parameters.allow_empty = true;
-        assert_eq!(check(&[x(&[0, 2]), p()], &model), Ok(()));
+        assert_eq!(validate_inputs(&[x(&[0, 2]), p()], &model), Ok(()));
     }
 }

@@ -9,7 +9,8 @@ const PALETTE: u32 = 256;
 ///
 /// `map` has `width` × `height` numbers, row by row from the top.
 pub fn encode_class_map(map: &[u32], width: usize, height: usize) -> Result<EncodedImage, Error> {
-    let unwritable = |error: png::EncodingError| Error::unfit(format!("a class map cannot be written: {error}"));
+    let unwritable =
+        |error: png::EncodingError| Error::unprocessable(format!("a class map cannot be written: {error}"));
     let file = encode(map, width, height).map_err(unwritable)?;
     Ok(EncodedImage { file, width, height })
 }

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use crate::check::{check, duplicate, find, shown};
+use crate::check::{duplicate, find, shown, validate_inputs};
 use crate::content::{self, Decoding};
 use crate::rounding::{to_bf16, to_f16};
 use crate::understand::{Room, read_tensor};
@@ -81,7 +81,7 @@ fn join(
     for column in columns {
         if !matches!(column.shape[..], [length] | [length, 1] if length == rows) {
             let (name, shape) = (shown(&column.name), &column.shape);
-            return Err(Error::unfit(format!(
+            return Err(Error::unprocessable(format!(
                 "column {name} has the shape {shape:?}, where the first has {rows} rows"
             )));
         }
@@ -108,7 +108,7 @@ fn join(
     };
     let shape = vec![rows, columns.len()];
     let joined = Tensor { name: matrix.name.clone(), datatype: matrix.datatype, shape, data };
-    check(std::slice::from_ref(&joined), model)?;
+    validate_inputs(std::slice::from_ref(&joined), model)?;
     Ok(joined)
 }
 
@@ -127,7 +127,7 @@ fn convert(column: Tensor, to: Datatype, room: &mut Room<'_>) -> Result<Tensor, 
                 let number = Cell::to_number(element);
                 let element = <To as Cell>::from_number(number).ok_or_else(|| {
                     let name = shown(&column.name);
-                    Error::unfit(format!("column {name}: element {index}: {} is no {to}", number.shown()))
+                    Error::unprocessable(format!("column {name}: element {index}: {} is no {to}", number.shown()))
                 })?;
                 element.write(&mut data);
             }
@@ -137,7 +137,7 @@ fn convert(column: Tensor, to: Datatype, room: &mut Room<'_>) -> Result<Tensor, 
 }
 
 fn no_number(column: &Tensor, to: Datatype) -> Error {
-    Error::unfit(format!("column {} is {}, which does not become {to}", shown(&column.name), column.datatype))
+    Error::unprocessable(format!("column {} is {}, which does not become {to}", shown(&column.name), column.datatype))
 }
 
 /// A table's cell: whole numbers of every width, exactly; or a float.

@@ -38,7 +38,7 @@ impl Decoding {
             Some(ContentType::Base64) => Self::Base64,
             // JSON has no bytes, so that there a picture is base64; everywhere else it is what is in the file.
             Some(ContentType::Image) if is_json => Self::Base64,
-            _ if wanted.takes_images() && is_json => Self::Base64,
+            _ if wanted.accepts_images() && is_json => Self::Base64,
             Some(ContentType::Str) => Self::Text,
             Some(ContentType::Datetime) => Self::Moments,
             None | Some(ContentType::Np | ContentType::Pd | ContentType::Image) => Self::Nothing,
@@ -75,7 +75,7 @@ pub(crate) fn decode(
         }
     };
     // A column of pictures, as a client with rows of one cell sends it.
-    if wanted.takes_images() && tensor.datatype == Datatype::Bytes && matches!(tensor.shape[..], [_, 1]) {
+    if wanted.accepts_images() && tensor.datatype == Datatype::Bytes && matches!(tensor.shape[..], [_, 1]) {
         tensor.shape.truncate(1);
     }
     Ok(tensor)

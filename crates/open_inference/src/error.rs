@@ -3,7 +3,7 @@ use service::problem::RETRY_AFTER_SECONDS;
 use tonic::Code;
 
 /// The header of a refusal for load, which tells it from every other 503. Its value is `true`.
-pub const OVERLOADED: HeaderName = HeaderName::from_static("x-overloaded");
+pub const OVERLOADED_HEADER: HeaderName = HeaderName::from_static("x-overloaded");
 
 /// Why there is no answer. The message is for whoever asked: it says what was wrong with this request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +15,7 @@ pub struct Error {
     pub message: String,
     /// How long the caller is asked to stay away, s, where the status says that he may come back.
     pub retry_after_s: u32,
-    /// Whether the model is sent more than it can answer. REST carries it as the header [`OVERLOADED`](crate::OVERLOADED).
+    /// Whether the model is sent more than it can answer. REST carries it as the header [`OVERLOADED_HEADER`](crate::OVERLOADED_HEADER).
     pub is_overload: bool,
 }
 
@@ -41,7 +41,7 @@ impl Error {
     }
 
     /// 422: a well-formed request that does not fit the model.
-    pub fn unfit(message: impl Into<String>) -> Self {
+    pub fn unprocessable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 }

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::{Datatype, TensorMetadata, only_required};
+use crate::{Datatype, TensorMetadata, only_required_input};
 
 /// What makes the only input of `model` take images, as a sentence. `None` where it does not look like an image, or takes them
 /// already.
 ///
 /// An image is N×H×W×C or N×C×H×W with one or three channels, any or one image in a batch, and numbers as elements.
-pub fn image_settings(model: &str, inputs: &[TensorMetadata]) -> Option<String> {
-    let input = only_required(inputs)?;
+pub fn image_settings_hint(model: &str, inputs: &[TensorMetadata]) -> Option<String> {
+    let input = only_required_input(inputs)?;
     let is_number = !matches!(input.datatype, Datatype::Bytes | Datatype::Bool);
     let [batch, first, height_or_width, last] = input.shape[..] else { return None };
     let is_channels = |length: i64| length == 1 || length == 3;
@@ -19,7 +19,7 @@ pub fn image_settings(model: &str, inputs: &[TensorMetadata]) -> Option<String> 
         && matches!(batch, -1 | 1)
         && (is_channels(last) || is_channels(first))
         && sides.iter().all(|&side| is_side(side))
-        && !input.takes_images();
+        && !input.accepts_images();
     if !is_image {
         return None;
     }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn remedy(datatype: Datatype, shape: &[i64]) -> Option<String> {
-        image_settings("m", &[TensorMetadata::new("x", datatype, shape)])
+        image_settings_hint("m", &[TensorMetadata::new("x", datatype, shape)])
     }
 
     #[test]
@@ -55,7 +55,8 @@ mod tests {
              \"parameters\": {\"content_type\": \"image\"}}]} into m/model-settings.json in the models' folder, beside \
              model.onnx (a bare m.onnx is moved to m/model.onnx)"
         );
-        let open = super::image_settings("m", &[TensorMetadata::new("x", Datatype::Uint8, &[1, -1, -1, 3])]).unwrap();
+        let open =
+            super::image_settings_hint("m", &[TensorMetadata::new("x", Datatype::Uint8, &[1, -1, -1, 3])]).unwrap();
         assert!(open.contains("\"shape\": [its shape, with height and width as numbers]"), "{open}");
     }
 
@@ -72,6 +73,6 @@ mod tests {
         }
         let mut image = TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 224, 224]);
         image.parameters.content_type = Some(crate::ContentType::Image);
-        assert_eq!(image_settings("m", &[image]), None, "it takes them");
+        assert_eq!(image_settings_hint("m", &[image]), None, "it takes them");
     }
 }

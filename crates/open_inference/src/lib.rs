@@ -93,20 +93,20 @@ pub mod client;
 /// Why there is no answer: an HTTP status, a gRPC code, and words for whoever asked.
 mod error;
 
-pub use check::check;
+pub use check::validate_inputs;
 pub use class_map::{class_colour, encode_class_map};
 pub use config::model_config;
 pub use datatype::{Datatype, UnknownDatatype};
-pub use error::{Error, OVERLOADED};
-pub use image_settings::image_settings;
-pub use json::{JsonResponse, NotUtf8, read_request, utf8_json, write_request, write_response};
+pub use error::{Error, OVERLOADED_HEADER};
+pub use image_settings::image_settings_hint;
+pub use json::{JsonResponse, NotUtf8, parse_request, request_to_json, response_to_json, utf8_json};
 pub use metadata::{
     Activation, Batching, ContentType, ModelMetadata, NotCached, Platform, RowDependence, Task, TensorMetadata,
-    TensorParameters, gives_optional, only_required,
+    TensorParameters, has_optional_input, only_required_input,
 };
 pub use parameters::{Parameter, Parameters};
 pub use picture::{EncodedImage, encode_images};
-pub use render::{render, write_outputs};
+pub use render::{encode_response, outputs_to_json};
 pub use server::{
     EXTENSIONS, InferRequest, Inference, InferenceServer, ModelIndex, ModelState, Provenance, SERVER_NAME,
     SERVER_VERSION, Timing, report_statistics,
@@ -115,6 +115,6 @@ pub use statistics::{
     BatchStatistics, CacheLookup, InferenceStatistics, ModelStatistics, StatisticDuration, Statistics,
 };
 pub use tensor::{Element, MAX_RANK, NotRepresentable, Tensor, TensorError, byte_length};
-pub use understand::understand;
+pub use understand::decode_request;
 pub use wire::{RequestedOutput, WireData, WireInput, WireOutput, WireRequest, WireResponse};
-pub use wishes::Wishes;
+pub use wishes::OutputOptions;

@@ -268,14 +268,14 @@ impl TensorParameters {
 }
 
 impl ModelMetadata {
-    /// The input of a model that needs only one; see [`only_required`].
+    /// The input of a model that needs only one; see [`only_required_input`].
     pub fn only_input(&self) -> Option<&TensorMetadata> {
-        only_required(&self.inputs)
+        only_required_input(&self.inputs)
     }
 }
 
 /// The input of a model that needs only one: its single input, or the only one of several that is not optional.
-pub fn only_required(inputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
+pub fn only_required_input(inputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
     if let [only] = inputs {
         return Some(only);
     }
@@ -285,7 +285,7 @@ pub fn only_required(inputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
 
 /// Whether a request with these inputs gives one that is optional. Such a request is a unit: its rows are neither batched
 /// with those of other requests nor cached one by one, since an optional input need not have a batch axis.
-pub fn gives_optional(given: &[crate::Tensor], inputs: &[TensorMetadata]) -> bool {
+pub fn has_optional_input(given: &[crate::Tensor], inputs: &[TensorMetadata]) -> bool {
     let mut optional = inputs.iter().filter(|input| input.parameters.optional);
     optional.any(|input| given.iter().any(|tensor| tensor.name == input.name))
 }
@@ -297,7 +297,7 @@ impl TensorMetadata {
     }
 
     /// Whether it can be asked with encoded pictures, one `BYTES` element each, in place of its own datatype.
-    pub fn takes_images(&self) -> bool {
+    pub fn accepts_images(&self) -> bool {
         self.parameters.content_type == Some(ContentType::Image) && self.datatype != Datatype::Bytes
     }
 }
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_only_input_is_the_one_that_a_request_cannot_leave_out() {
-        let only = |inputs: &[TensorMetadata]| only_required(inputs).map(|input| input.name.clone());
+        let only = |inputs: &[TensorMetadata]| only_required_input(inputs).map(|input| input.name.clone());
         assert_eq!(only(&[input("gain", true), input("x", false)]).as_deref(), Some("x"));
         assert_eq!(only(&[input("gain", true)]).as_deref(), Some("gain"));
         assert_eq!(only(&[input("a", false), input("b", false)]), None);
@@ -327,7 +327,7 @@ mod tests {
     fn a_request_gives_an_optional_input_only_by_its_name() {
         let inputs = [input("x", false), input("gain", true)];
         let tensor = |name: &str| Tensor::from_f32(name, Datatype::Fp32, vec![1, 1], &[1.0]).unwrap();
-        assert!(!gives_optional(&[tensor("x")], &inputs));
-        assert!(gives_optional(&[tensor("x"), tensor("gain")], &inputs));
+        assert!(!has_optional_input(&[tensor("x")], &inputs));
+        assert!(has_optional_input(&[tensor("x"), tensor("gain")], &inputs));
     }
 }

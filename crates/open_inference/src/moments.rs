@@ -31,7 +31,9 @@ pub(crate) fn write(tensor: &Tensor) -> Result<Tensor, Error> {
     let texts: Result<Vec<String>, Error> = moments
         .iter()
         .enumerate()
-        .map(|(element, moment)| moment.map(|moment| moment.to_string()).ok_or_else(|| Error::unfit(words(element))))
+        .map(|(element, moment)| {
+            moment.map(|moment| moment.to_string()).ok_or_else(|| Error::unprocessable(words(element)))
+        })
         .collect();
     Ok(Tensor::from_strings(&tensor.name, tensor.shape.clone(), texts?.iter().map(String::as_bytes)))
 }

@@ -24,7 +24,7 @@ pub(crate) fn write(tensor: &Tensor, output: &TensorMetadata) -> Result<Tensor, 
 
 /// The images of a tensor as PNG files, as for `"content_type": "image"`: one for each row of N×H×W, N×H×W×C or N×C×H×W.
 pub fn encode_images(tensor: &Tensor, output: &TensorMetadata) -> Result<Vec<EncodedImage>, Error> {
-    let unfit = |reason: String| Error::unfit(format!("output {:?} {reason}", tensor.name));
+    let unfit = |reason: String| Error::unprocessable(format!("output {:?} {reason}", tensor.name));
     let layout = Layout::of(&tensor.shape, &output.shape)
         .ok_or_else(|| unfit(format!("of the shape {:?} is no picture", tensor.shape)))?;
     let pixels = bytes_of(tensor, output.parameters.labels.len());

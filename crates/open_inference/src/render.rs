@@ -5,12 +5,16 @@ use http::StatusCode;
 use crate::json::write_output;
 use crate::wishes::{Form, Wish};
 use crate::{
-    ContentType, Datatype, Error, Inference, ModelMetadata, Parameter, Parameters, Provenance, Tensor, TensorMetadata,
-    WireOutput, WireResponse, Wishes, classes, content, moments, picture,
+    ContentType, Datatype, Error, Inference, ModelMetadata, OutputOptions, Parameter, Parameters, Provenance, Tensor,
+    TensorMetadata, WireOutput, WireResponse, classes, content, moments, picture,
 };
 
 /// Of an answer, what the caller wishes to see. The answer itself is whole, so that one that was remembered serves every wish.
-pub fn render(inference: &Inference, wishes: &Wishes, model: &ModelMetadata) -> Result<WireResponse, Error> {
+pub fn encode_response(
+    inference: &Inference,
+    wishes: &OutputOptions,
+    model: &ModelMetadata,
+) -> Result<WireResponse, Error> {
     let outputs = wishes.outputs.iter().map(|wish| render_output(inference, wish, model)).collect::<Result<_, _>>()?;
     Ok(WireResponse {
         model_name: inference.model.clone(),
@@ -23,7 +27,7 @@ pub fn render(inference: &Inference, wishes: &Wishes, model: &ModelMetadata) -> 
 
 /// `tensors` as the JSON list `outputs` of a response, each in the content type that `outputs`, its metadata, give it. `BYTES`
 /// that are not UTF-8 are written in base64 and say so.
-pub fn write_outputs(tensors: &[Tensor], outputs: &[TensorMetadata]) -> Result<String, Error> {
+pub fn outputs_to_json(tensors: &[Tensor], outputs: &[TensorMetadata]) -> Result<String, Error> {
     let mut json = b"[".to_vec();
     for (index, tensor) in tensors.iter().enumerate() {
         if index > 0 {
@@ -39,7 +43,7 @@ pub fn write_outputs(tensors: &[Tensor], outputs: &[TensorMetadata]) -> Result<S
         write_output(&mut json, &written(tensor, form, metadata.unwrap_or(&unnamed), false)?)?;
     }
     json.push(b']');
-    String::from_utf8(json).map_err(|_| Error::unfit("the result is not UTF-8"))
+    String::from_utf8(json).map_err(|_| Error::unprocessable("the result is not UTF-8"))
 }
 
 fn render_output(inference: &Inference, wish: &Wish, model: &ModelMetadata) -> Result<WireOutput, Error> {

@@ -36,7 +36,7 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error>;
 
     /// Whether results of this model are cached, as its configuration tells clients. A server that has no cache says no.
-    fn caches(&self, _model: &ModelMetadata) -> bool {
+    fn caches_results(&self, _model: &ModelMetadata) -> bool {
         false
     }
 
@@ -47,7 +47,7 @@ pub trait InferenceServer: Clone + Send + Sync + 'static {
     fn statistics(&self) -> &Statistics;
 
     /// Every version there is in the repository, served or not.
-    fn index(&self) -> impl Future<Output = Result<Vec<ModelIndex>, Error>> + Send;
+    fn repository_index(&self) -> impl Future<Output = Result<Vec<ModelIndex>, Error>> + Send;
 
     /// Loads a model, or what has changed of it; comes back when it can be asked. `headers` are the request's headers or gRPC
     /// metadata: a server may require a secret in them.
@@ -100,7 +100,7 @@ pub struct InferRequest {
     /// `None` asks the default version.
     pub version: Option<String>,
     /// One for each of the model's inputs, in any order. `BYTES` for an input that
-    /// [takes images](crate::TensorMetadata::takes_images) is one encoded picture each.
+    /// [takes images](crate::TensorMetadata::accepts_images) is one encoded picture each.
     pub inputs: Vec<Tensor>,
     /// The request's headers or gRPC metadata: a server may be steered by them.
     pub headers: HeaderMap,

@@ -109,7 +109,7 @@ impl StatisticDuration {
 
 impl Statistics {
     /// A request of so many rows got its answer. `timing` is of the run; a remembered answer's is not counted again.
-    pub fn succeeded(
+    pub fn record_success(
         &self,
         model: &str,
         version: &str,
@@ -153,7 +153,7 @@ impl Statistics {
     }
 
     /// A request to a model that there is got an error.
-    pub fn failed(&self, model: &str, version: &str, total: Duration) {
+    pub fn record_failure(&self, model: &str, version: &str, total: Duration) {
         counts_of(&mut self.lock(), model, version).inference.fail.add(total);
     }
 
@@ -208,10 +208,10 @@ mod tests {
         let statistics = Statistics::default();
         let timing = Timing { decode: 1.0, queue: 2.0, infer: 3.0 };
         let second = Duration::from_secs(1);
-        statistics.succeeded("m", "1", 8, &timing, second, Some(CacheLookup::Miss));
-        statistics.clone().succeeded("m", "1", 8, &timing, second, Some(CacheLookup::Hit));
-        statistics.failed("m", "1", second);
-        statistics.succeeded("m", "2", 1, &timing, second, None);
+        statistics.record_success("m", "1", 8, &timing, second, Some(CacheLookup::Miss));
+        statistics.clone().record_success("m", "1", 8, &timing, second, Some(CacheLookup::Hit));
+        statistics.record_failure("m", "1", second);
+        statistics.record_success("m", "2", 1, &timing, second, None);
 
         let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("one version was asked for") };
         assert_eq!((one.inference_count, one.execution_count), (8, 1));

@@ -149,7 +149,7 @@ impl Tensor {
     }
 
     /// Tensors one after the other along the first axis. `None` when they do not go together, or when there is none.
-    pub fn stack(parts: &[&Self]) -> Option<Self> {
+    pub fn concat_rows(parts: &[&Self]) -> Option<Self> {
         let (first, rest) = parts.split_first()?;
         let (_, tail) = first.shape.split_first()?;
         let alike = |part: &&&Self| {
@@ -340,19 +340,19 @@ mod tests {
             let rows = tensor.split_rows();
             assert_eq!(rows.len(), tensor.shape[0]);
             assert!(rows.iter().all(|row| row.shape == [1, 2]));
-            assert_eq!(Tensor::stack(&rows.iter().collect::<Vec<_>>()), Some(tensor));
+            assert_eq!(Tensor::concat_rows(&rows.iter().collect::<Vec<_>>()), Some(tensor));
         }
         let [two, one] = numbers.split(&[2, 1]).try_into().unwrap();
         assert_eq!((two.shape.as_slice(), &two.data[..]), (&[2, 2][..], &[1, 0, 2, 0, 3, 0, 4, 0][..]));
-        assert_eq!(Tensor::stack(&[&two, &one]), Some(numbers));
-        assert_eq!(Tensor::stack(&[]), None);
+        assert_eq!(Tensor::concat_rows(&[&two, &one]), Some(numbers));
+        assert_eq!(Tensor::concat_rows(&[]), None);
         let x = new(Datatype::Int16, &[1, 2], &[0; 4]).unwrap();
         let others = [
             Tensor { name: "y".to_owned(), ..x.clone() },
             Tensor { datatype: Datatype::Fp16, ..x.clone() },
             Tensor { shape: vec![2, 1], ..x.clone() },
         ];
-        assert!(others.iter().all(|other| Tensor::stack(&[&x, other]).is_none()), "they do not go together");
+        assert!(others.iter().all(|other| Tensor::concat_rows(&[&x, other]).is_none()), "they do not go together");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 use http::StatusCode;
 use service::memory_budget::Reservation;
 
-use crate::check::{check, find, shown};
+use crate::check::{find, shown, validate_inputs};
 use crate::content::{self, Decoding};
 use crate::json::elements::{self, ElementsError};
 use crate::tensor::checked_shape;
 use crate::{
-    ContentType, Datatype, Error, ModelMetadata, Parameters, Tensor, TensorError, WireData, WireInput, WireRequest,
-    Wishes, byte_length, columns,
+    ContentType, Datatype, Error, ModelMetadata, OutputOptions, Parameters, Tensor, TensorError, WireData, WireInput,
+    WireRequest, byte_length, columns,
 };
 
 /// What names, shapes and parameters may take of a body.
@@ -19,13 +19,13 @@ const MARGIN: usize = 64 << 10;
 /// at most what a binary body of `max_body_bytes` holds, which is seen before memory is taken: a few bytes of JSON can say
 /// many of a tensor, and the request may have to travel on as such a body. What is allocated for them is reserved in `memory`
 /// before, and stays reserved there.
-pub fn understand(
+pub fn decode_request(
     wire: WireRequest,
     model: &ModelMetadata,
     max_body_bytes: usize,
     memory: &mut Reservation,
-) -> Result<(Vec<Tensor>, Wishes), Error> {
-    let wishes = Wishes::read(wire.id, &wire.parameters, &wire.outputs, model)?;
+) -> Result<(Vec<Tensor>, OutputOptions), Error> {
+    let wishes = OutputOptions::read(wire.id, &wire.parameters, &wire.outputs, model)?;
     let max_bytes = max_body_bytes - MARGIN.min(max_body_bytes / 2);
     let mut room = Room { left: max_bytes, max_bytes, memory };
     let tensors = if columns::is_table(&wire.parameters, &wire.inputs)? {
@@ -34,7 +34,7 @@ pub fn understand(
         let read = |input| read_input(input, &wire.parameters, model, &mut room);
         wire.inputs.into_iter().map(read).collect::<Result<_, _>>()?
     };
-    check(&tensors, model)?;
+    validate_inputs(&tensors, model)?;
     Ok((tensors, wishes))
 }
 

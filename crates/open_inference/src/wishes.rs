@@ -15,7 +15,7 @@ pub(crate) const LONGEST_ID: usize = 1024;
 /// What a caller wishes to see of an answer, held against the model beforehand: a wish that cannot be granted is found
 /// before the model is asked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wishes {
+pub struct OutputOptions {
     /// The caller's name for the request, or one that was made up.
     pub id: String,
     /// `timeout` of the request, in microseconds there: give up after so long.
@@ -46,7 +46,7 @@ pub(crate) enum Form {
     Datetime,
 }
 
-impl Wishes {
+impl OutputOptions {
     pub(crate) fn read(
         id: Option<String>,
         parameters: &Parameters,
@@ -104,7 +104,7 @@ impl Wish {
         let RequestedOutput { name, parameters } = output;
         let unknown = || {
             let there = names(&model.outputs);
-            Error::unfit(format!("model {:?} has no output {}; it gives {there}", model.name, shown(name)))
+            Error::unprocessable(format!("model {:?} has no output {}; it gives {there}", model.name, shown(name)))
         };
         let metadata = model.outputs.iter().find(|output| output.name == *name).ok_or_else(unknown)?;
         // The caller would look for it there, and find something else.
@@ -154,7 +154,10 @@ impl Form {
         if suits {
             Ok(())
         } else {
-            Err(Error::unfit(format!("output {:?} is {datatype}; it cannot be asked for as {words}", output.name)))
+            Err(Error::unprocessable(format!(
+                "output {:?} is {datatype}; it cannot be asked for as {words}",
+                output.name
+            )))
         }
     }
 }

@@ -11,7 +11,7 @@ mod rows;
 mod scores;
 mod top_k;
 
-use open_inference::{Inference, Provenance, Task, Tensor, TensorMetadata, write_outputs};
+use open_inference::{Inference, Provenance, Task, Tensor, TensorMetadata, outputs_to_json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -185,7 +185,7 @@ fn tensors<'a>(inference: &Inference, outputs: &[TensorMetadata]) -> Result<Type
     if bytes > MAX_JSON_TENSOR_BYTES {
         return Err(NoPrediction::TooLarge { what: "tensors", bytes, most: MAX_JSON_TENSOR_BYTES });
     }
-    let json = write_outputs(&inference.outputs, outputs).map_err(|error| NoPrediction::Unwritable(error.message))?;
+    let json = outputs_to_json(&inference.outputs, outputs).map_err(|error| NoPrediction::Unwritable(error.message))?;
     let outputs = RawValue::from_string(json).map_err(|error| NoPrediction::Unwritable(error.to_string()))?;
     Ok(TypedResult::Tensors(Tensors { outputs }))
 }

@@ -118,7 +118,9 @@ impl<S: InferenceServer> GrpcInferenceService for Calls<S> {
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
         let request = request.into_inner();
         let model = self.model(&request.name, request.version)?;
-        Ok(Response::new(ModelConfigResponse { config: Some(describe::config(&model, self.server.caches(&model))) }))
+        Ok(Response::new(ModelConfigResponse {
+            config: Some(describe::config(&model, self.server.caches_results(&model))),
+        }))
     }
 
     async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {

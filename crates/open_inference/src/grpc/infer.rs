@@ -10,7 +10,7 @@ use super::request::{self, Question};
 use super::response;
 use crate::answer::{answer, large_off_thread};
 use crate::names::check_names;
-use crate::{Datatype, Error, InferRequest, InferenceServer, render, understand};
+use crate::{Datatype, Error, InferRequest, InferenceServer, decode_request, encode_response};
 
 /// One question, one answer, and the headers that go with it. A message may have `max_bytes`; what its
 /// tensors take beside it is reserved in `memory` until it is answered.
@@ -26,7 +26,7 @@ pub async fn infer<S: InferenceServer>(
     let model = server.model(&name, version.as_deref())?;
     let (model, memory, understood) = large_off_thread(size(&message), move || {
         let understood = request::read(message)
-            .and_then(|Question { wire, typed }| Ok((understand(wire, &model, max_bytes, &mut memory)?, typed)));
+            .and_then(|Question { wire, typed }| Ok((decode_request(wire, &model, max_bytes, &mut memory)?, typed)));
         (model, memory, understood)
     })
     .await;
@@ -36,7 +36,7 @@ pub async fn infer<S: InferenceServer>(
     drop(memory);
     let headers = inference.headers.clone();
     let size = inference.outputs.iter().map(|output| output.data.len()).sum();
-    let write = move || render(&inference, &wishes, &model).map(|answer| response::write(answer, typed));
+    let write = move || encode_response(&inference, &wishes, &model).map(|answer| response::write(answer, typed));
     Ok((large_off_thread(size, write).await?, headers))
 }
 

@@ -25,7 +25,7 @@ impl<S: InferenceServer> ModelRepositoryService for Repository<S> {
         request: Request<pb::RepositoryIndexRequest>,
     ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
         let only_ready = request.into_inner().ready;
-        let index = self.server.index().await?;
+        let index = self.server.repository_index().await?;
         let models = index
             .into_iter()
             .filter(|entry| !only_ready || entry.state == ModelState::Ready)

@@ -26,6 +26,6 @@ mod request;
 mod response;
 
 pub use encoding::{NotUtf8, utf8_json};
-pub use request::read_request;
+pub use request::parse_request;
 pub(crate) use response::write_output;
-pub use response::{JsonResponse, write_request, write_response};
+pub use response::{JsonResponse, request_to_json, response_to_json};

@@ -54,7 +54,7 @@ struct JsonOutput {
 /// slices of `body`, not copies.
 ///
 /// `json_length` is what `Inference-Header-Content-Length` said; without one, all of the body is JSON.
-pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequest, Error> {
+pub fn parse_request(body: &Bytes, json_length: Option<usize>) -> Result<WireRequest, Error> {
     let (json, tail) = binary::split(body.clone(), json_length)?;
     let text = utf8_json(&json).map_err(|error| Error::malformed(error.to_string()))?;
     let Object(request): Object<JsonRequest> = serde_json::from_slice(text)

@@ -20,7 +20,7 @@ pub struct JsonResponse {
 
 /// Writes an answer. Numbers are written so that reading them gives the same bits; NaN and infinities as the texts `"NaN"`,
 /// `"Infinity"` and `"-Infinity"`, since JSON has no numbers for them.
-pub fn write_response(response: &WireResponse) -> Result<JsonResponse, Error> {
+pub fn response_to_json(response: &WireResponse) -> Result<JsonResponse, Error> {
     let in_json = |output: &&WireOutput| !output.binary;
     let size: usize = response.outputs.iter().filter(in_json).map(|output| output.tensor.data.len() * 3).sum();
     let mut json = Vec::with_capacity(512 + size);
@@ -44,7 +44,7 @@ pub fn write_response(response: &WireResponse) -> Result<JsonResponse, Error> {
 }
 
 /// Ready tensors as a request in JSON alone, for who reads no other.
-pub fn write_request(inputs: &[Tensor]) -> Result<Bytes, Error> {
+pub fn request_to_json(inputs: &[Tensor]) -> Result<Bytes, Error> {
     let mut json = b"{\"inputs\":[".to_vec();
     for (index, tensor) in inputs.iter().enumerate() {
         if index > 0 {
@@ -119,7 +119,7 @@ fn write_elements(json: &mut Vec<u8>, tensor: &Tensor, pictures: bool) -> Result
 }
 
 fn no_text(name: &str, element: usize) -> Error {
-    Error::unfit(format!(
+    Error::unprocessable(format!(
         "element {element} of output {} is not UTF-8, so JSON cannot hold it: ask for it with \"content_type\": \"base64\", \
          or as binary data",
         shown(name)
@@ -180,14 +180,14 @@ mod tests {
     }
 
     fn data(tensor: Tensor) -> String {
-        let written = write_response(&response(tensor, false)).unwrap().json;
+        let written = response_to_json(&response(tensor, false)).unwrap().json;
         let json: serde_json::Value = serde_json::from_slice(&written).unwrap();
         json["outputs"][0]["data"].to_string()
     }
 
     #[test]
     fn an_answer_is_written_as_the_protocol_says() {
-        let written = write_response(&response(floats(&[1.0, 0.1]), false)).unwrap();
+        let written = response_to_json(&response(floats(&[1.0, 0.1]), false)).unwrap();
         assert_eq!(
             std::str::from_utf8(&written.json).unwrap(),
             r#"{"model_name":"m\"","model_version":"1","id":"7","parameters":{"device":"cpu"},"#.to_owned()
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn binary_elements_stand_behind_the_json_uncopied() {
         let tensor = floats(&[1.0]);
-        let written = write_response(&response(tensor.clone(), true)).unwrap();
+        let written = response_to_json(&response(tensor.clone(), true)).unwrap();
         let json = std::str::from_utf8(&written.json).unwrap();
         assert!(json.ends_with(r#""shape":[1],"parameters":{"binary_data_size":4}}]}"#), "{json}");
         assert_eq!(written.tail.unwrap()[0].as_ptr(), tensor.data.as_ptr());
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_refused_with_a_way_out() {
         let tensor = Tensor::from_strings("y", vec![2], [&b"ok"[..], b"\xff"]);
-        let error = write_response(&response(tensor.clone(), false)).unwrap_err();
+        let error = response_to_json(&response(tensor.clone(), false)).unwrap_err();
         assert_eq!(
             error.message,
             "element 1 of output \"y\" is not UTF-8, so JSON cannot hold it: ask for it with \"content_type\": \"base64\", \
@@ -224,7 +224,7 @@ mod tests {
         );
         let mut pictures = response(tensor, false);
         pictures.outputs[0].parameters.insert("content_type".to_owned(), "image".into());
-        let json = write_response(&pictures).unwrap().json;
+        let json = response_to_json(&pictures).unwrap().json;
         assert!(json.ends_with(br#""data":["b2s=","/w=="]}]}"#));
     }
 }

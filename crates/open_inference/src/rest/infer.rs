@@ -13,8 +13,8 @@ use super::{Rest, reply};
 use crate::answer::{answer, large_off_thread};
 use crate::json::weight;
 use crate::{
-    Error, InferRequest, Inference, InferenceServer, ModelMetadata, Task, Tensor, TensorMetadata, Wishes, binary,
-    render, understand, write_response,
+    Error, InferRequest, Inference, InferenceServer, ModelMetadata, OutputOptions, Task, Tensor, TensorMetadata,
+    binary, decode_request, encode_response, response_to_json,
 };
 
 /// `POST …/infer`
@@ -42,7 +42,7 @@ pub(super) async fn infer_stream<S: InferenceServer>(
     asked: Asked,
     request: Request,
 ) -> Result<Response, Error> {
-    let in_json = |_: &HeaderMap, _: &ModelMetadata, wishes: &mut Wishes| {
+    let in_json = |_: &HeaderMap, _: &ModelMetadata, wishes: &mut OutputOptions| {
         wishes.all_in_json();
         Ok(Form::Tensors)
     };
@@ -58,7 +58,7 @@ struct Answered {
     headers: HeaderMap,
     form: Form,
     model: Arc<ModelMetadata>,
-    wishes: Wishes,
+    wishes: OutputOptions,
     inference: Inference,
 }
 
@@ -76,7 +76,7 @@ async fn ask<S: InferenceServer>(
     rest: &Rest<S>,
     asked: Asked,
     request: Request,
-    form: impl FnOnce(&HeaderMap, &ModelMetadata, &mut Wishes) -> Result<Form, Error>,
+    form: impl FnOnce(&HeaderMap, &ModelMetadata, &mut OutputOptions) -> Result<Form, Error>,
 ) -> Result<Answered, Error> {
     let Asked { model: name, version } = asked;
     let model = rest.server.model(&name, version.as_deref())?;
@@ -109,29 +109,29 @@ fn read_inputs(
     body: &mut ReadBody,
     model: &ModelMetadata,
     max_bytes: usize,
-) -> Result<(Vec<Tensor>, Wishes), Error> {
+) -> Result<(Vec<Tensor>, OutputOptions), Error> {
     let reading = binary::json_length(headers)?.unwrap_or(body.bytes.len()).min(body.bytes.len());
     let reading = weight::of_json(&body.bytes[..reading]);
     body.share.reserve(reading)?;
     let wire = read_wire(headers, &body.bytes, model, &mut body.share)?;
-    let understood = understand(wire, model, max_bytes, &mut body.share);
+    let understood = decode_request(wire, model, max_bytes, &mut body.share);
     body.share.release(reading);
     understood
 }
 
 async fn write(
     inference: Inference,
-    wishes: Wishes,
+    wishes: OutputOptions,
     model: Arc<ModelMetadata>,
     reply: fn(crate::JsonResponse) -> Response,
 ) -> Result<Response, Error> {
     let size = inference.outputs.iter().map(|output| output.data.len()).sum();
-    let written = move || write_response(&render(&inference, &wishes, &model)?);
+    let written = move || response_to_json(&encode_response(&inference, &wishes, &model)?);
     large_off_thread(size, written).await.map(reply)
 }
 
 /// An output is sent as a picture itself, when that is what the caller accepts.
-fn form(headers: &HeaderMap, model: &ModelMetadata, wishes: &mut Wishes) -> Result<Form, Error> {
+fn form(headers: &HeaderMap, model: &ModelMetadata, wishes: &mut OutputOptions) -> Result<Form, Error> {
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
     let accepts = accepts.join(",");
     let accepts = |wanted: &[&str]| {
@@ -151,14 +151,14 @@ fn form(headers: &HeaderMap, model: &ModelMetadata, wishes: &mut Wishes) -> Resu
     }
 }
 
-fn one_picture(inference: &Inference, wishes: &Wishes, model: &ModelMetadata) -> Result<Bytes, Error> {
-    let response = render(inference, wishes, model)?;
+fn one_picture(inference: &Inference, wishes: &OutputOptions, model: &ModelMetadata) -> Result<Bytes, Error> {
+    let response = encode_response(inference, wishes, model)?;
     let mut pictures = response.outputs.iter().flat_map(|output| output.tensor.strings());
     match (pictures.next(), pictures.count()) {
         (Some(picture), 0) => Ok(picture),
         (first, more) => {
             let count = more + usize::from(first.is_some());
-            Err(Error::unfit(format!("the answer is {count} pictures: ask for one, or for JSON")))
+            Err(Error::unprocessable(format!("the answer is {count} pictures: ask for one, or for JSON")))
         }
     }
 }

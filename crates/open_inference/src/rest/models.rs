@@ -36,7 +36,7 @@ pub(super) async fn ready<S: InferenceServer>(State(rest): State<Rest<S>>, asked
 /// `GET …/config`
 pub(super) async fn config<S: InferenceServer>(State(rest): State<Rest<S>>, asked: Asked) -> Result<Response, Error> {
     let model = rest.server.model(&asked.model, asked.version.as_deref())?;
-    Ok(reply::json(&model_config(&model, rest.server.caches(&model))))
+    Ok(reply::json(&model_config(&model, rest.server.caches_results(&model))))
 }
 
 /// `GET …/stats`

@@ -13,7 +13,7 @@ use service::conditional::none_match;
 use service::memory_budget::Reservation;
 
 use crate::json::JsonResponse;
-use crate::{Error, OVERLOADED, binary};
+use crate::{Error, OVERLOADED_HEADER, binary};
 
 impl From<BodyError> for Error {
     fn from(error: BodyError) -> Self {
@@ -32,7 +32,7 @@ impl IntoResponse for Error {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after_s));
         }
         if self.is_overload {
-            response.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+            response.headers_mut().insert(OVERLOADED_HEADER, HeaderValue::from_static("true"));
         }
         response
     }

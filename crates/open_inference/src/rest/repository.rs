@@ -33,7 +33,7 @@ pub(super) async fn index<S: InferenceServer>(
     request: Request,
 ) -> Result<Response, Error> {
     let (asked, _): (IndexRequest, _) = read(&rest, request).await?;
-    let mut models = rest.server.index().await?;
+    let mut models = rest.server.repository_index().await?;
     models.retain(|model| asked.ready != Some(true) || model.state == ModelState::Ready);
     Ok(reply::json(&models))
 }

@@ -8,7 +8,7 @@ use super::Rest;
 use crate::check::{names, shown};
 use crate::{
     ContentType, Datatype, Error, InferenceServer, ModelMetadata, Parameter, Parameters, TensorMetadata, WireData,
-    WireInput, WireRequest, binary, image_settings, read_request, utf8_json,
+    WireInput, WireRequest, binary, image_settings_hint, parse_request, utf8_json,
 };
 
 /// A request whose body has come, within the bounds for one.
@@ -39,14 +39,14 @@ pub(super) fn read_wire(
     match binary::json_length(headers)? {
         None if is_picture(headers, body, model) => one_picture(body, model, memory),
         Some(0) => one_tensor(body, model, memory),
-        length => read_request(body, length),
+        length => parse_request(body, length),
     }
 }
 
 fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let only_pictures = || model.only_input().is_some_and(TensorMetadata::takes_images);
+    let only_pictures = || model.only_input().is_some_and(TensorMetadata::accepts_images);
     // Some clients send JSON under this name as well, and no picture begins with a brace.
     let is_json = || utf8_json(body).is_ok_and(|text| text.trim_ascii_start().starts_with(b"{"));
     let unnamed = media_type == "application/octet-stream";
@@ -55,14 +55,14 @@ fn is_picture(headers: &HeaderMap, body: &[u8], model: &ModelMetadata) -> bool {
 
 fn one_picture(body: &Bytes, model: &ModelMetadata, memory: &mut Reservation) -> Result<WireRequest, Error> {
     let none = || {
-        let remedy = image_settings(&model.name, &model.inputs).map(|remedy| format!(". {remedy}"));
+        let remedy = image_settings_hint(&model.name, &model.inputs).map(|remedy| format!(". {remedy}"));
         let remedy = remedy.unwrap_or_default();
         let words = format!("model {:?} does not take a picture as its only input{remedy}", model.name);
         Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words)
     };
     let takes_pictures = |input: &&TensorMetadata| input.parameters.content_type == Some(ContentType::Image);
     let input = model.only_input().filter(takes_pictures).ok_or_else(none)?;
-    let rank = if input.takes_images() { 1 } else { input.shape.len() };
+    let rank = if input.accepts_images() { 1 } else { input.shape.len() };
     Ok(of_one_input(input, Datatype::Bytes, vec![1; rank], one_string(body, memory)?))
 }
 

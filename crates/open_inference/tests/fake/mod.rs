@@ -169,7 +169,7 @@ impl InferenceServer for Fake {
         let timing_ms = Timing { decode: 0.5, queue: 0.25, infer: 2.0 };
         let second = Duration::from_secs(1);
         let (name, version) = (model.name.clone(), model.version.clone());
-        self.statistics.succeeded(&name, &version, rows as u64, &timing_ms, second, Some(CacheLookup::Miss));
+        self.statistics.record_success(&name, &version, rows as u64, &timing_ms, second, Some(CacheLookup::Miss));
         let provenance = Provenance { model_digest: "sha256:abc".to_owned(), device: "cpu".to_owned(), timing_ms };
         let mut headers = HeaderMap::new();
         headers.insert("etag", HeaderValue::from_static("\"key\""));
@@ -181,7 +181,7 @@ impl InferenceServer for Fake {
         &self.statistics
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, Error> {
         let state = |name: &str, state, reason: &str| ModelIndex {
             name: name.to_owned(),
             version: "1".to_owned(),
@@ -195,7 +195,7 @@ impl InferenceServer for Fake {
 
     async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         if model == "broken" {
-            return Err(Error::unfit("model.onnx is no graph"));
+            return Err(Error::unprocessable("model.onnx is no graph"));
         }
         self.model(model, None)?;
         self.repository.lock().unwrap().push(format!("load {model}"));

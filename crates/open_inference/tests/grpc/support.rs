@@ -124,7 +124,7 @@ impl InferenceServer for Fake {
         self.model(name, version).map(|model| model.name != "busy")
     }
 
-    fn caches(&self, model: &ModelMetadata) -> bool {
+    fn caches_results(&self, model: &ModelMetadata) -> bool {
         model.name == "photo"
     }
 
@@ -148,7 +148,7 @@ impl InferenceServer for Fake {
         let version = request.version.unwrap_or_else(|| "2".to_owned());
         let rows = request.inputs[0].rows().unwrap_or(1) as u64;
         let (total, cache) = (Duration::from_millis(4), Some(CacheLookup::Miss));
-        self.statistics.succeeded(&request.model, &version, rows, &timing_ms, total, cache);
+        self.statistics.record_success(&request.model, &version, rows, &timing_ms, total, cache);
         let rename = |tensor: Tensor| Tensor { name: format!("{}_out", tensor.name), ..tensor };
         Ok(Inference {
             model: request.model,
@@ -169,7 +169,7 @@ impl InferenceServer for Fake {
         &self.0.statistics
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, Error> {
         let entry = |name: &str, state, reason: &str| ModelIndex {
             name: name.to_owned(),
             version: "1".to_owned(),
@@ -182,7 +182,7 @@ impl InferenceServer for Fake {
 
     async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         self.told.lock().unwrap().push(format!("load {model}"));
-        if model == "bad" { Err(Error::unfit("it is broken")) } else { Ok(()) }
+        if model == "bad" { Err(Error::unprocessable("it is broken")) } else { Ok(()) }
     }
 
     async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {

@@ -54,6 +54,9 @@ fn of(inputs: Vec<TensorMetadata>) -> ModelMetadata {
         version: "1".to_owned(),
         outputs: inputs.iter().map(output).collect(),
         inputs,
-        max_batch_size: 0, platform: open_inference::Platform::default(), batching: None, not_cached: None
+        max_batch_size: 0,
+        platform: open_inference::Platform::default(),
+        batching: None,
+        not_cached: None,
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 pub use models::model;
 use open_inference::{
     Datatype, Error, Inference, JsonResponse, ModelMetadata, Provenance, Tensor, TensorMetadata, TensorParameters,
-    WireRequest, check, client, read_request, render, understand, write_response,
+    WireRequest, client, decode_request, encode_response, parse_request, response_to_json, validate_inputs,
 };
 use serde_json::{Value, json};
 use service::memory_budget::{MemoryBudget, Reservation};
@@ -26,15 +26,15 @@ fn memory() -> Reservation {
 /// Takes a request the way that a transport takes it, asks a model that answers with its inputs, and writes the answer.
 /// Errors are fine, panics are not, and what is understood must be what was checked.
 pub fn ask(wire: WireRequest, model: &ModelMetadata) -> Result<(), Error> {
-    let (inputs, wishes) = understand(wire, model, MAX_BYTES, &mut memory())?;
+    let (inputs, wishes) = decode_request(wire, model, MAX_BYTES, &mut memory())?;
     assert!(inputs.iter().map(|input| input.data.len()).sum::<usize>() <= MAX_BYTES);
-    check(&inputs, model).expect("what was understood fits the model");
+    validate_inputs(&inputs, model).expect("what was understood fits the model");
     for Tensor { name, datatype, shape, data } in &inputs {
         let shape: Vec<i64> = shape.iter().map(|&length| length.try_into().expect("a checked shape")).collect();
         Tensor::new(name, *datatype, &shape, data.clone()).expect("shape, datatype and bytes go together");
     }
     let Some(inference) = echo(&inputs, model) else { return Ok(()) };
-    let written = write_response(&render(&inference, &wishes, model)?)?;
+    let written = response_to_json(&encode_response(&inference, &wishes, model)?)?;
     is_written_well(&written);
     reads_what_it_writes(&inputs, &inference, model)
 }
@@ -70,25 +70,27 @@ fn reads_what_it_writes(inputs: &[Tensor], inference: &Inference, model: &ModelM
     }
     let (headers, body) = client::encode_request(inputs);
     let length = headers[HEADER_LENGTH].to_str().expect("a number").parse().expect("a number");
-    let wire = read_request(&body, Some(length)).expect("our own request");
+    let wire = parse_request(&body, Some(length)).expect("our own request");
     let plain = WireRequest { inputs: wire.inputs.clone(), ..WireRequest::default() };
-    let (again, wishes) = understand(wire, model, MAX_BYTES, &mut memory()).expect("our own request");
+    let (again, wishes) = decode_request(wire, model, MAX_BYTES, &mut memory()).expect("our own request");
     assert_eq!(again, inputs);
 
-    let JsonResponse { json, tail } = write_response(&render(inference, &wishes, model)?)?;
+    let JsonResponse { json, tail } = response_to_json(&encode_response(inference, &wishes, model)?)?;
     let headers = HeaderMap::from_iter([(HeaderName::from_static(HEADER_LENGTH), json.len().into())]);
     let body = std::iter::once(json).chain(tail.into_iter().flatten()).flatten().collect();
     let read = client::decode_response(&headers, body).expect("our own answer");
     assert_eq!(read.outputs, inference.outputs);
 
-    let (_, wishes) = understand(plain, model, MAX_BYTES, &mut memory()).expect("our own request");
+    let (_, wishes) = decode_request(plain, model, MAX_BYTES, &mut memory()).expect("our own request");
     // `BYTES` that are no text have no JSON.
-    let Ok(JsonResponse { json, .. }) = write_response(&render(inference, &wishes, model)?) else { return Ok(()) };
+    let Ok(JsonResponse { json, .. }) = response_to_json(&encode_response(inference, &wishes, model)?) else {
+        return Ok(());
+    };
     if inputs.iter().all(has_one_spelling) {
         let mut json: Value = serde_json::from_slice(&json).expect("an answer is JSON");
         let request = json!({ "inputs": json["outputs"].take() }).to_string();
-        let wire = read_request(&request.into(), None).expect("our own JSON");
-        let (again, _) = understand(wire, model, MAX_BYTES, &mut memory()).expect("our own JSON");
+        let wire = parse_request(&request.into(), None).expect("our own JSON");
+        let (again, _) = decode_request(wire, model, MAX_BYTES, &mut memory()).expect("our own JSON");
         assert_eq!(again, inputs);
     }
     Ok(())

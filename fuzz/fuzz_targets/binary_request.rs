@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use open_inference::read_request;
+use open_inference::parse_request;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&[choice, low, high], body)) = input.split_first_chunk() else { return };
     let length = u16::from_le_bytes([low, high]);
-    if let Ok(wire) = read_request(&body.to_vec().into(), Some(length.into())) {
+    if let Ok(wire) = parse_request(&body.to_vec().into(), Some(length.into())) {
         let _ = fuzz::ask(wire, &fuzz::model(choice));
     }
 });
