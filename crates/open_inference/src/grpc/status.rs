@@ -1,17 +1,19 @@
+//! Conversion of errors to gRPC statuses.
+
 use tonic::Status;
 
-use crate::Error;
+use crate::error::Error;
 
-/// It travels in a header, and clients bound those.
-const LONGEST_MESSAGE: usize = 2048;
+/// Maximum length of a status message in bytes. It is sent in a header, and clients limit the size of headers.
+const MAX_MESSAGE_BYTES: usize = 2048;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let (code, is_temporary) = (error.code(), error.is_temporary());
+        let (code, is_retryable) = (error.code(), error.is_retryable());
         let mut message = error.message;
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         let mut status = Self::new(code, message);
-        if is_temporary {
+        if is_retryable {
             status.metadata_mut().insert("retry-after", error.retry_after_s.into());
         }
         status
@@ -38,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_between_characters() {
-        let status = Status::from(Error::malformed("é".repeat(LONGEST_MESSAGE)));
-        assert_eq!(status.message(), "é".repeat(LONGEST_MESSAGE / 2));
+        let status = Status::from(Error::malformed("é".repeat(MAX_MESSAGE_BYTES)));
+        assert_eq!(status.message(), "é".repeat(MAX_MESSAGE_BYTES / 2));
     }
 }

@@ -88,7 +88,7 @@ async fn raw_contents_are_there_for_all_inputs_or_for_none() {
         (too_few, "raw_input_contents has 1 entries for 2 inputs; each input needs one, or none has one"),
         (too_many, "raw_input_contents has 3 entries for 2 inputs; each input needs one, or none has one"),
         (missing, "input \"b\": it has neither contents nor an entry in raw_input_contents"),
-        (elsewhere, "input \"x\": it is in shared memory, which is not served"),
+        (elsewhere, "input \"x\": it is in shared memory, which is not supported"),
         (half, "input \"b\": FP16 has no typed contents; use raw_input_contents"),
     ] {
         let error = served.client().model_infer(request).await.unwrap_err();
@@ -108,13 +108,13 @@ async fn what_does_not_fit_is_refused_with_its_reason() {
     for (request, code, words) in [
         (with(|request| request.inputs[0].shape = vec![3]), Code::InvalidArgument, "takes 12 bytes, but 8 were sent"),
         (with(|request| request.inputs[0].shape = vec![-1]), Code::InvalidArgument, "negative"),
-        (with(|request| request.inputs[0].shape = vec![1 << 62, 4]), Code::InvalidArgument, "any memory"),
+        (with(|request| request.inputs[0].shape = vec![1 << 62, 4]), Code::InvalidArgument, "too many elements"),
         (
             raw("BYTES", &[Tensor { datatype: open_inference::Datatype::Bytes, ..floats(&[1.0]) }]),
             Code::InvalidArgument,
-            "is said to have 1065353216 bytes, but only 0 are left",
+            "has a length of 1065353216 bytes, but only 0 are left",
         ),
-        (with(|request| request.inputs[0].datatype = "FP33".to_owned()), Code::InvalidArgument, "is no datatype"),
+        (with(|request| request.inputs[0].datatype = "FP33".to_owned()), Code::InvalidArgument, "is not a datatype"),
         (with(|request| request.inputs[0].datatype = "INT32".to_owned()), Code::InvalidArgument, "INT32"),
         (with(|request| request.inputs[0].name = "y".to_owned()), Code::InvalidArgument, "\"y\""),
         (with(|request| request.model_name = "none".to_owned()), Code::NotFound, "no model"),

@@ -4,17 +4,17 @@
 
 mod support;
 
-mod frames;
+mod framing;
 
-mod bounds;
+mod limits;
 
-mod calls;
+mod metadata;
 
 mod infer;
 
 mod datatypes;
 
-mod pictures;
+mod images;
 
 mod stream;
 

@@ -68,7 +68,10 @@ async fn what_does_not_unpack_is_said() {
     let answer = post(&service, &[("content-encoding", "gzip")], damaged).await;
     assert_eq!(answer.error(), (400, "the body ended early".to_owned()));
     let answer = post(&service, &[("content-encoding", "br")], body(1)).await;
-    assert_eq!(answer.error(), (415, "content encoding \"br\" is not known; there are: gzip, deflate".to_owned()));
+    assert_eq!(
+        answer.error(),
+        (415, "content encoding \"br\" is not supported; supported encodings are: gzip, deflate".to_owned())
+    );
 }
 
 #[tokio::test]

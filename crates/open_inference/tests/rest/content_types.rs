@@ -55,7 +55,7 @@ async fn null_is_a_missing_number_in_a_column_of_floats() {
     let service = Service::new();
     let request = |l: Value| json!({"parameters": {"content_type": "pd"}, "inputs": [input("t", "FP64", &[2], l)]});
     let (status, words) = service.infer("moments", request(json!([1, null]))).await.error();
-    assert_eq!((status, words.as_str()), (422, "column \"t\": element 1: NaN is no INT64"));
+    assert_eq!((status, words.as_str()), (422, "column \"t\": element 1: NaN is not a valid INT64"));
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn a_table_reaches_a_model_of_one_matrix_column_by_column() {
     for (third, words) in [
         (input("h", "FP32", &[3], json!([1, 2, 3])), "column \"h\" has the shape [3], where the first has 2 rows"),
         (input("w", "FP32", &[2], json!([1, 2])), "input \"w\" is given twice"),
-        (input("h", "BYTES", &[2], json!(["a", "b"])), "column \"h\" is BYTES, which does not become FP32"),
+        (input("h", "BYTES", &[2], json!(["a", "b"])), "column \"h\" is BYTES, which cannot be converted to FP32"),
     ] {
         assert_eq!(service.infer("table", inputs(third)).await.error().1, words);
     }
@@ -134,7 +134,7 @@ async fn a_number_that_a_column_cannot_hold_is_refused() {
     let t = input("t", "FP64", &[2], json!([1, 1.5]));
     let (status, words) =
         service.infer("moments", json!({"parameters": {"content_type": "pd"}, "inputs": [t]})).await.error();
-    assert_eq!((status, words.as_str()), (422, "column \"t\": element 1: 1.5 is no INT64"));
+    assert_eq!((status, words.as_str()), (422, "column \"t\": element 1: 1.5 is not a valid INT64"));
 }
 
 #[tokio::test]
@@ -149,9 +149,12 @@ async fn what_does_not_go_with_a_content_type_is_said() {
         (b(json!(["*"]), "base64"), "input \"b\": element 0 is not base64"),
         (
             b(json!(["soon"]), "datetime"),
-            "input \"b\": element 0 is not a moment in ISO 8601, such as 2024-05-17T12:30:00Z",
+            "input \"b\": element 0 is not a date in ISO 8601, such as 2024-05-17T12:30:00Z",
         ),
-        (b(json!(["x"]), "hf"), "content type \"hf\" is not known; there are: np, pd, str, base64, datetime, image"),
+        (
+            b(json!(["x"]), "hf"),
+            "content type \"hf\" is not supported; supported content types are: np, pd, str, base64, datetime, image",
+        ),
     ] {
         assert_eq!(service.infer("two", body).await.error(), (400, words.to_owned()));
     }
@@ -161,10 +164,10 @@ async fn what_does_not_go_with_a_content_type_is_said() {
         json!({"inputs": [x, b], "outputs": [{"name": name, "parameters": parameters}]})
     };
     for (name, parameters, words) in [
-        ("c", json!({"content_type": "base64"}), "output \"c\" is INT64; it cannot be asked for as base64"),
-        ("c", json!({"content_type": "str"}), "output \"c\" is INT64; it cannot be asked for as text"),
-        ("d", json!({"content_type": "image"}), "output \"d\" is BYTES; it cannot be asked for as a picture"),
-        ("d", json!({"classification": 1}), "output \"d\" is BYTES; it cannot be asked for as classes"),
+        ("c", json!({"content_type": "base64"}), "output \"c\" is INT64; it cannot be returned as base64"),
+        ("c", json!({"content_type": "str"}), "output \"c\" is INT64; it cannot be returned as text"),
+        ("d", json!({"content_type": "image"}), "output \"d\" is BYTES; it cannot be returned as an image"),
+        ("d", json!({"classification": 1}), "output \"d\" is BYTES; it cannot be returned as classes"),
     ] {
         assert_eq!(service.infer("two", wish(name, parameters)).await.error(), (422, words.to_owned()));
     }

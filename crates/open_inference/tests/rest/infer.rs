@@ -67,12 +67,12 @@ async fn a_body_without_json_is_one_tensor_and_so_is_the_answer() {
     assert_eq!(answer.body[length..], floats);
 
     let (status, words) = service.infer_binary("echo", "", &floats[..7]).await.error();
-    assert_eq!((status, words.as_str()), (400, "7 bytes are no tensor of FP32 and the shape [-1, 2] for input \"x\""));
+    assert_eq!((status, words.as_str()), (400, "7 bytes do not match datatype FP32 and shape [-1, 2] of input \"x\""));
     let (status, words) = service.infer_binary("two", "", b"").await.error();
     assert_eq!(status, 400);
-    assert_eq!(words, "a body without JSON fits a model of one input; model \"two\" takes \"a\", \"b\"");
+    assert_eq!(words, "a body without JSON requires a model with one input; model \"two\" has the inputs \"a\", \"b\"");
     let (_, words) = service.infer_binary("any_fp32", "", &floats).await.error();
-    assert_eq!(words, "the shape [-1, -1, -1] does not follow from a number of bytes: send it in JSON");
+    assert_eq!(words, "the shape [-1, -1, -1] does not follow from the size of the body: send it in JSON");
     let answer = service.infer_binary("scalar_int16", "", &[1, 2]).await;
     assert!(answer.body.ends_with(&[1, 2]));
 }
@@ -113,7 +113,7 @@ async fn a_request_is_given_up_when_its_time_is_over() {
     for timeout in [json!(2_000_000), json!("2000000")] {
         let begun = tokio::time::Instant::now();
         let (status, words) = service.infer("slow", body(timeout)).await.error();
-        assert_eq!((status, words.as_str()), (504, "there was no answer within the 2s that the request allows"));
+        assert_eq!((status, words.as_str()), (504, "the request timed out: no response within its timeout of 2s"));
         assert_eq!(begun.elapsed().as_secs(), Duration::from_secs(2).as_secs());
     }
     let (_, words) = service.infer("slow", body(json!(-1))).await.error();

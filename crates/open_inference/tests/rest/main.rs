@@ -18,7 +18,7 @@ mod infer;
 mod content_types;
 
 /// Pictures in and out.
-mod pictures;
+mod images;
 
 /// Bodies that come compressed, and answers that go so.
 mod compression;
@@ -27,7 +27,7 @@ mod compression;
 mod repository;
 
 /// What is refused, and in which words.
-mod bad_input;
+mod invalid_requests;
 
 /// Any tensor, there and back.
 mod round_trips;

@@ -83,10 +83,10 @@ async fn configuration_and_statistics_are_in_tritons_shape() {
 async fn what_is_not_there_gets_the_protocols_error() {
     let service = Service::new();
     let (status, words) = service.get("/v2/nothing/here").await.error();
-    assert_eq!((status, words.as_str()), (404, "there is nothing at \"/v2/nothing/here\""));
+    assert_eq!((status, words.as_str()), (404, "there is no route \"/v2/nothing/here\""));
     assert_eq!(service.get("/v2/models/echo/nothing").await.error().0, 404);
     let wrong = service.send(Method::DELETE, "/v2/models/echo", &[], Body::empty()).await;
-    assert_eq!(wrong.error(), (405, "this route does not know the method \"DELETE\"".to_owned()));
+    assert_eq!(wrong.error(), (405, "method \"DELETE\" is not allowed for this route".to_owned()));
     assert_eq!(wrong.header("allow"), Some("GET,HEAD"));
     assert_eq!(service.get("/v2/models/echo/infer").await.error().0, 405);
 }
@@ -124,6 +124,6 @@ async fn the_routes_live_beside_others_and_take_only_what_is_theirs() {
     assert_eq!(text("/").await, "page");
     assert_eq!(text("/v2/docs").await, "docs");
     assert_eq!(text("/nothing").await, "the app's own");
-    assert_eq!(text("/v2/nothing").await, r#"{"error":"there is nothing at \"/v2/nothing\""}"#);
+    assert_eq!(text("/v2/nothing").await, r#"{"error":"there is no route \"/v2/nothing\""}"#);
     assert_eq!(text("/v2/health/live").await, r#"{"live":true}"#);
 }

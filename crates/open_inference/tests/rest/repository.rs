@@ -34,13 +34,13 @@ async fn what_cannot_be_loaded_says_why() {
             "echo",
             r#"{"parameters": {"config": "{}"}}"#,
             501,
-            "a load with \"config\" is not served: put it into the model's folder",
+            "a load with \"config\" is not supported: put it into the model's folder",
         ),
         (
             "echo",
             r#"{"parameters": {"file:1/model.onnx": "AAAA"}}"#,
             501,
-            "a load with \"file:1/model.onnx\" is not served: put it into the model's folder",
+            "a load with \"file:1/model.onnx\" is not supported: put it into the model's folder",
         ),
     ] {
         let answer = service.post(&format!("/v2/repository/models/{model}/load"), body).await;

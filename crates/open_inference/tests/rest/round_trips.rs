@@ -164,6 +164,6 @@ fn errors_and_answers_of_the_other_side_are_read() {
     let bad = decode_response(&http::HeaderMap::new(), "{}".into()).unwrap_err();
     assert_eq!(
         (bad.status.as_u16(), bad.message.as_str()),
-        (502, "the answer is no JSON of one: missing field `model_name` at line 1 column 2")
+        (502, "the response is not a valid inference response: missing field `model_name` at line 1 column 2")
     );
 }
