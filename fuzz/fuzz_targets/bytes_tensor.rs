@@ -1,4 +1,4 @@
-//! Two bytes are a shape, the rest are strings, each with its length before it.
+//! `BYTES` tensors. Two bytes are the shape; the rest are strings, each after its length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The first byte chooses a model; the rest is a request in JSON.
+//! Request parser. The first byte selects a model; the rest is a request in JSON.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,6 +7,6 @@ use open_inference::parse_request;
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, body)) = input.split_first() else { return };
     if let Ok(wire) = parse_request(&body.to_vec().into(), None) {
-        let _ = fuzz::ask(wire, &fuzz::model(choice));
+        let _ = fuzz::run_request(wire, &fuzz::model(choice));
     }
 });

@@ -1,6 +1,6 @@
 use open_inference::{ContentType, Datatype, ModelMetadata, Task, TensorMetadata};
 
-/// One of a few dozen signatures, by a byte of the input.
+/// One of a few dozen signatures, selected by a byte of the input.
 pub fn model(choice: u8) -> ModelMetadata {
     let choice = usize::from(choice);
     let kinds = Datatype::ALL.len();
@@ -46,7 +46,7 @@ fn one(input: TensorMetadata) -> ModelMetadata {
     of(vec![input])
 }
 
-/// A model that gives what it takes.
+/// A model whose outputs equal its inputs.
 fn of(inputs: Vec<TensorMetadata>) -> ModelMetadata {
     let output = |input: &TensorMetadata| TensorMetadata::new(&input.name, input.datatype, &input.shape);
     ModelMetadata {

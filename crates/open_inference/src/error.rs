@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_status_has_its_code() {
+    fn every_http_status_maps_to_its_grpc_code() {
         let named = [
             (400, Code::InvalidArgument),
             (403, Code::PermissionDenied),

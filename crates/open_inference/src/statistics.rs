@@ -181,7 +181,7 @@ fn counts_mut<'a>(models: &'a mut CountsByModel, model: &str, version: &str) -> 
     if !models.get(model).is_some_and(|versions| versions.contains_key(version)) {
         models.entry(model.to_owned()).or_default().insert(version.to_owned(), Counts::default());
     }
-    models.get_mut(model).and_then(|versions| versions.get_mut(version)).expect("it is there now")
+    models.get_mut(model).and_then(|versions| versions.get_mut(version)).expect("inserted above")
 }
 
 impl Counts {
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_hits_and_failures_are_told_apart() {
+    fn inferences_cache_hits_and_failures_are_counted_separately() {
         let statistics = Statistics::default();
         let timing = Timing { decode: 1.0, queue: 2.0, infer: 3.0 };
         let second = Duration::from_secs(1);
@@ -216,7 +216,7 @@ mod tests {
         statistics.record_failure("m", "1", second);
         statistics.record_success("m", "2", 1, &timing, second, None);
 
-        let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("one version was asked for") };
+        let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("expected one version") };
         assert_eq!((one.inference_count, one.execution_count), (8, 1));
         let stats = one.inference_stats;
         let count = |count, ns| StatisticDuration { count, ns };

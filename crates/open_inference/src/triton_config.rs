@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_written_in_tritons_words() {
+    fn a_signature_is_converted_to_tritons_format() {
         let mut model = model(TensorMetadata::new("x", Datatype::Bytes, &[-1, 2]), 8);
         let config = model_config(&model, true);
         assert_eq!(config["input"][0]["data_type"], "TYPE_STRING");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_told_from_other_tensors_and_their_channels_are_found() {
+    fn image_layouts_are_recognised() {
         use Datatype::{Bytes, Fp32, Uint8};
         for (datatype, shape, max_batch_size, format) in [
             (Fp32, &[-1, 28, 28, 1][..], 8, "FORMAT_NHWC"),

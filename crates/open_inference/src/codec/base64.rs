@@ -64,9 +64,9 @@ fn without_whitespace(text: &[u8]) -> Result<Vec<u8>, NotBase64> {
     let mut compact = Vec::with_capacity(text.len());
     let mut rest = text.trim_ascii();
     while !rest.is_empty() {
-        let word = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
-        compact.extend_from_slice(&rest[..word]);
-        rest = &rest[word..];
+        let end = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
+        compact.extend_from_slice(&rest[..end]);
+        rest = &rest[end..];
         let gap = rest.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(rest.len());
         let is_line_break = rest[..gap].iter().any(|&byte| byte != b' ');
         if gap > 0 && !is_line_break && !compact.len().is_multiple_of(GROUP_CHARS) {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_stands_for_the_same_bytes() {
+    fn all_accepted_forms_decode_to_the_same_bytes() {
         let plain = STANDARD.encode(BYTES);
         let lines = |end: &str| format!("{}{end}{}{end}", &plain[..7], &plain[7..]);
         for text in [
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base64_is_refused() {
+    fn invalid_base64_is_rejected() {
         for text in ["*", "QUJD*", "QUJ=D", "QUJDR", "+_+_", "QUI=QUI=", "é", "QUJ\0", "QR=="] {
             assert_eq!(decoded(text), Err(NotBase64::Text), "{text:?}");
         }

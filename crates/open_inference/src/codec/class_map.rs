@@ -59,14 +59,14 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_those_of_pascal_voc() {
+    fn colours_equal_those_of_pascal_voc() {
         let colours = [0, 1, 2, 3, 4, 8, 20].map(class_colour);
         let voc = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [64, 0, 0], [0, 64, 128]];
         assert_eq!(colours, voc);
     }
 
     #[test]
-    fn pixels_of_a_palette_are_class_numbers() {
+    fn palette_indices_are_class_numbers() {
         let map = encode_class_map(&[0, 2, 1, 0, 0, 2], 3, 2).unwrap();
         assert_eq!((map.width, map.height), (3, 2));
         let (color, palette, pixels) = decode(&map.file);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn more_classes_than_a_palette_has_are_rgb() {
+    fn more_classes_than_palette_entries_become_rgb() {
         let (color, _, pixels) = decode(&encode_class_map(&[0, 300], 2, 1).unwrap().file);
         assert_eq!((color, &pixels[3..]), (png::ColorType::Rgb, &class_colour(300)[..]));
     }

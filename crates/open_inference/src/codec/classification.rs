@@ -41,7 +41,7 @@ fn class_text(value: &str, index: usize, output: &TensorMetadata) -> String {
 }
 
 /// Descending order, with NaN last.
-#[expect(clippy::eq_op, reason = "only NaN is not itself")]
+#[expect(clippy::eq_op, reason = "only NaN differs from itself")]
 fn descending<T: PartialOrd>(a: &T, b: &T) -> Ordering {
     b.partial_cmp(a).unwrap_or_else(|| (a != a).cmp(&(b != b)))
 }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_best_first_row_by_row_with_their_labels() {
+    fn top_classes_of_each_row_are_sorted_and_labelled() {
         let (shape, texts) =
             top_k_of(Datatype::Fp32, vec![2, 3], &[0.1, 0.7, 0.2, 0.5, 0.25, 0.25], 2, &["cat", "dog"]);
         assert_eq!(shape, [2, 2]);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn more_classes_than_there_are_means_all_and_nan_comes_last() {
+    fn a_larger_count_returns_all_classes_with_nan_last() {
         let (shape, texts) = top_k_of(Datatype::Fp16, vec![3], &[f32::NAN, 1.0, 2.0], 9, &[]);
         assert_eq!((shape, texts), (vec![3], vec!["2:2".to_owned(), "1:1".to_owned(), "NaN:0".to_owned()]));
         assert_eq!(top_k_of(Datatype::Int8, vec![], &[7.0], 1, &[]), (vec![1], vec!["7:0".to_owned()]));

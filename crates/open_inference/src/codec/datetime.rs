@@ -19,7 +19,7 @@ pub(crate) fn decode(tensor: Tensor, datatype: Datatype) -> Result<Tensor, Error
         Datatype::Fp64 => timestamps.iter().flat_map(|timestamp| seconds(*timestamp).to_le_bytes()).collect(),
         _ => return Ok(tensor),
     };
-    Ok(Tensor { datatype: datatype, data: data.into(), ..tensor })
+    Ok(Tensor { datatype, data: data.into(), ..tensor })
 }
 
 /// Encodes seconds since 1970 as text. Text passes unchanged.
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_become_seconds_and_come_back() {
+    fn dates_round_trip_through_seconds() {
         let timestamps =
             texts(&["2024-05-17T12:30:00Z", "2024-05-17T14:30:00+02:00", "2024-05-17 12:30:00", "1969-12-31"]);
         let seconds = decode(timestamps, Datatype::Int64).unwrap();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused_by_element() {
+    fn invalid_dates_are_rejected_with_their_index() {
         let error = decode(texts(&["2024-05-17", "soon"]), Datatype::Bytes).unwrap_err();
         assert_eq!(error.message, format!("input \"t\": element 1 is not {EXPECTED}"));
         let never = Tensor::from_f32("t", Datatype::Fp64, vec![1], &[f32::NAN]).unwrap();

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_are_told_apart_by_their_lengths_and_by_what_the_model_fixes() {
+    fn the_layout_follows_from_lengths_and_fixed_axes() {
         assert_eq!(layout(&[5, 7], &[-1, -1]), Some((1, 5, 7, 1, false)));
         assert_eq!(layout(&[2, 5, 7], &[-1, 5, 7]), Some((2, 5, 7, 1, false)));
         assert_eq!(layout(&[5, 7, 3], &[5, 7, 3]), Some((1, 5, 7, 3, false)));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn values_become_brightness() {
+    fn values_are_scaled_to_brightness() {
         let gray = |datatype, values: &[f32], labels: &[&str]| {
             pixels(datatype, vec![1, values.len()], values, labels).remove(0).1
         };
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_row_is_a_picture_with_its_channels_side_by_side() {
+    fn each_row_becomes_an_image_with_interleaved_channels() {
         let values: Vec<f32> = (0_u8..24).map(f32::from).collect();
         let images = pixels(Datatype::Uint8, vec![2, 3, 2, 2], &values, &[]);
         assert_eq!(images.len(), 2);
@@ -182,15 +182,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_refused_with_its_shape() {
+    fn shapes_that_are_not_images_are_rejected() {
         let output = TensorMetadata::new("y", Datatype::Fp32, &[-1]);
-        for (shape, words) in [
+        for (shape, message) in [
             (vec![3], "output \"y\" of the shape [3] is not an image"),
             (vec![1, 0, 0], "output \"y\" cannot be encoded as an image: Zero width not allowed"),
         ] {
             let values = vec![0.0; shape.iter().product()];
             let tensor = Tensor::from_f32("y", Datatype::Fp32, shape, &values).unwrap();
-            assert_eq!(encode(&tensor, &output).unwrap_err().message, words);
+            assert_eq!(encode(&tensor, &output).unwrap_err().message, message);
         }
     }
 }

@@ -60,7 +60,7 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let valid = "a test makes the descriptors anew and compares";
+    let valid = "a test compares the descriptors with proto/";
     let router = Router::new();
     let router = mount(router, &inference);
     let router = mount(router, &ModelRepositoryServiceServer::new(RepositoryService::new(server.clone())));

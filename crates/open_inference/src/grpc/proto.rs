@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn its_fields_are_those_of_the_proto_file() {
+    fn fields_of_typed_contents_match_the_proto_file() {
         let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
         let mut messages = set.file.into_iter().flat_map(|file| file.message_type);
         let message = messages.find(|message| message.name() == "InferTensorContents").unwrap();

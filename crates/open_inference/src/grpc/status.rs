@@ -26,9 +26,9 @@ mod tests {
     use http::StatusCode;
 
     #[test]
-    fn only_who_may_come_back_is_told_when() {
+    fn only_retryable_errors_have_retry_after() {
         let retry_after = |status| {
-            let status = Status::from(Error::new(status, "words"));
+            let status = Status::from(Error::new(status, "message"));
             status.metadata().get("retry-after").map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(retry_after(StatusCode::SERVICE_UNAVAILABLE).as_deref(), Some("1"));
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_between_characters() {
+    fn a_long_message_is_truncated_between_characters() {
         let status = Status::from(Error::malformed("é".repeat(MAX_MESSAGE_BYTES)));
         assert_eq!(status.message(), "é".repeat(MAX_MESSAGE_BYTES / 2));
     }

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_on_the_wire_what_the_derived_one_is() {
+    fn encoding_equals_that_of_the_derived_message() {
         let bytes = full().encode_to_vec();
         let message = InferTensorContents::decode(&bytes[..]).unwrap();
         assert_eq!(message.encoded_len(), bytes.len());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_message_is_an_error() {
+    fn an_invalid_message_is_rejected() {
         let bytes = full().encode_to_vec();
         assert!(InferTensorContents::decode(&bytes[..bytes.len() - 1]).is_err());
         // A varint in place of an element.
@@ -211,7 +211,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_read_is_read_as_the_derived_message_is(bytes: Vec<u8>) {
+        fn decoding_equals_that_of_the_derived_message(bytes: Vec<u8>) {
             let (ours, derived) = (InferTensorContents::decode(&bytes[..]), Derived::decode(&bytes[..]));
             assert_eq!(ours.is_ok(), derived.is_ok());
             if let (Ok(ours), Ok(derived)) = (ours, derived) {

@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_plainly_is_an_image_is_told_the_settings_to_write() {
+    fn an_image_input_gets_a_hint() {
         let hint = hint(Datatype::Fp32, &[-1, 3, 224, 224]).unwrap();
         assert_eq!(
             hint,
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_not() {
+    fn other_inputs_get_no_hint() {
         for (datatype, shape) in [
             (Datatype::Bytes, &[-1, 3, 224, 224][..]),
             (Datatype::Fp32, &[-1, 4]),
@@ -72,6 +72,6 @@ mod tests {
         }
         let mut image = TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 224, 224]);
         image.parameters.content_type = Some(crate::ContentType::Image);
-        assert_eq!(image_settings_hint("m", &[image]), None, "it takes them");
+        assert_eq!(image_settings_hint("m", &[image]), None, "it accepts images already");
     }
 }

@@ -90,12 +90,12 @@ mod tests {
     use crate::types::ContentType;
 
     fn model() -> ModelMetadata {
-        let mut picture = TensorMetadata::new("p", Datatype::Fp32, &[-1, 2, 2, 1]);
-        picture.parameters.content_type = Some(ContentType::Image);
+        let mut image = TensorMetadata::new("p", Datatype::Fp32, &[-1, 2, 2, 1]);
+        image.parameters.content_type = Some(ContentType::Image);
         ModelMetadata {
             name: "m".to_owned(),
             version: "1".to_owned(),
-            inputs: vec![TensorMetadata::new("x", Datatype::Int8, &[-1, 2]), picture],
+            inputs: vec![TensorMetadata::new("x", Datatype::Int8, &[-1, 2]), image],
             outputs: Vec::new(),
             max_batch_size: 8,
             platform: crate::Platform::default(),
@@ -114,20 +114,20 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_let_through_in_any_order() {
+    fn matching_inputs_are_accepted_in_any_order() {
         assert_eq!(validate_inputs(&[x(&[3, 2]), p()], &model()), Ok(()));
         let pixels = Tensor::new("p", Datatype::Fp32, &[2, 2, 2, 1], vec![0; 32].into()).unwrap();
         assert_eq!(validate_inputs(&[pixels, x(&[1, 2])], &model()), Ok(()));
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_the_inputs_name_and_the_reason() {
+    fn mismatches_are_rejected_with_the_name_of_the_input() {
         let renamed = |name: &str| Tensor { name: name.to_owned(), ..x(&[1, 2]) };
         let other = Tensor::new("x", Datatype::Uint8, &[1, 2], vec![0; 2].into()).unwrap();
         let two_axes = Tensor::from_strings("p", vec![1, 1], [&b"png"[..]]);
         let bytes = Tensor::from_strings("x", vec![1, 1], [&b"png"[..]]);
         let long = "n".repeat(100);
-        for (inputs, words) in [
+        for (inputs, message) in [
             (vec![p()], r#"input "x" is missing; model "m" has the inputs "x", "p""#),
             (vec![renamed("y")], r#"model "m" has no input "y"; its inputs are "x", "p""#),
             (vec![renamed(&long)], &format!(r#"model "m" has no input "{}"…; its inputs are "x", "p""#, &long[..64])),
@@ -143,24 +143,24 @@ mod tests {
             ),
         ] {
             let error = validate_inputs(&inputs, &model()).unwrap_err();
-            assert_eq!((error.status, error.message.as_str()), (StatusCode::UNPROCESSABLE_ENTITY, words));
+            assert_eq!((error.status, error.message.as_str()), (StatusCode::UNPROCESSABLE_ENTITY, message));
         }
         let twice = validate_inputs(&[x(&[1, 2]), x(&[1, 2])], &model()).unwrap_err();
         assert_eq!((twice.status, twice.message.as_str()), (StatusCode::BAD_REQUEST, r#"input "x" is given twice"#));
     }
 
     #[test]
-    fn an_encoded_image_for_what_looks_like_one_is_refused_with_the_settings_to_write() {
+    fn an_encoded_image_without_image_settings_is_rejected_with_a_hint() {
         let mut model = model();
         model.inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 32, 32])];
         let error = validate_inputs(&[Tensor::from_strings("x", vec![1], [&b"png"[..]])], &model).unwrap_err();
-        let words =
+        let message =
             "input \"x\" is FP32, not BYTES. If its input \"x\" of the shape [-1, 3, 32, 32] is an image, write ";
-        assert!(error.message.starts_with(words), "{}", error.message);
+        assert!(error.message.starts_with(message), "{}", error.message);
     }
 
     #[test]
-    fn an_optional_input_may_be_absent_and_is_checked_where_it_is_given() {
+    fn an_optional_input_may_be_absent_but_is_validated() {
         let mut model = model();
         model.inputs.push(TensorMetadata::new("gain", Datatype::Int8, &[]));
         model.inputs[2].parameters.optional = true;
@@ -170,16 +170,16 @@ mod tests {
         };
         assert_eq!(validate_inputs(&[x(&[1, 2]), p()], &model), Ok(()));
         assert_eq!(validate_inputs(&[gain(&[]), x(&[1, 2]), p()], &model), Ok(()));
-        for (inputs, words) in [
+        for (inputs, message) in [
             (vec![x(&[1, 2]), p(), gain(&[1])], r#"input "gain" has the shape [] (-1: any length), not [1]"#),
             (vec![gain(&[]), p()], r#"input "x" is missing; model "m" has the inputs "x", "p", "gain" (optional)"#),
         ] {
-            assert_eq!(validate_inputs(&inputs, &model).unwrap_err().message, words);
+            assert_eq!(validate_inputs(&inputs, &model).unwrap_err().message, message);
         }
     }
 
     #[test]
-    fn an_empty_tensor_is_let_through_where_the_settings_allow_it() {
+    fn an_empty_tensor_is_accepted_where_the_settings_allow_it() {
         let mut model = model();
         model.inputs[0].parameters.allow_empty = true;
         assert_eq!(validate_inputs(&[x(&[0, 2]), p()], &model), Ok(()));

@@ -146,8 +146,8 @@ fn negotiate_format(
 ) -> Result<ResponseFormat, Error> {
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
     let accepts = accepts.join(",");
-    let accepts = |wanted: &[&str]| {
-        accepts.split(',').filter_map(|range| range.split(';').next()).any(|range| wanted.contains(&range.trim()))
+    let accepts = |media_types: &[&str]| {
+        accepts.split(',').filter_map(|range| range.split(';').next()).any(|range| media_types.contains(&range.trim()))
     };
     if !accepts(&["image/png"]) {
         return Ok(ResponseFormat::Tensors);

@@ -35,7 +35,7 @@ impl IntoResponse for Error {
 
 /// A JSON response.
 pub(super) fn json(value: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(value).expect("what we answer always becomes JSON");
+    let body = serde_json::to_vec(value).expect("responses are always serializable");
     ([content_type("application/json")], body).into_response()
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Element type of a tensor, as the protocol defines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "documented by the names")]
 pub enum Datatype {
     Bool,
     Uint8,
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_read_and_written_alike() {
+    fn names_round_trip() {
         for datatype in Datatype::ALL {
             assert_eq!(datatype.name().parse(), Ok(datatype));
             assert_eq!(serde_json::to_value(datatype).unwrap(), datatype.name());

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_input_is_the_one_that_a_request_cannot_leave_out() {
+    fn the_only_required_input_is_found() {
         let only = |inputs: &[TensorMetadata]| only_required_input(inputs).map(|input| input.name.clone());
         assert_eq!(only(&[input("gain", true), input("x", false)]).as_deref(), Some("x"));
         assert_eq!(only(&[input("gain", true)]).as_deref(), Some("gain"));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_gives_an_optional_input_only_by_its_name() {
+    fn an_optional_input_is_recognised_by_name() {
         let inputs = [input("x", false), input("gain", true)];
         let tensor = |name: &str| Tensor::from_f32(name, Datatype::Fp32, vec![1, 1], &[1.0]).unwrap();
         assert!(!has_optional_input(&[tensor("x")], &inputs));

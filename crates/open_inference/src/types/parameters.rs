@@ -12,7 +12,7 @@ pub type Parameters = BTreeMap<String, Parameter>;
 /// Value of a parameter. Both JSON and gRPC can represent it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "documented by the names")]
 pub enum Parameter {
     Bool(bool),
     Int(i64),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn values_keep_their_kind_and_what_means_nothing_here_is_left_out() {
+    fn values_keep_their_type_and_other_types_are_ignored() {
         let json = r#"{"a": true, "b": -1, "c": 18446744073709551615, "d": 1.5, "e": "x", "headers": {"h": [1]}, "n": null, "l": []}"#;
         let parameters = read(json).unwrap();
         assert_eq!(
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_and_other_things_are_no_danger() {
+    fn deep_nesting_is_skipped_and_a_list_is_rejected() {
         let deep = format!(r#"{{"a": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(read(&deep).unwrap(), Parameters::new());
         assert!(read("[1]").unwrap_err().contains("expected an object of parameters"));

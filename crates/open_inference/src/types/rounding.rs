@@ -14,7 +14,7 @@ pub(crate) fn to_bf16(value: f64) -> bf16 {
 
 /// Rounds to odd: an inexact result gets an odd last bit, so that the second rounding never sees a false tie. Source:
 /// Boldo and Melquiond, "When double rounding is odd" (2005).
-#[expect(clippy::float_cmp, reason = "whether it is the same number is the question")]
+#[expect(clippy::float_cmp, reason = "exact equality is intended")]
 fn to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     let bits = nearest.to_bits();
@@ -25,12 +25,12 @@ fn to_odd(value: f64) -> f32 {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "exact is what is promised")]
+#[expect(clippy::float_cmp, reason = "the conversion is exact")]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_half_is_found_beside_a_tie_too() {
+    fn values_next_to_a_tie_round_to_the_nearest_half() {
         let tie = 1.0 + 2_f64.powi(-11);
         let next = 1.0 + 2_f64.powi(-10);
         for (value, half) in [(tie, 1.0), (tie + 2_f64.powi(-50), next), (tie - 2_f64.powi(-50), 1.0)] {
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_range_stay_what_they_are() {
+    fn limits_of_the_range_are_exact() {
         for value in [0.0, f64::INFINITY, f64::NEG_INFINITY, 65504.0, 2_f64.powi(-24)] {
             assert_eq!(to_f16(value).to_f64(), value);
         }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn every_half_is_its_own() {
+    fn every_half_round_trips() {
         for bits in 0..=u16::MAX {
             let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
             assert!(half.is_nan() || to_f16(half.to_f64()).to_bits() == bits);

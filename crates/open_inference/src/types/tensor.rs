@@ -24,7 +24,7 @@ pub struct Tensor {
 
 /// Why shape, datatype and data are inconsistent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "documented by the messages")]
 pub enum TensorError {
     #[error("shape {0:?} has a negative length")]
     Negative(Vec<i64>),
@@ -241,7 +241,7 @@ macro_rules! number {
                 to.extend_from_slice(&self.to_le_bytes());
             }
 
-            #[allow(clippy::cast_lossless, clippy::float_cmp, reason = "one body for several types; exact is what is asked")]
+            #[allow(clippy::cast_lossless, clippy::float_cmp, reason = "one body for several types; exact equality is intended")]
             fn from_f32($value: f32) -> Option<Self> {
                 $from_f32
             }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_survive_the_way_there_and_back_in_every_datatype() {
+    fn numbers_round_trip_in_every_datatype() {
         for datatype in Datatype::ALL.into_iter().filter(|&datatype| datatype != Datatype::Bytes) {
             let tensor = Tensor::from_f32("x", datatype, vec![3], &[0.0, 1.0, 1.0]).unwrap();
             assert_eq!(Some(tensor.data.len()), datatype.size().map(|size| 3 * size));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_would_change_is_refused() {
+    fn an_unrepresentable_number_is_rejected() {
         let no_number = (f32::NAN, Datatype::Int32);
         let string = (1.0, Datatype::Bytes);
         for (value, datatype) in
@@ -307,10 +307,10 @@ mod tests {
     }
 
     #[test]
-    fn shape_datatype_and_bytes_must_go_together() {
+    fn inconsistent_shape_datatype_or_data_is_rejected() {
         assert_eq!(new(Datatype::Int16, &[], &[1, 2]).unwrap().len(), 1);
         assert!(new(Datatype::Int16, &[2, 0], &[]).unwrap().is_empty());
-        for (datatype, shape, data, words) in [
+        for (datatype, shape, data, message) in [
             (Datatype::Fp32, &[2, 2][..], &[0; 15][..], "shape [2, 2] of FP32 takes 16 bytes, but 15 were sent"),
             (Datatype::Fp32, &[-1], &[0; 4], "shape [-1] has a negative length"),
             (Datatype::Uint8, &[1; 9], &[0], "shape has 9 axes, at most 8 are supported"),
@@ -327,12 +327,12 @@ mod tests {
             (Datatype::Bytes, &[0], &[7], "shape [0] of BYTES has 0 elements, but 0 and 1 bytes more were sent"),
         ] {
             let error = new(datatype, shape, data).unwrap_err();
-            assert!(error.contains(words), "{error}");
+            assert!(error.contains(message), "{error}");
         }
     }
 
     #[test]
-    fn rows_are_cut_and_put_together_again() {
+    fn splitting_and_concatenating_rows_round_trips() {
         let numbers = new(Datatype::Int16, &[3, 2], &[1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]).unwrap();
         let strings = Tensor::from_strings("x", vec![2, 2], [&b"a"[..], b"", b"ccc", b"\0"]);
         for tensor in [numbers.clone(), strings] {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_read_as_they_were_written() {
+    fn strings_round_trip() {
         let tensor = Tensor::from_strings("x", vec![3], [&b"\xff\0"[..], b"", b"abc"]);
         assert_eq!(tensor.strings().collect::<Vec<_>>(), [&b"\xff\0"[..], b"", b"abc"]);
         assert_eq!(new(Datatype::Bytes, &[3], &tensor.data).unwrap(), tensor);

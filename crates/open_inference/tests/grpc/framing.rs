@@ -22,12 +22,12 @@ fn frame(flag: u8, message: &[u8]) -> Vec<u8> {
     [&[flag], &(message.len() as u32).to_be_bytes()[..], message].concat()
 }
 
-fn question(model: &str, seconds: f32) -> Vec<u8> {
+fn infer_request(model: &str, seconds: f32) -> Vec<u8> {
     raw(model, &[floats(&[seconds])]).encode_to_vec()
 }
 
-/// The status of a call, wherever it stands, and what stands beside it.
-async fn ask(fake: &Fake, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (Code, HeaderMap) {
+/// The status of a call, with its headers and trailers.
+async fn call(fake: &Fake, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (Code, HeaderMap) {
     let mut request = Request::post(path).header(header::CONTENT_TYPE, "application/grpc");
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -42,26 +42,26 @@ async fn ask(fake: &Fake, path: &str, headers: &[(&str, &str)], body: impl Into<
 }
 
 async fn code(headers: &[(&str, &str)], body: impl Into<Body>) -> Code {
-    ask(&Fake::default(), INFER, headers, body).await.0
+    call(&Fake::default(), INFER, headers, body).await.0
 }
 
 #[tokio::test]
-async fn a_call_is_one_whole_frame() {
-    let whole = frame(0, &question("FP32", 0.0));
+async fn a_unary_call_has_exactly_one_complete_frame() {
+    let whole = frame(0, &infer_request("FP32", 0.0));
     assert_eq!(code(&[], whole.clone()).await, Code::Ok);
     assert_eq!(code(&[], Body::empty()).await, Code::InvalidArgument);
-    assert_eq!(code(&[], frame(2, &question("FP32", 0.0))).await, Code::InvalidArgument);
+    assert_eq!(code(&[], frame(2, &infer_request("FP32", 0.0))).await, Code::InvalidArgument);
     assert_eq!(code(&[], whole.repeat(2)).await, Code::InvalidArgument);
     for length in [1, 4, 5, whole.len() - 1] {
         assert_eq!(code(&[], whole[..length].to_vec()).await, Code::InvalidArgument, "{length} bytes");
     }
     assert_ne!(code(&[], frame(0, &[0xff; 9])).await, Code::Ok, "no message");
-    let pieces: Vec<_> = whole.chunks(1).map(|byte| Ok::<_, std::io::Error>(byte.to_vec())).collect();
-    assert_eq!(code(&[], Body::from_stream(stream::iter(pieces))).await, Code::Ok);
+    let chunks: Vec<_> = whole.chunks(1).map(|byte| Ok::<_, std::io::Error>(byte.to_vec())).collect();
+    assert_eq!(code(&[], Body::from_stream(stream::iter(chunks))).await, Code::Ok);
 }
 
 #[tokio::test]
-async fn a_declared_length_takes_no_memory_and_too_much_is_refused() {
+async fn a_declared_length_allocates_nothing_and_is_limited() {
     assert_eq!(code(&[], [0, 0xff, 0xff, 0xff, 0xff].to_vec()).await, Code::ResourceExhausted);
     let inputs = vec![InferInputTensor::default(); 200_000];
     let many = ModelInferRequest { model_name: "FP32".to_owned(), inputs, ..Default::default() }.encode_to_vec();
@@ -69,11 +69,15 @@ async fn a_declared_length_takes_no_memory_and_too_much_is_refused() {
     assert_eq!(code(&[], frame(0, &many)).await, Code::ResourceExhausted);
     let ready = "/inference.GRPCInferenceService/ServerReady";
     let long = frame(0, &vec![0; 100_000]);
-    assert_eq!(ask(&Fake::default(), ready, &[], long).await.0, Code::ResourceExhausted, "it says nothing that long");
+    assert_eq!(
+        call(&Fake::default(), ready, &[], long).await.0,
+        Code::ResourceExhausted,
+        "no such message is that long"
+    );
 }
 
 #[tokio::test]
-async fn compressed_messages_are_read_and_bounded_when_unpacked() {
+async fn compressed_messages_are_limited_by_their_decompressed_size() {
     let gzip = |message: &[u8]| {
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all(message).unwrap();
@@ -84,14 +88,14 @@ async fn compressed_messages_are_read_and_bounded_when_unpacked() {
         packed.write_all(message).unwrap();
         frame(1, &packed.finish().unwrap())
     };
-    let message = question("FP32", 0.0);
+    let message = infer_request("FP32", 0.0);
     assert_eq!(code(&[("grpc-encoding", "gzip")], gzip(&message)).await, Code::Ok);
     assert_eq!(code(&[("grpc-encoding", "deflate")], deflate(&message)).await, Code::Ok);
     assert_eq!(code(&[("grpc-encoding", "gzip")], frame(0, &message)).await, Code::Ok, "small ones often are not");
     assert_eq!(code(&[("grpc-encoding", "gzip")], gzip(&vec![0; 64 << 20])).await, Code::ResourceExhausted);
     assert_eq!(code(&[("grpc-encoding", "gzip")], deflate(&message)).await, Code::InvalidArgument);
     assert_eq!(code(&[("grpc-encoding", "identity")], gzip(&message)).await, Code::InvalidArgument);
-    let (code, headers) = ask(&Fake::default(), INFER, &[("grpc-encoding", "br")], gzip(&message)).await;
+    let (code, headers) = call(&Fake::default(), INFER, &[("grpc-encoding", "br")], gzip(&message)).await;
     assert_eq!(
         (code, &headers["grpc-accept-encoding"]),
         (Code::Unimplemented, &"gzip,deflate,identity".parse().unwrap())
@@ -99,68 +103,68 @@ async fn compressed_messages_are_read_and_bounded_when_unpacked() {
 }
 
 #[tokio::test]
-async fn answers_are_compressed_only_for_who_compresses() {
-    let message = frame(0, &question("FP32", 0.0));
+async fn responses_are_compressed_only_for_compressed_requests() {
+    let message = frame(0, &infer_request("FP32", 0.0));
     let could = ("grpc-accept-encoding", "identity,gzip");
-    let (_, headers) = ask(&Fake::default(), INFER, &[could], message.clone()).await;
+    let (_, headers) = call(&Fake::default(), INFER, &[could], message.clone()).await;
     assert!(!headers.contains_key("grpc-encoding"));
-    let (_, headers) = ask(&Fake::default(), INFER, &[could, ("grpc-encoding", "gzip")], message).await;
+    let (_, headers) = call(&Fake::default(), INFER, &[could, ("grpc-encoding", "gzip")], message).await;
     assert_eq!(headers["grpc-encoding"], "gzip");
 }
 
 #[tokio::test]
-async fn the_callers_deadline_ends_the_work() {
+async fn the_deadline_of_a_call_cancels_the_inference() {
     let fake = Fake::default();
-    let (code, headers) = ask(&fake, INFER, &[("grpc-timeout", "100m")], frame(0, &question("slow", 60.0))).await;
+    let (code, headers) = call(&fake, INFER, &[("grpc-timeout", "100m")], frame(0, &infer_request("slow", 60.0))).await;
     assert_eq!(code, Code::DeadlineExceeded);
     assert!(headers["grpc-message"].to_str().unwrap().contains("exceeded%20its%20deadline"), "{headers:?}");
-    assert_eq!(fake.given_up.load(Ordering::SeqCst), 1);
-    let (code, _) = ask(&fake, INFER, &[("grpc-timeout", "9S")], frame(0, &question("slow", 0.0))).await;
+    assert_eq!(fake.cancelled.load(Ordering::SeqCst), 1);
+    let (code, _) = call(&fake, INFER, &[("grpc-timeout", "9S")], frame(0, &infer_request("slow", 0.0))).await;
     assert_eq!(code, Code::Ok);
-    let (code, _) = ask(&fake, INFER, &[("grpc-timeout", "soon")], frame(0, &question("slow", 0.0))).await;
+    let (code, _) = call(&fake, INFER, &[("grpc-timeout", "soon")], frame(0, &infer_request("slow", 0.0))).await;
     assert_eq!(code, Code::InvalidArgument);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_does_not_come_is_given_up() {
-    let begun = frame(0, &question("FP32", 0.0))[..9].to_vec();
-    let stalls = || stream::iter([Ok::<_, std::io::Error>(begun.clone())]).chain(stream::pending());
+async fn a_stalled_message_times_out() {
+    let started = frame(0, &infer_request("FP32", 0.0))[..9].to_vec();
+    let stalls = || stream::iter([Ok::<_, std::io::Error>(started.clone())]).chain(stream::pending());
     let called = tokio::time::Instant::now();
     assert_eq!(code(&[], Body::from_stream(stalls())).await, Code::DeadlineExceeded);
     assert!(called.elapsed() < Duration::from_secs(2));
     let path = "/inference.GRPCInferenceService/ModelStreamInfer";
-    let (code, _) = ask(&Fake::default(), path, &[], Body::from_stream(stalls())).await;
+    let (code, _) = call(&Fake::default(), path, &[], Body::from_stream(stalls())).await;
     assert_eq!(code, Code::DeadlineExceeded);
 }
 
 #[tokio::test]
-async fn pieces_of_nothing_are_no_message_that_comes() {
+async fn empty_chunks_do_not_extend_the_time_limit() {
     let nothing = || stream::repeat_with(|| Ok::<_, std::io::Error>(Vec::new()));
-    let begun = stream::iter([Ok(frame(0, &question("FP32", 0.0))[..9].to_vec())]).chain(nothing());
-    for body in [Body::from_stream(nothing()), Body::from_stream(begun)] {
+    let started = stream::iter([Ok(frame(0, &infer_request("FP32", 0.0))[..9].to_vec())]).chain(nothing());
+    for body in [Body::from_stream(nothing()), Body::from_stream(started)] {
         assert_eq!(code(&[], body).await, Code::DeadlineExceeded);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_stream_of_reflection_keeps_no_server_from_stopping() {
+async fn an_idle_reflection_stream_ends() {
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     let silent = stream::pending::<Result<Vec<u8>, std::io::Error>>();
-    let (code, _) = ask(&Fake::default(), path, &[], Body::from_stream(silent)).await;
+    let (code, _) = call(&Fake::default(), path, &[], Body::from_stream(silent)).await;
     assert_eq!(code, Code::DeadlineExceeded);
 }
 
 #[tokio::test]
-async fn calls_that_are_not_there_are_unimplemented() {
-    for path in ["/inference.GRPCInferenceService/CudaSharedMemoryStatus", "/other.Service/Call", "/nothing"] {
-        let (code, headers) = ask(&Fake::default(), path, &[], frame(0, &[])).await;
-        let words = headers["grpc-message"].to_str().unwrap().replace("%20", " ");
-        assert_eq!((code, words.as_str()), (Code::Unimplemented, "there is no such call"), "{path}");
+async fn unknown_calls_are_unimplemented() {
+    for path in ["/inference.GRPCInferenceService/CudaSharedMemoryStatus", "/other.TestService/Call", "/nothing"] {
+        let (code, headers) = call(&Fake::default(), path, &[], frame(0, &[])).await;
+        let message = headers["grpc-message"].to_str().unwrap().replace("%20", " ");
+        assert_eq!((code, message.as_str()), (Code::Unimplemented, "there is no such call"), "{path}");
     }
 }
 
 #[tokio::test]
-async fn http_is_served_beside() {
+async fn rest_is_served_on_the_same_router() {
     let request = Request::get("/v2/models/none").body(Body::empty()).unwrap();
     let response = router(&Fake::default()).oneshot(request).await.unwrap();
     assert_eq!(response.status(), 404);

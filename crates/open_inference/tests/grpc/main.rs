@@ -1,4 +1,4 @@
-//! The protocol over gRPC, asked by tonic's client over a socket; in the order in which a call meets the code.
+//! Tests of the gRPC transport with the client of tonic over a socket.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 

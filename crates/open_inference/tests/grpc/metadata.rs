@@ -7,22 +7,22 @@ use open_inference::grpc::proto::inference::{
 };
 use tonic::Code;
 
-use crate::support::{Served, floats, raw};
+use crate::support::{TestServer, floats, raw};
 
 #[tokio::test]
-async fn the_server_lives_and_is_ready_or_not() {
-    let served = Served::start().await;
-    let mut client = served.client();
+async fn liveness_and_readiness_are_reported() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
     assert!(client.server_live(ServerLiveRequest {}).await.unwrap().into_inner().live);
     assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
-    served.fake.unready.store(true, std::sync::atomic::Ordering::SeqCst);
+    server.fake.unready.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
 }
 
 #[tokio::test]
-async fn a_model_that_is_not_there_is_not_ready_and_no_error() {
-    let served = Served::start().await;
-    let mut client = served.client();
+async fn an_unknown_model_is_not_ready() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
     for (name, version, is_ready) in
         [("FP32", "", true), ("FP32", "1", true), ("FP32", "9", false), ("busy", "", false), ("none", "", false)]
     {
@@ -32,9 +32,9 @@ async fn a_model_that_is_not_there_is_not_ready_and_no_error() {
 }
 
 #[tokio::test]
-async fn server_and_models_say_what_they_are() {
-    let served = Served::start().await;
-    let mut client = served.client();
+async fn metadata_describes_server_and_models() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
     let about = client.server_metadata(ServerMetadataRequest {}).await.unwrap().into_inner();
     assert_eq!((about.name.as_str(), about.version.is_empty()), ("mlserve", false));
     assert!(about.extensions.contains(&"statistics".to_owned()));
@@ -55,10 +55,10 @@ async fn server_and_models_say_what_they_are() {
 }
 
 #[tokio::test]
-async fn a_models_configuration_is_as_triton_gives_it() {
-    let served = Served::start().await;
+async fn model_configuration_is_in_tritons_format() {
+    let server = TestServer::start().await;
     let request = ModelConfigRequest { name: "BYTES".to_owned(), version: String::new() };
-    let config = served.client().model_config(request).await.unwrap().into_inner().config.unwrap();
+    let config = server.client().model_config(request).await.unwrap().into_inner().config.unwrap();
     assert_eq!((config.name.as_str(), config.max_batch_size), ("BYTES", 8));
     assert_eq!((config.platform.as_str(), config.backend.as_str()), ("onnxruntime_onnx", "onnxruntime"));
     assert_eq!(config.input[0].data_type(), DataType::TypeString);
@@ -67,25 +67,25 @@ async fn a_models_configuration_is_as_triton_gives_it() {
     assert!(matches!(config.scheduling_choice, Some(SchedulingChoice::DynamicBatching(_))));
     assert_eq!((config.input[0].format(), config.response_cache.unwrap().enable), (Format::None, false));
     let request = ModelConfigRequest { name: "photo".to_owned(), version: String::new() };
-    let config = served.client().model_config(request).await.unwrap().into_inner().config.unwrap();
+    let config = server.client().model_config(request).await.unwrap().into_inner().config.unwrap();
     assert_eq!((config.input[0].format(), config.response_cache.unwrap().enable), (Format::Nchw, true));
     for datatype in Datatype::ALL {
         let request = ModelConfigRequest { name: datatype.name().to_owned(), version: String::new() };
-        let config = served.client().model_config(request).await.unwrap().into_inner().config.unwrap();
+        let config = server.client().model_config(request).await.unwrap().into_inner().config.unwrap();
         assert_ne!(config.input[0].data_type(), DataType::TypeInvalid, "{datatype}");
     }
 }
 
 #[tokio::test]
-async fn statistics_grow_with_every_answer() {
-    let served = Served::start().await;
-    let mut client = served.client();
+async fn statistics_count_every_response() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
     for _ in 0..2 {
         client.model_infer(raw("FP32", &[floats(&[1.0, 2.0, 3.0])])).await.unwrap();
     }
     let request = ModelStatisticsRequest { name: "FP32".to_owned(), version: "2".to_owned() };
     let statistics = client.model_statistics(request).await.unwrap().into_inner().model_stats;
-    let [model] = &statistics[..] else { panic!("one version was asked for") };
+    let [model] = &statistics[..] else { panic!("expected one version") };
     assert_eq!((model.inference_count, model.execution_count), (6, 2));
     let stages = model.inference_stats.unwrap();
     assert_eq!(stages.success.unwrap(), StatisticDuration { count: 2, ns: 8_000_000 });

@@ -1,23 +1,23 @@
 use http::Method;
 use serde_json::json;
 
-use crate::support::{MAX_BODY_BYTES, Service};
+use crate::support::{MAX_BODY_BYTES, TestService};
 
 fn x(datatype: &str, shape: &str, data: &str) -> String {
     format!(r#"{{"inputs": [{{"name": "x", "datatype": "{datatype}", "shape": {shape}, "data": {data}}}]}}"#)
 }
 
-/// Asks, wants exactly this error, and sees that a good request is still answered.
-async fn refused(model: &str, body: &str, status: u16, words: &str) {
-    let service = Service::new();
-    assert_eq!(service.infer(model, body).await.error(), (status, words.to_owned()));
-    assert!(service.fake.asked.lock().unwrap().is_none(), "the model must not be asked");
+/// Asserts the error of a request, and that the model did not run and the server still works.
+async fn assert_rejected(model: &str, body: &str, status: u16, message: &str) {
+    let service = TestService::new();
+    assert_eq!(service.infer(model, body).await.error(), (status, message.to_owned()));
+    assert!(service.fake.last_request.lock().unwrap().is_none(), "the model must not run");
     service.infer("echo", x("FP32", "[1, 2]", "[1, 2]")).await.json();
 }
 
 #[tokio::test]
-async fn shapes_and_data_that_contradict_each_other() {
-    for (shape, data, words) in [
+async fn inconsistent_shapes_and_data() {
+    for (shape, data, message) in [
         ("[1, 2]", "[1]", "input \"x\": shape [1, 2] has 2 elements, but 1 were sent"),
         ("[1, 2]", "[1, 2, 3]", "input \"x\": shape [1, 2] has 2 elements, but more were sent"),
         ("[-1, 2]", "[1, 2]", "input \"x\": shape [-1, 2] has a negative length"),
@@ -29,51 +29,52 @@ async fn shapes_and_data_that_contradict_each_other() {
         ("[1, 2]", "[1, \"nan\"]", "input \"x\": element 1: \"nan\" is not a valid FP32"),
         ("[1, 2]", "[1, {}]", "input \"x\": its data contains an object"),
     ] {
-        refused("echo", &x("FP32", shape, data), 400, words).await;
+        assert_rejected("echo", &x("FP32", shape, data), 400, message).await;
     }
     let deep = "[".repeat(200_000) + &"]".repeat(200_000);
-    let words = "input \"x\": its data is nested deeper than the 2 axes of its shape";
-    refused("echo", &x("FP32", "[1, 2]", &deep), 400, words).await;
+    let message = "input \"x\": its data is nested deeper than the 2 axes of its shape";
+    assert_rejected("echo", &x("FP32", "[1, 2]", &deep), 400, message).await;
 }
 
 #[tokio::test]
-async fn inputs_that_the_model_does_not_have() {
-    refused("echo", r#"{"inputs": []}"#, 422, "input \"x\" is missing; model \"echo\" has the inputs \"x\"").await;
+async fn unknown_or_missing_inputs() {
+    assert_rejected("echo", r#"{"inputs": []}"#, 422, "input \"x\" is missing; model \"echo\" has the inputs \"x\"")
+        .await;
     let y = x("FP32", "[1, 2]", "[1, 2]").replace("\"x\"", "\"y\"");
-    refused("echo", &y, 422, "model \"echo\" has no input \"y\"; its inputs are \"x\"").await;
+    assert_rejected("echo", &y, 422, "model \"echo\" has no input \"y\"; its inputs are \"x\"").await;
     let input = json!({"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]});
-    refused("echo", &json!({"inputs": [input, input]}).to_string(), 400, "input \"x\" is given twice").await;
-    refused("echo", &x("INT64", "[1, 2]", "[1, 2]"), 422, "input \"x\" is FP32, not INT64").await;
-    let words = "input \"x\": \"FP33\" is not a datatype; valid datatypes are: BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, \
+    assert_rejected("echo", &json!({"inputs": [input, input]}).to_string(), 400, "input \"x\" is given twice").await;
+    assert_rejected("echo", &x("INT64", "[1, 2]", "[1, 2]"), 422, "input \"x\" is FP32, not INT64").await;
+    let message = "input \"x\": \"FP33\" is not a datatype; valid datatypes are: BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, \
                  INT64, FP16, BF16, FP32, FP64, BYTES";
-    refused("echo", &x("FP33", "[1, 2]", "[1, 2]"), 400, words).await;
-    let words = "input \"x\" has the shape [-1, 2] (-1: any length), not [1, 3]";
-    refused("echo", &x("FP32", "[1, 3]", "[1, 2, 3]"), 422, words).await;
-    let words =
+    assert_rejected("echo", &x("FP33", "[1, 2]", "[1, 2]"), 400, message).await;
+    let message = "input \"x\" has the shape [-1, 2] (-1: any length), not [1, 3]";
+    assert_rejected("echo", &x("FP32", "[1, 3]", "[1, 2, 3]"), 422, message).await;
+    let message =
         "input \"x\" of the shape [0, 2] has no elements, which the model's settings do not allow (allow_empty)";
-    refused("echo", &x("FP32", "[0, 2]", "[]"), 422, words).await;
+    assert_rejected("echo", &x("FP32", "[0, 2]", "[]"), 422, message).await;
 }
 
 #[tokio::test]
-async fn outputs_that_the_model_does_not_have() {
+async fn unknown_or_invalid_outputs() {
     let body = |outputs: serde_json::Value| {
         let input = json!({"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]});
         json!({"inputs": [input], "outputs": outputs}).to_string()
     };
     let unknown = body(json!([{"name": "z"}]));
-    refused("echo", &unknown, 422, "model \"echo\" has no output \"z\"; its outputs are \"y\"").await;
+    assert_rejected("echo", &unknown, 422, "model \"echo\" has no output \"z\"; its outputs are \"y\"").await;
     let shared = body(json!([{"name": "y", "parameters": {"shared_memory_region": "r"}}]));
-    refused("echo", &shared, 400, "output \"y\" is requested in shared memory, which is not supported").await;
-    refused("echo", &body(json!([{"name": "y"}, {"name": "y"}])), 400, "output \"y\" is requested twice").await;
+    assert_rejected("echo", &shared, 400, "output \"y\" is requested in shared memory, which is not supported").await;
+    assert_rejected("echo", &body(json!([{"name": "y"}, {"name": "y"}])), 400, "output \"y\" is requested twice").await;
     let classes = body(json!([{"name": "y", "parameters": {"classification": -1}}]));
-    refused("echo", &classes, 400, "classification of output \"y\" is not a number of classes").await;
+    assert_rejected("echo", &classes, 400, "classification of output \"y\" is not a number of classes").await;
     let flag = body(json!([{"name": "y", "parameters": {"binary_data": 1}}]));
-    refused("echo", &flag, 400, "binary_data is not a boolean").await;
+    assert_rejected("echo", &flag, 400, "binary_data is not a boolean").await;
 }
 
 #[tokio::test]
-async fn what_is_no_json_of_a_request() {
-    for (body, words) in [
+async fn invalid_json() {
+    for (body, message) in [
         ("", "EOF while parsing a value at line 1 column 0"),
         ("{", "EOF while parsing an object at line 1 column 1"),
         ("{}", "missing field `inputs` at line 1 column 2"),
@@ -92,27 +93,27 @@ async fn what_is_no_json_of_a_request() {
             "invalid value: integer `9223372036854775808`, expected i64 at line 1 column 55",
         ),
     ] {
-        refused("echo", body, 400, &format!("the body is not a valid inference request: {words}")).await;
+        assert_rejected("echo", body, 400, &format!("the body is not a valid inference request: {message}")).await;
     }
     let deep = "[".repeat(200_000);
-    let service = Service::new();
+    let service = TestService::new();
     for body in [format!(r#"{{"inputs": {deep}"#), format!(r#"{{"parameters": {{"a": {deep}"#), deep] {
         assert_eq!(service.infer("echo", body).await.error().0, 400);
     }
     let none = r#"{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2]}]}"#;
-    refused("echo", none, 400, "input \"x\" has neither data nor a binary_data_size").await;
+    assert_rejected("echo", none, 400, "input \"x\" has neither data nor a binary_data_size").await;
     let shared = none.replace("}]}", r#", "parameters": {"shared_memory_region": "r"}}]}"#);
-    refused("echo", &shared, 400, "input \"x\" is in shared memory, which is not supported").await;
+    assert_rejected("echo", &shared, 400, "input \"x\" is in shared memory, which is not supported").await;
 }
 
 #[tokio::test]
-async fn binary_tensors_whose_lengths_are_wrong() {
+async fn invalid_binary_data_sizes() {
     let head = |shape: &str, size: &str| {
         format!(
             r#"{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": {shape}, "parameters": {{"binary_data_size": {size}}}}}]}}"#
         )
     };
-    for (head, tail, words) in [
+    for (head, tail, message) in [
         (head("[1, 2]", "8"), 7, "binary_data_size of \"x\" is 8, but only 7 bytes are left"),
         (head("[1, 2]", "8"), 9, "1 bytes after the JSON belong to no tensor"),
         (head("[1, 2]", "-1"), 8, "binary_data_size of \"x\" is not a number of bytes"),
@@ -131,27 +132,27 @@ async fn binary_tensors_whose_lengths_are_wrong() {
             "input \"x\" has both data in the JSON and binary data",
         ),
     ] {
-        let service = Service::new();
+        let service = TestService::new();
         let error = service.infer_binary("echo", &head, &vec![0; tail]).await.error();
-        assert_eq!(error, (400, words.to_owned()));
+        assert_eq!(error, (400, message.to_owned()));
     }
     let strings = head("[1]", "8").replace("FP32", "BYTES").replace("\"x\"", "\"b\"");
-    let service = Service::new();
+    let service = TestService::new();
     let error = service.infer_binary("two", &strings, b"\xff\xff\xff\xffabcd").await.error();
-    let words = "input \"b\": element 0 of BYTES has a length of 4294967295 bytes, but only 4 are left";
-    assert_eq!(error, (400, words.to_owned()));
+    let message = "input \"b\": element 0 of BYTES has a length of 4294967295 bytes, but only 4 are left";
+    assert_eq!(error, (400, message.to_owned()));
 }
 
 #[tokio::test]
-async fn header_lengths_that_no_body_has() {
-    let service = Service::new();
+async fn invalid_header_lengths() {
+    let service = TestService::new();
     let send = |values: &'static [&'static str]| {
         let headers: Vec<_> = values.iter().map(|value| ("inference-header-content-length", *value)).collect();
         let service = &service;
         async move { service.send(Method::POST, "/v2/models/echo/infer", &headers, "{}").await.error() }
     };
     let name = "inference-header-content-length";
-    for (values, words) in [
+    for (values, message) in [
         (&["3"][..], format!("{name} is 3, but the body has only 2 bytes")),
         (&["-1"], format!("{name} is not a length: \"-1\"")),
         (&["+1"], format!("{name} is not a length: \"+1\"")),
@@ -161,17 +162,17 @@ async fn header_lengths_that_no_body_has() {
         (&["9223372036854775808"], format!("{name} is 9223372036854775808, but the body has only 2 bytes")),
         (&["2", "2"], format!("{name} is given twice")),
     ] {
-        assert_eq!(send(values).await, (400, words));
+        assert_eq!(send(values).await, (400, message));
     }
 }
 
 #[tokio::test]
-async fn more_than_a_request_may_have() {
-    let service = Service::new();
+async fn requests_beyond_the_size_limit() {
+    let service = TestService::new();
     let large = vec![b' '; MAX_BODY_BYTES + 1];
     let error = service.post("/v2/models/echo/infer", large).await.error();
     assert_eq!(error, (413, "the body is larger than 1048576 bytes".to_owned()));
-    // Two bytes of JSON each, and four of a tensor.
+    // Two bytes of JSON per number, and four of tensor data.
     let rows = 200_000;
     let data = format!("[{}]", vec!["1"; 2 * rows].join(","));
     let body = x("FP32", &format!("[{rows}, 2]"), &data);
@@ -183,11 +184,11 @@ async fn more_than_a_request_may_have() {
 }
 
 #[tokio::test]
-async fn lists_and_parameters_that_would_take_far_more_memory_than_the_body() {
-    let service = Service::new();
+async fn too_many_tensors_axes_or_parameters() {
+    let service = TestService::new();
     let input = |shape: serde_json::Value| json!({"name": "x", "datatype": "FP32", "shape": shape, "data": [1, 2]});
     let parameters: serde_json::Map<_, _> = (0..65).map(|n| (n.to_string(), n.into())).collect();
-    for (body, words) in [
+    for (body, message) in [
         (
             json!({"inputs": vec![json!({"name": "", "datatype": "", "shape": []}); 4097]}),
             "a list has more than 4096 elements",
@@ -197,23 +198,23 @@ async fn lists_and_parameters_that_would_take_far_more_memory_than_the_body() {
         (json!({"inputs": [], "parameters": parameters}), "there are more than 64 parameters"),
     ] {
         let (status, error) = service.infer("echo", body).await.error();
-        assert!(status == 400 && error.contains(words), "{error}");
+        assert!(status == 400 && error.contains(message), "{error}");
     }
     let id = |length| json!({"id": "i".repeat(length), "inputs": [input(json!([1, 2]))]}).to_string();
-    refused("echo", &id(1025), 400, "the id has more than 1024 bytes").await;
+    assert_rejected("echo", &id(1025), 400, "the id has more than 1024 bytes").await;
     assert_eq!(service.infer("echo", id(1024)).await.json()["id"].as_str().map(str::len), Some(1024));
 }
 
 #[tokio::test]
-async fn models_and_versions_that_do_not_exist() {
-    refused("none", "{}", 404, "there is no model \"none\"").await;
-    refused("echo/versions/9", "{}", 404, "there is no version \"9\" of model \"echo\"").await;
-    refused("loading", "{}", 503, "model \"loading\" is being read").await;
+async fn unknown_models_and_versions() {
+    assert_rejected("none", "{}", 404, "there is no model \"none\"").await;
+    assert_rejected("echo/versions/9", "{}", 404, "there is no version \"9\" of model \"echo\"").await;
+    assert_rejected("loading", "{}", 503, "model \"loading\" is being read").await;
 }
 
 #[tokio::test]
-async fn an_error_repeats_no_more_than_a_piece_of_what_was_sent() {
-    let service = Service::new();
+async fn error_messages_truncate_client_input() {
+    let service = TestService::new();
     let long = "n".repeat(500_000);
     for body in [
         json!({"inputs": [{"name": long, "datatype": "FP32", "shape": [1], "data": [1]}]}),
@@ -227,10 +228,10 @@ async fn an_error_repeats_no_more_than_a_piece_of_what_was_sent() {
         json!({"inputs": [], "outputs": long}),
         json!(long),
     ] {
-        let (status, words) = service.infer("echo", body).await.error();
-        assert!((400..500).contains(&status) && words.len() < 400, "{status} {}", words.len());
+        let (status, message) = service.infer("echo", body).await.error();
+        assert!((400..500).contains(&status) && message.len() < 400, "{status} {}", message.len());
     }
     let load = json!({"parameters": "n".repeat(500_000)}).to_string();
-    let (status, words) = service.post("/v2/repository/models/echo/load", load).await.error();
-    assert!(status == 400 && words.len() < 400, "{status} {}", words.len());
+    let (status, message) = service.post("/v2/repository/models/echo/load", load).await.error();
+    assert!(status == 400 && message.len() < 400, "{status} {}", message.len());
 }

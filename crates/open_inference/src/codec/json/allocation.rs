@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_string_with_an_escape_counts() {
+    fn the_longest_escaped_string_is_found() {
         for (text, longest) in [
             (r#"{"abc": "de"}"#, 0),
             (r#"{"a\n": "b"}"#, 4),
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn members_count_and_colons_in_texts_do_not() {
+    fn members_are_counted_but_colons_in_strings_are_not() {
         let times = |text: &str| estimate(text.repeat(INLINE_BYTES / text.len() + 1).as_bytes());
         assert_eq!(times("\"2024-01-01T10:00:00Z\","), 0);
         assert!(times("\"a\":1,") >= INLINE_BYTES / 6 * MEMBER_BYTES);

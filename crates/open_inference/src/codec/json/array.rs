@@ -215,13 +215,13 @@ mod tests {
 
     fn parse(text: &str, datatype: Datatype, shape: &[usize]) -> Result<Vec<u8>, String> {
         parse_array(text.as_bytes(), datatype, shape, 1 << 20).map_err(|error| match error {
-            ArrayError::Malformed(words) => words,
+            ArrayError::Malformed(message) => message,
             ArrayError::TooLarge => "too large".to_owned(),
         })
     }
 
     #[test]
-    fn lists_are_read_flat_nested_and_as_one_element() {
+    fn flat_lists_nested_lists_and_scalars_are_parsed() {
         let expected = Ok(vec![1, 2, 3, 4]);
         for text in ["[1,2,3,4]", "[[1,2],[3,4]]", " [ [ 1 , 2 ] ,\n[3, 4 ] ] ", "[[1.0, 2e0], [30e-1, 4]]"] {
             assert_eq!(parse(text, Datatype::Uint8, &[2, 2]), expected, "{text}");
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_read_with_their_escapes() {
+    fn escapes_in_strings_are_decoded() {
         let data = parse(r#"["a", "", "\u00e9\n\ud83d\ude00", "é]\\\""]"#, Datatype::Bytes, &[4]).unwrap();
         let tensor = crate::Tensor::new("x", Datatype::Bytes, &[4], data.into()).unwrap();
         let strings: Vec<_> = tensor.strings().map(|string| String::from_utf8(string.to_vec()).unwrap()).collect();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_those_that_serde_reads_in_no_more_memory_than_their_text() {
+    fn strings_equal_those_of_serde_without_reallocation() {
         for text in [
             r#""\"\\\/\b\f\n\r\t""#,
             r#""\u0041\u00e9\u20ac\ud83d\ude00\uFFFF""#,
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_is_exact_to_the_last_bit() {
+    fn numbers_are_exact_to_the_last_bit() {
         let read = |text: &str, datatype| parse(text, datatype, &[1]);
         assert_eq!(read("[9223372036854775807]", Datatype::Int64), Ok(i64::MAX.to_le_bytes().into()));
         assert_eq!(read("[-9223372036854775808]", Datatype::Int64), Ok(i64::MIN.to_le_bytes().into()));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_a_missing_number_where_the_datatype_has_nan() {
+    fn null_becomes_nan_in_float_datatypes() {
         let missing = |datatype| match datatype {
             Datatype::Fp16 => f16::NAN.to_le_bytes().to_vec(),
             Datatype::Bf16 => bf16::NAN.to_le_bytes().to_vec(),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_datatype_cannot_hold_is_refused_by_element() {
+    fn invalid_elements_are_rejected_with_their_index() {
         for (text, datatype, token) in [
             ("9223372036854775808", Datatype::Int64, ""),
             ("-1", Datatype::Uint64, ""),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_contradicts_the_shape_is_refused() {
+    fn data_that_does_not_match_the_shape_is_rejected() {
         for (text, shape, expected) in [
             ("[1,2,3]", &[2, 2][..], "shape [2, 2] has 4 elements, but 3 were sent"),
             ("[1,2,3,4,5]", &[2, 2], "shape [2, 2] has 4 elements, but more were sent"),
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_take_no_more_than_the_room_there_is() {
+    fn strings_beyond_the_size_limit_are_rejected() {
         let text = br#"["", ""]"#;
         assert_eq!(parse_array(text, Datatype::Bytes, &[2], 7), Err(ArrayError::TooLarge));
         assert_eq!(parse_array(text, Datatype::Bytes, &[2], 8), Ok(vec![0; 8]));

@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    fn same_as_the_standard_library(token: &str) {
+    fn assert_same_as_standard_library(token: &str) {
         let (wide, narrow) = (token.parse::<f64>().unwrap(), token.parse::<f32>().unwrap());
         if let Some(number) = to_f64(token) {
             assert_eq!(number.to_bits(), wide.to_bits(), "{token}");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_read_and_what_is_no_number_is_left() {
+    fn short_numbers_are_parsed_and_other_tokens_are_not() {
         assert_eq!((to_f32("0.25"), to_f32("-1e3"), to_f32("-0")), (Some(0.25), Some(-1000.0), Some(-0.0)));
         assert!(to_f32("-0").unwrap().is_sign_negative());
         for left in ["", "-", ".5", "1x", "1.5.2", "1e", "1e1234", "--1", "+1", "nan", "12345678901234567890", "\"1\""]
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_between_two_floats_is_left_to_who_sees_all_digits() {
+    fn ties_between_two_floats_are_left_to_the_standard_library() {
         // 1 + 2⁻²⁴ is the tie. The first token is slightly greater, which an `f64` cannot represent.
         for token in ["1.000000059604644775390625", "1.0000000596046448", "16777217", "1e-45", "3.5e38"] {
             assert_eq!(to_f32(token), None, "{token}");
@@ -138,21 +138,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_read_is_what_the_standard_library_reads(digits in any::<u64>(), shift in 0..20_u32, point in 0..20_usize, exponent in -30..30_i32) {
+        fn results_equal_those_of_the_standard_library(digits in any::<u64>(), shift in 0..20_u32, point in 0..20_usize, exponent in -30..30_i32) {
             let digits = (digits >> (3 * shift)).to_string();
             let (whole, fraction) = digits.split_at(point.clamp(1, digits.len()));
-            same_as_the_standard_library(&digits);
-            same_as_the_standard_library(&format!("-{whole}.{fraction}0"));
-            same_as_the_standard_library(&format!("{whole}.{fraction}0e{exponent}"));
+            assert_same_as_standard_library(&digits);
+            assert_same_as_standard_library(&format!("-{whole}.{fraction}0"));
+            assert_same_as_standard_library(&format!("{whole}.{fraction}0e{exponent}"));
         }
 
         #[test]
-        fn so_are_floats_as_they_are_printed(bits in any::<u32>()) {
+        fn printed_floats_equal_those_of_the_standard_library(bits in any::<u32>()) {
             let number = f32::from_bits(bits);
             prop_assume!(number.is_finite());
-            same_as_the_standard_library(&number.to_string());
-            same_as_the_standard_library(&format!("{number:e}"));
-            same_as_the_standard_library(&f64::from(number).to_string());
+            assert_same_as_standard_library(&number.to_string());
+            assert_same_as_standard_library(&format!("{number:e}"));
+            assert_same_as_standard_library(&f64::from(number).to_string());
         }
     }
 }

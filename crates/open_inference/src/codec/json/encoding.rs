@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_the_json_and_other_encodings_are_refused() {
+    fn a_byte_order_mark_is_removed_and_other_encodings_are_rejected() {
         assert_eq!(utf8_json(b"\xef\xbb\xbf{}"), Ok(&b"{}"[..]));
         for plain in [&b"{}"[..], b"", b"7", b"\xef\xbb"] {
             assert_eq!(utf8_json(plain), Ok(plain));

@@ -93,7 +93,8 @@ fn write_field(json: &mut Vec<u8>, key: &str, value: &(impl Serialize + ?Sized))
 }
 
 fn write_value(json: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    serde_json::to_writer(json, value).expect("names, numbers and texts always become JSON, and a Vec always takes it");
+    serde_json::to_writer(json, value)
+        .expect("names, numbers and strings are always serializable, and a Vec accepts any length");
 }
 
 fn write_elements(json: &mut Vec<u8>, tensor: &Tensor, as_base64: bool) -> Result<(), Error> {
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_written_as_the_protocol_says() {
+    fn a_response_is_serialized_in_the_format_of_the_protocol() {
         let written = response_to_json(&response(floats(&[1.0, 0.1]), false)).unwrap();
         assert_eq!(
             std::str::from_utf8(&written.json).unwrap(),
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_elements_stand_behind_the_json_uncopied() {
+    fn binary_data_is_not_copied() {
         let tensor = floats(&[1.0]);
         let written = response_to_json(&response(tensor.clone(), true)).unwrap();
         let json = std::str::from_utf8(&written.json).unwrap();
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_has_no_number_for_is_a_text() {
+    fn non_finite_numbers_become_strings() {
         let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0];
         assert_eq!(data(floats(&values)), r#"["NaN","Infinity","-Infinity",-0.0]"#);
         let third = Tensor::from_f32("y", Datatype::Bf16, vec![1], &[1.0 / 3.0]).unwrap();
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_refused_with_a_way_out() {
+    fn bytes_that_are_not_utf8_are_rejected_with_a_remedy() {
         let tensor = Tensor::from_strings("y", vec![2], [&b"ok"[..], b"\xff"]);
         let error = response_to_json(&response(tensor.clone(), false)).unwrap_err();
         assert_eq!(

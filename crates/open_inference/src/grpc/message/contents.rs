@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elements_survive_the_way_there_and_back_in_every_datatype_that_has_a_field() {
+    fn typed_contents_round_trip_in_every_datatype() {
         for datatype in Datatype::ALL {
             let tensor = match datatype {
                 Datatype::Bytes => Tensor::from_strings("x", vec![2], [&b"\xff\0"[..], b""]),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_are_exact() {
+    fn extreme_values_are_exact() {
         let contents = InferTensorContents { int_contents: vec![-128, 127], ..Default::default() };
         assert_eq!(to_raw(Datatype::Int8, &contents).unwrap()[..], [0x80, 0x7f]);
         let contents = InferTensorContents { uint64_contents: vec![u64::MAX], ..Default::default() };
@@ -142,16 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn elements_in_the_wrong_place_or_of_the_wrong_size_are_refused() {
+    fn elements_in_the_wrong_field_or_out_of_range_are_rejected() {
         let ints = InferTensorContents { int_contents: vec![1, 300], ..Default::default() };
-        for (datatype, words) in [
+        for (datatype, message) in [
             (Datatype::Int8, "element 1 is 300, which is not a valid INT8"),
             (Datatype::Fp32, "elements of FP32 belong in fp32_contents, not in int_contents"),
             (Datatype::Int64, "elements of INT64 belong in int64_contents, not in int_contents"),
             (Datatype::Fp16, "FP16 has no typed contents; use raw_input_contents"),
             (Datatype::Bf16, "BF16 has no typed contents; use raw_input_contents"),
         ] {
-            assert_eq!(to_raw(datatype, &ints).unwrap_err(), words);
+            assert_eq!(to_raw(datatype, &ints).unwrap_err(), message);
         }
     }
 }

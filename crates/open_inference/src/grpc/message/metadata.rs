@@ -149,7 +149,7 @@ mod tests {
     use crate::types::{Batching, NotCached, Platform, RowDependence};
 
     #[test]
-    fn batching_and_cache_are_json_in_the_parameters() {
+    fn batching_and_cache_are_json_parameters() {
         let batching = Batching { enabled: false, rows: RowDependence::Dependent, reason: "ReduceMax".to_owned() };
         let model = ModelMetadata {
             name: "m".to_owned(),

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_is_a_number_and_a_unit() {
+    fn timeouts_are_a_number_and_a_unit() {
         for (value, timeout) in [
             ("1H", Some(Duration::from_hours(1))),
             ("2M", Some(Duration::from_mins(2))),

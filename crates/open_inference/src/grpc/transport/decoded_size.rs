@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_inputs_weigh_what_they_become() {
+    fn empty_inputs_count_with_their_decoded_size() {
         let inputs = vec![InferInputTensor::default(); 1000];
         let request = ModelInferRequest { inputs, ..Default::default() };
         assert!(request.encoded_len() == 2000);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn small_numbers_weigh_their_type() {
+    fn small_numbers_count_with_the_size_of_their_type() {
         let base = size(&with_contents(InferTensorContents::default()));
         for (contents, bytes) in [
             (InferTensorContents { bool_contents: vec![true; 100], ..Default::default() }, 100),
@@ -131,17 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn typed_strings_weigh_what_raw_ones_take() {
+    fn typed_strings_count_as_much_as_raw_ones() {
         let words = ["a", "", "three"].repeat(700_000);
         let raw = crate::Tensor::from_strings("x", vec![words.len()], &words).data.len();
         let base = size(&with_contents(InferTensorContents::default()));
         let contents = InferTensorContents { bytes_contents: words.into_iter().collect(), ..Default::default() };
         assert_eq!(size(&with_contents(contents)), base + raw);
-        assert!(raw < 64 << 20, "two million words are no large request");
+        assert!(raw < 64 << 20, "two million words fit a request");
     }
 
     #[test]
-    fn parameters_and_unpacked_and_hidden_fields_weigh_too() {
+    fn parameters_unpacked_fields_and_groups_are_counted() {
         let parameters: BTreeMap<_, _> = (0..10).map(|n| (n.to_string(), InferParameter::default())).collect();
         assert_eq!(size(&ModelInferRequest { parameters, ..Default::default() }), 10 * PARAMETER_BYTES);
         // Field 3 of an input, unpacked.
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_weighed_up_to_there() {
+    fn an_invalid_message_is_counted_up_to_the_error() {
         let whole =
             with_contents(InferTensorContents { int_contents: vec![1; 50], ..Default::default() }).encode_to_vec();
         for length in 0..whole.len() {
@@ -162,12 +162,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_is_weighed(message: Vec<u8>) {
+        fn arbitrary_input_does_not_panic(message: Vec<u8>) {
             infer_request_size(&message);
         }
 
         #[test]
-        fn what_is_decoded_was_not_heavier(message: Vec<u8>) {
+        fn the_estimate_is_an_upper_bound(message: Vec<u8>) {
             if let Ok(request) = ModelInferRequest::decode(&message[..]) {
                 let inputs = request.inputs.len() * size_of::<InferInputTensor>();
                 let raw = request.raw_input_contents.len() * RAW_CONTENTS_BYTES;

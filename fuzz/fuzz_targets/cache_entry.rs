@@ -1,5 +1,5 @@
-//! A value out of Redis. An even first byte puts the rest between a true head and a true checksum, so that what is behind
-//! them is reached as well.
+//! Cache entries in Redis. After an even first byte, a valid header and checksum are added to the rest, so that the
+//! fuzzer reaches the decoder behind them.
 #![no_main]
 
 use db_api::entry::Entry;

@@ -1,4 +1,4 @@
-//! Two bytes are the length of the JSON; the rest is an answer as a replica of model_api might give it.
+//! Client decoder. Two bytes are the length of the JSON; the rest is a response of model_api.
 #![no_main]
 
 use http::{HeaderMap, HeaderName};
