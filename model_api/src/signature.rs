@@ -2,9 +2,7 @@ mod words;
 
 use std::collections::BTreeMap;
 
-use open_inference::{
-    ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, has_optional_input, only_required_input,
-};
+use open_inference::{ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, gives_optional, only_required};
 
 use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
@@ -103,13 +101,13 @@ impl Signature {
     /// How many rows a request asks for: as many as its first input that is not optional has, or one where batches are out of the question.
     pub fn rows(&self, inputs: &[Tensor]) -> usize {
         let open = closed(&self.inputs, &self.outputs).is_none();
-        let is_optional = |tensor: &&Tensor| has_optional_input(std::slice::from_ref(*tensor), &self.inputs);
+        let is_optional = |tensor: &&Tensor| gives_optional(std::slice::from_ref(*tensor), &self.inputs);
         inputs.iter().find(|tensor| !is_optional(tensor)).and_then(Tensor::rows).filter(|_| open).unwrap_or(1)
     }
 
     /// How an image becomes the only input that a request needs.
     pub fn only_image(&self) -> Option<&ImageSpec> {
-        self.images.get(&only_required_input(&self.inputs)?.name)
+        self.images.get(&only_required(&self.inputs)?.name)
     }
 
     /// The first input that pictures can be sent for, and how they become it.
@@ -247,7 +245,7 @@ fn images(settings: &ModelSettings, inputs: &[TensorMetadata]) -> Result<BTreeMa
         let Some(input) = inputs.iter().find(|input| input.name == said.name) else { continue };
         let image = match &said.parameters.image {
             Some(image) => image,
-            None if input.accepts_images() => &default,
+            None if input.takes_images() => &default,
             None => continue,
         };
         let triton = settings.triton.inputs.iter().find(|triton| triton.name == said.name);
@@ -276,7 +274,7 @@ mod tests {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
             left_out: vec!["output \"maps\" is a sequence".to_owned()],
-            device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() },
+            device: Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "1.31.1".to_owned() },
             facts: GraphFacts::default(),
         }
     }

@@ -250,7 +250,7 @@ impl RowMemory {
             }
             let column = |number| {
                 let parts: Option<Vec<_>> = rows.iter().map(|row| row.get(number)).collect();
-                Tensor::concat_rows(&parts?)
+                Tensor::stack(&parts?)
             };
             (0..columns).map(column).collect()
         };

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use contract::{Pipeline, Source, Step, Wire};
+use contract::{Edge, Pipeline, Source, Step};
 use open_inference::{ContentType, Datatype, ModelMetadata, TensorMetadata};
 
 use super::Definition;
@@ -46,7 +46,7 @@ impl Definition {
         let images = inputs.iter().filter_map(image).collect();
         let inputs: Result<Vec<_>, _> = inputs.into_iter().map(|(name, all)| common(name, &all)).collect();
         let wires = self.output_wires(&steps);
-        let output = |(index, wire): (usize, &Wire)| {
+        let output = |(index, wire): (usize, &Edge)| {
             let given = given(&wire.from, &steps).map_err(|reason| format!("outputs[{index}].from: {reason}"))?;
             Ok(TensorMetadata { name: wire.name.clone(), ..given.clone() })
         };
@@ -57,11 +57,11 @@ impl Definition {
     }
 
     /// All outputs of the last step where the settings name none.
-    fn output_wires(&self, steps: &[(&Step, &Arc<Model>)]) -> Vec<Wire> {
+    fn output_wires(&self, steps: &[(&Step, &Arc<Model>)]) -> Vec<Edge> {
         let Some((last, model)) = steps.last().filter(|_| self.pipeline.outputs.is_empty()) else {
             return self.pipeline.outputs.clone();
         };
-        let wire = |output: &TensorMetadata| Wire {
+        let wire = |output: &TensorMetadata| Edge {
             name: output.name.clone(),
             from: Source::Step { step: last.name.clone(), output: output.name.clone() },
         };
@@ -112,7 +112,7 @@ fn given<'a>(from: &Source, steps: &[(&Step, &'a Arc<Model>)]) -> Result<&'a Ten
 
 /// Whether what a step gives can be what another takes.
 fn fit(given: &TensorMetadata, wanted: &TensorMetadata, model: &ModelMetadata) -> Result<(), String> {
-    let pictures = given.datatype == Datatype::Bytes && wanted.accepts_images();
+    let pictures = given.datatype == Datatype::Bytes && wanted.takes_images();
     if given.datatype != wanted.datatype && !pictures {
         return Err(format!("is {}, and {} takes {}", given.datatype, model.name, wanted.datatype));
     }
@@ -141,7 +141,7 @@ fn common(name: &str, all: &[Wanted<'_>]) -> Result<TensorMetadata, String> {
         common.parameters.optional &= tensor.parameters.optional;
     }
     // A picture is for all of them or for none.
-    if common.accepts_images() && !all.iter().all(|wanted| wanted.tensor.accepts_images()) {
+    if common.takes_images() && !all.iter().all(|wanted| wanted.tensor.takes_images()) {
         common.parameters.content_type = None;
     }
     Ok(common)
@@ -154,7 +154,7 @@ fn only_pictures(all: &[Wanted<'_>]) -> Option<TensorMetadata> {
     let differs = |wanted: &Wanted| {
         wanted.tensor.datatype != first.datatype || meet(&wanted.tensor.shape, &first.shape).is_none()
     };
-    if !all.iter().any(differs) || !all.iter().all(|wanted| wanted.tensor.accepts_images()) {
+    if !all.iter().any(differs) || !all.iter().all(|wanted| wanted.tensor.takes_images()) {
         return None;
     }
     let batch = all.iter().filter_map(|wanted| wanted.tensor.shape.first().copied()).max().unwrap_or(-1);

@@ -166,7 +166,7 @@ impl Session for Fake {
         requests: &[&[Tensor]],
         give_up: impl Future<Output = ()> + Send,
     ) -> Result<Vec<Tensor>, SessionError> {
-        let input = Tensor::concat_rows(&requests.iter().map(|request| &request[0]).collect::<Vec<_>>()).unwrap();
+        let input = Tensor::stack(&requests.iter().map(|request| &request[0]).collect::<Vec<_>>()).unwrap();
         let values = input.to_f32();
         if !is_trial(&input) {
             self.runs.fetch_add(1, Ordering::SeqCst);
@@ -264,7 +264,7 @@ pub fn hello() -> Hello {
         inputs: vec![tensor("x", &[-1, 2, 2, 1])],
         outputs: vec![tensor("y", &[-1, 4])],
         left_out: Vec::new(),
-        device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "fake".to_owned() },
+        device: Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "fake".to_owned() },
         facts: GraphFacts::default(),
     }
 }
