@@ -5,7 +5,7 @@
 # Needs the nightly compiler (rustup toolchain install nightly); cargo-fuzz is installed where it is missing.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-crate=$root/crates/open_inference/fuzz
+crate=$root/fuzz
 # What is found on the way stays here; only what was minimised is committed.
 learnt=$root/.mlserve/fuzz
 # Files of each target that are committed, beside those written by hand.

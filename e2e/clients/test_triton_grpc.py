@@ -221,7 +221,7 @@ def test_questions_that_do_not_fit(grpc: InferenceServerClient, server: Service)
     assert_refused(invalid, shape, grpc.infer, "versioned", inputs(triton, x=random(1, 2)))
     datatype = 'input "x" is FP32, not INT64'
     assert_refused(invalid, datatype, grpc.infer, "versioned", inputs(triton, x=np.zeros((1, 3), np.int64)))
-    missing = 'input "b" is missing; model "arithmetic" takes "a", "b"'
+    missing = 'input "b" is missing; model "arithmetic" has the inputs "a", "b"'
     assert_refused(invalid, missing, grpc.infer, "arithmetic", inputs(triton, a=random(1, 2)))
 
 

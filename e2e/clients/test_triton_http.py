@@ -273,11 +273,11 @@ def test_questions_that_do_not_fit(http: InferenceServerClient):
     assert_refused("422", shape, http.infer, "versioned", inputs(triton, x=random(1, 2)))
     datatype = 'input "x" is FP32, not INT64'
     assert_refused("422", datatype, http.infer, "versioned", inputs(triton, x=np.zeros((1, 3), np.int64)))
-    unknown = 'model "versioned" has no input "z"; it takes "x"'
+    unknown = 'model "versioned" has no input "z"; its inputs are "x"'
     assert_refused("422", unknown, http.infer, "versioned", inputs(triton, z=random(1, 3)))
-    missing = 'input "b" is missing; model "arithmetic" takes "a", "b"'
+    missing = 'input "b" is missing; model "arithmetic" has the inputs "a", "b"'
     assert_refused("422", missing, http.infer, "arithmetic", inputs(triton, a=random(1, 2)))
-    no_output = 'model "versioned" has no output "z"; it gives "y"'
+    no_output = 'model "versioned" has no output "z"; its outputs are "y"'
     wanted = [triton.InferRequestedOutput("z")]
     assert_refused("422", no_output, http.infer, "versioned", inputs(triton, x=random(1, 3)), outputs=wanted)
 

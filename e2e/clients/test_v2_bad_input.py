@@ -69,15 +69,15 @@ def assert_refused(response: requests.Response, status: int, words: str) -> None
         (x([1, 3], [1, 2]), 400, 'input "x": shape [1, 3] has 3 elements, but 2 were sent'),
         (x([1, 3], [1, 2, 3, 4]), 400, 'input "x": shape [1, 3] has 3 elements, but more were sent'),
         (x([-1, 3], [1, 2, 3]), 400, 'input "x": shape [-1, 3] has a negative length'),
-        (x([2**62, 4], [1]), 400, f'input "x": shape [{2**62}, 4] has more elements than any memory holds'),
-        (x([2**62, 4, 0], []), 400, f'input "x": shape [{2**62}, 4, 0] has more elements than any memory holds'),
-        (x([1] * 9, [1]), 400, 'input "x": shape has 9 axes, at most 8 are served'),
+        (x([2**62, 4], [1]), 400, f'input "x": shape [{2**62}, 4] has too many elements'),
+        (x([2**62, 4, 0], []), 400, f'input "x": shape [{2**62}, 4, 0] has too many elements'),
+        (x([1] * 9, [1]), 400, 'input "x": shape has 9 axes, at most 8 are supported'),
         (x([3], [1, 2, 3]), 422, 'input "x" has the shape [-1, 3] (-1: any length), not [3]'),
         (x([1, 4], [1, 2, 3, 4]), 422, 'input "x" has the shape [-1, 3] (-1: any length), not [1, 4]'),
         (
             x([0, 3], []),
             422,
-            'input "x" of the shape [0, 3] has no elements; the model\'s settings allow none (allow_empty)',
+            'input "x" of the shape [0, 3] has no elements, which the model\'s settings do not allow (allow_empty)',
         ),
     ],
 )
@@ -105,16 +105,16 @@ def test_bytes_that_are_not_as_many_as_the_shape_says(server: Service):
 @pytest.mark.parametrize(
     ("model", "inputs", "status", "words"),
     [
-        ("versioned", [], 422, 'input "x" is missing; model "versioned" takes "x"'),
-        ("arithmetic", [x([1, 2], [1, 2], name="a")], 422, 'input "b" is missing; model "arithmetic" takes "a", "b"'),
-        ("versioned", [x([1, 3], [1, 2, 3], name="z")], 422, 'model "versioned" has no input "z"; it takes "x"'),
+        ("versioned", [], 422, 'input "x" is missing; model "versioned" has the inputs "x"'),
+        ("arithmetic", [x([1, 2], [1, 2], name="a")], 422, 'input "b" is missing; model "arithmetic" has the inputs "a", "b"'),
+        ("versioned", [x([1, 3], [1, 2, 3], name="z")], 422, 'model "versioned" has no input "z"; its inputs are "x"'),
         ("versioned", [x([1, 3], [1, 2, 3])] * 2, 400, 'input "x" is given twice'),
         ("versioned", [x([1, 3], [1, 2, 3], "INT64")], 422, 'input "x" is FP32, not INT64'),
         (
             "versioned",
             [x([1, 3], [1, 2, 3], "FLOAT")],
             400,
-            'input "x": "FLOAT" is no datatype; there are: BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, '
+            'input "x": "FLOAT" is not a datatype; valid datatypes are: BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, '
             "FP64, BYTES",
         ),
     ],
@@ -125,10 +125,10 @@ def test_inputs_that_are_not_the_models(server: Service, model: str, inputs: lis
 
 def test_outputs_that_are_not_the_models(server: Service):
     good = x([1, 3], [1, 2, 3])
-    no_output = 'model "versioned" has no output "z"; it gives "y"'
+    no_output = 'model "versioned" has no output "z"; its outputs are "y"'
     assert_refused(infer(server, "versioned", request(good, outputs=[{"name": "z"}])), 422, no_output)
     twice = request(good, outputs=[{"name": "y"}, {"name": "y"}])
-    assert_refused(infer(server, "versioned", twice), 400, 'output "y" is asked for twice')
+    assert_refused(infer(server, "versioned", twice), 400, 'output "y" is requested twice')
 
 
 def test_a_model_or_a_version_that_is_not_there(server: Service):
@@ -164,9 +164,9 @@ def test_a_header_length_that_cannot_be(server: Service):
     body = request(behind(12))
     for length, words in (
         (str(len(body) + 100), f"inference-header-content-length is {len(body) + 100}, but the body has only {len(body) + 12} bytes"),
-        ("-1", 'inference-header-content-length is no length: "-1"'),
-        ("12 apples", 'inference-header-content-length is no length: "12 apples"'),
-        (str(2**64), f'inference-header-content-length is no length: "{2**64}"'),
+        ("-1", 'inference-header-content-length is not a length: "-1"'),
+        ("12 apples", 'inference-header-content-length is not a length: "12 apples"'),
+        (str(2**64), f'inference-header-content-length is not a length: "{2**64}"'),
     ):
         response = infer(server, "versioned", body + bytes(12), Inference_Header_Content_Length=length)
         assert_refused(response, 400, words)
@@ -176,8 +176,8 @@ def test_a_size_that_cannot_be(server: Service):
     for tensor, words in (
         (behind(2**62), f'binary_data_size of "x" is {2**62}, but only 12 bytes are left'),
         (behind(-1), 'binary_data_size of "x" is not a number of bytes'),
-        (behind(4), "8 bytes behind the JSON belong to no tensor"),
-        (behind(12, data=[1, 2, 3]), 'input "x" has data both in the JSON and behind it'),
+        (behind(4), "8 bytes after the JSON belong to no tensor"),
+        (behind(12, data=[1, 2, 3]), 'input "x" has both data in the JSON and binary data'),
         (x([1, 3]), 'input "x" has neither data nor a binary_data_size'),
     ):
         body = request(tensor)
@@ -187,8 +187,8 @@ def test_a_size_that_cannot_be(server: Service):
 
 def test_strings_that_end_beyond_the_body(server: Service):
     for strings, count, words in (
-        (struct.pack("<I", 5) + b"a", 1, "element 0 of BYTES is said to have 5 bytes, but only 1 are left"),
-        (struct.pack("<I", 2**32 - 1), 1, "element 0 of BYTES is said to have 4294967295 bytes, but only 0 are left"),
+        (struct.pack("<I", 5) + b"a", 1, "element 0 of BYTES has a length of 5 bytes, but only 1 are left"),
+        (struct.pack("<I", 2**32 - 1), 1, "element 0 of BYTES has a length of 4294967295 bytes, but only 0 are left"),
         (struct.pack("<I", 0), 2, "shape [2] of BYTES has 2 elements, but 1 were sent"),
     ):
         tensor = x([count], datatype="BYTES", parameters={"binary_data_size": len(strings)})
@@ -199,7 +199,7 @@ def test_strings_that_end_beyond_the_body(server: Service):
 
 # ---- JSON -----------------------------------------------------------------------------------------------------------
 
-NO_JSON = "the body is no JSON of an inference request: "
+NO_JSON = "the body is not a valid inference request: "
 
 
 @pytest.mark.parametrize(
@@ -210,11 +210,11 @@ NO_JSON = "the body is no JSON of an inference request: "
         (b"[]", None),
         (b"\xff\xfe", "the JSON is encoded as UTF-16 or UTF-32; send it as UTF-8"),
         (request(x([1, 3], [1, 2, 3]))[:-5], None),
-        (request(x([1, 3], "text")), 'input "x": element 0: "text" is no FP32'),
+        (request(x([1, 3], "text")), 'input "x": element 0: "text" is not a valid FP32'),
         (request(x([1, 3], [1, [2], 3])), 'input "x": its data is nested unevenly'),
-        (request(x([1, 3], [1, {}, 3])), 'input "x": its data has an object among its elements'),
+        (request(x([1, 3], [1, {}, 3])), 'input "x": its data contains an object'),
         (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [NaN, 1, 2]}]}', None),
-        (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1e39, 1, 2]}]}', 'input "x": element 0: 1e39 is no FP32'),
+        (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1e39, 1, 2]}]}', 'input "x": element 0: 1e39 is not a valid FP32'),
     ],
 )
 def test_json_that_is_no_question(server: Service, body: bytes, words: str | None):
@@ -226,7 +226,7 @@ def test_json_that_is_no_question(server: Service, body: bytes, words: str | Non
 def test_numbers_that_a_datatype_cannot_hold(server: Service):
     for datatype, number in (("INT64", 2**63), ("UINT64", -1), ("UINT8", 256), ("INT8", 1.5), ("FP16", 70000), ("BOOL", 2)):
         response = infer(server, f"identity_{datatype.lower()}", request(x([1], [number], datatype)))
-        assert_refused(response, 400, f'input "x": element 0: {number} is no {datatype}')
+        assert_refused(response, 400, f'input "x": element 0: {number} is not a valid {datatype}')
 
 
 def test_json_nested_a_quarter_of_a_million_deep(server: Service):
@@ -272,7 +272,7 @@ def test_a_body_that_is_not_packed_as_it_says(server: Service):
     for packed in (b"not gzip", gzip.compress(request(x([1, 3], [1, 2, 3])))[:-12]):
         response = infer(server, "versioned", packed, Content_Encoding="gzip")
         assert response.status_code == 400 and list(response.json()) == ["error"], response.text
-    unknown = 'content encoding "zstd" is not known; there are: gzip, deflate'
+    unknown = 'content encoding "zstd" is not supported; supported encodings are: gzip, deflate'
     assert_refused(infer(server, "versioned", b"", Content_Encoding="zstd"), 415, unknown)
 
 
@@ -288,7 +288,7 @@ def test_a_path_that_is_not_there_and_a_method_that_a_path_does_not_answer(serve
 def test_a_load_that_brings_its_own_files(server: Service):
     body = json.dumps({"parameters": {"config": "{}", "file:1/model.onnx": "AAAA"}})
     response = requests.post(f"{server.url}/v2/repository/models/versioned/load", data=body, timeout=10)
-    assert_refused(response, 501, 'a load with "config" is not served: put it into the model\'s folder')
+    assert_refused(response, 501, 'a load with "config" is not supported: put it into the model\'s folder')
 
 
 # ---- gRPC -----------------------------------------------------------------------------------------------------------
@@ -313,9 +313,9 @@ def refused_over_grpc(server: Service) -> Grpc:
 def test_messages_that_are_no_question(refused_over_grpc: Grpc):
     refused_over_grpc('input "x": shape [1, 3] of FP32 takes 12 bytes, but 8 were sent', [bytes(8)])
     refused_over_grpc('input "x": shape [-1, 3] has a negative length', [bytes(12)], shape=[-1, 3])
-    refused_over_grpc(f'input "x": shape [{2**62}, 4] has more elements than any memory holds', [b""], shape=[2**62, 4])
-    refused_over_grpc('model "versioned" has no input "z"; it takes "x"', [bytes(12)], name="z")
-    words = 'input "x": element 0 of BYTES is said to have 5 bytes, but only 1 are left'
+    refused_over_grpc(f'input "x": shape [{2**62}, 4] has too many elements', [b""], shape=[2**62, 4])
+    refused_over_grpc('model "versioned" has no input "z"; its inputs are "x"', [bytes(12)], name="z")
+    words = 'input "x": element 0 of BYTES has a length of 5 bytes, but only 1 are left'
     refused_over_grpc(words, [struct.pack("<I", 5) + b"a"], "identity_bytes", shape=[1], datatype="BYTES")
 
 

@@ -228,7 +228,7 @@ mod tests {
             (Error::DecodersBusy.of_step("cut"), 503, "full"),
             (Error::Unfit(text()), 422, "unfit"),
             (Error::Request(open_inference::Error::malformed("")), 400, "malformed"),
-            (Error::Request(open_inference::Error::unfit("")), 422, "unfit"),
+            (Error::Request(open_inference::Error::unprocessable("")), 422, "unfit"),
             (Error::NoPrediction(PredictionError::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodersBusy, 503, "full"),

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use contract::{PipelineRun, empty_outputs};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
-use open_inference::{Inference, Provenance, Tensor, Timing, check};
+use open_inference::{Inference, Provenance, Tensor, Timing, validate_inputs};
 
 use crate::app::App;
 use crate::error::Error;
@@ -23,11 +23,11 @@ pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: 
     let (name, version, took) = (&model.name, &model.version, begun.elapsed());
     match &answer {
         Ok(answer) => {
-            app.statistics.succeeded(name, version, rows as u64, &answer.provenance.timing_ms, took, None);
+            app.statistics.record_success(name, version, rows as u64, &answer.provenance.timing_ms, took, None);
             app.metrics.predicted(name, version, "ok");
         }
         Err(error) => {
-            app.statistics.failed(name, version, took);
+            app.statistics.record_failure(name, version, took);
             app.metrics.predicted(name, version, error.status().1);
         }
     }
@@ -36,7 +36,7 @@ pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: 
 
 async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Inference, Error> {
     // Also where a transport has done so: the model may have been changed since then.
-    check(&inputs, &model.metadata)?;
+    validate_inputs(&inputs, &model.metadata)?;
     if let Some(steps) = model.steps() {
         return run_steps(app, model, steps, inputs, urgency).await;
     }

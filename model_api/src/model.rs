@@ -2,8 +2,8 @@ use std::sync::{Arc, OnceLock};
 
 use contract::{Device, ModelDescription, Pipeline};
 use open_inference::{
-    Batching, ModelMetadata, ModelState, NotCached, Platform, RowDependence, Tensor, TensorMetadata, gives_optional,
-    image_settings, only_required,
+    Batching, ModelMetadata, ModelState, NotCached, Platform, RowDependence, Tensor, TensorMetadata,
+    has_optional_input, image_settings_hint, only_required_input,
 };
 
 use crate::analysis::GraphFacts;
@@ -135,7 +135,7 @@ impl Model {
     /// The input that pictures can be sent for, and how they become it.
     pub fn image(&self) -> Result<(&TensorMetadata, &ImageSpec), Error> {
         self.signature.image().ok_or_else(|| {
-            let remedy = image_settings(&self.name, &self.signature.inputs).map(|remedy| format!(". {remedy}"));
+            let remedy = image_settings_hint(&self.name, &self.signature.inputs).map(|remedy| format!(". {remedy}"));
             Error::Unfit(format!("{} reads no pictures{}", self.name, remedy.unwrap_or_default()))
         })
     }
@@ -144,7 +144,7 @@ impl Model {
     pub fn only_input(&self) -> Result<&TensorMetadata, Error> {
         let inputs = &self.signature.inputs;
         let several = || Error::Unfit(format!("{} has {} inputs, and only one was sent", self.name, inputs.len()));
-        only_required(inputs).ok_or_else(several)
+        only_required_input(inputs).ok_or_else(several)
     }
 
     /// Its steps, where it is a pipeline.
@@ -163,7 +163,7 @@ impl Model {
             inputs.sort_by_key(place);
         }
         match &self.runs {
-            Runs::Sessions(pool) if gives_optional(&inputs, &self.signature.inputs) => {
+            Runs::Sessions(pool) if has_optional_input(&inputs, &self.signature.inputs) => {
                 Ok(pool.run_alone(inputs, urgency).await?)
             }
             Runs::Sessions(pool) => Ok(pool.run(inputs, urgency).await?),

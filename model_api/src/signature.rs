@@ -2,7 +2,9 @@ mod words;
 
 use std::collections::BTreeMap;
 
-use open_inference::{ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, gives_optional, only_required};
+use open_inference::{
+    ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, has_optional_input, only_required_input,
+};
 
 use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
@@ -101,13 +103,13 @@ impl Signature {
     /// How many rows a request asks for: as many as its first input that is not optional has, or one where batches are out of the question.
     pub fn rows(&self, inputs: &[Tensor]) -> usize {
         let open = closed(&self.inputs, &self.outputs).is_none();
-        let is_optional = |tensor: &&Tensor| gives_optional(std::slice::from_ref(*tensor), &self.inputs);
+        let is_optional = |tensor: &&Tensor| has_optional_input(std::slice::from_ref(*tensor), &self.inputs);
         inputs.iter().find(|tensor| !is_optional(tensor)).and_then(Tensor::rows).filter(|_| open).unwrap_or(1)
     }
 
     /// How an image becomes the only input that a request needs.
     pub fn only_image(&self) -> Option<&ImageSpec> {
-        self.images.get(&only_required(&self.inputs)?.name)
+        self.images.get(&only_required_input(&self.inputs)?.name)
     }
 
     /// The first input that pictures can be sent for, and how they become it.
@@ -245,7 +247,7 @@ fn images(settings: &ModelSettings, inputs: &[TensorMetadata]) -> Result<BTreeMa
         let Some(input) = inputs.iter().find(|input| input.name == said.name) else { continue };
         let image = match &said.parameters.image {
             Some(image) => image,
-            None if input.takes_images() => &default,
+            None if input.accepts_images() => &default,
             None => continue,
         };
         let triton = settings.triton.inputs.iter().find(|triton| triton.name == said.name);

@@ -47,7 +47,7 @@ impl InferenceServer for V2 {
         &self.0.statistics
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, Error> {
         Ok(self.0.models.index().await)
     }
 

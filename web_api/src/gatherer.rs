@@ -25,7 +25,7 @@ use std::time::Duration;
 use contract::ModelDescription;
 use futures_util::future::{Either, join_all, select};
 use http::StatusCode;
-use open_inference::{Inference, Tensor, gives_optional};
+use open_inference::{Inference, Tensor, has_optional_input};
 use service::request_id::current_request_id;
 use service::runtime;
 use tokio::sync::OwnedSemaphorePermit;
@@ -124,7 +124,7 @@ impl Gatherer {
         let to = Destination { model: model.name.clone(), version: version.map(str::to_owned), in_background };
         let mut place = self.admit(&to)?;
         let permit = self.client.permit(in_background)?;
-        let is_gathered = model.independent_rows && !gives_optional(&inputs, &model.inputs);
+        let is_gathered = model.independent_rows && !has_optional_input(&inputs, &model.inputs);
         let answer = if let Some(rows) = small_rows(&inputs).filter(|_| is_gathered) {
             self.gather(model, &to, inputs, rows, permit).await
         } else {

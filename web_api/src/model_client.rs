@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use contract::ModelList;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use open_inference::{Inference, ModelIndex, ModelState, OVERLOADED, Tensor, client};
+use open_inference::{Inference, ModelIndex, ModelState, OVERLOADED_HEADER, Tensor, client};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use service::memory_budget::{MemoryBudget, Reservation};
 use service::problem::Problem;
@@ -348,7 +348,7 @@ async fn refusal(response: Response) -> Error {
     }
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let is_overload = response.headers().contains_key(OVERLOADED);
+    let is_overload = response.headers().contains_key(OVERLOADED_HEADER);
     let words = body(response).await.and_then(|body| decode::<Words>(&body));
     match words {
         Ok(Words::Protocol { error: words } | Words::Problem(Problem { detail: words, .. })) => {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use contract::ImageArray;
 use db_api::entry::Entry;
 use db_api::memory::{Failure, Memory, Outcome};
-use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor, only_required};
+use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor, only_required_input};
 use service::memory_budget::Reservation;
 
 use crate::catalog::{Catalog, Listed};
@@ -88,7 +88,7 @@ impl Predictor {
         let values = ImageArray::max_value_bytes(body);
         memory.reserve(values)?;
         let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
-        let input = only_required(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
+        let input = only_required_input(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
         memory.reserve(array.values.len() * input.datatype.size().unwrap_or_default())?;
         // For a model that has its channels first, the numbers are put in another order.
         memory.reserve(values)?;
@@ -129,11 +129,11 @@ impl Predictor {
                 // Of a batch of which some rows were known, only the others have run.
                 let ran = if let Provenance::Rows(rows) = provenance { rows.miss } else { rows };
                 let timing = &inference.provenance.timing_ms;
-                self.statistics.succeeded(name, &inference.version, ran, timing, begun.elapsed(), cache);
+                self.statistics.record_success(name, &inference.version, ran, timing, begun.elapsed(), cache);
                 self.model.metrics.answered(name, *provenance, rows);
             }
             Err(error) => {
-                self.statistics.failed(name, &question.model().version, begun.elapsed());
+                self.statistics.record_failure(name, &question.model().version, begun.elapsed());
                 self.model.metrics.failed(error.status().1);
             }
         }

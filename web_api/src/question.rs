@@ -4,8 +4,8 @@ use bytes::Bytes;
 use contract::ModelDescription;
 use db_api::keys::{AnswerKey, Input, InputDigest};
 use open_inference::{
-    ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata, gives_optional, image_settings,
-    only_required,
+    ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata, has_optional_input,
+    image_settings_hint, only_required_input,
 };
 
 use crate::catalog::Listed;
@@ -71,7 +71,7 @@ impl Question {
     pub fn of_picture(app_type: AppType, model: Listed, image: Bytes) -> Result<Self, Error> {
         if picture_input(&model).is_none() {
             let name = model.name.clone();
-            return Err(match image_settings(&name, &model.inputs) {
+            return Err(match image_settings_hint(&name, &model.inputs) {
                 Some(remedy) => Error::NoImageSettings { model: name, remedy },
                 None => Error::NoPictures(name),
             });
@@ -172,9 +172,9 @@ fn digest(model: &ModelDescription, inputs: &[Tensor]) -> InputDigest {
 /// The input of a model that needs only one, and takes pictures for it. A pipeline whose steps have no tensor in common takes nothing
 /// else.
 fn picture_input(model: &ModelDescription) -> Option<&TensorMetadata> {
-    let input = only_required(&model.inputs)?;
+    let input = only_required_input(&model.inputs)?;
     let is_for_steps = model.pipeline.is_some() && input.parameters.content_type == Some(ContentType::Image);
-    (input.takes_images() || is_for_steps).then_some(input)
+    (input.accepts_images() || is_for_steps).then_some(input)
 }
 
 /// The length of the first axis, where all inputs have it and the graph leaves it open. `None` where an optional input is
@@ -182,7 +182,7 @@ fn picture_input(model: &ModelDescription) -> Option<&TensorMetadata> {
 fn common_rows(model: &ModelDescription, inputs: &[Tensor]) -> Option<usize> {
     let rows = inputs.first()?.rows()?;
     let is_open = |input: &TensorMetadata| input.parameters.optional || input.shape.first() == Some(&-1);
-    let is_batch = model.inputs.iter().all(is_open) && !gives_optional(inputs, &model.inputs);
+    let is_batch = model.inputs.iter().all(is_open) && !has_optional_input(inputs, &model.inputs);
     (is_batch && inputs.iter().all(|tensor| tensor.rows() == Some(rows))).then_some(rows)
 }
 

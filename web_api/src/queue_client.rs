@@ -3,7 +3,7 @@ use std::time::Duration;
 use contract::{ModelDescription, valid_model_name};
 use db_api::jobs::{Announced, Asked, Found, Input, Jobs, Kind, NewJob, Outcome, Skipped};
 use http::{HeaderMap, StatusCode};
-use open_inference::{Inference, ModelState, Platform, Tensor, TensorMetadata, client, write_request};
+use open_inference::{Inference, ModelState, Platform, Tensor, TensorMetadata, client, request_to_json};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -62,7 +62,7 @@ impl QueueClient {
         patience: Duration,
     ) -> Result<Inference, Error> {
         let begun = Instant::now();
-        let data = write_request(inputs).map_err(Error::Model)?;
+        let data = request_to_json(inputs).map_err(Error::Model)?;
         let asked =
             Asked { kind: Kind::V2, version: None, content_type: String::new(), json_length: None, top_k: None };
         let inputs = vec![Input { name: String::new(), data, known: None }];

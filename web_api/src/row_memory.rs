@@ -250,7 +250,7 @@ impl RowMemory {
             }
             let column = |number| {
                 let parts: Option<Vec<_>> = rows.iter().map(|row| row.get(number)).collect();
-                Tensor::stack(&parts?)
+                Tensor::concat_rows(&parts?)
             };
             (0..columns).map(column).collect()
         };

@@ -110,7 +110,7 @@ impl Submission {
 /// Also a model whose files have not been read yet: few take other files.
 fn takes_images(model: &ModelDescription) -> bool {
     let is_unread = model.inputs.is_empty() && model.platform != Platform::Queue;
-    is_unread || model.image.is_some() || model.inputs.iter().any(TensorMetadata::takes_images)
+    is_unread || model.image.is_some() || model.inputs.iter().any(TensorMetadata::accepts_images)
 }
 
 /// `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), with or without the quotes of a structured field.

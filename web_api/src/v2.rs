@@ -34,7 +34,7 @@ impl InferenceServer for App {
         Ok(self.catalog.known().reachable && model.is_ready())
     }
 
-    fn caches(&self, model: &ModelMetadata) -> bool {
+    fn caches_results(&self, model: &ModelMetadata) -> bool {
         model.not_cached.is_none()
     }
 
@@ -51,7 +51,7 @@ impl InferenceServer for App {
         self.predictor.statistics()
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
         let index = self.client.index().await?;
         // Who waits here until a model is ready, and then asks it, is served.
         let is_known = |line: &ModelIndex| {

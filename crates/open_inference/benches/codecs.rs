@@ -1,7 +1,7 @@
-#![allow(clippy::unwrap_used, reason = "what is benchmarked works")]
-//! What it costs to read a request and to write its answer, with the tensors in JSON and behind it.
+#![allow(clippy::unwrap_used, reason = "benchmarks fail by panicking")]
+//! Benchmark of decoding a request and encoding its response, in JSON and with binary data.
 //!
-//! `cargo bench -p open_inference --bench codecs`. The model is as mnist: 784 floats in, ten out.
+//! `cargo bench -p open_inference --bench codecs`. The model has the signature of mnist: 784 floats in, ten out.
 
 use std::hint::black_box;
 
@@ -9,15 +9,15 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
 use open_inference::{
-    Datatype, Inference, ModelMetadata, Provenance, Tensor, TensorMetadata, Timing, client, read_request, render,
-    understand, write_response,
+    Datatype, Inference, ModelMetadata, Provenance, Tensor, TensorMetadata, Timing, client, decode_request,
+    encode_response, parse_request, response_to_json,
 };
 use serde_json::json;
 use service::memory_budget::{MemoryBudget, Reservation};
 
 const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// Of a budget that is never used up.
+/// Of an unlimited budget.
 fn memory() -> Reservation {
     MemoryBudget::new(usize::MAX).reservation(None)
 }
@@ -35,13 +35,13 @@ fn model() -> ModelMetadata {
     }
 }
 
-/// Fractions of 255, as a picture has.
+/// Multiples of 1/255, as in an image.
 fn pixels(rows: usize) -> Vec<f32> {
-    (0..rows * 784).map(|place| (place * 7919 % 256) as f32 / 255.0).collect()
+    (0..rows * 784).map(|index| (index * 7919 % 256) as f32 / 255.0).collect()
 }
 
-fn answer(rows: usize) -> Inference {
-    let scores: Vec<f32> = (0..rows * 10).map(|place| 1.0 / (place as f32 + 1.5)).collect();
+fn inference(rows: usize) -> Inference {
+    let scores: Vec<f32> = (0..rows * 10).map(|index| 1.0 / (index as f32 + 1.5)).collect();
     let timing_ms = Timing { decode: 0.0, queue: 0.012, infer: 0.25 };
     Inference {
         model: "m".to_owned(),
@@ -52,7 +52,7 @@ fn answer(rows: usize) -> Inference {
     }
 }
 
-/// A request in JSON, and one with its tensor behind the JSON, whose length comes with it.
+/// A request in JSON, and one with binary data and the length of its JSON.
 fn requests(rows: usize) -> [(&'static str, Bytes, Option<usize>); 2] {
     let tensor = Tensor::from_f32("x", Datatype::Fp32, vec![rows, 784], &pixels(rows)).unwrap();
     let (headers, binary) = client::encode_request(&[tensor]);
@@ -66,16 +66,19 @@ fn codecs(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codecs");
     for rows in [1, 32] {
         group.throughput(Throughput::Elements(rows as u64));
-        let inference = answer(rows);
+        let inference = inference(rows);
         for (kind, body, length) in requests(rows) {
-            let read =
-                || understand(read_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap();
-            group.bench_function(BenchmarkId::new(format!("read a request, {kind}"), rows), |bencher| {
-                bencher.iter(|| black_box(read()));
+            let decode = || {
+                decode_request(parse_request(&body, length).unwrap(), &model, MAX_BODY_BYTES, &mut memory()).unwrap()
+            };
+            group.bench_function(BenchmarkId::new(format!("decode a request, {kind}"), rows), |bencher| {
+                bencher.iter(|| black_box(decode()));
             });
-            let (_, wishes) = read();
-            group.bench_function(BenchmarkId::new(format!("write an answer, {kind}"), rows), |bencher| {
-                bencher.iter(|| write_response(&render(black_box(&inference), &wishes, &model).unwrap()).unwrap());
+            let (_, options) = decode();
+            group.bench_function(BenchmarkId::new(format!("encode a response, {kind}"), rows), |bencher| {
+                bencher.iter(|| {
+                    response_to_json(&encode_response(black_box(&inference), &options, &model).unwrap()).unwrap()
+                });
             });
         }
     }

@@ -1,21 +1,25 @@
+//! Client side of the REST transport: encoder for requests, decoder for responses and errors.
+
 use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
-use crate::binary::{self, Tail};
-use crate::check::shown;
-use crate::json::elements;
-use crate::tensor::checked_shape;
-use crate::{Datatype, Error, Inference, Parameter, Parameters, Provenance, Tensor, Timing, byte_length, parameters};
+use crate::codec::binary;
+use crate::codec::binary::BinaryTail;
+use crate::codec::json::array;
+use crate::error::Error;
+use crate::truncate::quoted;
+use crate::types::tensor::checked_shape;
+use crate::types::{Datatype, Inference, Parameter, Parameters, Provenance, Tensor, Timing, byte_length, parameters};
 
-/// `np`: tensors are what they are, here and there, whatever content types the model's settings name.
-const BEGINNING: &str = r#"{"parameters":{"binary_data_output":true,"content_type":"np"},"inputs":["#;
+/// `np` disables the content types of the settings, for inputs and outputs.
+const REQUEST_PREFIX: &str = r#"{"parameters":{"binary_data_output":true,"content_type":"np"},"inputs":["#;
 
-/// A request as a binary body, which asks for binary outputs; and the headers that go with it.
+/// Encodes a request with binary tensor data, which also requests binary outputs. Returns its headers and body.
 pub fn encode_request(inputs: &[Tensor]) -> (HeaderMap, Bytes) {
-    let mut json = String::from(BEGINNING);
+    let mut json = String::from(REQUEST_PREFIX);
     for (index, input) in inputs.iter().enumerate() {
         let Tensor { name, datatype, shape, data } = input;
         let comma = if index > 0 { "," } else { "" };
@@ -40,18 +44,18 @@ pub fn encode_request(inputs: &[Tensor]) -> (HeaderMap, Bytes) {
 }
 
 #[derive(Deserialize)]
-struct Response<'a> {
+struct ResponseBody<'a> {
     model_name: String,
     #[serde(default)]
     model_version: String,
     #[serde(default, deserialize_with = "parameters::deserialize")]
     parameters: Parameters,
     #[serde(borrow)]
-    outputs: Vec<Output<'a>>,
+    outputs: Vec<OutputBody<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Output<'a> {
+struct OutputBody<'a> {
     name: String,
     datatype: Datatype,
     shape: Vec<i64>,
@@ -61,21 +65,21 @@ struct Output<'a> {
     data: Option<&'a serde_json::value::RawValue>,
 }
 
-/// An answer, binary or JSON, with its provenance; its headers are the caller's to keep. What is wrong with it is the
-/// answering side's fault, hence 502.
+/// Decodes a binary or JSON response. The response headers are left to the caller. An invalid response is an error of
+/// the upstream server, hence 502.
 pub fn decode_response(headers: &HeaderMap, body: Bytes) -> Result<Inference, Error> {
-    let bad = |error: Error| Error::new(StatusCode::BAD_GATEWAY, error.message);
-    read_response(headers, body).map_err(bad)
+    let bad_gateway = |error: Error| Error::new(StatusCode::BAD_GATEWAY, error.message);
+    parse_response(headers, body).map_err(bad_gateway)
 }
 
-fn read_response(headers: &HeaderMap, body: Bytes) -> Result<Inference, Error> {
-    let (json, tail) = binary::split(body, binary::json_length(headers)?)?;
-    let response: Response = serde_json::from_slice(&json)
-        .map_err(|error| Error::malformed(format!("the answer is no JSON of one: {error}")))?;
-    let mut tail = Tail::new(tail);
+fn parse_response(headers: &HeaderMap, body: Bytes) -> Result<Inference, Error> {
+    let (json, tail) = binary::split_body(body, binary::json_length(headers)?)?;
+    let response: ResponseBody = serde_json::from_slice(&json)
+        .map_err(|error| Error::malformed(format!("the response is not a valid inference response: {error}")))?;
+    let mut tail = BinaryTail::new(tail);
     let outputs =
-        response.outputs.into_iter().map(|output| read_output(&output, &mut tail)).collect::<Result<_, _>>()?;
-    tail.must_be_used_up()?;
+        response.outputs.into_iter().map(|output| parse_output(&output, &mut tail)).collect::<Result<_, _>>()?;
+    tail.expect_empty()?;
     let text = |name: &str| response.parameters.get(name).and_then(Parameter::as_str).unwrap_or_default().to_owned();
     let millis = |name: &str| response.parameters.get(name).and_then(Parameter::as_f64).unwrap_or_default();
     let timing_ms = Timing { decode: millis("decode_ms"), queue: millis("queue_ms"), infer: millis("infer_ms") };
@@ -84,31 +88,31 @@ fn read_response(headers: &HeaderMap, body: Bytes) -> Result<Inference, Error> {
     Ok(Inference { model, version, outputs, provenance, headers: HeaderMap::new() })
 }
 
-fn read_output(output: &Output, tail: &mut Tail) -> Result<Tensor, Error> {
-    let wrong = |reason: String| Error::malformed(format!("output {}: {reason}", shown(&output.name)));
-    let data = match (output.data, output.parameters.get(binary::SIZE)) {
-        (None, Some(size)) => tail.take(&output.name, size)?,
+fn parse_output(output: &OutputBody, tail: &mut BinaryTail) -> Result<Tensor, Error> {
+    let invalid = |reason: String| Error::malformed(format!("output {}: {reason}", quoted(&output.name)));
+    let data = match (output.data, output.parameters.get(binary::BINARY_DATA_SIZE)) {
+        (None, Some(size)) => tail.split_next(&output.name, size)?,
         (Some(data), None) => {
-            let shape = checked_shape(&output.shape).map_err(|error| wrong(error.to_string()))?;
-            // An element takes two bytes of text, so a text says how much it can become at most.
+            let shape = checked_shape(&output.shape).map_err(|error| invalid(error.to_string()))?;
+            // An element takes at least two bytes of text, which bounds its decoded size.
             let text = data.get().as_bytes();
-            let room = text.len().saturating_mul(8);
-            let fits = byte_length(&shape, output.datatype.size().unwrap_or(1)).is_some_and(|bytes| bytes <= room);
-            let too_few = || wrong("its data is too short for its shape".to_owned());
-            let read = || elements::read(text, output.datatype, &shape, room);
-            fits.then(read).ok_or_else(too_few)?.map_err(|error| wrong(format!("{error:?}")))?.into()
+            let max_bytes = text.len().saturating_mul(8);
+            let fits = byte_length(&shape, output.datatype.size().unwrap_or(1)).is_some_and(|bytes| bytes <= max_bytes);
+            let too_short = || invalid("its data is too short for its shape".to_owned());
+            let parse = || array::parse_array(text, output.datatype, &shape, max_bytes);
+            fits.then(parse).ok_or_else(too_short)?.map_err(|error| invalid(format!("{error:?}")))?.into()
         }
-        _ => return Err(wrong("it has no data, or has them twice".to_owned())),
+        _ => return Err(invalid("it must have either data or a binary_data_size".to_owned())),
     };
-    Tensor::new(&output.name, output.datatype, &output.shape, data).map_err(|error| wrong(error.to_string()))
+    Tensor::new(&output.name, output.datatype, &output.shape, data).map_err(|error| invalid(error.to_string()))
 }
 
-/// An error as `{"error": "…"}`; a body that is none of ours gives the status alone.
+/// Decodes an error response, `{"error": "…"}`. Any other body gives the reason phrase of the status.
 pub fn decode_error(status: StatusCode, body: &[u8]) -> Error {
     #[derive(Deserialize)]
     struct Body {
         error: String,
     }
-    let words = || status.canonical_reason().unwrap_or("an error without words").to_owned();
-    Error::new(status, serde_json::from_slice(body).map_or_else(|_| words(), |body: Body| body.error))
+    let reason = || status.canonical_reason().unwrap_or("unknown error").to_owned();
+    Error::new(status, serde_json::from_slice(body).map_or_else(|_| reason(), |body: Body| body.error))
 }

@@ -1,21 +1,24 @@
+//! The error type of the protocol, for all transports.
+
 use http::{HeaderName, StatusCode};
+use service::body_limits::BodyError;
 use service::problem::RETRY_AFTER_SECONDS;
 use tonic::Code;
 
-/// The header of a refusal for load, which tells it from every other 503. Its value is `true`.
-pub const OVERLOADED: HeaderName = HeaderName::from_static("x-overloaded");
+/// Header that distinguishes an overload from every other 503. Its value is `true`.
+pub const OVERLOADED_HEADER: HeaderName = HeaderName::from_static("x-overloaded");
 
-/// Why there is no answer. The message is for whoever asked: it says what was wrong with this request.
+/// An error with its HTTP status and a message for the client. The gRPC code is derived from the status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// The status in HTTP; the gRPC code follows from it.
+    /// HTTP status.
     pub status: StatusCode,
-    /// Words for the caller.
+    /// Message for the client.
     pub message: String,
-    /// How long the caller is asked to stay away, s, where the status says that he may come back.
+    /// Delay in seconds before a retry, where the status permits one.
     pub retry_after_s: u32,
-    /// Whether the model is sent more than it can answer. REST carries it as the header [`OVERLOADED`](crate::OVERLOADED).
+    /// Whether the model is overloaded. REST sends the header [`OVERLOADED_HEADER`](crate::OVERLOADED_HEADER).
     pub is_overload: bool,
 }
 
@@ -25,24 +28,30 @@ impl Error {
         Self { status, message: message.into(), retry_after_s: RETRY_AFTER_SECONDS, is_overload: false }
     }
 
-    /// 400: the request is not what the protocol says.
+    /// 400: the request violates the protocol.
     pub fn malformed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// The code in gRPC, by the one table of the server ([`service::grpc_status::code_for_http`]).
+    /// gRPC code, from the table that all services share ([`service::grpc_status::code_for_http`]).
     pub fn code(&self) -> Code {
         Code::from(service::grpc_status::code_for_http(self.status))
     }
 
-    /// Whether it may go well in a moment: its caller is told when to come back.
-    pub(crate) fn is_temporary(&self) -> bool {
+    /// Whether a retry may succeed. The response then has `Retry-After`.
+    pub(crate) fn is_retryable(&self) -> bool {
         matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
     }
 
-    /// 422: a well-formed request that does not fit the model.
-    pub fn unfit(message: impl Into<String>) -> Self {
+    /// 422: a valid request that does not match the model's signature.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+}
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        Self::new(error.status(), error.to_string())
     }
 }
 
@@ -51,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_status_has_its_code() {
+    fn every_http_status_maps_to_its_grpc_code() {
         let named = [
             (400, Code::InvalidArgument),
             (403, Code::PermissionDenied),

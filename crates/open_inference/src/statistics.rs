@@ -1,31 +1,33 @@
+//! Inference statistics, after Triton's statistics extension.
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::Timing;
+use crate::types::Timing;
 
-/// Counts and times of every model since the service began, in the shape of Triton's statistics extension: its load tool
-/// reads them before and after, and divides. Clones share the counts.
+/// Request counts and durations per model version since the start of the service, after Triton's statistics extension.
+/// Triton's load tool takes the difference of two snapshots. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
     // Held for a few additions, never across an await.
-    models: Arc<Mutex<Models>>,
+    models: Arc<Mutex<CountsByModel>>,
 }
 
 /// By name and version.
-type Models = BTreeMap<String, BTreeMap<String, Counts>>;
+type CountsByModel = BTreeMap<String, BTreeMap<String, Counts>>;
 
-/// Batch sizes that are counted one by one; beyond, those up to a power of two are one.
-const MAX_SIZES: usize = 256;
+/// Number of distinct batch sizes. Beyond it, batch sizes are rounded up to a power of two.
+const MAX_BATCH_SIZES: usize = 256;
 
-/// What a cache said before the model was asked.
+/// Result of a cache lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheLookup {
-    /// It had the answer: nothing was run.
+    /// The result was cached; the model did not run.
     Hit,
-    /// It had not.
+    /// The result was not cached.
     Miss,
 }
 
@@ -38,78 +40,79 @@ struct Counts {
     batches: BTreeMap<u64, BatchStatistics>,
 }
 
-/// Of one model version.
+/// Statistics of one model version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ModelStatistics {
-    /// The model's name.
+    /// Name of the model.
     pub name: String,
-    /// The version.
+    /// Version of the model.
     pub version: String,
-    /// When the last one came, in milliseconds since 1970; 0 before the first.
+    /// Time of the last successful request, in milliseconds since 1970; 0 before the first.
     pub last_inference: u64,
-    /// Rows that were answered: a batch of eight counts eight.
+    /// Number of inferred rows: a batch of eight counts eight.
     pub inference_count: u64,
-    /// Requests that were run and not remembered.
+    /// Number of requests that ran the model, without cache hits.
     pub execution_count: u64,
-    /// By outcome and by stage.
+    /// Counts and durations by outcome and stage.
     pub inference_stats: InferenceStatistics,
-    /// By rows in a request.
+    /// Counts and durations by batch size.
     pub batch_stats: Vec<BatchStatistics>,
 }
 
-/// Counts and times by outcome and by stage.
+/// Counts and durations by outcome and stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InferenceStatistics {
-    /// Requests that got an answer, remembered ones included; the whole of their time.
+    /// Successful requests, including cache hits; total duration.
     pub success: StatisticDuration,
-    /// Requests that got an error.
+    /// Failed requests.
     pub fail: StatisticDuration,
-    /// Waiting for a session. Cache hits count, with no time.
+    /// Waiting for a session. Cache hits count with no duration.
     pub queue: StatisticDuration,
-    /// Reading pictures or text into tensors.
+    /// Decoding of images or text into tensors.
     pub compute_input: StatisticDuration,
-    /// In the session.
+    /// Execution in the session.
     pub compute_infer: StatisticDuration,
-    /// Writing; it is part of the session's time here, so it counts and takes none.
+    /// Encoding of outputs. It is part of the execution here, so it counts with no duration.
     pub compute_output: StatisticDuration,
-    /// Answered from memory.
+    /// Cache hits.
     pub cache_hit: StatisticDuration,
-    /// Looked up in vain.
+    /// Cache misses.
     pub cache_miss: StatisticDuration,
 }
 
-/// Requests of the same number of rows.
+/// Statistics of requests with the same number of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BatchStatistics {
-    /// The rows.
+    /// Number of rows.
     pub batch_size: u64,
-    /// Reading pictures or text into tensors.
+    /// Decoding of images or text into tensors.
     pub compute_input: StatisticDuration,
-    /// In the session.
+    /// Execution in the session.
     pub compute_infer: StatisticDuration,
-    /// Writing.
+    /// Encoding of outputs.
     pub compute_output: StatisticDuration,
 }
 
-/// How often, and how long together.
+/// A count and a total duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StatisticDuration {
-    /// How often.
+    /// Number of events.
     pub count: u64,
-    /// Nanoseconds.
+    /// Total duration in nanoseconds.
     pub ns: u64,
 }
 
 impl StatisticDuration {
-    fn add(&mut self, took: Duration) {
+    fn record(&mut self, duration: Duration) {
         self.count += 1;
-        self.ns = self.ns.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        self.ns = self.ns.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 }
 
 impl Statistics {
-    /// A request of so many rows got its answer. `timing` is of the run; a remembered answer's is not counted again.
-    pub fn succeeded(
+    /// Records a successful request of `rows` rows. `timing` is that of the inference; a cache hit does not count it
+    /// again.
+    pub fn record_success(
         &self,
         model: &str,
         version: &str,
@@ -119,28 +122,28 @@ impl Statistics {
         cache: Option<CacheLookup>,
     ) {
         let mut models = self.lock();
-        let counts = counts_of(&mut models, model, version);
+        let counts = counts_mut(&mut models, model, version);
         counts.last_inference = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
-        counts.inference.success.add(total);
+        counts.inference.success.record(total);
         match cache {
-            // Triton counts as inferences what was computed, and a hit as a request that was in the queue: from that count its
-            // load tool tells which version has answered.
+            // As in Triton, a cache hit is no inference but counts as queued: the load tool uses that count to tell
+            // which version has responded.
             Some(CacheLookup::Hit) => {
-                counts.inference.queue.add(Duration::ZERO);
-                return counts.inference.cache_hit.add(total);
+                counts.inference.queue.record(Duration::ZERO);
+                return counts.inference.cache_hit.record(total);
             }
-            Some(CacheLookup::Miss) => counts.inference.cache_miss.add(Duration::ZERO),
+            Some(CacheLookup::Miss) => counts.inference.cache_miss.record(Duration::ZERO),
             None => {}
         }
         counts.inferences = counts.inferences.saturating_add(rows);
         counts.executions += 1;
         let [decode, queue, infer] = [timing.decode, timing.queue, timing.infer].map(from_millis);
-        // The sizes are the clients' choice, and each takes memory.
-        let size = if counts.batches.len() < MAX_SIZES { rows } else { rows.next_power_of_two() };
+        // Clients choose the batch sizes, and each takes memory.
+        let size = if counts.batches.len() < MAX_BATCH_SIZES { rows } else { rows.next_power_of_two() };
         let batch = counts.batches.entry(size).or_insert(BatchStatistics { batch_size: size, ..Default::default() });
         let all = &mut counts.inference;
-        all.queue.add(queue);
-        for (stage, took) in [
+        all.queue.record(queue);
+        for (stage, duration) in [
             (&mut all.compute_input, decode),
             (&mut all.compute_infer, infer),
             (&mut all.compute_output, Duration::ZERO),
@@ -148,37 +151,37 @@ impl Statistics {
             (&mut batch.compute_infer, infer),
             (&mut batch.compute_output, Duration::ZERO),
         ] {
-            stage.add(took);
+            stage.record(duration);
         }
     }
 
-    /// A request to a model that there is got an error.
-    pub fn failed(&self, model: &str, version: &str, total: Duration) {
-        counts_of(&mut self.lock(), model, version).inference.fail.add(total);
+    /// Records a failed request to an existing model.
+    pub fn record_failure(&self, model: &str, version: &str, total: Duration) {
+        counts_mut(&mut self.lock(), model, version).inference.fail.record(total);
     }
 
-    /// What was counted, of one model, of one version, or of all. A model that was never asked is not among them.
+    /// Statistics of all models, of one model, or of one version. Models without requests are omitted.
     pub fn report(&self, model: Option<&str>, version: Option<&str>) -> Vec<ModelStatistics> {
         let models = self.lock();
-        let of_name = models.iter().filter(|(name, _)| model.is_none_or(|model| *name == model));
+        let named = models.iter().filter(|(name, _)| model.is_none_or(|model| *name == model));
         let all =
-            of_name.flat_map(|(name, versions)| versions.iter().map(move |(version, counts)| (name, version, counts)));
-        let wanted = all.filter(|(_, of, _)| version.is_none_or(|version| *of == version));
-        wanted.map(|(name, version, counts)| counts.report(name, version)).collect()
+            named.flat_map(|(name, versions)| versions.iter().map(move |(version, counts)| (name, version, counts)));
+        let selected = all.filter(|(_, counted, _)| version.is_none_or(|version| *counted == version));
+        selected.map(|(name, version, counts)| counts.report(name, version)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Models> {
-        // Numbers cannot be left half changed in a way that matters.
+    fn lock(&self) -> MutexGuard<'_, CountsByModel> {
+        // A panic cannot leave the counts in a state that matters.
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Names are copied for the first of each alone.
-fn counts_of<'a>(models: &'a mut Models, model: &str, version: &str) -> &'a mut Counts {
+/// Allocates the names only for the first request of a version.
+fn counts_mut<'a>(models: &'a mut CountsByModel, model: &str, version: &str) -> &'a mut Counts {
     if !models.get(model).is_some_and(|versions| versions.contains_key(version)) {
         models.entry(model.to_owned()).or_default().insert(version.to_owned(), Counts::default());
     }
-    models.get_mut(model).and_then(|versions| versions.get_mut(version)).expect("it is there now")
+    models.get_mut(model).and_then(|versions| versions.get_mut(version)).expect("inserted above")
 }
 
 impl Counts {
@@ -204,16 +207,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_hits_and_failures_are_told_apart() {
+    fn inferences_cache_hits_and_failures_are_counted_separately() {
         let statistics = Statistics::default();
         let timing = Timing { decode: 1.0, queue: 2.0, infer: 3.0 };
         let second = Duration::from_secs(1);
-        statistics.succeeded("m", "1", 8, &timing, second, Some(CacheLookup::Miss));
-        statistics.clone().succeeded("m", "1", 8, &timing, second, Some(CacheLookup::Hit));
-        statistics.failed("m", "1", second);
-        statistics.succeeded("m", "2", 1, &timing, second, None);
+        statistics.record_success("m", "1", 8, &timing, second, Some(CacheLookup::Miss));
+        statistics.clone().record_success("m", "1", 8, &timing, second, Some(CacheLookup::Hit));
+        statistics.record_failure("m", "1", second);
+        statistics.record_success("m", "2", 1, &timing, second, None);
 
-        let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("one version was asked for") };
+        let [one] = &statistics.report(Some("m"), Some("1"))[..] else { panic!("expected one version") };
         assert_eq!((one.inference_count, one.execution_count), (8, 1));
         let stats = one.inference_stats;
         let count = |count, ns| StatisticDuration { count, ns };
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(stats.fail, count(1, 1_000_000_000));
         assert_eq!((stats.cache_hit, stats.cache_miss), (count(1, 1_000_000_000), count(1, 0)));
         assert_eq!((stats.compute_input, stats.queue), (count(1, 1_000_000), count(2, 2_000_000)));
-        // What load tools take for granted of the numbers.
+        // Invariants that load tools rely on.
         assert_eq!(stats.success.count, stats.queue.count);
         assert_eq!(stats.success.count, stats.cache_hit.count + stats.cache_miss.count);
         assert_eq!(stats.compute_infer.count, stats.queue.count - stats.cache_hit.count);

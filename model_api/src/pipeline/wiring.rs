@@ -112,7 +112,7 @@ fn given<'a>(from: &Source, steps: &[(&Step, &'a Arc<Model>)]) -> Result<&'a Ten
 
 /// Whether what a step gives can be what another takes.
 fn fit(given: &TensorMetadata, wanted: &TensorMetadata, model: &ModelMetadata) -> Result<(), String> {
-    let pictures = given.datatype == Datatype::Bytes && wanted.takes_images();
+    let pictures = given.datatype == Datatype::Bytes && wanted.accepts_images();
     if given.datatype != wanted.datatype && !pictures {
         return Err(format!("is {}, and {} takes {}", given.datatype, model.name, wanted.datatype));
     }
@@ -141,7 +141,7 @@ fn common(name: &str, all: &[Wanted<'_>]) -> Result<TensorMetadata, String> {
         common.parameters.optional &= tensor.parameters.optional;
     }
     // A picture is for all of them or for none.
-    if common.takes_images() && !all.iter().all(|wanted| wanted.tensor.takes_images()) {
+    if common.accepts_images() && !all.iter().all(|wanted| wanted.tensor.accepts_images()) {
         common.parameters.content_type = None;
     }
     Ok(common)
@@ -154,7 +154,7 @@ fn only_pictures(all: &[Wanted<'_>]) -> Option<TensorMetadata> {
     let differs = |wanted: &Wanted| {
         wanted.tensor.datatype != first.datatype || meet(&wanted.tensor.shape, &first.shape).is_none()
     };
-    if !all.iter().any(differs) || !all.iter().all(|wanted| wanted.tensor.takes_images()) {
+    if !all.iter().any(differs) || !all.iter().all(|wanted| wanted.tensor.accepts_images()) {
         return None;
     }
     let batch = all.iter().filter_map(|wanted| wanted.tensor.shape.first().copied()).max().unwrap_or(-1);

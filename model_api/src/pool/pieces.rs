@@ -178,7 +178,7 @@ mod tests {
         let pieces: Vec<_> = cut(&inputs, 7, 3).collect();
         assert_eq!(pieces.iter().map(|(start, _)| *start).collect::<Vec<_>>(), [0, 3, 6]);
         let parts: Vec<&Tensor> = pieces.iter().map(|(_, inputs)| &inputs[0]).collect();
-        assert_eq!(Tensor::stack(&parts).as_ref(), inputs.first());
+        assert_eq!(Tensor::concat_rows(&parts).as_ref(), inputs.first());
     }
 
     #[test]

@@ -258,7 +258,7 @@ mod tests {
         let (one, two) = (request(1, 0.5), request(2, 0.25));
         write_async(&mut parent, &Order::Run(1), &[&one, &two]).await.unwrap();
         let (_, received) = read::<Order>(&mut &child).unwrap();
-        let stacked = [0, 1].map(|place| Tensor::stack(&[&one[place], &two[place]]).unwrap());
+        let stacked = [0, 1].map(|place| Tensor::concat_rows(&[&one[place], &two[place]]).unwrap());
         assert_eq!(received, stacked);
     }
 

@@ -24,7 +24,7 @@ impl Filled {
         let rows = common_rows(inputs).filter(|&rows| rows < size)?;
         let fill = |input: &Tensor| {
             let last = input.split(&[rows - 1, 1]).pop()?;
-            Tensor::stack(&once(input).chain(repeat_n(&last, size - rows)).collect::<Vec<_>>())
+            Tensor::concat_rows(&once(input).chain(repeat_n(&last, size - rows)).collect::<Vec<_>>())
         };
         let inputs = inputs.iter().map(fill).collect::<Option<_>>()?;
         Some(Self { inputs, size, rows })

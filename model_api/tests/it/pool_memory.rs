@@ -49,7 +49,7 @@ async fn start_with(fake: &Fake, independent: Option<bool>) -> (Arc<Pool>, Metri
 /// A request of rows that begin with these numbers.
 fn rows(firsts: &[f32]) -> Vec<Tensor> {
     let rows: Vec<Tensor> = firsts.iter().map(|&first| input(first).remove(0)).collect();
-    vec![Tensor::stack(&rows.iter().collect::<Vec<_>>()).unwrap()]
+    vec![Tensor::concat_rows(&rows.iter().collect::<Vec<_>>()).unwrap()]
 }
 
 /// `count` rows of different numbers.

@@ -55,7 +55,8 @@ pub fn goes_with(one: &[Tensor], other: &[Tensor]) -> bool {
 /// The rows of all, one after the other.
 pub fn stack(group: &[Waiting]) -> Vec<Tensor> {
     let [first, _, ..] = group else { return group.iter().flat_map(|waiting| waiting.inputs.clone()).collect() };
-    let column = |place: usize| Tensor::stack(&group.iter().map(|waiting| &waiting.inputs[place]).collect::<Vec<_>>());
+    let column =
+        |place: usize| Tensor::concat_rows(&group.iter().map(|waiting| &waiting.inputs[place]).collect::<Vec<_>>());
     // Those of a group go together, so there is one for each place.
     (0..first.inputs.len()).filter_map(column).collect()
 }

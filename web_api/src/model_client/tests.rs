@@ -22,7 +22,7 @@ fn the_replica_that_does_worst_is_told_of() {
 
 #[test]
 fn one_replica_that_fails_among_several_is_named() {
-    let broken = || Err(Error::Model(open_inference::Error::unfit("is no model.")));
+    let broken = || Err(Error::Model(open_inference::Error::unprocessable("is no model.")));
     assert_eq!(all_did(vec![broken()]).unwrap_err().to_string(), "is no model.");
     let error = all_did(vec![Ok(Bytes::new()), broken()]).unwrap_err();
     assert!(error.to_string().starts_with("Replica 2 of 2 failed: is no model."), "{error}");

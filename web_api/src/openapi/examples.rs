@@ -2,7 +2,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use contract::{ModelDescription, Prediction, TopK};
 use http::HeaderMap;
-use open_inference::{ContentType, Datatype, Inference, Provenance, Task, Tensor, TensorMetadata, only_required};
+use open_inference::{ContentType, Datatype, Inference, Provenance, Task, Tensor, TensorMetadata, only_required_input};
 use serde_json::{Value, json};
 
 /// A drawn seven of 28×28 pixels: something that any image model can be asked with.
@@ -29,9 +29,9 @@ pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
             (name, example)
         }));
     };
-    let takes_images = model.inputs.iter().any(TensorMetadata::takes_images);
+    let takes_images = model.inputs.iter().any(TensorMetadata::accepts_images);
     if takes_images {
-        let pictures = inputs(model, |input| if input.takes_images() { Some(picture(input)) } else { tensor(input) });
+        let pictures = inputs(model, |input| if input.accepts_images() { Some(picture(input)) } else { tensor(input) });
         add("picture", "a picture", pictures.clone());
         add("top", "the likeliest classes", pictures.and_then(|inputs| most_likely(model, inputs)));
     }
@@ -45,7 +45,7 @@ pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
 
 /// The nested list of an old client, for a model with one input of numbers.
 pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
-    let input = only_required(&model.inputs)?;
+    let input = only_required_input(&model.inputs)?;
     let is_number = !matches!(input.datatype, Datatype::Bytes | Datatype::Bool);
     let shape = is_number.then(|| shape(input)).flatten()?;
     let nested = shape.iter().rev().fold(json!(0), |inner, &length| vec![inner; length].into());

@@ -186,7 +186,7 @@ impl InferenceServer for FakeModelApi {
         &self.statistics
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, Error> {
         let entry = |model: &ModelDescription| ModelIndex {
             name: model.name.clone(),
             version: model.version.clone(),
@@ -201,7 +201,7 @@ impl InferenceServer for FakeModelApi {
     async fn load(&self, name: &str, headers: &HeaderMap) -> Result<(), Error> {
         *self.repository_headers.lock().unwrap() = headers.clone();
         if name == "garbage" {
-            return Err(Error::unfit("garbage is no model"));
+            return Err(Error::unprocessable("garbage is no model"));
         }
         self.models.lock().unwrap().push(model(name));
         Ok(())

@@ -12,7 +12,7 @@ mod select_output;
 mod top_k;
 mod values;
 
-use open_inference::{Inference, Provenance, Task, TensorMetadata, write_outputs};
+use open_inference::{Inference, Provenance, Task, TensorMetadata, outputs_to_json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -174,7 +174,8 @@ fn all_outputs<'a>(inference: &Inference, outputs: &[TensorMetadata]) -> Result<
     if bytes > MAX_JSON_TENSOR_BYTES {
         return Err(PredictionError::TooLarge { what: "tensors", bytes, max: MAX_JSON_TENSOR_BYTES });
     }
-    let json = write_outputs(&inference.outputs, outputs).map_err(|error| PredictionError::Encoding(error.message))?;
+    let json =
+        outputs_to_json(&inference.outputs, outputs).map_err(|error| PredictionError::Encoding(error.message))?;
     let outputs = RawValue::from_string(json).map_err(|error| PredictionError::Encoding(error.to_string()))?;
     Ok(TypedResult::Tensors(Tensors { outputs }))
 }

@@ -1,3 +1,3 @@
-//! Nothing but a test: the code that `open_inference` has generated from `proto/`, held against `proto/`.
+//! Test that the generated code of `open_inference` matches `proto/`.
 //!
-//! A package of its own, so that generated code that does not compile any more can still be renewed.
+//! A separate package, so that generated code that no longer compiles can still be regenerated.

@@ -1,5 +1,5 @@
-//! The Rust code and the descriptors in `../src/grpc/generated` are committed, so that a build needs neither `protoc` nor a
-//! build script. This holds them against what `proto/` gives.
+//! The Rust code and the descriptors in `../src/grpc/generated` are committed, so that a build needs neither `protoc`
+//! nor a build script. This test compares them with the output for `proto/`.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,7 +11,7 @@ const RENEW: &str = "UPDATE_GENERATED=1 cargo test -p open_inference_codegen";
 const GENERATED: [&str; 3] = ["inference.rs", "inference.model_repository.rs", "inference.bin"];
 
 #[test]
-fn the_committed_code_is_what_the_proto_files_give() {
+fn committed_code_matches_the_proto_files() {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let made = tempfile::tempdir().unwrap();
     generate(&crate_folder.join("proto"), made.path()).unwrap();
@@ -34,15 +34,15 @@ fn generate(proto: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .out_dir(to)
         .btree_map(".")
-        // Tensors are not copied out of the message that they came in.
+        // Tensors refer to the received message instead of a copy.
         .bytes(".inference.ModelInferRequest.raw_input_contents")
         .bytes(".inference.ModelInferResponse.raw_output_contents")
-        // By hand: strings in one piece.
+        // Written by hand, with the strings in one buffer.
         .extern_path(".inference.InferTensorContents", "crate::grpc::typed::InferTensorContents")
-        // The constructor that connects would need a transport; whoever has a channel can use it as well.
+        // The connecting constructor would need a transport. A client can be built from a channel instead.
         .build_transport(false)
         .compile_fds(compiler.file_descriptor_set())?;
-    // For reflection, which has no use for comments.
+    // Reflection does not need comments.
     fs::write(to.join("inference.bin"), compiler.include_source_info(false).encode_file_descriptor_set())?;
     Ok(())
 }

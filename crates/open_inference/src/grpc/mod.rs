@@ -1,56 +1,26 @@
-//! The protocol over gRPC: the calls of V2 with Triton's, KServe's and MLServer's additions, health, and reflection.
+//! gRPC transport of the protocol: the calls of V2 with the additions of Triton, KServe and MLServer, health, and
+//! reflection.
 //!
-//! gRPC in brief: a call is a `POST` over HTTP/2 to `/package.Service/Method`. Messages go in frames, each with a flag
-//! ("compressed") and its length (u32, big-endian) before it. The outcome is a status in the trailers, while HTTP says 200.
-//!
-//! Modules stand in the order in which a call meets them.
+//! gRPC in brief: a call is an HTTP/2 `POST` to `/package.Service/Method`. Each message is a frame that starts with a
+//! flag ("compressed") and a length (u32, big-endian). The result is a status in the trailers; the HTTP status is
+//! always 200.
 
-/// When a call must be over: `grpc-timeout`.
-mod deadline;
+/// Framing, compression, limits and deadlines of messages.
+mod transport;
 
-/// What a call may cost: time, bytes, memory.
-mod bounds;
-
-/// Messages out of a body, unpacked, within the bounds.
-mod frames;
-
-/// What a request takes in memory when it has been decoded.
-mod weight;
-
-/// Typed contents as a message, with strings in one piece.
+/// `InferTensorContents`, with the elements of `BYTES` in one buffer.
 mod typed;
 
-/// Messages and services as generated from `proto/`.
+/// Messages and services generated from `proto/`.
 pub mod proto;
 
-/// The calls.
-mod calls;
+/// Conversion of messages.
+mod message;
 
-/// `ModelStreamInfer`.
-mod stream;
+/// Implementations of the services.
+mod services;
 
-/// One question, one answer.
-mod infer;
-
-/// A request's message → what every transport makes of one.
-mod request;
-
-/// Typed contents ↔ raw bytes.
-mod contents;
-
-/// An answer → a message.
-mod response;
-
-/// What there is to know of a model, as messages.
-mod describe;
-
-/// The repository, under both names that clients know.
-mod repository;
-
-/// `grpc.health.v1.Health`.
-mod health;
-
-/// An error → a status.
+/// Conversion of errors to statuses.
 mod status;
 
 use std::convert::Infallible;
@@ -71,16 +41,18 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 use tower::Service;
 
-use crate::InferenceServer;
+use self::services::{HealthService, InferenceService, RepositoryService};
+use self::transport::enforce_limits;
+use crate::server::InferenceServer;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::inference::model_repository::model_repository_service_server::ModelRepositoryServiceServer;
 
-/// All calls, to be merged with the routes of REST. A call to a service that there is not is not its business: the
-/// answer that clients of gRPC understand comes from `service::instrument::instrument`.
+/// Builds the routes of all services, to be merged with those of REST. `service::instrument::instrument` responds to calls of
+/// unknown services.
 pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
-    let calls = calls::Calls::new(server.clone(), bodies.clone());
-    // Messages are bounded, and unpacked, before tonic sees them.
-    let inference = GrpcInferenceServiceServer::new(calls)
+    let inference = InferenceService::new(server.clone(), bodies.clone());
+    // The limits layer has already decompressed and limited the messages.
+    let inference = GrpcInferenceServiceServer::new(inference)
         .max_decoding_message_size(usize::MAX)
         .send_compressed(CompressionEncoding::Gzip);
     let reflection = || {
@@ -88,17 +60,17 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let sound = "a test makes the descriptors anew and compares";
+    let valid = "a test compares the descriptors with proto/";
     let router = Router::new();
     let router = mount(router, &inference);
-    let router = mount(router, &ModelRepositoryServiceServer::new(repository::Repository::new(server.clone())));
-    let router = mount(router, &HealthServer::new(health::Health::new(server)));
-    let router = mount(router, &reflection().build_v1().expect(sound));
-    let router = mount(router, &reflection().build_v1alpha().expect(sound));
-    router.route_layer(from_fn_with_state(bodies, bounds::apply))
+    let router = mount(router, &ModelRepositoryServiceServer::new(RepositoryService::new(server.clone())));
+    let router = mount(router, &HealthServer::new(HealthService::new(server)));
+    let router = mount(router, &reflection().build_v1().expect(valid));
+    let router = mount(router, &reflection().build_v1alpha().expect(valid));
+    router.route_layer(from_fn_with_state(bodies, enforce_limits))
 }
 
-/// A route for each call that the descriptors name, so that each has metrics of its own, and one for all others.
+/// Adds a route per method in the descriptors, so that each has its own metrics, and one for unknown methods.
 fn mount<T>(router: Router, service: &T) -> Router
 where
     T: NamedService + Service<Request<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -122,9 +94,9 @@ where
     let router = calls.fold(router, |router, call| {
         router.route(&format!("/{}/{}", T::NAME, call.name()), any_service(service.clone()))
     });
-    router.route(&format!("/{}/{{*call}}", T::NAME), any(no_such_call))
+    router.route(&format!("/{}/{{*call}}", T::NAME), any(unknown_call))
 }
 
-async fn no_such_call() -> Response {
+async fn unknown_call() -> Response {
     Status::unimplemented("No such gRPC method.").into_http()
 }

@@ -1,17 +1,19 @@
+//! Conversion of errors to gRPC statuses.
+
 use tonic::Status;
 
-use crate::Error;
+use crate::error::Error;
 
-/// It travels in a header, and clients bound those.
-const LONGEST_MESSAGE: usize = 2048;
+/// Maximum length of a status message in bytes. It is sent in a header, and clients limit the size of headers.
+const MAX_MESSAGE_BYTES: usize = 2048;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let (code, is_temporary) = (error.code(), error.is_temporary());
+        let (code, is_retryable) = (error.code(), error.is_retryable());
         let mut message = error.message;
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         let mut status = Self::new(code, message);
-        if is_temporary {
+        if is_retryable {
             status.metadata_mut().insert("retry-after", error.retry_after_s.into());
         }
         status
@@ -24,9 +26,9 @@ mod tests {
     use http::StatusCode;
 
     #[test]
-    fn only_who_may_come_back_is_told_when() {
+    fn only_retryable_errors_have_retry_after() {
         let retry_after = |status| {
-            let status = Status::from(Error::new(status, "words"));
+            let status = Status::from(Error::new(status, "message"));
             status.metadata().get("retry-after").map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(retry_after(StatusCode::SERVICE_UNAVAILABLE).as_deref(), Some("1"));
@@ -37,8 +39,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_between_characters() {
-        let status = Status::from(Error::malformed("é".repeat(LONGEST_MESSAGE)));
-        assert_eq!(status.message(), "é".repeat(LONGEST_MESSAGE / 2));
+    fn a_long_message_is_truncated_between_characters() {
+        let status = Status::from(Error::malformed("é".repeat(MAX_MESSAGE_BYTES)));
+        assert_eq!(status.message(), "é".repeat(MAX_MESSAGE_BYTES / 2));
     }
 }

@@ -1,3 +1,5 @@
+//! Typed tensor contents.
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{
     DecodeContext, WireType, bytes as strings, encode_key, encode_varint, encoded_len_varint, key_len,
@@ -5,10 +7,10 @@ use prost::encoding::{
 use prost::encoding::{bool, double, float, int32, int64, skip_field, uint32, uint64};
 use prost::{DecodeError, Message};
 
-/// The message `InferTensorContents` of the protocol: a tensor's elements in the one field that belongs to its datatype.
+/// Message `InferTensorContents`: the elements of a tensor, in the field of its datatype.
 ///
-/// By hand, because the generated type has each element of `bytes_contents` as an object of its own: two million words of
-/// three bytes each would take 64 MiB. Here they are kept as `raw_input_contents` has them.
+/// Written by hand, because the generated type allocates each element of `bytes_contents`: two million words of three
+/// bytes would take 64 MiB. Here they share one buffer, in the format of `raw_input_contents`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InferTensorContents {
     /// BOOL
@@ -26,45 +28,45 @@ pub struct InferTensorContents {
     /// FP64
     pub fp64_contents: Vec<f64>,
     /// BYTES
-    pub bytes_contents: Strings,
+    pub bytes_contents: PackedStrings,
 }
 
-/// Elements of `BYTES` in one piece, each after its length (u32, little-endian).
+/// Elements of `BYTES` in one buffer, each after its length (u32, little-endian).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Strings {
+pub struct PackedStrings {
     raw: BytesMut,
     count: usize,
 }
 
-/// Bytes of an element's length.
-const LENGTH: usize = size_of::<u32>();
+/// Size of the length of an element in bytes.
+const LENGTH_PREFIX_BYTES: usize = size_of::<u32>();
 
-/// The number of `bytes_contents` in the message.
+/// Field number of `bytes_contents`.
 const BYTES_CONTENTS: u32 = 8;
 
-impl Strings {
-    /// How many there are.
+impl PackedStrings {
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The elements with their lengths, as `raw_input_contents` has them.
+    /// All elements in the format of `raw_input_contents`.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
 
-    /// The elements one by one.
+    /// Iterates over the elements.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.raw[..];
         std::iter::from_fn(move || {
-            let (length, behind) = rest.split_first_chunk::<LENGTH>()?;
-            let (element, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-            rest = behind;
+            let (length, data) = rest.split_first_chunk::<LENGTH_PREFIX_BYTES>()?;
+            let (element, after) = data.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            rest = after;
             Some(element)
         })
     }
@@ -76,7 +78,7 @@ impl Strings {
     }
 }
 
-impl<T: AsRef<[u8]>> FromIterator<T> for Strings {
+impl<T: AsRef<[u8]>> FromIterator<T> for PackedStrings {
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
         let mut strings = Self::default();
         elements.into_iter().for_each(|element| strings.push(element.as_ref()));
@@ -146,12 +148,9 @@ impl Message for InferTensorContents {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::FileDescriptorSet;
-
     use super::*;
-    use crate::grpc::proto::DESCRIPTORS;
 
-    /// As a derived message would have it.
+    /// The message as prost would derive it.
     #[derive(Clone, PartialEq, prost::Message)]
     struct Derived {
         #[prost(bool, repeated, tag = "1")]
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_on_the_wire_what_the_derived_one_is() {
+    fn encoding_equals_that_of_the_derived_message() {
         let bytes = full().encode_to_vec();
         let message = InferTensorContents::decode(&bytes[..]).unwrap();
         assert_eq!(message.encoded_len(), bytes.len());
@@ -203,27 +202,16 @@ mod tests {
     }
 
     #[test]
-    fn its_fields_are_those_of_the_proto_file() {
-        let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
-        let mut messages = set.file.into_iter().flat_map(|file| file.message_type);
-        let message = messages.find(|message| message.name() == "InferTensorContents").unwrap();
-        let fields: Vec<_> = message.field.iter().map(|field| (field.number(), field.name().to_owned())).collect();
-        let ours = ["bool", "int", "int64", "uint", "uint64", "fp32", "fp64", "bytes"];
-        let ours = (1..).zip(ours).map(|(number, name)| (number, format!("{name}_contents")));
-        assert_eq!(fields, ours.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_broken_message_is_an_error() {
+    fn an_invalid_message_is_rejected() {
         let bytes = full().encode_to_vec();
         assert!(InferTensorContents::decode(&bytes[..bytes.len() - 1]).is_err());
-        // A number where an element should be.
+        // A varint in place of an element.
         assert!(InferTensorContents::decode(&[8 << 3, 1][..]).is_err());
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_read_is_read_as_the_derived_message_is(bytes: Vec<u8>) {
+        fn decoding_equals_that_of_the_derived_message(bytes: Vec<u8>) {
             let (ours, derived) = (InferTensorContents::decode(&bytes[..]), Derived::decode(&bytes[..]));
             assert_eq!(ours.is_ok(), derived.is_ok());
             if let (Ok(ours), Ok(derived)) = (ours, derived) {

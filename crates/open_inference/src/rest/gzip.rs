@@ -1,6 +1,7 @@
-//! gzip decoder for request bodies (RFC 1952), also of several members, as `pigz`, `bgzip` and `cat a.gz b.gz` write them.
+//! gzip decoder for request bodies (RFC 1952), including files of several members, as `pigz`, `bgzip` and `cat a.gz
+//! b.gz` write them.
 //!
-//! The decoder of `tower-http` ends with the first member, and with it the body.
+//! The decoder of `tower-http` ends the body with the first member.
 
 use std::io;
 
@@ -11,11 +12,11 @@ use futures_util::TryStreamExt;
 use http::header;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-/// Bytes that are unpacked at a time.
-const PIECE_BYTES: usize = 16 << 10;
+/// Size of a decompressed chunk in bytes.
+const CHUNK_BYTES: usize = 16 << 10;
 
-/// `request` with its body unpacked, where its `Content-Encoding`, in small letters, is gzip.
-pub(super) fn unpacked(mut request: Request) -> Request {
+/// Decompresses the body where the lower-case `Content-Encoding` is gzip.
+pub(super) fn decompress(mut request: Request) -> Request {
     let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     if !encoding.map(str::trim).is_some_and(|name| ["gzip", "x-gzip"].contains(&name)) {
         return request;
@@ -25,6 +26,6 @@ pub(super) fn unpacked(mut request: Request) -> Request {
     request.map(|body| {
         let mut decoder = GzipDecoder::new(StreamReader::new(body.into_data_stream().map_err(io::Error::other)));
         decoder.multiple_members(true);
-        Body::from_stream(ReaderStream::with_capacity(decoder, PIECE_BYTES))
+        Body::from_stream(ReaderStream::with_capacity(decoder, CHUNK_BYTES))
     })
 }

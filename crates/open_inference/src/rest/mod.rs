@@ -1,49 +1,33 @@
-/// Bodies packed with gzip.
+//! REST transport of the protocol: routes, bodies, content negotiation and compression.
+
+mod compression;
 mod gzip;
-
-/// Bodies and answers that travel compressed.
-mod packing;
-
-/// Whose model a route's path names.
-mod asked;
-
-/// Errors, JSON and its binary tail as HTTP answers.
-mod reply;
-
-/// The server itself: live, ready, name.
-mod server;
-
-/// Models: what they are, how they do.
-mod models;
-
-/// `infer` and `infer_stream`.
 mod infer;
-
-/// What a request's body is: JSON with or without a tail, one tensor, or one picture.
-mod request;
-
-/// The repository: index, load, unload.
+mod models;
+mod path;
 mod repository;
+mod request;
+mod response;
+mod server;
+mod state;
+mod yielding_body;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::{any, get, post};
+use http::StatusCode;
 use service::body_limits::BodyReader;
 
-use self::packing::PackingLayer;
-use crate::check::shown;
-use crate::{Error, InferenceServer};
+use self::compression::ConditionalCompressionLayer;
+use self::state::RestState;
+use crate::error::Error;
+use crate::server::InferenceServer;
+use crate::truncate::quoted;
 
-/// What a route has at hand.
-#[derive(Clone)]
-struct Rest<S> {
-    server: S,
-    bodies: BodyReader,
-}
-
-/// All routes of the protocol over HTTP, from `/v2` on; what is not there gets the protocol's error.
+/// Builds all routes of the protocol below `/v2`. Unknown paths below it get the protocol's error format.
 ///
-/// Bodies may come compressed; they are bounded as they unpack. Answers are compressed for whoever accepts it.
+/// Request bodies may be compressed, and are limited by their decompressed size. Inference responses are compressed
+/// where the client accepts it.
 pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
     let mut router = Router::new()
         .route("/v2", get(server::metadata))
@@ -65,18 +49,18 @@ pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
     }
     router
         .route("/v2/", get(server::metadata))
-        .method_not_allowed_fallback(wrong_method)
-        .route("/v2/{*rest}", any(nothing_there))
-        .layer(PackingLayer(bodies.clone()))
-        .with_state(Rest { server, bodies })
+        .method_not_allowed_fallback(method_not_allowed)
+        .route("/v2/{*rest}", any(not_found))
+        .layer(ConditionalCompressionLayer(bodies.clone()))
+        .with_state(RestState { server, bodies })
 }
 
-async fn wrong_method(request: Request) -> Error {
-    let method = shown(request.method().as_str());
-    Error::new(http::StatusCode::METHOD_NOT_ALLOWED, format!("this route does not know the method {method}"))
+async fn method_not_allowed(request: Request) -> Error {
+    let method = quoted(request.method().as_str());
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} is not allowed for this route"))
 }
 
-async fn nothing_there(request: Request) -> Error {
-    let path = shown(request.uri().path());
-    Error::new(http::StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+async fn not_found(request: Request) -> Error {
+    let path = quoted(request.uri().path());
+    Error::new(StatusCode::NOT_FOUND, format!("there is no route {path}"))
 }

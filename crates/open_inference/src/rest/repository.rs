@@ -1,22 +1,27 @@
+//! Routes of the model repository extension: index, load, unload.
+
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::HeaderMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::asked::Asked;
-use super::request::ReadRequest;
-use super::{Rest, reply, request};
-use crate::answer::large_off_thread;
-use crate::check::cut;
-use crate::json::object::Object;
-use crate::server::check_load;
-use crate::{Error, InferenceServer, ModelState, Parameters, parameters, utf8_json};
+use super::path::ModelPath;
+use super::request::BufferedRequest;
+use super::state::RestState;
+use super::{request, response};
+use crate::blocking_pool;
+use crate::codec::json::object::Object;
+use crate::codec::json::utf8_json;
+use crate::error::Error;
+use crate::server::{InferenceServer, validate_load_parameters};
+use crate::truncate::truncated;
+use crate::types::{ModelState, Parameters, parameters};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct IndexRequest {
-    /// `null`, as MLServer's types write it, is the same as none.
+    /// MLServer's types send `null` for an absent value.
     ready: Option<bool>,
 }
 
@@ -29,54 +34,54 @@ struct LoadRequest {
 
 /// `POST /v2/repository/index`
 pub(super) async fn index<S: InferenceServer>(
-    State(rest): State<Rest<S>>,
+    State(state): State<RestState<S>>,
     request: Request,
 ) -> Result<Response, Error> {
-    let (asked, _): (IndexRequest, _) = read(&rest, request).await?;
-    let mut models = rest.server.index().await?;
-    models.retain(|model| asked.ready != Some(true) || model.state == ModelState::Ready);
-    Ok(reply::json(&models))
+    let (index_request, _): (IndexRequest, _) = read_optional_json(&state, request).await?;
+    let mut models = state.server.repository_index().await?;
+    models.retain(|model| index_request.ready != Some(true) || model.state == ModelState::Ready);
+    Ok(response::json(&models))
 }
 
 /// `POST /v2/repository/models/{model}/load`
 pub(super) async fn load<S: InferenceServer>(
-    State(rest): State<Rest<S>>,
-    asked: Asked,
+    State(state): State<RestState<S>>,
+    path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (LoadRequest { parameters }, headers) = read(&rest, request).await?;
-    check_load(parameters.keys())?;
-    rest.server.load(&asked.model, &headers).await?;
+    let (LoadRequest { parameters }, headers) = read_optional_json(&state, request).await?;
+    validate_load_parameters(parameters.keys())?;
+    state.server.load(&path.model, &headers).await?;
     Ok(Response::default())
 }
 
 /// `POST /v2/repository/models/{model}/unload`
 pub(super) async fn unload<S: InferenceServer>(
-    State(rest): State<Rest<S>>,
-    asked: Asked,
+    State(state): State<RestState<S>>,
+    path: ModelPath,
     request: Request,
 ) -> Result<Response, Error> {
-    let (LoadRequest { .. }, headers) = read(&rest, request).await?;
-    rest.server.unload(&asked.model, &headers).await?;
+    let (LoadRequest { .. }, headers) = read_optional_json(&state, request).await?;
+    state.server.unload(&path.model, &headers).await?;
     Ok(Response::default())
 }
 
-/// A body that may be missing, and the request's headers.
-async fn read<S, T>(rest: &Rest<S>, request: Request) -> Result<(T, HeaderMap), Error>
+/// Reads an optional JSON body. Also returns the headers of the request.
+async fn read_optional_json<S, T>(state: &RestState<S>, request: Request) -> Result<(T, HeaderMap), Error>
 where
     S: InferenceServer,
     T: DeserializeOwned + Default + Send + 'static,
 {
-    let ReadRequest { headers, body } = request::read_body(rest, request).await?;
+    let BufferedRequest { headers, body } = request::read_body(state, request).await?;
     let size = body.bytes.len();
-    let read = move || {
+    let parse = move || {
         if body.bytes.is_empty() {
             return Ok(T::default());
         }
         let text = utf8_json(&body.bytes).map_err(|error| Error::malformed(error.to_string()))?;
         serde_json::from_slice(text)
-            .map(|Object(asked)| asked)
-            .map_err(|error| Error::malformed(format!("the body is no JSON of such a request: {}", cut(&error))))
+            .map(|Object(parsed)| parsed)
+            .map_err(|error| Error::malformed(format!("the body is not a valid request: {}", truncated(&error))))
     };
-    Ok((large_off_thread(size, read).await?, headers))
+    Ok((blocking_pool::run(size, parse).await?, headers))
 }

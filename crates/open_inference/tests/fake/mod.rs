@@ -1,4 +1,4 @@
-//! A small server for the transports' tests: models that give back what they get.
+//! Server for tests of the transports. Its models return their inputs.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use open_inference::{
     ModelState, Provenance, Statistics, Task, Tensor, TensorMetadata, Timing,
 };
 
-/// The models, and what was asked of them.
+/// The server, with a record of its calls.
 #[derive(Clone, Default)]
 pub struct Fake {
     pub statistics: Statistics,
-    /// The last request.
-    pub asked: Arc<Mutex<Option<InferRequest>>>,
-    /// Loads and unloads, in words.
-    pub repository: Arc<Mutex<Vec<String>>>,
+    /// The last inference request.
+    pub last_request: Arc<Mutex<Option<InferRequest>>>,
+    /// Loads and unloads.
+    pub repository_calls: Arc<Mutex<Vec<String>>>,
 }
 
 fn tensor(name: &str, datatype: Datatype, shape: &[i64]) -> TensorMetadata {
@@ -47,15 +47,15 @@ fn model(name: &str, version: &str, inputs: Vec<TensorMetadata>, outputs: Vec<Te
     }
 }
 
-/// * `echo` (1 and 2): `x` FP32 `[-1, 2]` comes back as `y`.
-/// * `any_<datatype>`: `x` of any lengths, three axes; `eight_<datatype>`: eight; `scalar_<datatype>`: `x` without axes.
-/// * `two`: `a` INT64 `[-1]` and `b` BYTES `[-1]` come back as `c` and `d`.
-/// * `picture`: one input that takes pictures; `classes` with labels, and `mask`, a picture, come back.
+/// * `echo` (1 and 2): returns `x` FP32 `[-1, 2]` as `y`.
+/// * `any_<datatype>`: `x` with three dynamic axes; `eight_<datatype>`: eight; `scalar_<datatype>`: none.
+/// * `two`: returns `a` INT64 `[-1]` and `b` BYTES `[-1]` as `c` and `d`.
+/// * `image`: one image input; returns `classes` with labels, and `mask`, an image.
 /// * `table`: one input FP32 `[-1, 3]`; `columns`: `age` FP32 `[-1, 1]`, `town` BYTES `[-1, 1]`.
-/// * `marked`: `b` BYTES `[-1]`, base64 by its settings, comes back as `d`, which is base64 as well.
-/// * `moments`: `t` INT64 `[-1]`.
-/// * `words`: BYTES that its settings wrongly call a picture.
-/// * `slow`: never answers. `loading`: cannot be asked yet.
+/// * `marked`: returns `b` BYTES `[-1]`, base64 by its settings, as `d`, which is base64 as well.
+/// * `dates`: `t` INT64 `[-1]`.
+/// * `words`: BYTES that the settings wrongly declare as an image.
+/// * `slow`: never responds. `loading`: not ready yet.
 fn models() -> Vec<ModelMetadata> {
     use Datatype::{Bytes, Fp32, Int64, Uint8};
     let echo = |version| model("echo", version, vec![tensor("x", Fp32, &[-1, 2])], vec![tensor("y", Fp32, &[-1, 2])]);
@@ -74,7 +74,7 @@ fn models() -> Vec<ModelMetadata> {
             vec![tensor("c", Int64, &[-1]), tensor("d", Bytes, &[-1])],
         ),
         model(
-            "picture",
+            "image",
             "1",
             vec![content(ContentType::Image, tensor("p", Fp32, &[-1, 2, 2, 1]))],
             vec![classes, mask.clone()],
@@ -92,7 +92,7 @@ fn models() -> Vec<ModelMetadata> {
             vec![content(ContentType::Base64, tensor("b", Bytes, &[-1]))],
             vec![content(ContentType::Base64, tensor("d", Bytes, &[-1]))],
         ),
-        model("moments", "1", vec![tensor("t", Int64, &[-1])], vec![tensor("u", Int64, &[-1])]),
+        model("dates", "1", vec![tensor("t", Int64, &[-1])], vec![tensor("u", Int64, &[-1])]),
         model(
             "words",
             "1",
@@ -119,7 +119,7 @@ fn models() -> Vec<ModelMetadata> {
 
 impl InferenceServer for Fake {
     fn is_ready(&self) -> bool {
-        self.repository.lock().unwrap().last().is_none_or(|last| last != "unload echo")
+        self.repository_calls.lock().unwrap().last().is_none_or(|last| last != "unload echo")
     }
 
     fn models(&self) -> Vec<Arc<ModelMetadata>> {
@@ -149,12 +149,12 @@ impl InferenceServer for Fake {
 
     async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {
         let model = self.model(&request.model, request.version.as_deref())?;
-        *self.asked.lock().unwrap() = Some(request.clone());
+        *self.last_request.lock().unwrap() = Some(request.clone());
         if model.name == "slow" {
             std::future::pending::<()>().await;
         }
         let rows = request.inputs[0].rows().unwrap_or(1);
-        let outputs = if model.name == "picture" {
+        let outputs = if model.name == "image" {
             let classes: Vec<f32> = [0.25, 0.5, 0.125].repeat(rows);
             let mask: Vec<f32> = [0.0, 255.0, 128.0, 7.0].repeat(rows);
             vec![
@@ -169,7 +169,7 @@ impl InferenceServer for Fake {
         let timing_ms = Timing { decode: 0.5, queue: 0.25, infer: 2.0 };
         let second = Duration::from_secs(1);
         let (name, version) = (model.name.clone(), model.version.clone());
-        self.statistics.succeeded(&name, &version, rows as u64, &timing_ms, second, Some(CacheLookup::Miss));
+        self.statistics.record_success(&name, &version, rows as u64, &timing_ms, second, Some(CacheLookup::Miss));
         let provenance = Provenance { model_digest: "sha256:abc".to_owned(), device: "cpu".to_owned(), timing_ms };
         let mut headers = HeaderMap::new();
         headers.insert("etag", HeaderValue::from_static("\"key\""));
@@ -181,7 +181,7 @@ impl InferenceServer for Fake {
         &self.statistics
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, Error> {
         let state = |name: &str, state, reason: &str| ModelIndex {
             name: name.to_owned(),
             version: "1".to_owned(),
@@ -195,16 +195,16 @@ impl InferenceServer for Fake {
 
     async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         if model == "broken" {
-            return Err(Error::unfit("model.onnx is no graph"));
+            return Err(Error::unprocessable("model.onnx is no graph"));
         }
         self.model(model, None)?;
-        self.repository.lock().unwrap().push(format!("load {model}"));
+        self.repository_calls.lock().unwrap().push(format!("load {model}"));
         Ok(())
     }
 
     async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         self.model(model, None)?;
-        self.repository.lock().unwrap().push(format!("unload {model}"));
+        self.repository_calls.lock().unwrap().push(format!("unload {model}"));
         Ok(())
     }
 }

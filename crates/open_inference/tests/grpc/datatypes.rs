@@ -2,29 +2,29 @@ use bytes::Bytes;
 use open_inference::grpc::proto::inference::{InferTensorContents, ModelInferRequest};
 use open_inference::{Datatype, Tensor};
 
-use crate::support::{Served, describe, raw};
+use crate::support::{TestServer, describe, raw};
 
-/// Elements at the ends of what a datatype holds, and bits that only an exact copy keeps.
+/// Extreme values of a datatype, and bits that only an exact copy preserves.
 fn elements(datatype: Datatype) -> Tensor {
     let size = datatype.size().unwrap_or_default();
     let data: Bytes = match datatype {
         Datatype::Bytes => return Tensor::from_strings("x", vec![3], [&b"\xff\0"[..], b"", b"abc"]),
         Datatype::Bool => vec![0, 1, 1].into(),
-        // Every second bit; all bits: -1, the largest, a NaN with a payload; none.
+        // Alternating bits; all bits set: −1, the maximum, a NaN with a payload; no bits.
         _ => [vec![0x55; size], vec![0xff; size], vec![0; size]].concat().into(),
     };
     Tensor::new("x", datatype, &[3], data).unwrap()
 }
 
 #[tokio::test]
-async fn raw_elements_of_every_datatype_come_back_bit_for_bit() {
-    let served = Served::start().await;
+async fn raw_contents_round_trip_bit_for_bit_in_every_datatype() {
+    let server = TestServer::start().await;
     for datatype in Datatype::ALL {
         let x = elements(datatype);
-        let answer = served.client().model_infer(raw(datatype.name(), std::slice::from_ref(&x))).await.unwrap();
-        let answer = answer.into_inner();
-        assert_eq!(answer.raw_output_contents, [x.data], "{datatype}");
-        let [output] = &answer.outputs[..] else { panic!("one output") };
+        let response = server.client().model_infer(raw(datatype.name(), std::slice::from_ref(&x))).await.unwrap();
+        let response = response.into_inner();
+        assert_eq!(response.raw_output_contents, [x.data], "{datatype}");
+        let [output] = &response.outputs[..] else { panic!("one output") };
         assert_eq!(
             (output.name.as_str(), output.datatype.as_str(), &output.shape[..]),
             ("x_out", datatype.name(), &[3][..])
@@ -34,8 +34,8 @@ async fn raw_elements_of_every_datatype_come_back_bit_for_bit() {
 }
 
 #[tokio::test]
-async fn typed_elements_of_every_datatype_that_has_a_field_come_back_typed() {
-    let served = Served::start().await;
+async fn typed_contents_round_trip_in_every_datatype() {
+    let server = TestServer::start().await;
     let none = InferTensorContents::default;
     for (datatype, contents) in [
         (Datatype::Bool, InferTensorContents { bool_contents: vec![true, false], ..none() }),
@@ -58,19 +58,19 @@ async fn typed_elements_of_every_datatype_that_has_a_field_come_back_typed() {
         input.contents = Some(contents.clone());
         let request =
             ModelInferRequest { model_name: datatype.name().to_owned(), inputs: vec![input], ..Default::default() };
-        let answer = served.client().model_infer(request).await.unwrap().into_inner();
-        assert_eq!(answer.outputs[0].contents, Some(contents), "{datatype}");
-        assert!(answer.raw_output_contents.is_empty());
+        let response = server.client().model_infer(request).await.unwrap().into_inner();
+        assert_eq!(response.outputs[0].contents, Some(contents), "{datatype}");
+        assert!(response.raw_output_contents.is_empty());
     }
 }
 
 #[tokio::test]
-async fn tensors_without_elements_are_typed_and_raw() {
-    let served = Served::start().await;
+async fn empty_tensors_may_be_typed_or_raw() {
+    let server = TestServer::start().await;
     let empty = Tensor { shape: vec![0], data: Bytes::new(), ..elements(Datatype::Int64) };
-    let answer = served.client().model_infer(raw("INT64", std::slice::from_ref(&empty))).await.unwrap().into_inner();
-    assert_eq!((&answer.outputs[0].shape[..], answer.raw_output_contents.len()), (&[0][..], 1));
+    let response = server.client().model_infer(raw("INT64", std::slice::from_ref(&empty))).await.unwrap().into_inner();
+    assert_eq!((&response.outputs[0].shape[..], response.raw_output_contents.len()), (&[0][..], 1));
     let request = ModelInferRequest { raw_input_contents: Vec::new(), ..raw("INT64", &[empty]) };
-    let answer = served.client().model_infer(request).await.unwrap().into_inner();
-    assert_eq!(answer.outputs[0].contents, Some(InferTensorContents::default()));
+    let response = server.client().model_infer(request).await.unwrap().into_inner();
+    assert_eq!(response.outputs[0].contents, Some(InferTensorContents::default()));
 }

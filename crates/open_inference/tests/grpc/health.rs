@@ -7,16 +7,16 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::Served;
+use crate::support::TestServer;
 
 fn of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
 }
 
 #[tokio::test]
-async fn health_is_that_of_the_server_and_of_each_model() {
-    let served = Served::start().await;
-    let mut client = HealthClient::new(served.channel.clone());
+async fn health_covers_the_server_and_each_model() {
+    let server = TestServer::start().await;
+    let mut client = HealthClient::new(server.channel.clone());
     for (service, status) in [
         ("", ServingStatus::Serving),
         ("inference.GRPCInferenceService", ServingStatus::Serving),
@@ -27,31 +27,31 @@ async fn health_is_that_of_the_server_and_of_each_model() {
         assert_eq!(client.check(of(service)).await.unwrap().into_inner().status(), status, "{service}");
     }
     assert_eq!(client.check(of("none")).await.unwrap_err().code(), Code::NotFound);
-    served.fake.unready.store(true, Ordering::SeqCst);
+    server.fake.unready.store(true, Ordering::SeqCst);
     assert_eq!(client.check(of("")).await.unwrap().into_inner().status(), ServingStatus::NotServing);
 }
 
 #[tokio::test]
-async fn a_watch_tells_every_change_and_ends_when_the_server_stays_unready() {
-    let served = Served::start().await;
-    let mut client = HealthClient::new(served.channel.clone());
+async fn a_watch_reports_changes_and_ends_when_the_server_stays_unready() {
+    let server = TestServer::start().await;
+    let mut client = HealthClient::new(server.channel.clone());
     let mut watch = client.watch(of("")).await.unwrap().into_inner();
     for (unready, status) in
         [(false, ServingStatus::Serving), (true, ServingStatus::NotServing), (false, ServingStatus::Serving)]
     {
-        served.fake.unready.store(unready, Ordering::SeqCst);
+        server.fake.unready.store(unready, Ordering::SeqCst);
         assert_eq!(watch.message().await.unwrap().unwrap().status(), status);
     }
-    served.fake.unready.store(true, Ordering::SeqCst);
+    server.fake.unready.store(true, Ordering::SeqCst);
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     let end = timeout(Duration::from_secs(8), watch.message()).await.expect("the watch has no end");
     assert_eq!(end.unwrap(), None);
 }
 
 #[tokio::test]
-async fn an_unknown_name_is_watched_until_it_is_known() {
-    let served = Served::start().await;
-    let mut watch = HealthClient::new(served.channel.clone()).watch(of("none")).await.unwrap().into_inner();
+async fn an_unknown_service_can_be_watched() {
+    let server = TestServer::start().await;
+    let mut watch = HealthClient::new(server.channel.clone()).watch(of("none")).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
-    assert!(timeout(Duration::from_millis(600), watch.message()).await.is_err(), "nothing has changed");
+    assert!(timeout(Duration::from_millis(600), watch.message()).await.is_err(), "no change");
 }

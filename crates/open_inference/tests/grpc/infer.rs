@@ -4,7 +4,7 @@ use open_inference::grpc::proto::inference::model_infer_request::InferRequestedO
 use open_inference::grpc::proto::inference::{InferTensorContents, ModelInferRequest};
 use tonic::{Code, Request};
 
-use crate::support::{Served, describe, floats, parameters, raw};
+use crate::support::{TestServer, describe, floats, parameters, raw};
 
 fn two() -> [Tensor; 2] {
     let a = Tensor::new("a", open_inference::Datatype::Int32, &[1], vec![1, 0, 0, 0].into()).unwrap();
@@ -13,61 +13,61 @@ fn two() -> [Tensor; 2] {
 }
 
 #[tokio::test]
-async fn an_answer_says_who_gave_it_and_to_what() {
-    let served = Served::start().await;
-    let mut client = served.client();
+async fn a_response_has_id_model_and_provenance() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
     let request = ModelInferRequest { id: "mine".to_owned(), ..raw("FP32", &[floats(&[1.0])]) };
-    let answer = client.model_infer(request).await.unwrap().into_inner();
-    assert_eq!((answer.model_name.as_str(), answer.model_version.as_str()), ("FP32", "2"));
-    assert_eq!(answer.id, "mine");
-    let parameter = |name: &str| answer.parameters[name].parameter_choice.clone().unwrap();
+    let response = client.model_infer(request).await.unwrap().into_inner();
+    assert_eq!((response.model_name.as_str(), response.model_version.as_str()), ("FP32", "2"));
+    assert_eq!(response.id, "mine");
+    let parameter = |name: &str| response.parameters[name].parameter_choice.clone().unwrap();
     assert_eq!(parameter("model_digest"), ParameterChoice::StringParam("sha256:00".to_owned()));
     assert_eq!(parameter("device"), ParameterChoice::StringParam("cpu".to_owned()));
     assert_eq!(parameter("queue_ms"), ParameterChoice::DoubleParam(1.0));
 
     let request = ModelInferRequest { model_version: "1".to_owned(), ..raw("FP32", &[floats(&[1.0])]) };
-    let answer = client.model_infer(request).await.unwrap().into_inner();
-    assert_eq!(answer.model_version, "1");
-    assert!(!answer.id.is_empty(), "an id is made up");
+    let response = client.model_infer(request).await.unwrap().into_inner();
+    assert_eq!(response.model_version, "1");
+    assert!(!response.id.is_empty(), "an id is generated");
 }
 
 #[tokio::test]
-async fn metadata_goes_both_ways() {
-    let served = Served::start().await;
+async fn metadata_is_passed_in_both_directions() {
+    let server = TestServer::start().await;
     let mut request = Request::new(raw("FP32", &[floats(&[1.0])]));
     request.metadata_mut().insert("cache-control", "no-store".parse().unwrap());
-    let answer = served.client().model_infer(request).await.unwrap();
-    assert_eq!(served.fake.headers.lock().unwrap()["cache-control"], "no-store");
+    let response = server.client().model_infer(request).await.unwrap();
+    assert_eq!(server.fake.headers.lock().unwrap()["cache-control"], "no-store");
     for (name, value) in [("cache-status", "mlserve; hit"), ("age", "3"), ("etag", "\"key\"")] {
-        assert_eq!(answer.metadata().get(name).unwrap(), value);
+        assert_eq!(response.metadata().get(name).unwrap(), value);
     }
 }
 
 #[tokio::test]
-async fn the_outputs_that_are_asked_for_come_in_that_order_and_form() {
-    let served = Served::start().await;
+async fn requested_outputs_are_returned_in_order_and_encoding() {
+    let server = TestServer::start().await;
     let output = |name: &str| InferRequestedOutputTensor { name: name.to_owned(), ..Default::default() };
     let request = ModelInferRequest { outputs: vec![output("b_out"), output("a_out")], ..raw("two", &two()) };
-    let answer = served.client().model_infer(request).await.unwrap().into_inner();
-    let names: Vec<_> = answer.outputs.iter().map(|output| output.name.as_str()).collect();
+    let response = server.client().model_infer(request).await.unwrap().into_inner();
+    let names: Vec<_> = response.outputs.iter().map(|output| output.name.as_str()).collect();
     assert_eq!(names, ["b_out", "a_out"]);
-    assert_eq!(answer.raw_output_contents, [&two()[1].data, &two()[0].data]);
+    assert_eq!(response.raw_output_contents, [&two()[1].data, &two()[0].data]);
 
     let classes = InferRequestedOutputTensor {
         name: "x_out".to_owned(),
         parameters: parameters([("classification", ParameterChoice::Int64Param(1))]),
     };
     let request = ModelInferRequest { outputs: vec![classes], ..raw("FP32", &[floats(&[0.25, 0.75])]) };
-    let answer = served.client().model_infer(request).await.unwrap().into_inner();
-    assert_eq!(answer.outputs[0].datatype, "BYTES");
+    let response = server.client().model_infer(request).await.unwrap().into_inner();
+    assert_eq!(response.outputs[0].datatype, "BYTES");
 
     let request = ModelInferRequest { outputs: vec![output("c_out")], ..raw("two", &two()) };
-    assert_eq!(served.client().model_infer(request).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(server.client().model_infer(request).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
-async fn raw_contents_are_there_for_all_inputs_or_for_none() {
-    let served = Served::start().await;
+async fn raw_contents_must_cover_all_inputs_or_none() {
+    let server = TestServer::start().await;
     let typed = InferTensorContents { int_contents: vec![1], ..Default::default() };
     let mut mixed = raw("two", &two());
     mixed.inputs[0].contents = Some(typed.clone());
@@ -83,38 +83,38 @@ async fn raw_contents_are_there_for_all_inputs_or_for_none() {
     let mut half = ModelInferRequest { raw_input_contents: Vec::new(), ..raw("two", &two()) };
     half.inputs[0].contents = Some(typed);
     half.inputs[1].contents = Some(InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
-    for (request, words) in [
+    for (request, message) in [
         (mixed, "input \"a\" has int_contents, but raw_input_contents is used"),
         (too_few, "raw_input_contents has 1 entries for 2 inputs; each input needs one, or none has one"),
         (too_many, "raw_input_contents has 3 entries for 2 inputs; each input needs one, or none has one"),
         (missing, "input \"b\": it has neither contents nor an entry in raw_input_contents"),
-        (elsewhere, "input \"x\": it is in shared memory, which is not served"),
+        (elsewhere, "input \"x\": it is in shared memory, which is not supported"),
         (half, "input \"b\": FP16 has no typed contents; use raw_input_contents"),
     ] {
-        let error = served.client().model_infer(request).await.unwrap_err();
-        assert_eq!((error.code(), error.message()), (Code::InvalidArgument, words));
+        let error = server.client().model_infer(request).await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::InvalidArgument, message));
     }
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_with_its_reason() {
-    let served = Served::start().await;
+async fn invalid_requests_are_rejected_with_a_reason() {
+    let server = TestServer::start().await;
     let x = floats(&[1.0, 2.0]);
     let with = |change: fn(&mut ModelInferRequest)| {
         let mut request = raw("FP32", std::slice::from_ref(&x));
         change(&mut request);
         request
     };
-    for (request, code, words) in [
+    for (request, code, message) in [
         (with(|request| request.inputs[0].shape = vec![3]), Code::InvalidArgument, "takes 12 bytes, but 8 were sent"),
         (with(|request| request.inputs[0].shape = vec![-1]), Code::InvalidArgument, "negative"),
-        (with(|request| request.inputs[0].shape = vec![1 << 62, 4]), Code::InvalidArgument, "any memory"),
+        (with(|request| request.inputs[0].shape = vec![1 << 62, 4]), Code::InvalidArgument, "too many elements"),
         (
             raw("BYTES", &[Tensor { datatype: open_inference::Datatype::Bytes, ..floats(&[1.0]) }]),
             Code::InvalidArgument,
-            "is said to have 1065353216 bytes, but only 0 are left",
+            "has a length of 1065353216 bytes, but only 0 are left",
         ),
-        (with(|request| request.inputs[0].datatype = "FP33".to_owned()), Code::InvalidArgument, "is no datatype"),
+        (with(|request| request.inputs[0].datatype = "FP33".to_owned()), Code::InvalidArgument, "is not a datatype"),
         (with(|request| request.inputs[0].datatype = "INT32".to_owned()), Code::InvalidArgument, "INT32"),
         (with(|request| request.inputs[0].name = "y".to_owned()), Code::InvalidArgument, "\"y\""),
         (with(|request| request.model_name = "none".to_owned()), Code::NotFound, "no model"),
@@ -123,36 +123,36 @@ async fn what_does_not_fit_is_refused_with_its_reason() {
         (ModelInferRequest { model_name: "FP32".to_owned(), ..Default::default() }, Code::InvalidArgument, "x"),
         (raw("FP32", &[x.clone(), x.clone()]), Code::InvalidArgument, "x"),
     ] {
-        let error = served.client().model_infer(request).await.unwrap_err();
+        let error = server.client().model_infer(request).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");
-        assert!(error.message().contains(words), "{error}");
+        assert!(error.message().contains(message), "{error}");
     }
-    assert!(served.client().model_infer(with(|_| {})).await.is_ok());
+    assert!(server.client().model_infer(with(|_| {})).await.is_ok());
 }
 
 #[tokio::test]
-async fn whoever_may_come_back_is_told_when() {
-    let served = Served::start().await;
-    let error = served.client().model_infer(raw("busy", &[floats(&[1.0])])).await.unwrap_err();
+async fn a_retryable_error_has_retry_after() {
+    let server = TestServer::start().await;
+    let error = server.client().model_infer(raw("busy", &[floats(&[1.0])])).await.unwrap_err();
     assert_eq!((error.code(), error.message()), (Code::Unavailable, "all are busy"));
     assert_eq!(error.metadata().get("retry-after").unwrap(), "1");
 }
 
 #[tokio::test]
-async fn a_panic_is_an_error_and_the_server_lives_on() {
-    let served = Served::start().await;
-    let error = served.client().model_infer(raw("panics", &[floats(&[1.0])])).await.unwrap_err();
+async fn a_panic_fails_only_its_request() {
+    let server = TestServer::start().await;
+    let error = server.client().model_infer(raw("panics", &[floats(&[1.0])])).await.unwrap_err();
     assert_eq!(error.code(), Code::Internal);
-    assert!(served.client().model_infer(raw("FP32", &[floats(&[1.0])])).await.is_ok());
+    assert!(server.client().model_infer(raw("FP32", &[floats(&[1.0])])).await.is_ok());
 }
 
 #[tokio::test]
-async fn typed_elements_without_a_shape_to_match_are_refused() {
-    let served = Served::start().await;
+async fn typed_contents_that_do_not_match_the_shape_are_rejected() {
+    let server = TestServer::start().await;
     let mut input = describe(&floats(&[1.0, 2.0]));
     input.contents = Some(InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
     let request = ModelInferRequest { model_name: "FP32".to_owned(), inputs: vec![input], ..Default::default() };
-    let error = served.client().model_infer(request).await.unwrap_err();
+    let error = server.client().model_infer(request).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("takes 8 bytes, but 4 were sent"), "{error}");
 }

@@ -1,20 +1,20 @@
-//! The protocol over gRPC, asked by tonic's client over a socket; in the order in which a call meets the code.
+//! Tests of the gRPC transport with the client of tonic over a socket.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod support;
 
-mod frames;
+mod framing;
 
-mod bounds;
+mod limits;
 
-mod calls;
+mod metadata;
 
 mod infer;
 
 mod datatypes;
 
-mod pictures;
+mod images;
 
 mod stream;
 

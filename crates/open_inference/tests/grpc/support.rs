@@ -24,22 +24,22 @@ use tonic::transport::Channel;
 
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// A model for each datatype under its name, which gives back what it gets; `two` with two inputs; `picture`, which takes
-/// them, `photo`, whose results are cached, and `mask`, which gives them; `slow`, which takes as
-/// many seconds as its first element says; `busy` and `panics`.
+/// A model per datatype, with its name, that returns its input; `two` with two inputs; `image`, which accepts images;
+/// `photo`, whose results are cached; `mask`, which returns an image; `slow`, which takes as many seconds as its first
+/// element; `busy` and `panics`.
 #[derive(Clone, Default)]
 pub struct Fake(Arc<State>);
 
 #[derive(Default)]
 pub struct State {
     pub unready: AtomicBool,
-    /// Of a request that was being answered when it was given up.
-    pub given_up: AtomicUsize,
-    pub begun: AtomicUsize,
-    pub at_once: AtomicUsize,
-    pub most_at_once: AtomicUsize,
+    /// Inferences that were cancelled while they ran.
+    pub cancelled: AtomicUsize,
+    pub started: AtomicUsize,
+    pub concurrent: AtomicUsize,
+    pub max_concurrent: AtomicUsize,
     pub headers: Mutex<HeaderMap>,
-    pub told: Mutex<Vec<String>>,
+    pub repository_calls: Mutex<Vec<String>>,
     statistics: Statistics,
 }
 
@@ -51,13 +51,13 @@ impl std::ops::Deref for Fake {
     }
 }
 
-/// Counts a request that is dropped before it is answered.
-struct UnderWay<'a>(&'a State, bool);
+/// Counts an inference that is dropped before it completes.
+struct InFlight<'a>(&'a State, bool);
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.at_once.fetch_sub(1, Ordering::SeqCst);
-        self.0.given_up.fetch_add(usize::from(!self.1), Ordering::SeqCst);
+        self.0.concurrent.fetch_sub(1, Ordering::SeqCst);
+        self.0.cancelled.fetch_add(usize::from(!self.1), Ordering::SeqCst);
     }
 }
 
@@ -91,16 +91,16 @@ impl InferenceServer for Fake {
         let echoes = Datatype::ALL.into_iter().map(|datatype| model(datatype.name(), &[("x", datatype)]));
         let others = ["slow", "busy", "panics"].map(|name| model(name, &[("x", Datatype::Fp32)]));
         let two = model("two", &[("a", Datatype::Int32), ("b", Datatype::Fp16)]);
-        let mut picture = model("picture", &[("p", Datatype::Fp32)]);
-        picture.inputs[0].parameters.content_type = Some(ContentType::Image);
-        picture.inputs[0].shape = vec![-1, 2, 2, 1];
-        picture.outputs = vec![TensorMetadata::new("p_out", Datatype::Bytes, &[-1])];
+        let mut image = model("image", &[("p", Datatype::Fp32)]);
+        image.inputs[0].parameters.content_type = Some(ContentType::Image);
+        image.inputs[0].shape = vec![-1, 2, 2, 1];
+        image.outputs = vec![TensorMetadata::new("p_out", Datatype::Bytes, &[-1])];
         let mut mask = model("mask", &[("x", Datatype::Uint8)]);
         mask.inputs[0].shape = vec![-1, -1, -1];
         mask.outputs[0].parameters.task = Some(Task::Image);
         let mut photo = model("photo", &[("x", Datatype::Fp32)]);
         photo.inputs[0].shape = vec![-1, 3, 224, 224];
-        echoes.chain(others).chain([two, picture, mask, photo]).map(Arc::new).collect()
+        echoes.chain(others).chain([two, image, mask, photo]).map(Arc::new).collect()
     }
 
     fn versions(&self, _: &str) -> Vec<String> {
@@ -124,31 +124,31 @@ impl InferenceServer for Fake {
         self.model(name, version).map(|model| model.name != "busy")
     }
 
-    fn caches(&self, model: &ModelMetadata) -> bool {
+    fn caches_results(&self, model: &ModelMetadata) -> bool {
         model.name == "photo"
     }
 
     async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
-        let mut under_way = UnderWay(&self.0, false);
+        self.started.fetch_add(1, Ordering::SeqCst);
+        let concurrent = self.concurrent.fetch_add(1, Ordering::SeqCst) + 1;
+        self.max_concurrent.fetch_max(concurrent, Ordering::SeqCst);
+        let mut in_flight = InFlight(&self.0, false);
         self.headers.lock().unwrap().clone_from(&request.headers);
         match request.model.as_str() {
             "slow" => tokio::time::sleep(Duration::from_secs_f32(request.inputs[0].to_f32()[0])).await,
             "busy" => {
-                under_way.1 = true;
+                in_flight.1 = true;
                 return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, "all are busy"));
             }
-            "panics" => panic!("as a test wants it"),
+            "panics" => panic!("the model panics"),
             _ => {}
         }
-        under_way.1 = true;
+        in_flight.1 = true;
         let timing_ms = Timing { decode: 0.5, queue: 1.0, infer: 2.0 };
         let version = request.version.unwrap_or_else(|| "2".to_owned());
         let rows = request.inputs[0].rows().unwrap_or(1) as u64;
         let (total, cache) = (Duration::from_millis(4), Some(CacheLookup::Miss));
-        self.statistics.succeeded(&request.model, &version, rows, &timing_ms, total, cache);
+        self.statistics.record_success(&request.model, &version, rows, &timing_ms, total, cache);
         let rename = |tensor: Tensor| Tensor { name: format!("{}_out", tensor.name), ..tensor };
         Ok(Inference {
             model: request.model,
@@ -169,7 +169,7 @@ impl InferenceServer for Fake {
         &self.0.statistics
     }
 
-    async fn index(&self) -> Result<Vec<ModelIndex>, Error> {
+    async fn repository_index(&self) -> Result<Vec<ModelIndex>, Error> {
         let entry = |name: &str, state, reason: &str| ModelIndex {
             name: name.to_owned(),
             version: "1".to_owned(),
@@ -181,18 +181,18 @@ impl InferenceServer for Fake {
     }
 
     async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
-        self.told.lock().unwrap().push(format!("load {model}"));
-        if model == "bad" { Err(Error::unfit("it is broken")) } else { Ok(()) }
+        self.repository_calls.lock().unwrap().push(format!("load {model}"));
+        if model == "bad" { Err(Error::unprocessable("it is broken")) } else { Ok(()) }
     }
 
     async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
-        self.told.lock().unwrap().push(format!("unload {model}"));
+        self.repository_calls.lock().unwrap().push(format!("unload {model}"));
         Ok(())
     }
 }
 
 /// A server on a port of its own.
-pub struct Served {
+pub struct TestServer {
     pub fake: Fake,
     pub channel: Channel,
 }
@@ -210,7 +210,7 @@ pub fn settings() -> ServerSettings {
 pub fn router(fake: &Fake) -> Router {
     let http = HttpMetrics::register(&mut Registry::default());
     let bodies = BodyReader::new(&settings());
-    // As the services have them: both on one port.
+    // As in the services: both on one port.
     instrument(
         rest::router(fake.clone(), bodies.clone()).merge(grpc::router(fake.clone(), bodies)),
         http,
@@ -218,7 +218,7 @@ pub fn router(fake: &Fake) -> Router {
     )
 }
 
-impl Served {
+impl TestServer {
     pub async fn start() -> Self {
         let fake = Fake::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -256,7 +256,7 @@ pub fn describe(tensor: &Tensor) -> InferInputTensor {
     }
 }
 
-/// The input of a model with floats.
+/// An FP32 input.
 pub fn floats(values: &[f32]) -> Tensor {
     let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Tensor { name: "x".to_owned(), datatype: Datatype::Fp32, shape: vec![values.len()], data: Bytes::from(data) }
@@ -267,7 +267,7 @@ pub fn parameters<const N: usize>(choices: [(&str, ParameterChoice); N]) -> BTre
     choices.into_iter().map(|(name, choice)| (name.to_owned(), parameter(choice))).collect()
 }
 
-/// Waits until something is so, or fails.
+/// Waits until a condition holds, or fails after 5 s.
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..500 {
         if is_so() {

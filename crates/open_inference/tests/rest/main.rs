@@ -1,33 +1,33 @@
-//! The routes over HTTP, held against a server that gives back what it gets.
+//! Tests of the REST transport against a server that returns its inputs.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has said what it found")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has received what it found")]
 
 #[path = "../fake/mod.rs"]
 mod fake;
 
-/// Requests and answers in a line.
+/// Requests and responses.
 mod support;
 
-/// What the server and its models are.
+/// Metadata, health, statistics.
 mod metadata;
 
-/// Asking, in JSON and binary.
+/// Inference in JSON and binary.
 mod infer;
 
-/// Text, base64, moments, tables.
+/// Text, base64, dates, tables.
 mod content_types;
 
-/// Pictures in and out.
-mod pictures;
+/// Images as inputs and outputs.
+mod images;
 
-/// Bodies that come compressed, and answers that go so.
+/// Compressed requests and responses.
 mod compression;
 
 /// Load, unload, index.
 mod repository;
 
-/// What is refused, and in which words.
-mod bad_input;
+/// Rejected requests and their error messages.
+mod invalid_requests;
 
-/// Any tensor, there and back.
+/// Round trips of arbitrary tensors.
 mod round_trips;

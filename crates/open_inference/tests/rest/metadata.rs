@@ -2,11 +2,11 @@ use axum::body::Body;
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use crate::support::Service;
+use crate::support::TestService;
 
 #[tokio::test]
-async fn the_server_says_what_it_is_and_how_it_does() {
-    let service = Service::new();
+async fn server_metadata_and_health_are_reported() {
+    let service = TestService::new();
     for path in ["/v2", "/v2/"] {
         let server = service.get(path).await.json();
         assert_eq!(server["name"], "mlserve");
@@ -23,8 +23,8 @@ async fn the_server_says_what_it_is_and_how_it_does() {
 }
 
 #[tokio::test]
-async fn a_model_says_what_it_takes_with_and_without_a_version() {
-    let service = Service::new();
+async fn model_metadata_is_reported_with_and_without_a_version() {
+    let service = TestService::new();
     let model = service.get("/v2/models/echo").await.json();
     let expected = json!({
         "name": "echo", "versions": ["1", "2"], "platform": "onnxruntime_onnx",
@@ -36,14 +36,14 @@ async fn a_model_says_what_it_takes_with_and_without_a_version() {
     assert_eq!(service.get("/v2/models/echo/versions/1").await.json()["parameters"]["version"], "1");
     let names = service.get("/v2/models").await.json();
     assert!(names["models"].as_array().unwrap().contains(&json!("echo")));
-    let picture = service.get("/v2/models/picture").await.json();
-    assert_eq!(picture["inputs"][0]["parameters"], json!({"content_type": "image"}));
-    assert_eq!(picture["outputs"][0]["parameters"]["labels"], json!(["cat", "dog", "owl"]));
+    let image = service.get("/v2/models/image").await.json();
+    assert_eq!(image["inputs"][0]["parameters"], json!({"content_type": "image"}));
+    assert_eq!(image["outputs"][0]["parameters"]["labels"], json!(["cat", "dog", "owl"]));
 }
 
 #[tokio::test]
-async fn a_model_says_whether_it_can_be_asked() {
-    let service = Service::new();
+async fn model_readiness_is_reported() {
+    let service = TestService::new();
     for path in ["/v2/models/echo/ready", "/v2/models/echo/versions/1/ready"] {
         assert_eq!(service.get(path).await.json(), json!({"name": "echo", "ready": true}));
     }
@@ -60,13 +60,13 @@ async fn a_model_says_whether_it_can_be_asked() {
 }
 
 #[tokio::test]
-async fn configuration_and_statistics_are_in_tritons_shape() {
-    let service = Service::new();
+async fn configuration_and_statistics_are_in_tritons_format() {
+    let service = TestService::new();
     for path in ["/v2/models/echo/config", "/v2/models/echo/versions/2/config"] {
         assert_eq!(service.get(path).await.json()["input"][0]["data_type"], "TYPE_FP32");
     }
     let before = service.get("/v2/models/echo/stats").await.json();
-    assert_eq!(before["model_stats"].as_array().unwrap().len(), 2, "versions that were never asked have zeros");
+    assert_eq!(before["model_stats"].as_array().unwrap().len(), 2, "versions without requests have zeros");
     assert_eq!(before["model_stats"][1]["inference_stats"]["success"], json!({"count": 0, "ns": 0}));
     let body = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}]});
     service.infer("echo", &body).await.json();
@@ -80,24 +80,24 @@ async fn configuration_and_statistics_are_in_tritons_shape() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_gets_the_protocols_error() {
-    let service = Service::new();
-    let (status, words) = service.get("/v2/nothing/here").await.error();
-    assert_eq!((status, words.as_str()), (404, "there is nothing at \"/v2/nothing/here\""));
+async fn unknown_routes_get_the_protocols_error() {
+    let service = TestService::new();
+    let (status, message) = service.get("/v2/nothing/here").await.error();
+    assert_eq!((status, message.as_str()), (404, "there is no route \"/v2/nothing/here\""));
     assert_eq!(service.get("/v2/models/echo/nothing").await.error().0, 404);
     let wrong = service.send(Method::DELETE, "/v2/models/echo", &[], Body::empty()).await;
-    assert_eq!(wrong.error(), (405, "this route does not know the method \"DELETE\"".to_owned()));
+    assert_eq!(wrong.error(), (405, "method \"DELETE\" is not allowed for this route".to_owned()));
     assert_eq!(wrong.header("allow"), Some("GET,HEAD"));
     assert_eq!(service.get("/v2/models/echo/infer").await.error().0, 405);
 }
 
 #[tokio::test]
-async fn a_name_that_leads_elsewhere_is_no_models() {
-    let service = Service::new();
+async fn path_traversal_in_model_names_is_rejected() {
+    let service = TestService::new();
     for name in ["..%2f..%2fetc", "%2Fetc%2Fpasswd", "a%00b", "%2e%2e", &"n".repeat(300), "..%5cetc"] {
         for path in [format!("/v2/models/{name}"), format!("/v2/models/echo/versions/{name}")] {
-            let (status, words) = service.get(&path).await.error();
-            assert_eq!(status, 404, "{path}: {words}");
+            let (status, message) = service.get(&path).await.error();
+            assert_eq!(status, 404, "{path}: {message}");
         }
         let path = format!("/v2/repository/models/{name}/load");
         assert_eq!(service.post(&path, "").await.error().0, 404, "{path}");
@@ -106,7 +106,7 @@ async fn a_name_that_leads_elsewhere_is_no_models() {
 }
 
 #[tokio::test]
-async fn the_routes_live_beside_others_and_take_only_what_is_theirs() {
+async fn the_routes_can_be_merged_with_others() {
     use axum::Router;
     use axum::routing::get;
     use tower::ServiceExt;
@@ -115,7 +115,7 @@ async fn the_routes_live_beside_others_and_take_only_what_is_theirs() {
         .route("/", get(|| async { "page" }))
         .route("/v2/docs", get(|| async { "docs" }))
         .fallback(|| async { (StatusCode::NOT_FOUND, "the app's own") })
-        .merge(Service::new().router);
+        .merge(TestService::new().router);
     let text = async |path: &str| {
         let request = http::Request::get(path).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
         let body = app.clone().oneshot(request).await.unwrap().into_body();
@@ -124,6 +124,6 @@ async fn the_routes_live_beside_others_and_take_only_what_is_theirs() {
     assert_eq!(text("/").await, "page");
     assert_eq!(text("/v2/docs").await, "docs");
     assert_eq!(text("/nothing").await, "the app's own");
-    assert_eq!(text("/v2/nothing").await, r#"{"error":"there is nothing at \"/v2/nothing\""}"#);
+    assert_eq!(text("/v2/nothing").await, r#"{"error":"there is no route \"/v2/nothing\""}"#);
     assert_eq!(text("/v2/health/live").await, r#"{"live":true}"#);
 }

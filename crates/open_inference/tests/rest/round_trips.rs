@@ -3,9 +3,9 @@ use open_inference::{Datatype, Tensor};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::support::Service;
+use crate::support::TestService;
 
-/// A tensor of any datatype, with none, three or eight axes, some of them empty, and any bits in its elements.
+/// A tensor of any datatype with zero, three or eight axes, some of them empty, and arbitrary bits.
 fn any_tensor() -> impl Strategy<Value = Tensor> {
     let datatype = (0..Datatype::ALL.len()).prop_map(|index| Datatype::ALL[index]);
     let shape = prop_oneof![1 => Just(vec![]), 4 => prop::collection::vec(0_usize..4, 3), 1 => prop::collection::vec(1_usize..3, 8)];
@@ -32,13 +32,14 @@ fn any_tensor() -> impl Strategy<Value = Tensor> {
     })
 }
 
-/// Ends of ranges, and what floats have beside numbers.
+/// Extreme and special values.
 fn interesting(datatype: Datatype) -> Vec<Vec<u8>> {
     let doubles = |bits: &[u64]| bits.iter().map(|bits| bits.to_le_bytes().to_vec()).collect();
     let floats = |bits: &[u32]| bits.iter().map(|bits| bits.to_le_bytes().to_vec()).collect();
     let halves = |bits: &[u16]| bits.iter().map(|bits| bits.to_le_bytes().to_vec()).collect();
     match datatype {
-        // Zeros of both signs, the least and the largest subnormal, the ends, infinities, quiet and signalling NaNs.
+        // Zeros of both signs, the smallest and the largest subnormal, the limits, infinities, quiet and signalling
+        // NaNs.
         Datatype::Fp64 => doubles(&[
             0,
             1 << 63,
@@ -84,7 +85,7 @@ fn model_of(tensor: &Tensor) -> String {
     format!("{kind}_{}", tensor.datatype.name().to_lowercase())
 }
 
-/// JSON has one NaN, so there every NaN becomes that one.
+/// JSON has only one NaN, so every NaN becomes that one.
 fn with_one_nan(tensor: &Tensor) -> Vec<u8> {
     fn canonical<const N: usize>(data: &[u8], is_nan: impl Fn([u8; N]) -> bool, nan: [u8; N]) -> Vec<u8> {
         let element = |chunk: &[u8]| <[u8; N]>::try_from(chunk).unwrap();
@@ -106,40 +107,40 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 proptest! {
     #[test]
-    fn every_tensor_comes_back_in_binary_bit_for_bit(tensor in any_tensor()) {
+    fn every_tensor_round_trips_in_binary(tensor in any_tensor()) {
         let (headers, body) = encode_request(std::slice::from_ref(&tensor));
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         let path = format!("/v2/models/{}/infer", model_of(&tensor));
-        let answer = run(Service::new().send(http::Method::POST, &path, &headers, body));
-        prop_assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
-        let inference = decode_response(&answer.headers, answer.body).unwrap();
+        let response = run(TestService::new().send(http::Method::POST, &path, &headers, body));
+        prop_assert_eq!(response.status.as_u16(), 200, "{}", response.text());
+        let inference = decode_response(&response.headers, response.body).unwrap();
         prop_assert_eq!(&inference.provenance.model_digest, "sha256:abc");
         prop_assert_eq!(inference.provenance.timing_ms.infer.to_bits(), 2.0_f64.to_bits());
         prop_assert_eq!(&inference.outputs, &[Tensor { name: "y".to_owned(), ..tensor }]);
     }
 
     #[test]
-    fn every_tensor_comes_back_in_json_bit_for_bit(tensor in any_tensor()) {
-        let (service, model) = (Service::new(), model_of(&tensor));
-        // What the first answer's JSON says is asked again: data goes through the writer and then through the reader.
+    fn every_tensor_round_trips_in_json(tensor in any_tensor()) {
+        let (service, model) = (TestService::new(), model_of(&tensor));
+        // The JSON of the first response is sent as a request: data passes the serializer and then the parser.
         let (headers, body) = encode_request(std::slice::from_ref(&tensor));
         let length = headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
         let head = String::from_utf8(body[..length].to_vec()).unwrap();
         let base64 = tensor.datatype == Datatype::Bytes;
-        let wish = if base64 { json!([{"name": "y", "parameters": {"content_type": "base64"}}]) } else { json!([]) };
+        let requested = if base64 { json!([{"name": "y", "parameters": {"content_type": "base64"}}]) } else { json!([]) };
         let head = head.replace("\"binary_data_output\":true", "\"binary_data_output\":false");
-        let head = format!("{},\"outputs\":{wish}}}", head.strip_suffix('}').unwrap());
+        let head = format!("{},\"outputs\":{requested}}}", head.strip_suffix('}').unwrap());
         let first = run(service.infer_binary(&model, &head, &body[length..]));
         prop_assert_eq!(first.status.as_u16(), 200, "{}", first.text());
         let text = first.text();
-        // The text itself: a parser in between would round numbers.
+        // The text itself, because a JSON parser in between would round numbers.
         let outputs = &text[text.find("\"outputs\":[").unwrap() + 11..text.len() - 2];
         let input = outputs.replacen("\"name\":\"y\"", "\"name\":\"x\"", 1);
-        run(service.infer(&model, format!("{{\"inputs\":[{input}],\"outputs\":{wish}}}"))).json();
-        let asked = service.fake.asked.lock().unwrap().take().unwrap();
-        prop_assert_eq!(&asked.inputs[0].shape, &tensor.shape);
-        prop_assert_eq!(asked.inputs[0].data.to_vec(), with_one_nan(&tensor));
+        run(service.infer(&model, format!("{{\"inputs\":[{input}],\"outputs\":{requested}}}"))).json();
+        let request = service.fake.last_request.lock().unwrap().take().unwrap();
+        prop_assert_eq!(&request.inputs[0].shape, &tensor.shape);
+        prop_assert_eq!(request.inputs[0].data.to_vec(), with_one_nan(&tensor));
         if !base64 {
             let inference = decode_response(&first.headers, first.body).unwrap();
             prop_assert_eq!(inference.outputs[0].data.to_vec(), with_one_nan(&tensor));
@@ -147,23 +148,23 @@ proptest! {
     }
 
     #[test]
-    fn no_body_is_a_danger(head in ".{0,60}", tail in prop::collection::vec(any::<u8>(), 0..60), length in 0_usize..130) {
+    fn arbitrary_bodies_are_rejected(head in ".{0,60}", tail in prop::collection::vec(any::<u8>(), 0..60), length in 0_usize..130) {
         let body = [head.as_bytes(), &tail].concat();
         let length = length.to_string();
         let headers = [("inference-header-content-length", &*length)];
-        let answer = run(Service::new().send(http::Method::POST, "/v2/models/two/infer", &headers, body));
-        prop_assert_eq!(answer.error().0, 400);
+        let response = run(TestService::new().send(http::Method::POST, "/v2/models/two/infer", &headers, body));
+        prop_assert_eq!(response.error().0, 400);
     }
 }
 
 #[test]
-fn errors_and_answers_of_the_other_side_are_read() {
+fn errors_and_invalid_responses_of_a_server_are_decoded() {
     let error = decode_error(http::StatusCode::NOT_FOUND, br#"{"error": "there is no model \"m\""}"#);
     assert_eq!((error.status.as_u16(), error.message.as_str()), (404, "there is no model \"m\""));
     assert_eq!(decode_error(http::StatusCode::BAD_GATEWAY, b"<html>").message, "Bad Gateway");
     let bad = decode_response(&http::HeaderMap::new(), "{}".into()).unwrap_err();
     assert_eq!(
         (bad.status.as_u16(), bad.message.as_str()),
-        (502, "the answer is no JSON of one: missing field `model_name` at line 1 column 2")
+        (502, "the response is not a valid inference response: missing field `model_name` at line 1 column 2")
     );
 }
