@@ -1,12 +1,12 @@
-//! Single flight: one computation per key, shared by all callers who need it at the same time.
+//! Single flight: one computation per key, shared by all callers that need it at the same time.
 //!
-//! Nothing runs by itself. The flight is the future of the caller who began it, polled in its own task; the others wait. When
-//! it lands, all of them get its result. When its caller goes away before that, the next one's own future takes off in its place.
+//! No task is spawned. The flight is the future of its leader, polled in the leader's task; the other participants wait. When it
+//! completes, all participants get its result. When the leader is dropped before that, the next participant's own future takes over.
 //!
-//! A flight has a lane for each [`Priority`]. A background call may wait long for its turn, so an interactive caller does not
-//! wait for one: its own future runs beside it, once for all interactive callers, and the first result is everybody's. The
-//! other future is dropped. Background callers wait for an interactive call. An error ends only its own lane while the other
-//! one runs: a background call is refused sooner than an interactive one.
+//! A flight has a lane for each [`Priority`]. A background call may wait long in the model's queue, so an interactive caller does not
+//! wait for it: its own future runs beside it, once for all interactive callers, and the first result serves both lanes. The other
+//! future is dropped. Background callers wait for an interactive call. An error ends only its own lane while the other lane runs:
+//! the model rejects background calls earlier than interactive ones.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,22 +14,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SetOnce};
 
-use crate::keys::AnswerKey;
+use super::keys::CacheKey;
 
 /// How soon the caller of a computation needs its result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Priority {
-    /// A client waits for it.
+    /// A client waits for the response.
     #[default]
     Interactive,
-    /// It is part of a job, and runs when no interactive request waits.
+    /// Background work, such as a job: it runs when no interactive request waits.
     Background,
 }
 
-/// The flights under way, each bringing a `T` for all who wait for it.
-pub(crate) struct Flights<T, E>(Arc<Mutex<UnderWay<T, E>>>);
+/// The flights in progress, by key. `T` is the shared result, `E` the error. Clones share the flights.
+pub(super) struct SingleFlight<T, E>(Arc<Mutex<Flights<T, E>>>);
 
-type UnderWay<T, E> = HashMap<AnswerKey, Arc<Flight<T, E>>>;
+type Flights<T, E> = HashMap<CacheKey, Arc<Flight<T, E>>>;
 
 struct Flight<T, E> {
     interactive: Lane<T, E>,
@@ -37,99 +37,99 @@ struct Flight<T, E> {
 }
 
 struct Lane<T, E> {
-    /// One flies at a time.
-    seat: Semaphore,
-    landed: SetOnce<Result<T, E>>,
+    /// Held by the leader, whose future runs.
+    leader: Semaphore,
+    result: SetOnce<Result<T, E>>,
 }
 
-/// Somebody's part in a flight, as long as he waits.
-struct Part<'a, T, E> {
-    flights: &'a Flights<T, E>,
-    key: AnswerKey,
+/// Membership of a caller in a flight, for as long as it waits.
+struct Participant<'a, T, E> {
+    flights: &'a SingleFlight<T, E>,
+    key: CacheKey,
     flight: Arc<Flight<T, E>>,
 }
 
-impl<T: Clone, E: Clone> Flights<T, E> {
-    /// The result of `fly`, or of a flight for the same key, and whether it is that of `fly`. Where no other flight of this key
-    /// is under way, `fly` is polled before this waits for anything.
+impl<T: Clone, E: Clone> SingleFlight<T, E> {
+    /// Returns the result of `compute`, or of another flight of `key`, and whether it is the result of `compute`. Unless another
+    /// flight of `key` is in progress, `compute` is polled before this waits for anything.
     pub async fn join(
         &self,
-        key: AnswerKey,
+        key: CacheKey,
         priority: Priority,
-        fly: impl Future<Output = Result<T, E>>,
+        compute: impl Future<Output = Result<T, E>>,
     ) -> (Result<T, E>, bool) {
         let flight = Arc::clone(self.lock().entry(key).or_default());
-        let part = Part { flights: self, key, flight };
-        let Flight { interactive, background } = &*part.flight;
+        let participant = Participant { flights: self, key, flight };
+        let Flight { interactive, background } = &*participant.flight;
         let (own, other) = match priority {
             Priority::Interactive => (interactive, background),
             Priority::Background => (background, interactive),
         };
-        let turn = async {
-            let seat = own.seat.acquire().await;
+        let become_leader = async {
+            let leader = own.leader.acquire().await;
             if priority == Priority::Background {
-                drop(other.seat.acquire().await);
+                drop(other.leader.acquire().await);
             }
-            seat
+            leader
         };
-        let _seat = tokio::select! {
+        let _leader = tokio::select! {
             biased;
-            landed = own.landed.wait() => return (landed.clone(), false),
-            seat = turn => seat,
+            result = own.result.wait() => return (result.clone(), false),
+            leader = become_leader => leader,
         };
-        let landed = tokio::select! {
+        let result = tokio::select! {
             biased;
-            landed = own.landed.wait() => return (landed.clone(), false),
-            landed = fly => landed,
+            result = own.result.wait() => return (result.clone(), false),
+            result = compute => result,
         };
-        own.land(&landed);
-        if landed.is_ok() || !other.is_flying() {
-            other.land(&landed);
+        own.complete(&result);
+        if result.is_ok() || !other.is_running() {
+            other.complete(&result);
         }
-        (landed, true)
+        (result, true)
     }
 }
 
-impl<T, E> Flights<T, E> {
-    fn lock(&self) -> MutexGuard<'_, UnderWay<T, E>> {
-        // A map has no half-made state to fear.
+impl<T, E> SingleFlight<T, E> {
+    fn lock(&self) -> MutexGuard<'_, Flights<T, E>> {
+        // A panic cannot leave the map in an inconsistent state, so a poisoned lock is safe to use.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T: Clone, E: Clone> Lane<T, E> {
-    /// The first result counts.
-    fn land(&self, landed: &Result<T, E>) {
-        let _ = self.landed.set(landed.clone());
+    /// Only the first result is kept.
+    fn complete(&self, result: &Result<T, E>) {
+        let _ = self.result.set(result.clone());
     }
 }
 
 impl<T, E> Lane<T, E> {
-    fn is_flying(&self) -> bool {
-        self.seat.available_permits() == 0
+    fn is_running(&self) -> bool {
+        self.leader.available_permits() == 0
     }
 }
 
-/// A flight that has landed is nobody's to join any more, and one that nobody waits for is none.
-impl<T, E> Drop for Part<'_, T, E> {
+/// Removes the flight once it has completed or its last participant is dropped.
+impl<T, E> Drop for Participant<'_, T, E> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
-        // One part is this one's, one the map's. With the lock, no other can come to it.
+        // One reference is this participant's, one the map's. The lock excludes new participants.
         let is_last = Arc::strong_count(&self.flight) == 2;
-        let has_landed = self.flight.interactive.landed.initialized() || self.flight.background.landed.initialized();
-        if (is_last || has_landed) && flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+        let is_complete = self.flight.interactive.result.initialized() || self.flight.background.result.initialized();
+        if (is_last || is_complete) && flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.key);
         }
     }
 }
 
-impl<T, E> Default for Flights<T, E> {
+impl<T, E> Default for SingleFlight<T, E> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T, E> Clone for Flights<T, E> {
+impl<T, E> Clone for SingleFlight<T, E> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -143,7 +143,7 @@ impl<T, E> Default for Flight<T, E> {
 
 impl<T, E> Default for Lane<T, E> {
     fn default() -> Self {
-        Self { seat: Semaphore::new(1), landed: SetOnce::new() }
+        Self { leader: Semaphore::new(1), result: SetOnce::new() }
     }
 }
 
@@ -156,18 +156,18 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::keys::Input;
+    use crate::cache::keys::KeyInput;
 
-    fn key(image: u32) -> AnswerKey {
-        AnswerKey::new("ui", "m", "1", "d", Input::Image(&image.to_le_bytes()))
+    fn key(image: u32) -> CacheKey {
+        CacheKey::new("ui", "m", "1", "d", KeyInput::Image(&image.to_le_bytes()))
     }
 
-    async fn fly(runs: Arc<AtomicU32>) -> Result<u32, &'static str> {
+    async fn compute(runs: Arc<AtomicU32>) -> Result<u32, &'static str> {
         sleep(Duration::from_millis(10)).await;
         Ok(runs.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// Never lands; counts how often it has been dropped.
+    /// Never completes; counts how often it is dropped.
     async fn pending(dropped: Arc<AtomicU32>) -> Result<u32, &'static str> {
         struct Dropped(Arc<AtomicU32>);
         impl Drop for Dropped {
@@ -181,7 +181,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_interactive_caller_does_not_wait_for_a_background_call() {
-        let (flights, runs, dropped) = (Flights::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+        let (flights, runs, dropped) =
+            (SingleFlight::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
         let mut jobs = JoinSet::new();
         for _ in 0..3 {
             let (flights, dropped) = (flights.clone(), Arc::clone(&dropped));
@@ -191,32 +192,33 @@ mod tests {
         let mut callers = JoinSet::new();
         for _ in 0..10 {
             let (flights, runs) = (flights.clone(), Arc::clone(&runs));
-            callers.spawn(async move { flights.join(key(1), Priority::Interactive, fly(runs)).await });
+            callers.spawn(async move { flights.join(key(1), Priority::Interactive, compute(runs)).await });
         }
         let results = callers.join_all().await;
         assert_eq!(
             results.iter().filter(|result| **result == (Ok(0), true)).count(),
             1,
-            "one run for all: {results:?}"
+            "one run for all callers: {results:?}"
         );
         assert_eq!(results.iter().filter(|result| **result == (Ok(0), false)).count(), 9);
-        assert_eq!(jobs.join_all().await, [(Ok(0), false); 3], "the jobs have it too");
-        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the one that flew is given up");
+        assert_eq!(jobs.join_all().await, [(Ok(0), false); 3], "the jobs share the result");
+        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the background computation is dropped");
         assert!(flights.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_background_call_that_lands_first_is_everybodys_and_one_that_comes_later_waits() {
-        let (flights, runs, dropped) = (Flights::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+    async fn a_background_call_that_completes_first_serves_all_and_a_later_one_waits() {
+        let (flights, runs, dropped) =
+            (SingleFlight::default(), Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
         let slow = || pending(Arc::clone(&dropped));
         let (job, caller, late) = tokio::join!(
-            flights.join(key(1), Priority::Background, fly(Arc::clone(&runs))),
+            flights.join(key(1), Priority::Background, compute(Arc::clone(&runs))),
             flights.join(key(1), Priority::Interactive, slow()),
             flights.join(key(1), Priority::Background, slow()),
         );
         assert_eq!((job, caller, late), ((Ok(0), true), (Ok(0), false), (Ok(0), false)));
         let (caller, job) = tokio::join!(
-            flights.join(key(1), Priority::Interactive, fly(Arc::clone(&runs))),
+            flights.join(key(1), Priority::Interactive, compute(Arc::clone(&runs))),
             flights.join(key(1), Priority::Background, slow()),
         );
         assert_eq!((caller, job), ((Ok(1), true), (Ok(1), false)));
@@ -224,11 +226,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_error_of_one_lane_is_not_that_of_the_other() {
-        let flights = Flights::default();
-        let after = async |ms: u64, landed: Result<u32, &'static str>| {
+    async fn an_error_ends_only_its_own_lane() {
+        let flights = SingleFlight::default();
+        let after = async |ms: u64, result: Result<u32, &'static str>| {
             sleep(Duration::from_millis(ms)).await;
-            landed
+            result
         };
         let (job, caller, second) = tokio::join!(
             flights.join(key(1), Priority::Background, after(5, Err("later"))),
@@ -245,9 +247,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_the_interactive_caller_goes_away_the_background_call_lands() {
-        let (flights, runs) = (Flights::default(), Arc::<AtomicU32>::default());
-        let job = flights.join(key(1), Priority::Background, fly(Arc::clone(&runs)));
+    async fn the_background_call_completes_when_the_interactive_caller_is_dropped() {
+        let (flights, runs) = (SingleFlight::default(), Arc::<AtomicU32>::default());
+        let job = flights.join(key(1), Priority::Background, compute(Arc::clone(&runs)));
         let caller = async {
             let join = flights.join(key(1), Priority::Interactive, pending(Arc::default()));
             tokio::time::timeout(Duration::from_millis(1), join).await
@@ -259,32 +261,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_who_ask_at_once_get_what_one_flight_brought_and_nothing_stays() {
-        let (flights, runs) = (Flights::default(), Arc::<AtomicU32>::default());
+    async fn concurrent_callers_share_one_computation_and_the_flight_is_removed() {
+        let (flights, runs) = (SingleFlight::default(), Arc::<AtomicU32>::default());
         for round in 0..2 {
-            let mut askers = JoinSet::new();
+            let mut callers = JoinSet::new();
             for _ in 0..100 {
                 let (flights, runs) = (flights.clone(), Arc::clone(&runs));
-                askers.spawn(async move { flights.join(key(1), Priority::Interactive, fly(runs)).await.0 });
+                callers.spawn(async move { flights.join(key(1), Priority::Interactive, compute(runs)).await.0 });
             }
-            assert_eq!(askers.join_all().await, [Ok(round); 100]);
+            assert_eq!(callers.join_all().await, [Ok(round); 100]);
             assert!(flights.lock().is_empty());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_goes_away_is_followed_by_the_next_and_leaves_nothing() {
-        let (flights, runs) = (Flights::default(), Arc::<AtomicU32>::default());
-        let mut askers: Vec<_> = (0..5)
+    async fn the_next_caller_takes_over_when_the_leader_is_dropped() {
+        let (flights, runs) = (SingleFlight::default(), Arc::<AtomicU32>::default());
+        let mut callers: Vec<_> = (0..5)
             .map(|_| {
                 let (flights, runs) = (flights.clone(), Arc::clone(&runs));
-                tokio::spawn(async move { flights.join(key(1), Priority::Interactive, fly(runs)).await.0 })
+                tokio::spawn(async move { flights.join(key(1), Priority::Interactive, compute(runs)).await.0 })
             })
             .collect();
         sleep(Duration::from_millis(5)).await;
-        let last = askers.pop().unwrap();
-        for asker in askers {
-            asker.abort();
+        let last = callers.pop().unwrap();
+        for caller in callers {
+            caller.abort();
         }
         assert_eq!(last.await.unwrap(), Ok(0));
         let alone = tokio::spawn({

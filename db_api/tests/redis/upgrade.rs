@@ -1,16 +1,16 @@
-//! Jobs that an earlier version wrote: without counts of what they hold, and with entries that have no more than a job and an index.
+//! Jobs that an earlier version wrote: without byte counts.
 
-use db_api::jobs::{Delivery, Found, JobId, Jobs, Outcome, Status};
+use db_api::jobs::{Delivery, JobId, JobLookup, JobStatus, Jobs, Outcome};
 use redis::{Commands, Connection};
 
-use crate::jobs::{answer, over, state, take};
+use crate::jobs::{find_job, receive, redis_jobs, success};
 use crate::server::Redis;
 
 fn key(what: &str, id: &str) -> String {
     format!("mlserve:{{jobs}}:{what}:{id}")
 }
 
-/// As it was written for three inputs, of which the first has ended and the second is being worked on.
+/// Writes a job with three inputs: the first is finished, the second is in progress.
 fn write_job(client: &mut Connection, id: &str, status: &str, failed: bool) {
     let fields = [
         ("model", "m"),
@@ -49,7 +49,7 @@ fn write_waiting(client: &mut Connection, id: &str) {
         let entry: String = redis::cmd("XADD").arg(queue).arg(&["*", "job", id, "index", index]).query(client).unwrap();
         let _: () = client.hset(key("job", id), if index == "1" { "first" } else { "last" }, entry).unwrap();
     }
-    // A worker of the earlier version has it.
+    // A worker of the earlier version holds the first entry.
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg("workers").arg("old").arg("COUNT").arg(1).arg("STREAMS").arg(queue).arg(">");
     let _: redis::Value = read.query(client).unwrap();
@@ -65,19 +65,19 @@ fn write_failed(client: &mut Connection, id: &str) {
 }
 
 async fn finish(jobs: &Jobs, delivery: &Delivery) {
-    let work = jobs.begin(delivery).await.unwrap().unwrap();
+    let work = jobs.start(delivery).await.unwrap().unwrap();
     assert_eq!(work.data, format!("input {}", delivery.index));
-    assert!(jobs.finish(delivery, &answer("new")).await.unwrap());
+    assert!(jobs.finish(delivery, &success("new")).await.unwrap());
 }
 
-/// With the counts that `prepare` gives old jobs, and without them: it may come later.
-async fn goes_on(name: &str, is_prepared: bool) {
+/// Old jobs complete with the counts that `prepare` adds, and without them, since `prepare` may run later.
+async fn completes_old_jobs(name: &str, is_prepared: bool) {
     let Some(redis) = Redis::start(name) else { return };
     let (waiting, failed) = (JobId::random(), JobId::random());
     let mut client = redis.client();
     write_waiting(&mut client, &waiting.to_string());
     write_failed(&mut client, &failed.to_string());
-    let jobs = over(&redis);
+    let jobs = redis_jobs(&redis);
     if is_prepared {
         jobs.prepare().await.unwrap();
         let health = jobs.health().await.unwrap();
@@ -85,34 +85,34 @@ async fn goes_on(name: &str, is_prepared: bool) {
         assert!(health.bytes > 2 * 1536, "{health:?}");
     }
     assert_eq!(jobs.names(waiting, 0..3).await.unwrap(), ["a.png", "b.png", "c.png"]);
-    for delivery in take(&jobs, 10).await {
+    for delivery in receive(&jobs, 10).await {
         assert_eq!(delivery.bytes, 7);
         finish(&jobs, &delivery).await;
     }
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    for delivery in jobs.take_over("m", 10).await.unwrap() {
+    for delivery in jobs.claim_stale("m", 10).await.unwrap() {
         finish(&jobs, &delivery).await;
     }
-    assert_eq!(state(&jobs, waiting).await.status, Status::Succeeded);
-    let first = Outcome::Answer("{\"model_digest\":\"d\"}".to_owned());
-    let expected = [Some(first), Some(answer("new")), Some(answer("new"))];
+    assert_eq!(find_job(&jobs, waiting).await.status, JobStatus::Succeeded);
+    let first = Outcome::Success("{\"model_digest\":\"d\"}".to_owned());
+    let expected = [Some(first), Some(success("new")), Some(success("new"))];
     assert_eq!(jobs.results(waiting, &[0, 1, 2], usize::MAX).await.unwrap(), expected);
     assert_eq!(jobs.retry(failed).await.unwrap(), Some(1));
-    finish(&jobs, &take(&jobs, 1).await[0]).await;
-    assert_eq!(state(&jobs, failed).await.status, Status::Succeeded);
+    finish(&jobs, &receive(&jobs, 1).await[0]).await;
+    assert_eq!(find_job(&jobs, failed).await.status, JobStatus::Succeeded);
     for id in [waiting, failed] {
         assert!(jobs.delete(id).await.unwrap());
-        assert_eq!(jobs.find(id).await.unwrap(), Found::Gone);
+        assert_eq!(jobs.find(id).await.unwrap(), JobLookup::Gone);
     }
     assert_eq!(jobs.health().await.unwrap().bytes, 0);
 }
 
 #[tokio::test]
-async fn jobs_of_an_earlier_version_are_counted_and_go_on() {
-    goes_on("old-form", true).await;
+async fn jobs_of_an_earlier_version_are_counted_and_complete() {
+    completes_old_jobs("upgrade", true).await;
 }
 
 #[tokio::test]
-async fn jobs_of_an_earlier_version_go_on_before_they_are_counted() {
-    goes_on("old-form-uncounted", false).await;
+async fn jobs_of_an_earlier_version_complete_before_they_are_counted() {
+    completes_old_jobs("upgrade-uncounted", false).await;
 }
