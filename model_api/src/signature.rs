@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use open_inference::{ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, gives_optional, only_required};
 
-use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
 use crate::onnx_file::TensorNames;
 use crate::output_settings;
+use crate::preprocessing::{ImageSettings, ImageSpec};
 use crate::session::{Hello, narrows};
 use crate::triton_config::TritonConfig;
 use words::{Words, of_triton};
