@@ -1,3 +1,5 @@
+//! Bounded pool of blocking threads for CPU-bound work.
+
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -6,31 +8,31 @@ use tracing::error;
 
 use crate::error::Error;
 
-/// Does work that takes a core for milliseconds off the reactor, on so many cores at a time and with so many waiting.
+/// Bounded pool for CPU-bound work of milliseconds, off the reactor: limits the threads and the queue.
 #[derive(Clone, Debug)]
 pub struct BlockingPool {
-    /// Of those at work and those that wait.
+    /// Running and queued tasks.
     slots: Arc<Semaphore>,
-    /// Of those at work.
+    /// Running tasks.
     threads: Arc<Semaphore>,
 }
 
-/// So many may wait at the least. It is what a `web_api` has under way at once (`MAX_CONCURRENT_REQUESTS`): a burst that
-/// it let in is not to be turned away here. What waits is an encoded picture, bounded by `BODY_MEMORY_BYTES` already.
+/// Minimum length of the queue. It is the number of concurrent requests of one `web_api` (`MAX_CONCURRENT_REQUESTS`), so that an
+/// admitted burst is not rejected here. Queued images are still encoded, and `BODY_MEMORY_BYTES` bounds them.
 const MIN_QUEUE_LENGTH: usize = 512;
 
 impl BlockingPool {
-    /// For models with queues of this length: who found room here shall find it there.
+    /// A pool for models with queues of this length: a request that is admitted here is admitted there.
     pub fn for_queues(threads: usize, queue_length: usize) -> Self {
         Self::new(threads, queue_length.max(MIN_QUEUE_LENGTH))
     }
 
-    /// `threads` at work, `waiting` more before one is turned away.
+    /// `threads` tasks run, and `queue_length` more wait before one is rejected.
     pub fn new(threads: usize, queue_length: usize) -> Self {
         Self { slots: Arc::new(Semaphore::new(threads + queue_length)), threads: Arc::new(Semaphore::new(threads)) }
     }
 
-    /// Does `work`, or says at once that too many others wait.
+    /// Runs `work` on a thread, or rejects it immediately where the queue is full.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -41,7 +43,7 @@ impl BlockingPool {
         let task = spawn_blocking(move || {
             let _entered = span.enter();
             let result = work();
-            // Not before: an asker that goes away leaves its thread at work.
+            // Released by the thread: when the caller is dropped, its task still runs.
             drop((slot, thread));
             result
         });

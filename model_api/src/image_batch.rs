@@ -1,3 +1,5 @@
+//! Batches of encoded images: decodes the inputs of a request into tensors.
+
 use std::sync::Arc;
 
 use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
@@ -8,15 +10,15 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::preprocessing::{self, ImageError, ImageLimits, ImageSpec};
 
-/// Pictures within these limits are read where they are: a dozen microseconds for a digit, where handing it to another thread and
-/// being woken by that takes more.
+/// Images within these limits are decoded inline: that takes a dozen microseconds for a digit, less than the handover to another
+/// thread.
 const INLINE_LIMITS: ImageLimits = ImageLimits { bytes: 4 << 10, side: 32, pixels: 32 * 32, decode_bytes: 64 << 10 };
 
-/// So many of them at the most, of each input.
+/// Maximum number of inline images per input.
 const MAX_INLINE_IMAGES: usize = 32;
 
-/// Encoded pictures become the tensors that the model expects: N of them one tensor of N rows. Memory for the tensors is
-/// reserved before they are made: a thousand pictures of a few bytes each can be gigabytes of pixels.
+/// Decodes the encoded images of all inputs: N images become one tensor of N rows. The memory of the tensors is reserved before
+/// they are allocated, since a thousand images of a few bytes each can be gigabytes of pixels.
 pub async fn decode_images(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
     let batches: Vec<_> = inputs.iter().map(|tensor| ImageBatch::from_tensor(tensor, model)).collect();
     if batches.iter().all(Option::is_none) {
@@ -34,7 +36,7 @@ pub async fn decode_images(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -
     let _cancel_on_drop = cancelled.clone().drop_guard();
     let (model, budget) = (Arc::clone(model), app.inputs.clone());
     let work = move || {
-        // Not before: what waits for its turn is still encoded.
+        // Reserved when the task runs: until then, the images are still encoded.
         let reserved = budget.try_reserve(bytes).ok_or_else(|| Error::InputsFull(budget.bytes()))?;
         let decode = |tensor: Tensor| match ImageBatch::from_tensor(&tensor, &model) {
             Some(batch) => batch.decode(&limits, &cancelled),
@@ -45,7 +47,7 @@ pub async fn decode_images(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -
     app.decoder.run(work).await
 }
 
-/// `None` where they are many or large, or cannot be read, which is told after the longer way.
+/// `None` where the images are many, large or invalid. The pool then decodes them and reports errors.
 fn decode_inline(inputs: &[Tensor], batches: &[Option<ImageBatch>], limits: &ImageLimits) -> Option<Vec<Tensor>> {
     let small = INLINE_LIMITS.min(limits);
     let decode = |(tensor, batch): (&Tensor, &Option<ImageBatch>)| match batch {
@@ -56,7 +58,7 @@ fn decode_inline(inputs: &[Tensor], batches: &[Option<ImageBatch>], limits: &Ima
     inputs.iter().zip(batches).map(decode).collect()
 }
 
-/// Encoded pictures for one input.
+/// Encoded images for one input.
 struct ImageBatch<'a> {
     images: &'a Tensor,
     input: &'a TensorMetadata,
@@ -64,7 +66,7 @@ struct ImageBatch<'a> {
 }
 
 impl<'a> ImageBatch<'a> {
-    /// `None` for a tensor that is ready as it is.
+    /// `None` for a tensor that needs no decoding.
     fn from_tensor(tensor: &'a Tensor, model: &'a Model) -> Option<Self> {
         if tensor.datatype != Datatype::Bytes {
             return None;
@@ -74,13 +76,13 @@ impl<'a> ImageBatch<'a> {
         Some(Self { images: tensor, input, spec })
     }
 
-    /// As a tensor. All lengths but the first are fixed: a picture's settings are refused otherwise.
+    /// Shape of the tensor. All axes but the first are fixed: image settings are invalid otherwise.
     fn shape(&self) -> Vec<usize> {
         let row = self.input.shape.iter().skip(1).map(|&length| usize::try_from(length).unwrap_or(1));
         std::iter::once(self.images.len()).chain(row).collect()
     }
 
-    /// Of the tensor.
+    /// Bytes of the tensor.
     fn bytes(&self) -> usize {
         byte_length(&self.shape(), self.input.datatype.size().unwrap_or_default()).unwrap_or(usize::MAX)
     }
@@ -91,7 +93,7 @@ impl<'a> ImageBatch<'a> {
         Ok(bytes)
     }
 
-    /// Whether few pictures are to become as small as those that are read where they are.
+    /// Whether the number of images and the model's size are within the inline limits.
     fn is_inline(&self) -> bool {
         let pixels = u64::from(self.spec.width()) * u64::from(self.spec.height());
         self.images.len() <= MAX_INLINE_IMAGES && pixels <= INLINE_LIMITS.pixels
@@ -99,7 +101,7 @@ impl<'a> ImageBatch<'a> {
 
     fn decode(&self, limits: &ImageLimits, cancelled: &CancellationToken) -> Result<Tensor, Error> {
         if self.images.is_empty() {
-            return Err(Error::Unfit(format!("input {:?} has no image", self.input.name)));
+            return Err(Error::Unfit(format!("The input {:?} contains no image.", self.input.name)));
         }
         let (name, datatype) = (self.input.name.clone(), self.input.datatype);
         let mut data = Vec::with_capacity(self.bytes());
@@ -107,7 +109,7 @@ impl<'a> ImageBatch<'a> {
             if cancelled.is_cancelled() {
                 return Err(Error::Internal);
             }
-            // Which of them it was is worth telling only where there are several.
+            // The index matters only among several images.
             let with_index = |error: Error| if self.images.len() > 1 { error.of_picture(index) } else { error };
             preprocessing::preprocess(&image, self.spec, limits)
                 .map_err(|error| with_index(error.into()))?

@@ -1,50 +1,52 @@
+//! Errors of preprocessing.
+
 use image::ImageFormat;
 
-/// The formats read here, for messages.
+/// The supported formats, for messages.
 pub(super) const FORMATS: &str = "PNG, JPEG, BMP, GIF, WebP, TIFF or PNM";
 
-/// Why bytes did not become a picture. The texts are for whoever sent them and hold nothing of ours.
+/// Why an image was rejected. The texts are for the client and contain nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// No bytes at all.
-    #[error("the picture is empty: 0 bytes")]
+    /// The body is empty.
+    #[error("The image is empty: 0 bytes.")]
     Empty,
 
-    /// No magic of a format that is read here.
-    #[error("not a picture that is read here: it must be {FORMATS}{hint}")]
+    /// No supported format has this magic.
+    #[error("The image format is not supported: it must be {FORMATS}{hint}.")]
     UnknownFormat {
-        /// What it looks like instead, as the end of a sentence; may be empty.
+        /// The format that the bytes resemble, as the end of a sentence; may be empty.
         hint: &'static str,
     },
 
-    /// A limit was exceeded, by what the file says of itself or by its own length.
+    /// The file exceeds a limit, by its length or by the sizes in its header.
     #[error(
-        "the picture is too large: {found} {measure}, where the limit is {limit} ({setting}); send a smaller one, or raise the limit"
+        "The image is too large: {found} {measure}, and the limit is {limit} ({setting}). Send a smaller image, or raise the limit."
     )]
     TooLarge {
-        /// What was measured: `bytes`, `pixels wide`, `pixels high`, `pixels`, `bytes of memory to decode`.
+        /// The measure: `bytes`, `pixels wide`, `pixels high`, `pixels`, `bytes of memory to decode`.
         measure: &'static str,
         /// The environment variable that sets the limit.
         setting: &'static str,
-        /// As much is allowed.
+        /// The limit.
         limit: u64,
-        /// As much was sent.
+        /// The measured value.
         found: u64,
     },
 
-    /// The magic is right, the rest is not.
-    #[error("the {format} picture cannot be decoded: {reason}")]
+    /// The magic is valid, the rest of the file is not.
+    #[error("The {format} image cannot be decoded: {reason}.")]
     Undecodable {
-        /// The format that the magic announced.
+        /// The format of the magic.
         format: &'static str,
-        /// What the decoder says.
+        /// The error of the decoder.
         reason: String,
     },
 
-    /// The picture could not be brought to the model's size or written as PNG. Not the sender's fault.
-    #[error("the picture cannot be processed: {reason}")]
+    /// The image could not be resized or encoded as PNG. The client is not at fault.
+    #[error("The image cannot be processed: {reason}.")]
     Unprocessable {
-        /// What the resizer or the encoder says.
+        /// The error of the resizer or the encoder.
         reason: String,
     },
 }
@@ -52,16 +54,16 @@ pub enum ImageError {
 impl ImageError {
     pub(super) fn undecodable(format: ImageFormat, error: &image::ImageError) -> Self {
         let reason = match error {
-            // What the decoder lacks is worth knowing; how the bytes broke it says something to its authors only.
+            // A missing feature of the decoder helps the client; the details of damage help only the decoder's authors.
             image::ImageError::Unsupported(lacks) => short(&lacks.to_string()),
-            _ => "it is damaged or cut short".to_owned(),
+            _ => "it is damaged or truncated".to_owned(),
         };
         Self::Undecodable { format: format_name(format), reason }
     }
 
-    /// The bytes are not what the format asks for.
+    /// The bytes violate the format.
     pub(super) fn damaged(format: ImageFormat) -> Self {
-        Self::Undecodable { format: format_name(format), reason: "it is damaged or cut short".to_owned() }
+        Self::Undecodable { format: format_name(format), reason: "it is damaged or truncated".to_owned() }
     }
 
     pub(super) fn unencodable(error: &image::ImageError) -> Self {
@@ -69,12 +71,12 @@ impl ImageError {
     }
 }
 
-/// A decoder's message can quote the file; one short line of printable text of it is enough.
+/// A decoder's message can quote the file, so it is reduced to one short line of printable text.
 pub(super) fn short(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect()
 }
 
-/// The name people know a format by.
+/// The usual name of a format.
 pub(super) fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Png => "PNG",

@@ -1,10 +1,10 @@
-//! Pixels of any kind become one opaque channel, or three.
+//! Flattening: converts pixels of any kind to one or three opaque channels.
 
 use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage};
 
 use super::settings::Background;
 
-/// Brightness; the background shows through where the image is transparent.
+/// Luma, composited over the background.
 pub(super) fn to_gray(image: DynamicImage, background: Background) -> GrayImage {
     let [red, green, blue] = background.0;
     match split_gray(image) {
@@ -13,7 +13,7 @@ pub(super) fn to_gray(image: DynamicImage, background: Background) -> GrayImage 
     }
 }
 
-/// Brightness; what is transparent becomes paper: white under dark ink, black under light ink.
+/// Luma, composited over white under dark content, and over black under light content.
 pub(super) fn to_gray_on_contrast(image: DynamicImage) -> GrayImage {
     match split_gray(image) {
         Gray::Opaque(image) => image,
@@ -21,7 +21,7 @@ pub(super) fn to_gray_on_contrast(image: DynamicImage) -> GrayImage {
     }
 }
 
-/// Colours; the background shows through where the image is transparent.
+/// Colours, composited over the background.
 pub(super) fn to_rgb(image: DynamicImage, background: Background) -> RgbImage {
     match image {
         DynamicImage::ImageRgb8(image) => image,
@@ -62,7 +62,7 @@ fn split_gray(image: DynamicImage) -> Gray {
         image if image.color().has_alpha() => {
             let image = image.into_rgba8();
             let pixels = image.as_raw().as_chunks::<4>().0;
-            // Most pictures that have an alpha channel make no use of it.
+            // Fast path: most images with an alpha channel are opaque.
             if pixels.iter().fold(255, |all, [_, _, _, alpha]| all & alpha) == 255 {
                 return opaque(pixels.iter().map(|&pixel| luma_of_packed(u32::from_le_bytes(pixel))).collect());
             }
@@ -77,12 +77,12 @@ fn split_gray(image: DynamicImage) -> Gray {
     }
 }
 
-/// Rec. 601 in 16-bit fixed point, rounded as Pillow's `convert("L")` rounds it: training and serving agree to the bit.
+/// Rec. 601 in 16-bit fixed point, rounded as Pillow's `convert("L")` rounds it, so that training and serving agree bit by bit.
 fn luma(red: u8, green: u8, blue: u8) -> u8 {
     ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
 }
 
-/// The same of red in the lowest byte, green and blue above it: what a processor takes several of at a time.
+/// [`luma`] of a packed pixel, with red in the lowest byte, then green and blue. The compiler vectorises it.
 fn luma_of_packed(pixel: u32) -> u8 {
     luma(pixel as u8, (pixel >> 8) as u8, (pixel >> 16) as u8)
 }
@@ -98,10 +98,10 @@ fn composite(image: &GrayAlphaImage, background: u8) -> GrayImage {
     from_pixels(image.width(), image.height(), pixels, GrayImage::from_raw)
 }
 
-/// Black or white, to lay beneath a picture with holes.
+/// Black or white, as the background of a transparent image.
 ///
-/// Mostly, what can be seen is the ink, and paper is what it stands out from. But where most of the picture is opaque
-/// and of two tones, the paper is in the picture (a card with round corners), and more of the same belongs beneath.
+/// Usually the opaque part is the foreground, and the background must contrast with it. Where most of the image is opaque and has
+/// two tones, the image has a background of its own (a card with round corners), and more of the same tone is added.
 fn contrast_background(image: &GrayAlphaImage) -> u8 {
     let (mut weight, mut sum, mut squares) = (0_u64, 0_u64, 0_u64);
     for &[value, alpha] in image.as_raw().as_chunks::<2>().0 {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_background_shows_through_what_is_transparent() {
+    fn transparent_pixels_show_the_background() {
         let dark = [[10, 10, 10, 255], [200, 200, 200, 0], [90, 0, 200, 0], [0, 0, 0, 128]];
         let (black, green) = (Background([0; 3]), Background([0, 200, 0]));
         assert_eq!(to_rgb(rgba(&dark), black).into_raw()[3..6], [0, 0, 0]);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_lies_on_paper_of_the_other_tone() {
+    fn the_background_contrasts_with_the_foreground() {
         let dark = [[10, 10, 10, 255], [200, 200, 200, 0], [90, 0, 200, 0], [0, 0, 0, 128]];
         assert_eq!(to_gray_on_contrast(rgba(&dark)).into_raw(), [10, 255, 255, 127]);
         let light = [[250, 250, 250, 255], [0, 0, 0, 0], [0, 0, 0, 0]];
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_with_round_corners_gets_corners_of_its_own_tone() {
+    fn round_corners_of_a_card_get_the_tone_of_the_card() {
         let card = GrayAlphaImage::from_fn(10, 10, |x, y| match (x, y) {
             (0 | 9, 0 | 9) => LumaA([0, 0]),
             (4 | 5, _) => LumaA([0, 255]),

@@ -1,17 +1,17 @@
-//! Limits of size and memory, held against a file's header before memory is taken.
+//! Limits of size and memory, checked against a file's header before memory is allocated.
 
 use super::error::ImageError;
 
-/// How large an image may be. All of it is checked before memory is taken.
+/// How large an image may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Of the encoded file (`MAX_IMAGE_BYTES`).
+    /// Length of the encoded file (`MAX_IMAGE_BYTES`).
     pub bytes: usize,
-    /// Of width and of height, in pixels (`MAX_IMAGE_SIDE`).
+    /// Width and height, in pixels (`MAX_IMAGE_SIDE`).
     pub side: u32,
-    /// Of width × height (`MAX_IMAGE_PIXELS`).
+    /// Width × height (`MAX_IMAGE_PIXELS`).
     pub pixels: u64,
-    /// Of the memory that one decoding takes, and of the tensor that a batch becomes (`MAX_DECODE_BYTES`).
+    /// Memory of one decoding, and size of the tensor of a batch (`MAX_DECODE_BYTES`).
     pub decode_bytes: u64,
 }
 
@@ -22,7 +22,7 @@ impl Default for ImageLimits {
 }
 
 impl ImageLimits {
-    /// What is within both.
+    /// The stricter of both, limit by limit.
     pub(crate) fn min(&self, other: &Self) -> Self {
         Self {
             bytes: self.bytes.min(other.bytes),
@@ -42,7 +42,7 @@ impl ImageLimits {
         check("pixels", "MAX_IMAGE_PIXELS", self.pixels, u64::from(width) * u64::from(height))
     }
 
-    /// Of several images together, the tensor that they become.
+    /// Checks the size of the tensor of a batch of images.
     pub(crate) fn check_batch(&self, images: usize, found: usize) -> Result<(), ImageError> {
         if images > 1 {
             check("bytes as one tensor", "MAX_DECODE_BYTES", self.decode_bytes, found as u64)
@@ -55,7 +55,8 @@ impl ImageLimits {
         check("bytes of memory to decode", "MAX_DECODE_BYTES", self.decode_bytes, found)
     }
 
-    /// The first of 2, 4 and 8 by which width and height are divided while decoding, so that `memory` of it is within the limit.
+    /// The first of the divisors 2, 4 and 8 of width and height with which decoding uses at most `decode_bytes`. `memory` returns
+    /// the bytes for a divisor.
     pub(super) fn scale_divisor(&self, memory: impl Fn(u32) -> u64) -> Result<u32, ImageError> {
         let fits = |divisor: &u32| memory(*divisor) <= self.decode_bytes;
         [2, 4, 8].into_iter().find(fits).map_or_else(|| self.check_memory(memory(8)).map(|()| 8), Ok)

@@ -1,8 +1,8 @@
-//! An encoded picture becomes the tensor a model expects, within limits. Pixels live here and nowhere else.
+//! Image preprocessing: converts an encoded image to the tensor that a model expects, within limits.
 //!
 //! ```text
 //! bytes → decode (format by magic, limits from the header, then pixels)
-//!       → flatten (gray or RGB, transparency resolved) → upright (EXIF orientation) → DecodedImage
+//!       → flatten (gray or RGB, transparency resolved) → orientation (EXIF) → DecodedImage
 //!       → fit (digit | contain | cover | stretch) → ModelImage → values (scale, mean, std, datatype, layout)
 //! ```
 
@@ -28,34 +28,33 @@ pub use limits::ImageLimits;
 use open_inference::{Datatype, NotRepresentable};
 pub use settings::{Background, Color, Fit, ImageSettings, ImageSpec, Layout};
 
-/// A picture as it was sent: of any size, but upright, opaque, and of as many channels as the model takes.
+/// An upright, opaque image of any size, with as many channels as the model takes.
 #[derive(Clone, Debug)]
 pub enum DecodedImage {
     /// One channel.
     Gray(GrayImage),
-    /// Three.
+    /// Three channels.
     Rgb(RgbImage),
 }
 
-/// A picture as the model sees it: fitted, upright, opaque, but not yet scaled to the model's range of numbers.
+/// An image at the model's size: upright and opaque, with values 0 to 255.
 #[derive(Clone, Debug)]
 pub struct ModelImage {
-    /// Rows from the top, pixels from the left, channels together.
+    /// Rows from the top, pixels from the left, channels interleaved.
     pixels: Vec<u8>,
     spec: ImageSpec,
 }
 
-/// Reads an encoded picture and fits it to what `spec` asks for.
+/// Decodes an image and fits it to the model's size.
 ///
-/// Nothing is believed but the bytes: the format is told by its magic, and what the header announces is held against
-/// `limits` before memory is taken for it. Takes microseconds to a second, all on the CPU: call it off the reactor, unless the
-/// limits are low.
+/// Only the bytes are trusted: the magic determines the format, and the sizes in the header are checked against `limits` before
+/// memory is allocated. It takes microseconds to a second of CPU time, so call it off the reactor unless the limits are low.
 pub fn preprocess(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<ModelImage, ImageError> {
     DecodedImage::decode(bytes, spec, limits)?.fit(spec)
 }
 
 impl DecodedImage {
-    /// The first half of [`preprocess`]: pixels.
+    /// First half of [`preprocess`]: decodes the pixels.
     pub fn decode(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<Self, ImageError> {
         let decoded = decode::decode(bytes, spec, limits)?;
         let background = spec.background();
@@ -66,7 +65,7 @@ impl DecodedImage {
         })
     }
 
-    /// The second half of [`preprocess`]: the model's size.
+    /// Second half of [`preprocess`]: scales to the model's size.
     pub fn fit(self, spec: &ImageSpec) -> Result<ModelImage, ImageError> {
         let pixels = match (self, spec.fit()) {
             (Self::Gray(image), Fit::Digit) => digit::normalize(&image, spec.width(), spec.height()),
@@ -78,13 +77,12 @@ impl DecodedImage {
 }
 
 impl ModelImage {
-    /// Adds one row of the model's input: `(value × scale − mean) ÷ std` as `datatype`, little-endian, in the model's
-    /// layout.
+    /// Appends one row of the model's input: `(value × scale − mean) ÷ std` as `datatype`, little-endian, in the model's layout.
     pub fn write_row(&self, datatype: Datatype, data: &mut Vec<u8>) -> Result<(), NotRepresentable> {
         values::write_row(&self.pixels, &self.spec, datatype, data)
     }
 
-    /// The picture as PNG, before scale, mean and std: what a person can look at.
+    /// The image as PNG, before scale, mean and std, for display.
     pub fn to_png(&self) -> Result<Vec<u8>, ImageError> {
         let color = match self.spec.color() {
             Color::Gray => ExtendedColorType::L8,

@@ -1,4 +1,4 @@
-//! All fits but `digit`: one antialiased resize, and black where the picture does not reach.
+//! Resizing for all fits except `digit`: one antialiased resampling, and black padding.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -46,7 +46,7 @@ fn fit_to_size(source: Source, fit: Fit, spec: &ImageSpec) -> Result<Vec<u8>, Im
     Ok(padded)
 }
 
-/// The largest size of the source's aspect that fits in, and at least one pixel of it.
+/// The largest size with the source's aspect ratio within the limits, and at least one pixel.
 fn contain_size(source_width: u32, source_height: u32, width: u32, height: u32) -> (u32, u32) {
     let ratio = (f64::from(width) / f64::from(source_width)).min(f64::from(height) / f64::from(source_height));
     let side = |source: u32, limit: u32| ((f64::from(source) * ratio).round() as u32).clamp(1, limit);

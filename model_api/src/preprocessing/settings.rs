@@ -1,34 +1,35 @@
+//! Image settings of a model's input, and their validation against the shape of the tensor.
+
 use open_inference::Datatype;
 use serde::{Deserialize, Serialize};
 
-/// `inputs[].parameters.image` of `model-settings.json`: how a picture becomes that input.
+/// `inputs[].parameters.image` of `model-settings.json`: how an image is converted to that input.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSettings {
-    /// Gray or RGB. As the shape's channels say where it is left out.
+    /// Gray or RGB. Default: the number of channels in the shape decides.
     #[serde(default)]
     pub color: Option<Color>,
-    /// How a picture of another size is brought to the model's.
+    /// How an image of another size is fitted to the model's size.
     #[serde(default)]
     pub fit: Fit,
-    /// Each value 0–255 is multiplied by this first. 1/255 where it is left out, and 1 for a model that takes integers.
+    /// Factor of each value 0–255, applied first. Default: 1/255, and 1 for integer datatypes.
     #[serde(default)]
     pub scale: Option<f32>,
-    /// Then this is subtracted: one number for each channel, or none.
+    /// Subtracted after scaling: one number per channel, or none.
     #[serde(default)]
     pub mean: Vec<f32>,
-    /// Then it is divided by this: one number for each channel, or none.
+    /// Divisor after the subtraction: one number per channel, or none.
     #[serde(default)]
     pub std: Vec<f32>,
-    /// Told from the shape where it is left out.
+    /// Order of the axes. Default: derived from the shape.
     #[serde(default)]
     pub layout: Option<Layout>,
-    /// What shows through where the image is transparent: `white`, which it is where it is left out, `black`, or `#rrggbb`. The fit
-    /// `digit` chooses a ground of its own.
+    /// Background of transparent images: `white` (default), `black`, or `#rrggbb`. The fit `digit` chooses its own background.
     #[serde(default)]
     pub background: Option<Background>,
-    /// The lowest and the highest sample, which become 0 and 255, of images with more than 8 bits a sample: 12 bits in 16 are
-    /// `[0, 4095]`. Where it is left out, all values that the samples' type has; for floats see `docs/DECODING.md`.
+    /// The lowest and the highest sample, which become 0 and 255, for images with more than 8 bits per sample: `[0, 4095]` for 12
+    /// bits in 16. Default: all values of the samples' type; for floats see `docs/DECODING.md`.
     #[serde(default)]
     pub range: Option<[f64; 2]>,
 }
@@ -39,7 +40,7 @@ pub struct ImageSettings {
 pub struct Background(pub [u8; 3]);
 
 impl Background {
-    /// What browsers, phones and printers show beneath a transparent image.
+    /// The background that browsers, phones and printers use for a transparent image.
     pub const WHITE: Self = Self([255; 3]);
     const BLACK: Self = Self([0; 3]);
 }
@@ -57,9 +58,9 @@ impl TryFrom<String> for Background {
             "black" => Ok(Self::BLACK),
             _ => match text.strip_prefix('#').and_then(number) {
                 Some(number) => Ok(Self([(number >> 16) as u8, (number >> 8) as u8, number as u8])),
-                None => {
-                    Err(format!("image.background: {text:?} is no colour; write \"white\", \"black\" or \"#rrggbb\""))
-                }
+                None => Err(format!(
+                    "image.background: {text:?} is not a colour: write \"white\", \"black\" or \"#rrggbb\""
+                )),
             },
         }
     }
@@ -71,32 +72,32 @@ impl From<Background> for String {
     }
 }
 
-/// What a pixel is made of.
+/// Channels of a pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Color {
-    /// One channel, brightness (Rec. 601, as JPEG and Pillow have it).
+    /// One channel: luma (Rec. 601, as in JPEG and Pillow).
     Gray,
     /// Three channels.
     Rgb,
 }
 
-/// How a picture is brought to the model's size.
+/// How an image is fitted to the model's size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// As the MNIST authors did: the ink alone, 255 on 0, in a box of 20/28 of the side, centred by mass.
+    /// The preprocessing of the MNIST authors: only the foreground, 255 on 0, in a box of 20/28 of the side, centred by mass.
     Digit,
-    /// All of the picture, its aspect kept, black where it does not reach.
+    /// The whole image with its aspect ratio, and black padding.
     #[default]
     Contain,
-    /// The middle of the picture, its aspect kept, nothing left empty.
+    /// The centre of the image with its aspect ratio, without padding.
     Cover,
-    /// All of the picture, its aspect lost.
+    /// The whole image, without its aspect ratio.
     Stretch,
 }
 
-/// The order of the tensor's axes.
+/// Order of the tensor's axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     /// Batch, height, width, channels.
@@ -107,7 +108,7 @@ pub enum Layout {
     Nchw,
 }
 
-/// [`ImageSettings`] held against the tensor's shape: all that reading a picture needs to know.
+/// [`ImageSettings`] resolved against the tensor's shape: everything that preprocessing needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageSpec {
     width: u32,
@@ -117,30 +118,29 @@ pub struct ImageSpec {
     layout: Layout,
     background: Background,
     range: Option<[f64; 2]>,
-    /// For each channel the factor and the offset that scale, mean and std come to.
+    /// Factor and offset per channel, which combine scale, mean and std.
     affines: [(f32, f32); 3],
 }
 
-/// No model that fits our memory reads more than this a side.
+/// Maximum side of a model's input. No model that fits into memory has a larger one.
 const MAX_SIDE: i64 = 8192;
 
 impl ImageSpec {
-    /// Checks the settings against the input's datatype and shape, batch axis first. The error names the field that is
-    /// wrong.
+    /// Validates the settings against the input's datatype and shape, batch axis first. The error names the invalid field.
     pub fn resolve(settings: &ImageSettings, datatype: Datatype, shape: &[i64]) -> Result<Self, String> {
         if matches!(datatype, Datatype::Bytes | Datatype::Bool) {
-            return Err(format!("datatype: a picture becomes numbers, and the graph has {datatype}"));
+            return Err(format!("datatype: an image is converted to numbers, and the graph has {datatype}"));
         }
         let (layout, [height, width, channels]) = axes(settings.layout, shape)?;
         for (side, what) in [(height, "height"), (width, "width")] {
             if !(1..=MAX_SIDE).contains(&side) {
-                return Err(format!("shape: a picture needs a fixed {what} of 1 to {MAX_SIDE}, not {side}"));
+                return Err(format!("shape: an image needs a fixed {what} of 1 to {MAX_SIDE}, not {side}"));
             }
         }
         let from_shape = match channels {
             1 => Color::Gray,
             3 => Color::Rgb,
-            other => return Err(format!("shape: a picture has 1 channel or 3, not {other}")),
+            other => return Err(format!("shape: an image has 1 or 3 channels, not {other}")),
         };
         let color = settings.color.unwrap_or(from_shape);
         if color != from_shape {
@@ -150,7 +150,7 @@ impl ImageSpec {
             return Err("image.fit: digit needs a shape with 1 channel".into());
         }
         if settings.fit == Fit::Digit && settings.background.is_some() {
-            return Err("image.background: digit chooses the ground beneath the ink itself; leave it out".into());
+            return Err("image.background: the fit digit chooses its own background; remove this setting".into());
         }
         if settings.range.is_some_and(|[low, high]| !(low < high && low.is_finite() && high.is_finite())) {
             return Err("image.range: must be two finite numbers, the lower one first".into());
@@ -161,7 +161,7 @@ impl ImageSpec {
         Ok(Self { width, height, color, fit: settings.fit, layout, background, range: settings.range, affines })
     }
 
-    /// What clients are told of it.
+    /// The description for clients.
     pub fn describe(&self) -> contract::ImageInput {
         contract::ImageInput {
             width: self.width,
@@ -177,12 +177,12 @@ impl ImageSpec {
         }
     }
 
-    /// Pixels from left to right.
+    /// Width in pixels.
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// Pixels from top to bottom.
+    /// Height in pixels.
     pub fn height(&self) -> u32 {
         self.height
     }
@@ -200,33 +200,33 @@ impl ImageSpec {
         self.color
     }
 
-    /// How other sizes are brought to this one.
+    /// How images of other sizes are fitted.
     pub fn fit(&self) -> Fit {
         self.fit
     }
 
-    /// The order of the tensor's axes.
+    /// Order of the tensor's axes.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// What shows through where an image is transparent.
+    /// Background of transparent images.
     pub fn background(&self) -> Background {
         self.background
     }
 
-    /// The lowest and the highest sample of images with more than 8 bits a sample.
+    /// The lowest and the highest sample of images with more than 8 bits per sample.
     pub fn range(&self) -> Option<[f64; 2]> {
         self.range
     }
 
-    /// Factor and offset that turn a value 0–255 of this channel into the model's number.
+    /// Factor and offset that convert a value 0–255 of this channel to the model's number.
     pub(super) fn affine(&self, channel: usize) -> (f32, f32) {
         self.affines[channel]
     }
 }
 
-/// The layout, and height, width and channels in that order.
+/// The layout, then height, width and channels.
 fn axes(layout: Option<Layout>, shape: &[i64]) -> Result<(Layout, [i64; 3]), String> {
     let is_channels = |length: i64| length == 1 || length == 3;
     let (layout, axes) = match *shape {
@@ -238,10 +238,10 @@ fn axes(layout: Option<Layout>, shape: &[i64]) -> Result<(Layout, [i64; 3]), Str
             None if is_channels(a) => (Layout::Nchw, [b, c, a]),
             None => return Err("shape: neither the last axis nor axis 1 has 1 or 3 channels".into()),
         },
-        _ => return Err(format!("shape: a picture needs 3 or 4 axes, batch first, not {}", shape.len())),
+        _ => return Err(format!("shape: an image needs 3 or 4 axes, batch first, not {}", shape.len())),
     };
     if !matches!(shape[0], -1 | 1) {
-        return Err(format!("shape: the batch axis of a picture must be -1 or 1, not {}", shape[0]));
+        return Err(format!("shape: the batch axis of an image must be -1 or 1, not {}", shape[0]));
     }
     Ok((layout, axes))
 }
@@ -299,18 +299,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_of_the_scale_is_the_datatypes_to_say() {
+    fn the_default_scale_depends_on_the_datatype() {
         let line = |datatype| {
             let spec = ImageSpec::resolve(&ImageSettings::default(), datatype, &[-1, 2, 2, 1]);
             spec.map(|spec| spec.affine(0))
         };
         assert_eq!(line(Datatype::Fp16), Ok((1.0 / 255.0, 0.0)));
         assert_eq!(line(Datatype::Uint8), Ok((1.0, 0.0)));
-        assert!(line(Datatype::Bytes).unwrap_err().starts_with("datatype: a picture becomes numbers"));
+        assert!(line(Datatype::Bytes).unwrap_err().starts_with("datatype: an image is converted to numbers"));
     }
 
     #[test]
-    fn a_contradiction_names_its_field() {
+    fn an_error_names_the_contradicting_field() {
         for (json, shape, field) in [
             ("{}", &[-1, 784][..], "shape"),
             ("{}", &[-1, 5, 28, 28], "shape"),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_background_is_a_name_or_a_number() {
+    fn a_background_is_a_name_or_a_hexadecimal_colour() {
         let read = |text: &str| serde_json::from_str::<Background>(&format!("{text:?}"));
         assert_eq!(["white", "black", "#0aFf10"].map(|text| read(text).unwrap().0), [[255; 3], [0; 3], [10, 255, 16]]);
         assert_eq!(resolve("{}", &[-1, 8, 8, 3]).unwrap().background(), Background::WHITE);

@@ -1,11 +1,11 @@
-//! Pixels become the model's numbers.
+//! Conversion of pixels to the model's numbers, with a lookup table per channel.
 
 use open_inference::{Datatype, NotRepresentable, Tensor};
 
 use super::settings::{ImageSpec, Layout};
 
-/// Adds pixels, channels together, as the model's numbers. A value has 256 levels, so each number is made once and then only
-/// copied, whatever its type.
+/// Appends pixels with interleaved channels as the model's numbers. A value has 256 levels, so each number is computed once and
+/// then only copied, whatever its type.
 pub(super) fn write_row(
     pixels: &[u8],
     spec: &ImageSpec,
@@ -24,7 +24,7 @@ pub(super) fn write_row(
     Ok(())
 }
 
-/// A channel's number for each of its levels.
+/// The number of each level of a channel.
 fn lookup_table(
     pixels: &[u8],
     spec: &ImageSpec,
@@ -35,7 +35,7 @@ fn lookup_table(
     let number = |level: u8| f32::from(level) * factor + offset;
     let tensor = |numbers: Vec<f32>| Tensor::from_f32("", datatype, vec![numbers.len()], &numbers);
     tensor((0..=u8::MAX).map(number).collect()).or_else(|_| {
-        // What does not occur need not be a number of that type.
+        // A level that does not occur need not be representable in the datatype.
         let mut numbers = vec![0.0; 256];
         for &level in pixels.iter().skip(channel).step_by(spec.channels()) {
             numbers[usize::from(level)] = number(level);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_has_the_numbers_that_one_by_one_would_give() {
+    fn every_datatype_has_the_numbers_of_a_conversion_one_by_one() {
         let pixels = [0, 1, 2, 3, 4, 5, 60, 61, 62, 7, 8, 9];
         let rows = [0, 1, 0, 3, 4, 3, 60, 61, 60, 7, 8, 7].map(|number: u8| f32::from(number));
         let planes = [0, 3, 60, 7, 1, 4, 61, 8, 0, 3, 60, 7].map(|number: u8| f32::from(number));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_level_that_occurs_must_be_one_of_the_types_numbers() {
+    fn only_levels_that_occur_must_be_representable() {
         let doubled = spec(r#"{"scale": 2}"#, &[-1, 1, 2, 1]);
         let mut data = Vec::new();
         write_row(&[3, 127], &doubled, Datatype::Uint8, &mut data).unwrap();

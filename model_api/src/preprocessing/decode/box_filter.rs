@@ -1,15 +1,15 @@
-//! Box filter over rows as they are decoded: an image at 1/2, 1/4 or 1/8 of its size, of which the whole is never in memory.
+//! Box filter over rows as they are decoded: reduces an image to 1/2, 1/4 or 1/8 without holding all of it.
 
 use image::DynamicImage;
 
-/// Averages squares of pixels. Takes rows of 8-bit pixels from the top, of one to four channels.
+/// Averages squares of pixels. It accepts rows of 8-bit pixels from the top, with one to four channels.
 ///
-/// Where the last of two or four channels is transparency, the others are weighted by it: a pixel that cannot be seen has no colour.
+/// Where the last of two or four channels is alpha, it weights the others: an invisible pixel contributes no colour.
 pub(super) struct BoxFilter {
     width: u32,
     channels: usize,
     divisor: usize,
-    /// Of the squares that are not finished: for each channel a sum, and how many pixels went into the row's squares.
+    /// Sums of the unfinished squares per channel, and the number of pixel rows in them.
     sums: Vec<u32>,
     rows: u32,
     pixels: Vec<u8>,
@@ -22,7 +22,7 @@ impl BoxFilter {
         Self { width, channels, divisor: divisor as usize, sums: vec![0; across], rows: 0, pixels }
     }
 
-    /// Bytes that it takes, its result included.
+    /// Memory in bytes, including the result.
     pub(super) fn memory(width: u32, height: u32, channels: usize, divisor: u32) -> u64 {
         let across = u64::from(width.div_ceil(divisor)) * channels as u64;
         across * u64::from(height.div_ceil(divisor)) + across * 4
@@ -67,7 +67,7 @@ impl BoxFilter {
         self.rows = 0;
     }
 
-    /// The reduced image; `None` unless as many rows came as the size asks for.
+    /// The reduced image; `None` unless as many rows were added as the size requires.
     pub(super) fn finish(mut self, height: u32) -> Option<DynamicImage> {
         if self.rows > 0 {
             self.finish_row();
@@ -77,7 +77,7 @@ impl BoxFilter {
     }
 }
 
-/// 8-bit pixels of one to four channels as an image.
+/// Builds an image from 8-bit pixels with one to four channels.
 pub(super) fn image_of(width: u32, height: u32, channels: usize, pixels: Vec<u8>) -> Option<DynamicImage> {
     Some(match channels {
         1 => DynamicImage::ImageLuma8(image::ImageBuffer::from_raw(width, height, pixels)?),
@@ -95,26 +95,26 @@ fn rounded(sum: u32, count: u32) -> u8 {
 mod tests {
     use super::*;
 
-    fn reduced(width: u32, height: u32, channels: usize, divisor: u32, pixels: &[u8]) -> Vec<u8> {
+    fn average(width: u32, height: u32, channels: usize, divisor: u32, pixels: &[u8]) -> Vec<u8> {
         let mut filter = BoxFilter::new(width, height, channels, divisor);
         pixels.chunks(width as usize * channels).for_each(|row| filter.push(row));
         filter.finish(height).unwrap().into_bytes()
     }
 
     #[test]
-    fn squares_become_their_average_and_the_last_ones_may_be_smaller() {
-        assert_eq!(reduced(3, 3, 1, 2, &[0, 10, 7, 20, 31, 9, 100, 50, 200]), [15, 8, 75, 200]);
-        assert_eq!(reduced(2, 1, 3, 8, &[0, 1, 2, 10, 11, 12]), [5, 6, 7]);
+    fn squares_are_averaged_and_the_last_ones_may_be_smaller() {
+        assert_eq!(average(3, 3, 1, 2, &[0, 10, 7, 20, 31, 9, 100, 50, 200]), [15, 8, 75, 200]);
+        assert_eq!(average(2, 1, 3, 8, &[0, 1, 2, 10, 11, 12]), [5, 6, 7]);
     }
 
     #[test]
-    fn what_cannot_be_seen_has_no_colour() {
-        assert_eq!(reduced(2, 1, 2, 2, &[200, 255, 7, 0]), [200, 128]);
-        assert_eq!(reduced(2, 1, 4, 2, &[1, 2, 3, 0, 4, 5, 6, 0]), [0, 0, 0, 0]);
+    fn invisible_pixels_contribute_no_colour() {
+        assert_eq!(average(2, 1, 2, 2, &[200, 255, 7, 0]), [200, 128]);
+        assert_eq!(average(2, 1, 4, 2, &[1, 2, 3, 0, 4, 5, 6, 0]), [0, 0, 0, 0]);
     }
 
     #[test]
-    fn rows_that_are_missing_are_not_made_up() {
+    fn missing_rows_give_no_image() {
         let mut filter = BoxFilter::new(2, 4, 1, 2);
         (0..2).for_each(|_| filter.push(&[1, 2]));
         assert!(filter.finish(4).is_none());

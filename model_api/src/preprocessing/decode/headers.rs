@@ -1,10 +1,10 @@
-//! What is read from a file before a decoder sees it: its format, and the sizes that a decoder would believe unchecked.
+//! Checks of a file before a decoder reads it: its format, and the sizes that a decoder would trust.
 
 use image::ImageFormat;
 
 use crate::preprocessing::error::ImageError;
 
-/// The format by its magic. Names and media types are the sender's opinion.
+/// Detects the format by its magic. File names and media types are not trusted.
 pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     match image::guess_format(bytes) {
         _ if is_tiff(bytes) => Ok(ImageFormat::Tiff),
@@ -21,17 +21,17 @@ pub(super) fn format(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     }
 }
 
-/// TIFF, or `BigTIFF`, whose magic the `image` crate does not know.
+/// TIFF, or `BigTIFF`, whose magic the `image` crate does not recognise.
 fn is_tiff(bytes: &[u8]) -> bool {
     matches!(bytes, [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..])
 }
 
-/// A guess at what was sent instead, for those who wonder why their picture is none.
+/// Names the likely format of unsupported bytes, to help the client.
 fn hint(bytes: &[u8]) -> &'static str {
     let start = &bytes[..bytes.len().min(256)];
     match start {
         [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', ..] => "; this looks like AVIF",
-        [_, _, _, _, b'f', b't', b'y', b'p', ..] => "; this looks like HEIC or a film",
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => "; this looks like HEIC or a video",
         [b'%', b'P', b'D', b'F', ..] => "; this looks like PDF",
         [0, 0, 1, 0, ..] => "; this looks like an icon file",
         _ if start.trim_ascii_start().starts_with(b"<") => "; this looks like SVG, XML or HTML",
@@ -40,11 +40,11 @@ fn hint(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// How many channels a JPEG's first scan has; the others, if there are any, come in further scans. `None` where each channel
-/// comes in several (a progressive JPEG), for which its decoder keeps all coefficients.
+/// Number of channels in the first scan of a JPEG; the others follow in further scans. `None` for a progressive JPEG, for which
+/// the decoder keeps all coefficients.
 pub(super) fn jpeg_scan(bytes: &[u8]) -> Option<u8> {
     let mut rest = bytes.get(2..).unwrap_or_default();
-    // Segments are FF, a marker, and a length that counts itself; the frame's comes before the first scan's.
+    // A segment is FF, a marker, and a length that includes itself. The frame header precedes the first scan.
     while let [0xFF, marker, tail @ ..] = rest {
         match (marker, tail) {
             (0xFF, _) => rest = &rest[1..],
@@ -59,20 +59,20 @@ pub(super) fn jpeg_scan(bytes: &[u8]) -> Option<u8> {
             _ => return Some(0),
         }
     }
-    // Not as it should be: assume the dearer kind.
+    // Malformed: assume the kind that needs more memory.
     None
 }
 
-/// Walks a WebP file's chunks and calls `allow` with every size that one of its frames announces.
+/// Walks the chunks of a WebP file and calls `allow` with the size in each frame header.
 ///
-/// The decoder takes memory for a frame by the frame's own header, which need not agree with the file's, and for a
-/// metadata chunk by the length it claims; so a chunk that claims more than the file holds is refused here.
+/// The decoder allocates memory by the frame's own header, which need not agree with the file's header, and for a metadata chunk
+/// by its declared length. A chunk that declares more than the file contains is therefore rejected.
 pub(super) fn webp_frames(bytes: &[u8], allow: impl Fn(u32, u32) -> Result<(), ImageError>) -> Result<(), ImageError> {
     let mut rest = bytes.get(12..).unwrap_or_default();
     while let [name @ .., b0, b1, b2, b3] = rest.get(..8).unwrap_or_default() {
         let length = u32::from_le_bytes([*b0, *b1, *b2, *b3]) as usize;
         let Some(body) = rest.get(8..8 + length) else {
-            // A cut picture may still be read to where it was cut; nothing else can.
+            // A truncated image can be decoded up to the truncation; other chunks cannot.
             return match name {
                 b"VP8 " | b"VP8L" => frame(name, &rest[8..], &allow),
                 _ => Err(ImageError::Undecodable { format: "WebP", reason: "a chunk ends after the file".into() }),
@@ -82,7 +82,7 @@ pub(super) fn webp_frames(bytes: &[u8], allow: impl Fn(u32, u32) -> Result<(), I
             (b"ANMF", [_, _, _, _, _, _, w0, w1, w2, h0, h1, h2, _, _, _, _, inner @ ..]) => {
                 let side = |bytes: [&u8; 3]| u32::from_le_bytes([*bytes[0], *bytes[1], *bytes[2], 0]) + 1;
                 allow(side([w0, w1, w2]), side([h0, h1, h2]))?;
-                // Only one frame can be in an animation's chunk, behind its transparency.
+                // An animation's chunk contains a single frame, after its transparency.
                 let mut inner = inner;
                 while let [name @ .., b0, b1, b2, b3] = inner.get(..8).unwrap_or_default() {
                     frame(name, &inner[8..], &allow)?;
@@ -97,7 +97,7 @@ pub(super) fn webp_frames(bytes: &[u8], allow: impl Fn(u32, u32) -> Result<(), I
     Ok(())
 }
 
-/// The size in a frame's own header: 14 bits a side, in both of WebP's codecs.
+/// The size in a frame header: 14 bits per side, in both codecs of WebP.
 fn frame(name: &[u8], body: &[u8], allow: impl Fn(u32, u32) -> Result<(), ImageError>) -> Result<(), ImageError> {
     match (name, body) {
         (b"VP8 ", [_, _, _, _, _, _, w0, w1, h0, h1, ..]) => {
@@ -112,7 +112,7 @@ fn frame(name: &[u8], body: &[u8], allow: impl Fn(u32, u32) -> Result<(), ImageE
     }
 }
 
-/// A WebP file without what follows it, as its own length says. Where that is no length of the file, all of it.
+/// A WebP file without trailing bytes, by its declared length; all of it where that length is invalid.
 pub(super) fn webp_image(bytes: &[u8]) -> &[u8] {
     let length =
         bytes.get(4..8).and_then(|length| length.first_chunk()).map_or(0, |length| u32::from_le_bytes(*length));
@@ -120,7 +120,7 @@ pub(super) fn webp_image(bytes: &[u8]) -> &[u8] {
     if end > 20 { bytes.get(..end).unwrap_or(bytes) } else { bytes }
 }
 
-/// Whether a WebP file is a lossy image without transparency.
+/// Whether a WebP file is lossy and has no transparency.
 pub(super) fn is_lossy_webp(bytes: &[u8]) -> bool {
     let has_alpha = |bytes: &[u8]| bytes.get(20).is_some_and(|flags| flags & 0x12 != 0);
     match bytes.get(12..16) {
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guess_says_what_was_sent_instead() {
+    fn the_error_names_the_likely_format() {
         for (bytes, word) in [
             (&b"\0\0\0\x18ftypheic"[..], "HEIC"),
             (b"\0\0\0\x18ftypavif", "AVIF"),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_of_several_scans_is_told_from_one_of_one() {
+    fn jpegs_with_several_scans_are_detected() {
         let jpeg = |frame: u8, channels: u8| {
             [0xFF, 0xD8, 0xFF, 0xE0, 0, 4, 1, 2, 0xFF, frame, 0, 2, 0xFF, 0xDA, 0, 12, channels, 0, 0, 0]
         };
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_size_in_a_webp_file_is_seen() {
+    fn every_frame_size_in_a_webp_file_is_checked() {
         let chunk = |name: &[u8], body: &[u8]| [name, &(body.len() as u32).to_le_bytes(), body].concat();
         let lossless = chunk(b"VP8L", &[0x2F, 0xFF, 0xFF, 0xFF, 0x0F, 0]);
         let animated = chunk(b"ANMF", &[&[0; 6][..], &[9, 0, 0, 19, 0, 0], &[0; 4], &lossless].concat());

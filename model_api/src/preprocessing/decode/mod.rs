@@ -1,3 +1,5 @@
+//! Image decoding, within limits of size and memory.
+
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -23,24 +25,24 @@ mod tiff;
 #[cfg(test)]
 mod tests;
 
-/// Tells the format by magic, holds the header against the limits, then decodes. Of an animation or a file of several pages, the
-/// first image.
+/// Detects the format by its magic, checks the header against the limits, then decodes. Of an animation or a file with several
+/// pages, it decodes the first image.
 ///
-/// An image of more than 32 Mi pixels, or whose pixels would take more memory than `limits` has, is decoded at a reduced scale where
-/// its format can be. `spec` says what will be made of the pixels: where that is gray, some come gray already.
+/// An image of more than 32 Mi pixels, or whose pixels would need more memory than `limits` allows, is decoded at a reduced scale
+/// where the format supports it. For a `spec` with gray pixels, some formats return gray directly.
 pub(super) fn decode(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<RawImage, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     limits.check_bytes(bytes.len())?;
     let format = headers::format(bytes)?;
-    // The decoders are fuzzed, but thousands of lines that read what strangers send: a slip costs one request.
+    // The decoders are fuzzed, but they parse untrusted bytes in thousands of lines. A panic costs one request.
     catch_unwind(AssertUnwindSafe(|| decode_format(format, bytes, spec, limits))).unwrap_or_else(|_| {
-        Err(ImageError::Undecodable { format: format_name(format), reason: "it breaks the decoder".into() })
+        Err(ImageError::Undecodable { format: format_name(format), reason: "it makes the decoder panic".into() })
     })
 }
 
-/// What follows the image in the file is left out, whatever it is.
+/// Ignores whatever follows the image in the file.
 fn decode_format(
     format: ImageFormat,
     bytes: &[u8],
@@ -51,7 +53,7 @@ fn decode_format(
         ImageFormat::Tiff => tiff::decode(bytes, spec, limits),
         ImageFormat::Jpeg => match jpeg::find_end(bytes)? {
             Ending::Marker(bytes) => decode_pixels(format, bytes, spec, limits),
-            // Decoders take a file that runs out for one that is cut.
+            // Decoders treat a file without an end marker as truncated.
             Ending::NoMarker => decode_pixels(format, &[bytes, &jpeg::END].concat(), spec, limits),
         },
         ImageFormat::WebP => {
@@ -63,7 +65,7 @@ fn decode_format(
     }
 }
 
-/// The decoders were chosen by measuring: see `docs/DECODING.md`.
+/// The decoders were chosen by benchmark: see `docs/DECODING.md`.
 fn decode_pixels(
     format: ImageFormat,
     bytes: &[u8],
@@ -105,7 +107,7 @@ fn decode_pixels(
     Ok(RawImage { image: samples::apply_range(image, spec.range()), orientation })
 }
 
-/// The image at the largest scale of 1/2, 1/4 and 1/8 that is within the limits; `None` for a format that is only decoded in full.
+/// The image at the largest scale of 1/2, 1/4 and 1/8 within the limits; `None` for a format without scaled decoding.
 fn decode_scaled(
     format: ImageFormat,
     bytes: &[u8],
@@ -130,19 +132,19 @@ fn decode_scaled(
     }
 }
 
-/// What decoding in full takes at its peak: the pixels, what the decoder keeps beside them, and our own copy after.
+/// Peak memory of decoding at full scale: the pixels, the decoder's buffers, and the copy that flattening makes.
 fn peak_memory(format: ImageFormat, bytes: &[u8], decoder: &impl ImageDecoder) -> u64 {
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     let beside = match format {
-        // All coefficients of three channels, 16 bits each, wait until the last scan has come.
+        // The 16-bit coefficients of three channels are kept until the last scan.
         ImageFormat::Jpeg if headers::jpeg_scan(bytes).is_none() => pixels * 6,
-        // Without transparency, brightness and colours of a frame; with it, a frame of four channels.
+        // Lossy frames without transparency are kept as luma and chroma; others as four channels.
         ImageFormat::WebP if headers::is_lossy_webp(bytes) => pixels * 2,
         ImageFormat::WebP | ImageFormat::Gif => pixels * 4,
         _ => 0,
     };
-    // Colours become gray, transparency is resolved; opaque colours of these formats, which are never turned, stay as they are.
+    // Flattening copies pixels, except opaque pixels of these formats, which have no orientation.
     let copy = match (format, decoder.color_type()) {
         (ImageFormat::Bmp | ImageFormat::Pnm, ColorType::Rgb8 | ColorType::L8) => pixels,
         _ => pixels * 3,

@@ -1,4 +1,4 @@
-//! PNG row by row at reduced scale, for images whose pixels would not fit in the memory that one decoding may take.
+//! Row-by-row PNG decoder at a reduced scale, for images whose pixels exceed the memory limit of one decoding.
 
 use std::io::Cursor;
 
@@ -9,19 +9,20 @@ use super::box_filter::BoxFilter;
 use super::samples::levels_of_16;
 use crate::preprocessing::error::ImageError;
 
-/// A PNG's chunks beside the pixels may hold and unpack this much; a colour profile that unpacks to more is left out.
+/// Maximum size of a PNG's chunks beside the pixels, also decompressed; a colour profile that decompresses to more is ignored.
 pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 
-/// What the decoder keeps of the compressed data and of what it has unpacked.
+/// The decoder's buffers of compressed and decompressed data.
 const UNPACKING_BYTES: u64 = 256 << 10;
 
-/// A PNG whose header has been read.
+/// A PNG whose header is read.
 pub(super) struct PngReader<'a> {
     reader: Reader<Cursor<&'a [u8]>>,
 }
 
 impl<'a> PngReader<'a> {
-    /// Reads the header. `None` for an interlaced image, whose rows come in seven passes over all of it, and for what is damaged.
+    /// Reads the header. `None` for a damaged image, and for an interlaced one, whose rows come in seven passes over the whole
+    /// image.
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: CHUNK_BYTES as usize });
         decoder.set_transformations(Transformations::EXPAND);
@@ -38,15 +39,15 @@ impl<'a> PngReader<'a> {
         }
     }
 
-    /// Bytes that [`Self::decode`] takes, the image included.
+    /// Memory of [`Self::decode`] in bytes, including the image.
     pub(super) fn memory(&self, divisor: u32) -> u64 {
         let (width, height) = self.reader.info().size();
-        // Two rows in the decoder, of 16 bits a sample at the most, and one of 8 here.
+        // Two rows in the decoder with up to 16 bits per sample, and one row of 8 bits here.
         let rows = u64::from(width) * self.channels() as u64 * 5;
         BoxFilter::memory(width, height, self.channels(), divisor) + rows + UNPACKING_BYTES
     }
 
-    /// The pixels, each the average of `divisor` by `divisor`.
+    /// Decodes the pixels, each the average of `divisor` × `divisor` pixels.
     pub(super) fn decode(mut self, divisor: u32, range: Option<[f64; 2]>) -> Result<DynamicImage, ImageError> {
         let damaged = || ImageError::Undecodable { format: "PNG", reason: "it is damaged or truncated".into() };
         let (width, height) = self.reader.info().size();
@@ -65,7 +66,7 @@ impl<'a> PngReader<'a> {
                 row.data().as_chunks::<2>().0.iter().map(|&sample| levels[usize::from(u16::from_be_bytes(sample))]),
             );
             if range.is_some() && channels.is_multiple_of(2) {
-                // Transparency has no range but its own; its high byte is its level.
+                // The range does not apply to alpha: its high byte is its level.
                 for (pixel, wide) in narrow.chunks_exact_mut(channels).zip(row.data().chunks_exact(2 * channels)) {
                     pixel[channels - 1] = wide[2 * channels - 2];
                 }

@@ -1,17 +1,19 @@
+//! A decoded image before it is flattened.
+
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, Pixel, imageops};
 
-/// The pixels as the file has them, and how they are to be turned.
+/// Decoded pixels in the file's own colour type, with their orientation.
 pub(in crate::preprocessing) struct RawImage {
     pub image: DynamicImage,
     pub orientation: Orientation,
 }
 
-/// Up to here an image is decoded in full, whatever the model's size.
+/// Larger images are decoded at a reduced scale, whatever the model's size.
 pub(super) const MAX_FULL_SCALE_PIXELS: u64 = 32 << 20;
 
 impl RawImage {
-    /// Flattens the pixels to one or three channels, and turns those few bytes rather than the many.
+    /// Flattens the pixels to one or three channels, then applies the orientation to those fewer bytes.
     pub(in crate::preprocessing) fn flatten_upright<P>(
         self,
         flatten: impl FnOnce(DynamicImage) -> ImageBuffer<P, Vec<u8>>,

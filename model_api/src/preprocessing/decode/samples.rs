@@ -1,15 +1,15 @@
-//! Samples of more than eight bits as the 256 levels that everything behind the decoders works with.
+//! Conversion of samples of more than eight bits to 256 levels.
 
 use image::DynamicImage;
 
 use super::box_filter::image_of;
 
-/// The level of a value, where `low` becomes 0 and `high` 255; what lies outside becomes the nearer of the two, and NaN 0.
+/// The level of a value, where `low` becomes 0 and `high` 255. Values outside are clamped, and NaN becomes 0.
 pub(super) fn level(value: f64, [low, high]: [f64; 2]) -> u8 {
     ((value - low) / (high - low) * 255.0).round().clamp(0.0, 255.0) as u8
 }
 
-/// The level of a 16-bit sample, rounded as the `image` crate rounds it where no range is set.
+/// The level of a 16-bit sample. Without a range, it is rounded as the `image` crate rounds it.
 pub(super) fn level_of_16(value: u16, range: Option<[f64; 2]>) -> u8 {
     match range {
         Some(range) => level(value.into(), range),
@@ -17,13 +17,13 @@ pub(super) fn level_of_16(value: u16, range: Option<[f64; 2]>) -> u8 {
     }
 }
 
-/// For each 16-bit sample its level.
+/// The level of each 16-bit sample.
 pub(super) fn levels_of_16(range: Option<[f64; 2]>) -> Vec<u8> {
     (0..=u16::MAX).map(|value| level_of_16(value, range)).collect()
 }
 
-/// An image of 16 bits a sample as one of 8, by a range of its samples. Transparency has no range but its own. Others stay as they
-/// are: their 256 levels are what a range leads to.
+/// Converts an image of 16 bits per sample to 8 bits by a range of its samples. The range does not apply to alpha. Images of 8
+/// bits are returned as they are.
 pub(super) fn apply_range(image: DynamicImage, range: Option<[f64; 2]>) -> DynamicImage {
     let Some(range) = range else { return image };
     let (width, height, channels) = (image.width(), image.height(), usize::from(image.color().channel_count()));
@@ -50,13 +50,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_becomes_all_levels() {
+    fn a_range_maps_to_all_levels() {
         assert_eq!([0.0, 4095.0, 9999.0, -3.0, 2047.5].map(|value| level(value, [0.0, 4095.0])), [0, 255, 255, 0, 128]);
         assert_eq!([f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(|value| level(value, [0.0, 1.0])), [0, 255, 0]);
     }
 
     #[test]
-    fn only_samples_of_16_bits_have_a_range_and_transparency_has_none() {
+    fn a_range_applies_to_16_bit_colours_only() {
         let range = Some([0.0, 4095.0]);
         let wide = DynamicImage::ImageLuma16(ImageBuffer::from_pixel(1, 1, Luma([4095])));
         assert_eq!(apply_range(wide.clone(), range).into_bytes(), [255]);

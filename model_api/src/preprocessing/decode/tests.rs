@@ -1,5 +1,5 @@
-//! What is read is what the `image` crate's own decoders read: on the sample pictures, and on generated ones of every format,
-//! kind of pixel and a few sizes. The reference is as plain as can be, and shares no code with what it judges.
+//! Comparison with the decoders of the `image` crate: on the sample images, and on generated images of every format and colour
+//! type in a few sizes. The reference is simple and shares no code with the tested one.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::preprocessing::settings::Background;
 
 const BLACK: Background = Background([0; 3]);
 
-/// Of a model of 64×64 pixels.
+/// Settings of a model of 64 × 64 pixels.
 pub(super) fn spec(settings: &str, channels: i64) -> ImageSpec {
     let settings = serde_json::from_str(settings).unwrap();
     ImageSpec::resolve(&settings, open_inference::Datatype::Fp32, &[-1, 64, 64, channels]).unwrap()
@@ -22,8 +22,8 @@ pub(super) fn spec(settings: &str, channels: i64) -> ImageSpec {
 
 const SIZES: [(u32, u32); 7] = [(1, 1), (1, 7), (8, 3), (17, 16), (33, 65), (100, 41), (250, 130)];
 
-/// A bright disc on a slope of colours, with grain; a tenth of it is half transparent when `alpha` is.
-pub(super) fn picture(width: u32, height: u32, alpha: f32) -> DynamicImage {
+/// A bright disc on a colour gradient with noise; with `alpha`, a tenth of it is translucent.
+pub(super) fn sample_image(width: u32, height: u32, alpha: f32) -> DynamicImage {
     let shade = |x: u32, y: u32| {
         let (across, down) = (x as f32 / width as f32, y as f32 / height as f32);
         let disc = if (across - 0.5).hypot(down - 0.4) < 0.3 { 0.5 } else { 0.0 };
@@ -34,39 +34,39 @@ pub(super) fn picture(width: u32, height: u32, alpha: f32) -> DynamicImage {
     Rgba32FImage::from_fn(width, height, shade).into()
 }
 
-/// All that an eight- or sixteen-bit picture can be.
-fn kinds(picture: &DynamicImage) -> [DynamicImage; 8] {
+/// The image in each 8-bit and 16-bit colour type.
+fn kinds(image: &DynamicImage) -> [DynamicImage; 8] {
     [
-        picture.to_luma8().into(),
-        picture.to_luma_alpha8().into(),
-        picture.to_rgb8().into(),
-        picture.to_rgba8().into(),
-        picture.to_luma16().into(),
-        picture.to_luma_alpha16().into(),
-        picture.to_rgb16().into(),
-        picture.to_rgba16().into(),
+        image.to_luma8().into(),
+        image.to_luma_alpha8().into(),
+        image.to_rgb8().into(),
+        image.to_rgba8().into(),
+        image.to_luma16().into(),
+        image.to_luma_alpha16().into(),
+        image.to_rgb16().into(),
+        image.to_rgba16().into(),
     ]
 }
 
-/// The file's pixels by the `image` crate, with transparency on black: colours, and their brightness.
+/// The file's pixels as decoded by the `image` crate over black: colours, and their luma.
 fn reference(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let image = image::load_from_memory(bytes).unwrap();
     let over_black = |value: u8, alpha: u8| (f64::from(value) * f64::from(alpha) / 255.0).round() as u8;
     let rgb = |Rgba([r, g, b, alpha]): &Rgba<u8>| [*r, *g, *b].map(|value| over_black(value, *alpha));
     let luma = |Rgba([r, g, b, alpha]): &Rgba<u8>| {
-        let luma = if r == g && g == b { *r } else { brightness(*r, *g, *b) };
+        let luma = if r == g && g == b { *r } else { luma(*r, *g, *b) };
         over_black(luma, *alpha)
     };
     let image = image.into_rgba8();
     (image.pixels().flat_map(rgb).collect(), image.pixels().map(luma).collect())
 }
 
-/// In fixed point, as Pillow has it.
-fn brightness(r: u8, g: u8, b: u8) -> u8 {
+/// In fixed point, as Pillow computes it.
+fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 32_768) / 65_536) as u8
 }
 
-/// Holds what is read of the file against the reference: colours must be equal, brightness within `tolerance`.
+/// Compares the decoded file with the reference: colours must be equal, luma may differ by `tolerance`.
 fn check(bytes: &[u8], tolerance: u8, what: &str) {
     let (rgb, gray) = reference(bytes);
     let limits = ImageLimits::default();
@@ -85,7 +85,7 @@ fn check(bytes: &[u8], tolerance: u8, what: &str) {
 }
 
 #[test]
-fn the_sample_pictures_are_read_as_image_reads_them() {
+fn the_sample_images_are_decoded_as_by_the_image_crate() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let mut count = 0;
     for model in std::fs::read_dir(models).unwrap() {
@@ -97,13 +97,13 @@ fn the_sample_pictures_are_read_as_image_reads_them() {
             }
         }
     }
-    assert!(count >= 20, "{count} pictures");
+    assert!(count >= 20, "{count} images");
 }
 
 #[test]
-fn every_lossless_format_is_read_as_image_reads_it() {
+fn every_lossless_format_is_decoded_as_by_the_image_crate() {
     for (width, height) in SIZES {
-        let kinds = [1.0, 0.5, 0.0].map(|alpha| kinds(&picture(width, height, alpha)));
+        let kinds = [1.0, 0.5, 0.0].map(|alpha| kinds(&sample_image(width, height, alpha)));
         for format in [
             ImageFormat::Png,
             ImageFormat::Bmp,
@@ -115,7 +115,7 @@ fn every_lossless_format_is_read_as_image_reads_it() {
             let mut written = 0;
             for image in kinds.as_flattened() {
                 let mut file = Cursor::new(Vec::new());
-                // Not every format holds every kind of pixel.
+                // Not every format supports every colour type.
                 if image.write_to(&mut file, format).is_ok() {
                     check(file.get_ref(), 0, &format!("{format:?} of {width}x{height} {:?}", image.color()));
                     written += 1;
@@ -127,8 +127,8 @@ fn every_lossless_format_is_read_as_image_reads_it() {
 }
 
 #[test]
-fn every_filter_of_png_is_read_as_image_reads_it() {
-    let image = picture(100, 41, 0.5).into_rgba8();
+fn every_filter_of_png_is_decoded_as_by_the_image_crate() {
+    let image = sample_image(100, 41, 0.5).into_rgba8();
     for filter in [FilterType::NoFilter, FilterType::Sub, FilterType::Up, FilterType::Avg, FilterType::Paeth] {
         let mut file = Vec::new();
         PngEncoder::new_with_quality(&mut file, CompressionType::Best, filter)
@@ -138,8 +138,8 @@ fn every_filter_of_png_is_read_as_image_reads_it() {
     }
 }
 
-/// Holds the brightness of a JPEG against that of another with the same data. Each decoder rounds its transform for itself.
-fn check_brightness(bytes: &[u8], other: &[u8], what: &str) {
+/// Compares the luma of a JPEG with that of another file with the same data. Each decoder rounds its own transform.
+fn check_luma(bytes: &[u8], other: &[u8], what: &str) {
     let gray = |bytes| {
         let decoded = decode(bytes, &spec("{}", 1), &ImageLimits::default()).unwrap();
         decoded.flatten_upright(|image| to_gray(image, BLACK)).into_raw()
@@ -154,22 +154,22 @@ fn check_brightness(bytes: &[u8], other: &[u8], what: &str) {
     assert!(mean / (expected.len() as f64) < 6.0, "{what}: colours differ by {mean}");
 }
 
-/// Brightness comes of a JPEG's own channel, where the reference has made colours of it and rounded them to whole levels.
+/// Luma is a channel of the JPEG, while the reference computes it from colours that are rounded to whole levels.
 const ROUNDED_COLOURS: u8 = 1;
 
 #[test]
-fn every_kind_of_jpeg_is_read_as_image_reads_it() {
+fn every_kind_of_jpeg_is_decoded_as_by_the_image_crate() {
     use SamplingFactor::{F_1_1, F_1_2, F_2_1, F_2_2};
     for (width, height) in SIZES {
-        let picture = picture(width, height, 1.0);
+        let image = sample_image(width, height, 1.0);
         for (color, pixels, sampling) in [
-            (ColorType::Luma, picture.to_luma8().into_raw(), F_1_1),
-            (ColorType::Rgb, picture.to_rgb8().into_raw(), F_1_1),
-            (ColorType::Rgb, picture.to_rgb8().into_raw(), F_2_1),
-            (ColorType::Rgb, picture.to_rgb8().into_raw(), F_1_2),
-            (ColorType::Rgb, picture.to_rgb8().into_raw(), F_2_2),
-            (ColorType::Cmyk, picture.to_rgba8().into_raw(), F_1_1),
-            (ColorType::CmykAsYcck, picture.to_rgba8().into_raw(), F_1_1),
+            (ColorType::Luma, image.to_luma8().into_raw(), F_1_1),
+            (ColorType::Rgb, image.to_rgb8().into_raw(), F_1_1),
+            (ColorType::Rgb, image.to_rgb8().into_raw(), F_2_1),
+            (ColorType::Rgb, image.to_rgb8().into_raw(), F_1_2),
+            (ColorType::Rgb, image.to_rgb8().into_raw(), F_2_2),
+            (ColorType::Cmyk, image.to_rgba8().into_raw(), F_1_1),
+            (ColorType::CmykAsYcck, image.to_rgba8().into_raw(), F_1_1),
         ] {
             let mut interleaved = Vec::new();
             for order in ["interleaved", "interleaved, restarted", "channel by channel", "progressive"] {
@@ -177,14 +177,15 @@ fn every_kind_of_jpeg_is_read_as_image_reads_it() {
                 let mut encoder = Encoder::new(&mut file, 90);
                 encoder.set_sampling_factor(sampling);
                 encoder.set_progressive(order == "progressive");
-                // Tables made to measure have this encoder write a scan for each channel.
+                // With optimised tables, this encoder writes one scan per channel.
                 encoder.set_optimized_huffman_tables(order == "channel by channel");
                 encoder.set_restart_interval(if order == "interleaved, restarted" { 3 } else { 0 });
                 encoder.encode(&pixels, width as u16, height as u16, color).unwrap();
                 let what = format!("{color:?} of {width}x{height}, {sampling:?}, {order}");
                 if order == "channel by channel" && matches!(sampling, F_1_2 | F_2_2) {
-                    // `image` misreads these. Its reading of the same data in one scan is the reference.
-                    check_brightness(&file, &interleaved, &what);
+                    // The `image` crate decodes these files incorrectly. Its result for the same data in one scan is the
+                    // reference.
+                    check_luma(&file, &interleaved, &what);
                     continue;
                 }
                 if order == "interleaved" {

@@ -1,29 +1,32 @@
+//! Background subtraction.
+
 use super::histogram::Histogram;
 use super::illumination;
 use super::plane::Plane;
 
-/// The ink above the paper, whichever way round it was.
+/// Foreground of an image, after background subtraction. Its polarity is normalised: strokes are positive.
 pub(super) struct ForegroundMap {
-    /// How much each pixel stands out from the paper; 0 on the paper and on what is the other way round.
+    /// How far each pixel stands out from the background; 0 for the background and for the opposite polarity.
     pub(super) strength: Plane,
-    /// How strong full ink is.
+    /// Strength of a full stroke.
     pub(super) full: f32,
-    /// The standard deviation of the paper's noise_sigma.
+    /// Standard deviation of the background's noise.
     pub(super) noise_sigma: f32,
 }
 
-/// Fainter than this is a blank page, not ink.
+/// Minimum contrast; an image with less is blank.
 const MIN_CONTRAST: f32 = 10.0;
 
-/// A digit may be a hundredth of the image; a pixel or two are none, but dust or a dead cell of the camera.
+/// Specks of at most this many pixels are ignored: a digit may cover a hundredth of the image, and fewer pixels are dust or a
+/// dead pixel of the camera.
 pub(super) const MAX_SPECK_AREA: usize = 3;
 
-/// The border is taken for even when this share of it is within [`UNIFORM_TOLERANCE`] of its median.
+/// The border counts as uniform when this fraction of it is within [`UNIFORM_TOLERANCE`] of its median.
 const UNIFORM_FRACTION: f32 = 0.7;
 const UNIFORM_TOLERANCE: u8 = 4;
 
-/// Takes the paper away: finds its shade from the image's border, follows the light over it, and keeps what stands
-/// out to the side that has more. `None` for a blank page.
+/// Subtracts the background: estimates its level at the image's border, follows its illumination, and keeps the polarity with
+/// more mass. `None` for a blank image.
 pub(super) fn subtract(image: Plane) -> Option<ForegroundMap> {
     let border: Vec<u8> = border(&image).map(|(x, y)| image.values[y * image.width + x]).collect();
     let border = Histogram::of(&border);
@@ -37,7 +40,7 @@ pub(super) fn subtract(image: Plane) -> Option<ForegroundMap> {
     }
 }
 
-/// Paper of one shade: a canvas, a scan.
+/// Subtracts a uniform background, as of a canvas or a scan.
 fn subtract_uniform(mut image: Plane, shade: u8) -> Option<ForegroundMap> {
     let counts = Histogram::of(&image.values);
     let noise_sigma = noise_sigma(counts.distances_from(shade).quantile(BACKGROUND_FRACTION).into());
@@ -64,25 +67,25 @@ fn subtract_uniform(mut image: Plane, shade: u8) -> Option<ForegroundMap> {
     Some(ForegroundMap { strength: image, full, noise_sigma })
 }
 
-/// So much of the image is paper at the least: bold ink may cover the rest.
+/// Fraction of the image that is background at least; bold strokes may cover the rest.
 pub(super) const BACKGROUND_FRACTION: f32 = 0.4;
 
-/// Two fifths of normally distributed noise_sigma are within 0.524 deviations.
+/// Standard deviation from the distance within which two fifths of normally distributed noise lie: 0.524 deviations.
 pub(super) fn noise_sigma(within: f32) -> f32 {
     within / 0.524
 }
 
-/// What stands out by more than this is no noise_sigma.
+/// Pixels that stand out more than this are not noise.
 pub(super) fn foreground_threshold(noise_sigma: f32) -> f32 {
     (4.0 * noise_sigma).min(64.0)
 }
 
-/// Whether the strongest that there is, dust aside, is no accident.
+/// Whether the strongest contrast, without specks, is above the noise.
 pub(super) fn is_foreground(full: f32, noise_sigma: f32) -> bool {
     full >= MIN_CONTRAST && full >= 5.0 * noise_sigma
 }
 
-/// The pixels along the edges, a fortieth of the side depth: column and row.
+/// Column and row of the pixels along the edges, a fortieth of the side deep.
 pub(super) fn border(image: &Plane) -> impl Iterator<Item = (usize, usize)> {
     let (width, height) = (image.width, image.height);
     let depth = (width.min(height) / 40).max(1);

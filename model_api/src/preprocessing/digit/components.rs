@@ -1,30 +1,32 @@
+//! Connected components of the foreground, and the selection of those that form the digit.
+
 use super::background::ForegroundMap;
 use super::histogram::Histogram;
 use super::mask::{Bounds, Mask, Run};
 use super::plane::{Plane, Region};
 
-/// What was found to be the digit.
+/// The digit that was found in a region.
 pub(super) struct Digit {
-    /// How strong the ink is. The whole of what was looked at.
+    /// Foreground strength of the whole region.
     strength: Plane,
-    /// The strokes, and a pixel around them.
+    /// The strokes, dilated by one pixel.
     mask: Mask,
-    /// Of the strokes alone.
+    /// Bounding box of the strokes.
     bounds: Bounds,
-    /// ForegroundMap is none up to here …
+    /// Strength up to which a pixel is background.
     floor: f32,
-    /// … and full from here.
+    /// Strength of a full stroke.
     full: f32,
 }
 
-/// A stroke begins at this share of full ink …
+/// Fraction of the full strength at which a stroke starts.
 const CORE_FRACTION: f32 = 0.33;
-/// … and its soft edge reaches down to this share, …
+/// Fraction of the full strength down to which the soft edge of a stroke extends.
 const EDGE_FRACTION: f32 = 0.12;
-/// … at most so many pixels further.
+/// Maximum width of the soft edge, in pixels.
 const MAX_EDGE_STEPS: usize = 3;
 
-/// The connected components of ink that make the digit. `None` when there are none.
+/// Selects the connected components that form the digit. `None` where there are none.
 pub(super) fn select(foreground: ForegroundMap) -> Option<Digit> {
     let ForegroundMap { strength, full: strongest, noise_sigma } = foreground;
     let core = (CORE_FRACTION * strongest).max(4.0 * noise_sigma).min(0.7 * strongest);
@@ -32,7 +34,7 @@ pub(super) fn select(foreground: ForegroundMap) -> Option<Digit> {
         .into_iter()
         .flat_map(|component| component.runs)
         .collect();
-    // The strongest few pixels told ink from paper; how strong the digit's ink is, only its own strokes tell.
+    // The strongest pixels separate foreground from background; only the digit's own strokes determine its full strength.
     let levels: Vec<u8> = runs.iter().flat_map(|run| run.of(&strength)).copied().collect();
     let full = f32::from(Histogram::of(&levels).quantile(0.8));
     let mut mask = Mask::empty(strength.height);
@@ -45,7 +47,7 @@ pub(super) fn select(foreground: ForegroundMap) -> Option<Digit> {
     }
     let bounds = mask.bounds()?;
 
-    // Grain is taken off the bottom; a pixel around the strokes is let through, for their faintest edge.
+    // The noise is cut off at the bottom. One pixel around the strokes is kept for their faintest edge.
     let floor = (2.0 * noise_sigma).min(0.3 * full);
     let mask = mask.dilate(&Mask::full(strength.height));
     Some(Digit { strength, mask, bounds, floor, full })
@@ -54,23 +56,23 @@ pub(super) fn select(foreground: ForegroundMap) -> Option<Digit> {
 struct Component {
     runs: Vec<Run>,
     bounds: Bounds,
-    /// All its ink.
+    /// Sum of the strength.
     mass: f32,
-    /// It reaches the image's edge.
+    /// Whether it touches the edge of the image.
     touches_edge: bool,
 }
 
-/// The components above a level that hang together, corners included, in the order of their first pixels.
+/// Connected components above a level (8-connectivity), in the order of their first pixels.
 fn connected_components(strength: &Plane, level: f32) -> Vec<Component> {
     let runs = Mask::threshold(strength, level).runs();
-    // Each run names an parents one of its component, or itself.
+    // Union-find: each run refers to an earlier run of its component, or to itself.
     let mut parents: Vec<usize> = (0..runs.len()).collect();
     let mut first_above = 0;
     for (index, &run) in runs.iter().enumerate() {
         while runs[first_above].row + 1 < run.row {
             first_above += 1;
         }
-        // Those above that end left of this one end left of all that come after it in its row.
+        // A run above that ends left of this one also ends left of all later runs of the row.
         while runs[first_above].row + 1 == run.row && runs[first_above].right + 1 < run.left {
             first_above += 1;
         }
@@ -105,7 +107,7 @@ fn connected_components(strength: &Plane, level: f32) -> Vec<Component> {
     components
 }
 
-/// The first run of this one's component. What is passed on the way is brought half of the way nearer to it.
+/// Root of a run's component, with path halving.
 fn root(parents: &mut [usize], mut index: usize) -> usize {
     while parents[index] != index {
         parents[index] = parents[parents[index]];
@@ -114,7 +116,7 @@ fn root(parents: &mut [usize], mut index: usize) -> usize {
     index
 }
 
-/// Leaves out the edge of the table, shadows in the corners, dust and specks.
+/// Removes the edge of the table, shadows in the corners, dust and specks.
 fn digit_components(mut components: Vec<Component>, strength: &Plane) -> Vec<Component> {
     let heaviest = |components: &[Component], touches_edge: bool| {
         components
@@ -128,7 +130,7 @@ fn digit_components(mut components: Vec<Component>, strength: &Plane) -> Vec<Com
     }
     let Some(main) = components.iter().max_by(|a, b| a.mass.total_cmp(&b.mass)) else { return components };
     let (mass, bounds) = (main.mass, main.bounds);
-    // A five's roof may stand apart and be light; dust is light and anywhere.
+    // The top stroke of a five may be separate and light; dust is light as well, but at any distance.
     let near = bounds.longest_side().max(strength.width.min(strength.height) / 20) / 3;
     components.retain(|component| {
         component.mass >= 0.1 * mass || (component.mass >= 0.02 * mass && component.bounds.gap_to(bounds) <= near)
@@ -147,7 +149,7 @@ impl Digit {
         self.bounds.longest_side()
     }
 
-    /// The strokes with as much paper around them again, as a part of the image that `region` was a part of.
+    /// The digit with a margin of its own size, in the coordinates of the image of which `region` is a part.
     pub(super) fn region_around(&self, region: Region) -> Region {
         let ratio_x = f64::from(region.width) / self.strength.width as f64;
         let ratio_y = f64::from(region.height) / self.strength.height as f64;
@@ -162,7 +164,7 @@ impl Digit {
         Region { left: region.left + left, top: region.top + top, width, height }
     }
 
-    /// The ink within the box, full as 255, and 0 wherever it is none of the strokes'.
+    /// The digit within its bounding box, stretched to 255; 0 for pixels outside the strokes.
     pub(super) fn crop(&self) -> Plane {
         let slope = 255.0 / (self.full - self.floor);
         let ink: [u8; 256] = std::array::from_fn(|value| ((value as f32 - self.floor) * slope + 0.5) as u8);
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_what_hangs_together_by_sides_or_corners() {
+    fn components_are_connected_by_sides_or_corners() {
         let rows = "#..#..#
                     ##.#.#.
                     ..#....

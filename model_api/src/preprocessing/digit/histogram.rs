@@ -1,4 +1,6 @@
-/// How often each level occurs: what is asked of many pixels at once is answered by 256 numbers.
+//! Histogram of 8-bit levels.
+
+/// Histogram of levels. Statistics of many pixels need only its 256 numbers.
 pub(super) struct Histogram([u32; 256]);
 
 impl Histogram {
@@ -10,14 +12,14 @@ impl Histogram {
         Self(counts)
     }
 
-    /// Of how far each is from this level.
+    /// Histogram of the distances from this level.
     pub(super) fn distances_from(&self, level: u8) -> Self {
         let mut counts = [0; 256];
         self.iter().for_each(|(other, count)| counts[usize::from(other.abs_diff(level))] += count);
         Self(counts)
     }
 
-    /// Each level and how often it occurs, from the darkest.
+    /// Each level and its count, from the darkest.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (u8, u32)> {
         self.0.iter().enumerate().map(|(level, &count)| (level as u8, count))
     }
@@ -26,12 +28,12 @@ impl Histogram {
         self.0.iter().sum()
     }
 
-    /// The highest level but for so many, or the highest of all where there are no more than those.
+    /// The highest level without this many outliers; the highest of all where there are no more pixels than that.
     pub(super) fn max_without(&self, outliers: u32) -> u8 {
         Self::level_at_rank(self.iter().rev(), self.outliers_to_skip(outliers))
     }
 
-    /// The same from the other end.
+    /// The lowest level without this many outliers, with the same exception.
     pub(super) fn min_without(&self, outliers: u32) -> u8 {
         Self::level_at_rank(self.iter(), self.outliers_to_skip(outliers))
     }
@@ -49,7 +51,7 @@ impl Histogram {
         found.map_or(0, |(level, _)| level)
     }
 
-    /// The level that this share does not exceed; 0 of none.
+    /// The level at this quantile; 0 for an empty histogram.
     pub(super) fn quantile(&self, share: f32) -> u8 {
         let total = self.total();
         Self::level_at_rank(self.iter(), ((total as f32 * share) as u32).min(total.saturating_sub(1)))
@@ -61,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_what_sorting_would_give() {
+    fn a_quantile_matches_sorting() {
         let levels = [9, 3, 3, 200, 7, 0, 255, 3, 41, 9];
         let mut sorted = levels;
         sorted.sort_unstable();
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_at_the_ends_are_left_out_where_there_are_more() {
+    fn outliers_are_ignored_where_there_are_more_pixels() {
         let counts = Histogram::of(&[10, 200, 200, 255, 30]);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|outliers| counts.max_without(outliers)), [255, 200, 200, 30, 10, 255]);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|outliers| counts.min_without(outliers)), [10, 30, 200, 200, 255, 10]);

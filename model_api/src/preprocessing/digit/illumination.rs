@@ -1,11 +1,12 @@
-//! A photograph's illumination: it falls residual like `a + bx + cy + dx² + exy + fy²`, near enough, and shadows have edges.
+//! Illumination model of a photograph: the polynomial `a + bx + cy + dx² + exy + fy²`, fitted robustly, then a local mean for the
+//! edges of shadows.
 
 use super::background::{
     BACKGROUND_FRACTION, ForegroundMap, MAX_SPECK_AREA, border, foreground_threshold, is_foreground, noise_sigma,
 };
 use super::plane::Plane;
 
-/// Takes the paper away where it has not one shade, only one at the border.
+/// Subtracts a background that is not uniform.
 pub(super) fn subtract(image: &Plane, shade: u8) -> Option<ForegroundMap> {
     let mut residual = Illumination::fit(image, shade).subtract_from(image);
     subtract_local_mean(&mut residual);
@@ -22,12 +23,12 @@ pub(super) fn subtract(image: &Plane, shade: u8) -> Option<ForegroundMap> {
             strongest.sort_unstable_by(|a, b| b.total_cmp(a));
         }
     }
-    // Of a image of fewer pixels the largest counts.
+    // With no more pixels than [`MAX_SPECK_AREA`], the strongest counts.
     let full = if residual.values.len() > MAX_SPECK_AREA { strongest[MAX_SPECK_AREA] } else { strongest[0] };
     if !is_foreground(full, noise_sigma) {
         return None;
     }
-    // Faint pencil is as strong as 255 from here on, so that a byte holds it well enough.
+    // Scales faint strokes to 255, so that a byte has enough precision.
     let factor = 255.0 / full;
     let values = residual.values.iter().map(|value| (value * sign * factor + 0.5) as u8).collect();
     Some(ForegroundMap {
@@ -37,11 +38,11 @@ pub(super) fn subtract(image: &Plane, shade: u8) -> Option<ForegroundMap> {
     })
 }
 
-/// The factors of [`terms`].
+/// Coefficients of [`terms`].
 #[derive(Clone, Copy)]
 struct Illumination([f32; 6]);
 
-/// A pixel's terms and its level. Eight numbers, for that is how many a processor takes at a time.
+/// Terms and level of a pixel, padded to eight numbers for vectorisation.
 type Sample = [f32; 8];
 
 impl Illumination {
@@ -55,7 +56,7 @@ impl Illumination {
         for _ in 0..5 {
             illumination = illumination.refit(&border);
         }
-        // The border has told which shade is paper; now all of the image that has it may say how it changes.
+        // The border determines the level of the background. A sample of the whole image then refines how it changes.
         let step = (image.values.len() / 2500).max(1);
         let places = (0..image.values.len()).step_by(step).map(|at| (at % image.width, at / image.width));
         let sample: Vec<Sample> = places.map(point).collect();
@@ -65,7 +66,7 @@ impl Illumination {
         illumination
     }
 
-    /// One round of iteratively reweighted least squares: what is far from the paper, as ink is, hardly counts.
+    /// One iteration of iteratively reweighted least squares: pixels far from the background, such as strokes, get little weight.
     fn refit(self, sample: &[Sample]) -> Self {
         let residual = |&[one, x, y, xx, xy, yy, level, _]: &Sample| level - self.at([one, x, y, xx, xy, yy]);
         let residuals: Vec<f32> = sample.iter().map(residual).collect();
@@ -94,14 +95,14 @@ impl Illumination {
     }
 }
 
-/// The terms of the polynomial, with x and y from −1 to 1.
+/// Terms of the polynomial, with x and y from −1 to 1.
 fn terms(x: usize, y: usize, image: &Plane) -> [f32; 6] {
     let x = 2.0 * (x as f32 + 0.5) / image.width as f32 - 1.0;
     let y = 2.0 * (y as f32 + 0.5) / image.height as f32 - 1.0;
     [1.0, x, y, x * x, x * y, y * y]
 }
 
-/// Twice as far residual as most: little is left of a weight there.
+/// Scale of the weight function: residuals of twice this scale have almost no weight.
 fn scale(residuals: &[f32]) -> f32 {
     (1.5 * quantile(residuals.iter().copied(), 0.5)).max(4.0)
 }
@@ -112,7 +113,7 @@ fn weight(residual: f32, scale: f32) -> f32 {
     1.0 / (base * base)
 }
 
-/// Gauss's elimination. A little on the diagonal (ridge) keeps a line of pixels, which has no second axis, solvable.
+/// Gaussian elimination. A small ridge on the diagonal keeps a single row or column of pixels solvable.
 fn solve(mut equations: [[f64; 7]; 6]) -> [f64; 6] {
     let ridge = 1e-6 * equations[0][0].max(1e-6);
     for (index, row) in equations.iter_mut().enumerate() {
@@ -135,16 +136,16 @@ fn solve(mut equations: [[f64; 7]; 6]) -> [f64; 6] {
     solution
 }
 
-/// What a polynomial cannot follow, the edge of a hand's shadow: takes away the mean of the paper nearby.
+/// Subtracts the local mean of the background, for what a polynomial cannot follow: the edge of a shadow.
 ///
-/// Paper is what is near the mean already, so two rounds find it on both sides of the edge. The window is a quarter
-/// of the side, wider than any stroke.
+/// Pixels near the mean count as background, so two iterations find it on both sides of the edge. The window is a quarter of the
+/// side, which is wider than any stroke.
 fn subtract_local_mean(residual: &mut Plane<f32>) {
     let (width, height) = (residual.width, residual.height);
     let reach = (width.max(height) / 8).max(2);
     let scale = scale(&residual.values);
     for _ in 0..2 {
-        // Sums over all rows above and columns to the left: a window's sum is then four look-ups.
+        // Summed-area table: the sum of a window takes four lookups.
         let stride = width + 1;
         let mut sums = vec![(0.0_f64, 0.0_f64); stride * (height + 1)];
         for y in 0..height {
@@ -169,7 +170,7 @@ fn subtract_local_mean(residual: &mut Plane<f32>) {
     }
 }
 
-/// What this share of the sizes does not exceed, to a sixteenth: they are counted rather than sorted. 0 of none.
+/// Quantile of the absolute values, with a resolution of a sixteenth, from a histogram instead of a sort. 0 without values.
 fn quantile(values: impl Iterator<Item = f32>, share: f32) -> f32 {
     const STEPS: f32 = 16.0;
     let mut counts = [0_u32; 4096];

@@ -1,15 +1,17 @@
+//! Bit masks, their runs and bounding boxes.
+
 use super::plane::Plane;
 
-/// A row of a mask is one number: the pixel on the left is its lowest bit.
+/// Maximum width of a mask: a row is one number, whose lowest bit is the leftmost pixel.
 pub(super) const MAX_WIDTH: usize = u128::BITS as usize;
 
-/// Some of a plane's pixels.
+/// Bit mask of a plane's pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mask {
     rows: Vec<u128>,
 }
 
-/// Pixels beside each other in one row, ends included.
+/// Adjacent pixels of one row, ends included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Run {
     pub(super) row: usize,
@@ -17,7 +19,7 @@ pub(super) struct Run {
     pub(super) right: usize,
 }
 
-/// A box, ends included.
+/// Bounding box, ends included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bounds {
     pub(super) left: usize,
@@ -35,7 +37,7 @@ impl Mask {
         Self { rows: vec![u128::MAX; height] }
     }
 
-    /// The pixels stronger than this, of at most [`MAX_WIDTH`] in a row.
+    /// The pixels above this level, with at most [`MAX_WIDTH`] per row.
     pub(super) fn threshold(plane: &Plane, level: f32) -> Self {
         let level = level.clamp(0.0, 255.0) as u8;
         let row = |row: &[u8]| row.iter().rev().fold(0, |bits, &value| bits << 1 | u128::from(value > level));
@@ -47,7 +49,7 @@ impl Mask {
         self.rows[run.row] |= ones << run.left;
     }
 
-    /// With those of the eight neighbours of each pixel that are in `within`.
+    /// Dilation by the eight neighbours of each pixel, restricted to `within`.
     pub(super) fn dilate(&self, within: &Self) -> Self {
         let wide = |row: u128| row | row << 1 | row >> 1;
         let at = |row: usize| self.rows.get(row).copied().map_or(0, wide);
@@ -62,7 +64,7 @@ impl Mask {
         self.rows[y] >> x & 1 == 1
     }
 
-    /// From the top, and in a row from the left.
+    /// The runs from the top, and within a row from the left.
     pub(super) fn runs(&self) -> Vec<Run> {
         let mut runs = Vec::new();
         for (row, &bits) in self.rows.iter().enumerate() {
@@ -78,7 +80,7 @@ impl Mask {
         runs
     }
 
-    /// `None` when it has no pixel.
+    /// `None` for an empty mask.
     pub(super) fn bounds(&self) -> Option<Bounds> {
         let top = self.rows.iter().position(|&row| row != 0)?;
         let bottom = self.rows.iter().rposition(|&row| row != 0)?;
@@ -89,7 +91,7 @@ impl Mask {
 }
 
 impl Run {
-    /// Whether it is in the next row and touches this one, corners included.
+    /// Whether `below` is in the next row and touches this run, corners included.
     pub(super) fn touches(self, below: Self) -> bool {
         self.row + 1 == below.row && self.left <= below.right + 1 && below.left <= self.right + 1
     }
@@ -121,7 +123,7 @@ impl Bounds {
         self.width().max(self.height())
     }
 
-    /// How many pixels lie between two boxes, along the axis where they are further apart.
+    /// Pixels between two boxes, along the axis with the larger gap.
     pub(super) fn gap_to(self, other: Self) -> usize {
         let between =
             |first: usize, last: usize, from: usize, to: usize| from.saturating_sub(last).max(first.saturating_sub(to));
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_and_bounds_are_those_of_the_strong_pixels() {
+    fn runs_and_bounds_cover_the_pixels_above_the_level() {
         let mask = Mask::threshold(&plane(&["..........", "..##...###", "......#..."]), 199.9);
         let runs = [(1, 2, 3), (1, 7, 9), (2, 6, 6)].map(|(row, left, right)| Run { row, left, right });
         assert_eq!(mask.runs(), runs);
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_grows_by_neighbours_and_no_further_than_it_may() {
+    fn a_mask_is_dilated_within_another_mask() {
         let mask = Mask::threshold(&plane(&[".....", ".#...", "....."]), 100.0);
         let within = Mask::threshold(&plane(&["#.###", "..#..", "...#."]), 100.0);
         assert_eq!(mask.dilate(&within), Mask::threshold(&plane(&["#.#..", ".##..", "....."]), 100.0));

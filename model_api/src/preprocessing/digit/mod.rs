@@ -1,16 +1,16 @@
-//! What the MNIST authors did to a scanned digit, for whatever people send: pencil on paper, a mouse on a canvas,
-//! white on a blackboard.
+//! Digit normalisation: the preprocessing of the MNIST authors, for pencil on paper, a mouse on a canvas, or chalk on a blackboard.
 //!
 //! ```text
-//! look (at most 128 pixels a side) → paper: its shading, and which way round the ink is
-//!   → strokes: the connected pieces that are ink and no dust → look closer when they are small
-//!   → place: their box to 20 of 28, stroke and level evened, mass in the middle
+//! roi: downscale to at most 128 pixels a side
+//!   → background, illumination: subtract the background, normalise the polarity
+//!   → components: connected components that form the digit → roi again, closer, when they are small
+//!   → normalize: box to 20/28 of the side, stroke width and contrast, centre of mass
 //! ```
 //!
-//! A image that is one of theirs already comes out as it went in.
+//! A digit of MNIST is returned unchanged.
 //!
-//! Only the first step meets all of the image's pixels. What follows has a byte for each of at most 128×128, counts them
-//! by their level, and holds each row of a mask in one number of 128 bits.
+//! Only the first step reads all pixels of the image. The later steps have a byte for each of at most 128 × 128 pixels. They work on
+//! histograms, and on masks with one 128-bit number per row.
 
 mod background;
 mod components;

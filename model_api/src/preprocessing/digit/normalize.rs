@@ -1,11 +1,13 @@
+//! Normalisation of size, stroke width, contrast and position.
+
 use super::histogram::Histogram;
 use super::plane::Plane;
 
-/// Digit thinner than this many pixels of the result are thickened to it: a mouse's hairline would all but vanish
-/// in the reduction, and what is left of it looks like no pen that MNIST knows.
+/// Minimum stroke width in pixels of the result. Thinner strokes, such as those of a mouse, are dilated to it: downscaling would
+/// almost erase them, and MNIST contains no such strokes.
 const MIN_STROKE_WIDTH: f32 = 1.6;
 
-/// Scales the strokes' box to 20/28 of the shorter side, evens their level, and centres them by mass.
+/// Scales the digit's box to 20/28 of the shorter side, stretches its contrast, and centres it by mass.
 pub(super) fn normalize(crop: Plane, width: usize, height: usize) -> Vec<u8> {
     let side = (width.min(height) * 20 / 28).max(1);
     let scaled = stretch_contrast(scale_to(crop, side));
@@ -18,7 +20,7 @@ pub(super) fn normalize(crop: Plane, width: usize, height: usize) -> Vec<u8> {
             sum_y += u64::from(ink) * y as u64;
         }
     }
-    // A pixel's number is its left edge, as it was for the MNIST authors: their digits' mass lies at 14, not 13.5.
+    // Coordinates refer to the left edge of a pixel, as in MNIST, where the centre of mass is at 14 instead of 13.5.
     let start = |length: usize, inner: usize, sum: u64| {
         let middle =
             if mass > 0 { length as f32 / 2.0 - sum as f32 / mass as f32 } else { (length - inner) as f32 / 2.0 };
@@ -34,10 +36,10 @@ pub(super) fn normalize(crop: Plane, width: usize, height: usize) -> Vec<u8> {
     pixels
 }
 
-/// The strokes' box with its longer side `side` long.
+/// Scales the crop so that its longer side is `side`.
 fn scale_to(crop: Plane, side: usize) -> Plane {
     let longest = crop.width.max(crop.height);
-    // A box that fits but for a pixel is a digit that somebody fitted before; another resampling would only blur it.
+    // A crop that fits except for one pixel is already normalised, and resampling would blur it.
     if longest.abs_diff(side) <= 1 && longest <= side {
         return crop;
     }
@@ -48,7 +50,7 @@ fn scale_to(crop: Plane, side: usize) -> Plane {
     crop.resize(width, height)
 }
 
-/// Widens strokes, where they are thinner than `min_width` pixels, by what they lack, and their box with them.
+/// Dilates strokes that are thinner than `min_width` pixels, and enlarges the crop accordingly.
 fn dilate_to(crop: Plane, min_width: f32) -> Plane {
     let steps = (((min_width - stroke_width(&crop)) / 2.0).round() as usize).min(8);
     if steps == 0 {
@@ -63,7 +65,7 @@ fn dilate_to(crop: Plane, min_width: f32) -> Plane {
     wider
 }
 
-/// Each value becomes the largest of itself and its neighbours along one axis.
+/// Dilation along one axis: each value becomes the maximum of itself and its neighbours.
 fn dilate_axis(values: &mut [u8], length: usize, stride: usize) {
     for values in values.chunks_exact_mut(length) {
         let before = values.to_vec();
@@ -73,24 +75,24 @@ fn dilate_axis(values: &mut [u8], length: usize, stride: usize) {
     }
 }
 
-/// The strokes' mean thickness: twice their area over their outline, as for a long thin rectangle.
+/// Mean stroke width: twice the area divided by the outline, as for a long thin rectangle.
 fn stroke_width(crop: &Plane) -> f32 {
     let sum = |values: &[u8]| values.iter().map(|&value| u32::from(value)).sum::<u32>();
     let steps = |values: &[u8], others: &[u8]| {
         values.iter().zip(others).map(|(&value, &other)| u32::from(value.abs_diff(other))).sum::<u32>()
     };
     let area = sum(&crop.values);
-    // The edges of the box, and all the steps from one pixel to the next, beside it and below.
+    // The edges of the crop, and all differences between neighbours in both directions.
     let mut outline = sum(&crop.values[..crop.width]) + sum(&crop.values[crop.values.len() - crop.width..]);
     outline += steps(&crop.values, &crop.values[crop.width..]);
     for row in crop.rows() {
         outline += u32::from(row[0]) + u32::from(row[row.len() - 1]) + steps(row, &row[1..]);
     }
-    // Along slanting strokes the steps of both axes are counted: about 4/π of the true length, over all angles.
+    // Along slanted strokes the differences of both axes count, which is 4/π of the true length on average over all angles.
     if outline > 0 { 2.0 * area as f32 / (outline as f32 * std::f32::consts::FRAC_PI_4) } else { 0.0 }
 }
 
-/// Full ink becomes 255 again, after a reduction that thinned it.
+/// Stretches the contrast so that a full stroke is 255 again after downscaling.
 fn stretch_contrast(mut crop: Plane) -> Plane {
     let levels: Vec<u8> = crop.values.iter().copied().filter(|&ink| ink >= MIN_LEVEL).collect();
     let full = Histogram::of(&levels).quantile(0.9);
@@ -101,5 +103,5 @@ fn stretch_contrast(mut crop: Plane) -> Plane {
     crop
 }
 
-/// A twentieth of full ink.
+/// Levels below this, a twentieth of a full stroke, do not count.
 const MIN_LEVEL: u8 = 13;

@@ -1,8 +1,10 @@
+//! Planes of values, and resampling.
+
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::GrayImage;
 
-/// A rectangle of numbers, row after row. Never empty.
+/// A rectangle of values, in row-major order. Never empty.
 #[derive(Clone, Debug)]
 pub(super) struct Plane<T = u8> {
     pub(super) width: usize,
@@ -10,7 +12,7 @@ pub(super) struct Plane<T = u8> {
     pub(super) values: Vec<T>,
 }
 
-/// A part of a image, in its pixels. Never empty.
+/// A region of an image, in pixels. Never empty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Region {
     pub(super) left: u32,
@@ -36,7 +38,7 @@ impl<T> Plane<T> {
 }
 
 impl Plane {
-    /// A region of the image, its longer side averaged down to `longest` where it is longer.
+    /// A region of the image, downscaled so that its longer side is at most `longest`.
     pub(super) fn downscale(image: &GrayImage, region: Region, longest: u32) -> Self {
         let ratio = (f64::from(longest) / f64::from(region.longest_side())).min(1.0);
         let side = |length: u32| ((f64::from(length) * ratio).round() as u32).max(1);
@@ -52,12 +54,12 @@ impl Plane {
         Self { width, height, values: convolved(&source, width, height, &options).into_vec() }
     }
 
-    /// The whole of it at another size, antialiased.
+    /// Resamples to another size, antialiased.
     pub(super) fn resize(self, width: usize, height: usize) -> Self {
         if (width, height) == (self.width, self.height) {
             return self;
         }
-        // Floats, for they keep what the filter's first pass takes beyond black and white until the second one needs it.
+        // As floats, because the filter's first pass exceeds the range of a byte, and the second pass needs those values.
         let values: Vec<f32> = self.values.iter().map(|&value| value.into()).collect();
         let source =
             ImageRef::new(self.width as u32, self.height as u32, bytemuck::cast_slice(&values), PixelType::F32)
@@ -68,7 +70,7 @@ impl Plane {
         Self { width, height, values: values.into_iter().map(|value| (value + 0.5) as u8).collect() }
     }
 
-    /// With so many pixels of 0 on each side.
+    /// Adds a margin of zeros on each side.
     pub(super) fn pad(&self, margin: usize) -> Self {
         let (width, height) = (self.width + 2 * margin, self.height + 2 * margin);
         let mut values = vec![0; width * height];

@@ -2,7 +2,7 @@ use image::{GrayImage, Luma};
 
 use super::*;
 
-/// A figure like a seven: a roof and a slanting leg, dark ink 0 to 255 on black, strokes about `pen` wide.
+/// A figure like a seven, a bar and a slanted leg: 255 on black, with strokes about `pen` wide.
 fn seven(canvas: u32, left: f32, top: f32, size: f32, pen: f32) -> GrayImage {
     let ink = |x: f32, y: f32| {
         let roof = (y - top).abs() <= pen / 2.0 && (left..=left + size * 0.6).contains(&x);
@@ -11,7 +11,7 @@ fn seven(canvas: u32, left: f32, top: f32, size: f32, pen: f32) -> GrayImage {
         if roof || leg { 1.0 } else { 0.0 }
     };
     GrayImage::from_fn(canvas, canvas, |x, y| {
-        // Four by four samples a pixel.
+        // 4 × 4 samples per pixel.
         let samples = (0..16).map(|i| ink(x as f32 + (i % 4) as f32 / 4.0, y as f32 + (i / 4) as f32 / 4.0));
         Luma([(samples.sum::<f32>() / 16.0 * 255.0) as u8])
     })
@@ -23,7 +23,7 @@ fn changed(image: &GrayImage, change: impl Fn(u32, u32, f32) -> f32) -> GrayImag
     })
 }
 
-/// The share of ink in which two fitted pictures differ.
+/// Fraction of the mass in which two normalised images differ.
 fn difference(a: &[u8], b: &[u8]) -> f32 {
     let off: u32 = a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
     let ink: u32 = b.iter().map(|value| u32::from(*value)).sum();
@@ -43,7 +43,7 @@ fn noise(x: u32, y: u32) -> f32 {
 }
 
 #[test]
-fn the_ink_is_boxed_and_centred_as_mnist_is() {
+fn the_digit_is_scaled_and_centred_as_in_mnist() {
     let pixels = the_seven();
     let (mut mass, mut sum_x, mut sum_y, mut rows) = (0.0, 0.0, 0.0, 0);
     for (y, row) in pixels.chunks(28).enumerate() {
@@ -60,14 +60,14 @@ fn the_ink_is_boxed_and_centred_as_mnist_is() {
 }
 
 #[test]
-fn a_fitted_digit_stays_as_it_is() {
+fn a_normalized_digit_is_unchanged() {
     let once = the_seven();
     let again = normalized(&GrayImage::from_raw(28, 28, once.clone()).unwrap());
     assert!(difference(&again, &once) < 0.05, "{}", difference(&again, &once));
 }
 
 #[test]
-fn place_size_and_polarity_do_not_matter() {
+fn position_size_and_polarity_have_no_effect() {
     let expected = the_seven();
     for (case, image) in [
         ("inverted", changed(&seven(200, 50.0, 40.0, 120.0, 14.0), |_, _, ink| 255.0 * (1.0 - ink))),
@@ -102,13 +102,13 @@ fn place_size_and_polarity_do_not_matter() {
 }
 
 #[test]
-fn a_hairline_on_a_large_canvas_does_not_fade() {
+fn a_hairline_on_a_large_canvas_stays_visible() {
     let pixels = normalized(&seven(600, 150.0, 60.0, 460.0, 2.0));
     assert!(pixels.iter().filter(|value| **value > 180).count() >= 25);
 }
 
 #[test]
-fn a_blank_page_is_no_ink() {
+fn a_blank_page_has_no_digit() {
     let blank = |value: fn(u32, u32) -> f32, side| changed(&GrayImage::new(side, side), move |x, y, _| value(x, y));
     for page in [
         blank(|_, _| 0.0, 28),
@@ -122,7 +122,7 @@ fn a_blank_page_is_no_ink() {
 }
 
 #[test]
-fn other_sizes_keep_the_proportions() {
+fn other_model_sizes_keep_the_proportions() {
     let pixels = normalize(&seven(200, 50.0, 40.0, 120.0, 14.0), 64, 56);
     let rows = pixels.chunks(64).filter(|row| row.iter().any(|value| *value > 40)).count();
     assert_eq!(pixels.len(), 64 * 56);

@@ -1,4 +1,4 @@
-//! Files as phones, browsers and laboratories make them: something behind the image, transparency, many bits, many pixels.
+//! Files of phones, browsers and laboratories: trailing data, transparency, high bit depths, many pixels.
 
 use super::*;
 use crate::preprocessing::ImageError;
@@ -6,8 +6,8 @@ use crate::preprocessing::ImageError;
 const FORMATS: [ImageFormat; 6] =
     [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Tiff];
 
-/// Bytes that look like nothing, and so hold every pair of bytes somewhere.
-fn film(seed: u32, length: usize) -> Vec<u8> {
+/// Pseudo-random bytes, which contain every pair of bytes.
+fn random_bytes(seed: u32, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let next = || {
         state ^= state << 13;
@@ -19,13 +19,13 @@ fn film(seed: u32, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_follows_the_image_does_not_matter() {
+fn trailing_data_is_ignored() {
     let image = DynamicImage::ImageRgb8(quarters(40, 30));
     let jpeg = encode(&image, ImageFormat::Jpeg);
     for format in FORMATS {
         let file = encode(&image, format);
         let expected = read(&file, &rgb(40, 30, "stretch")).unwrap().pixels;
-        for behind in (0..24).map(|seed| film(seed, 100_000)).chain([vec![0; 9], vec![0xFF; 9], jpeg.clone()]) {
+        for behind in (0..24).map(|seed| random_bytes(seed, 100_000)).chain([vec![0; 9], vec![0xFF; 9], jpeg.clone()]) {
             let found = read(&[&file[..], &behind].concat(), &rgb(40, 30, "stretch"));
             assert!(found.is_ok_and(|found| found.pixels == expected), "{format:?}");
         }
@@ -33,7 +33,7 @@ fn what_follows_the_image_does_not_matter() {
 }
 
 #[test]
-fn a_jpeg_that_lacks_only_its_end_marker_is_read() {
+fn a_jpeg_without_an_end_marker_is_decoded() {
     for (width, height) in [(40, 30), (8, 200), (300, 3)] {
         let file = encode(&DynamicImage::ImageRgb8(quarters(width, height)), ImageFormat::Jpeg);
         for spec in [rgb(20, 20, "stretch"), gray(20, 20)] {
@@ -46,7 +46,7 @@ fn a_jpeg_that_lacks_only_its_end_marker_is_read() {
 }
 
 #[test]
-fn a_jpeg_that_no_decoder_here_reads_is_not_called_damaged() {
+fn an_unsupported_jpeg_is_not_reported_as_damaged() {
     let mut jpeg = encode(&DynamicImage::ImageRgb8(quarters(8, 8)), ImageFormat::Jpeg);
     let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     jpeg[frame + 1] = 0xC9;
@@ -54,23 +54,27 @@ fn a_jpeg_that_no_decoder_here_reads_is_not_called_damaged() {
     assert!(error.contains("arithmetic-coded JPEG is not supported; save it as"), "{error}");
 }
 
-/// A black square on nothing, and the levels of its middle and its corner as a model sees them.
-fn square_on_nothing(format: ImageFormat, settings: &str, channels: i64) -> Vec<u8> {
+/// A black square on a transparent background; returns the levels of its centre and its corner after preprocessing.
+fn square_on_transparent(format: ImageFormat, settings: &str, channels: i64) -> Vec<u8> {
     let square = |x: u32, y: u32| if (2..6).contains(&x) && (2..6).contains(&y) { 255 } else { 0 };
     let image = ImageBuffer::from_fn(8, 8, |x, y| Rgba([0, 0, 0, square(x, y)]));
     let file = encode(&DynamicImage::ImageRgba8(image), format);
-    let picture = read(&file, &spec(settings, &[-1, 8, 8, channels])).unwrap();
-    let at = |x: usize, y: usize| picture.pixels[(y * 8 + x) * channels as usize];
+    let prepared = read(&file, &spec(settings, &[-1, 8, 8, channels])).unwrap();
+    let at = |x: usize, y: usize| prepared.pixels[(y * 8 + x) * channels as usize];
     vec![at(4, 4), at(0, 0)]
 }
 
 #[test]
-fn dark_ink_on_a_transparent_ground_is_seen_on_white() {
+fn dark_content_on_a_transparent_background_appears_on_white() {
     for format in [ImageFormat::Png, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff] {
         for channels in [1, 3] {
-            assert_eq!(square_on_nothing(format, "{}", channels), [0, 255], "{format:?}");
-            assert_eq!(square_on_nothing(format, r##"{"background": "#606060"}"##, channels), [0, 0x60], "{format:?}");
-            assert_eq!(square_on_nothing(format, r#"{"background": "black"}"#, channels), [0, 0], "{format:?}");
+            assert_eq!(square_on_transparent(format, "{}", channels), [0, 255], "{format:?}");
+            assert_eq!(
+                square_on_transparent(format, r##"{"background": "#606060"}"##, channels),
+                [0, 0x60],
+                "{format:?}"
+            );
+            assert_eq!(square_on_transparent(format, r#"{"background": "black"}"#, channels), [0, 0], "{format:?}");
         }
     }
     let palette: [(&[u8; 4], &[u8]); 2] = [(b"PLTE", &[0, 0, 0, 200, 0, 0]), (b"tRNS", &[0])];
@@ -79,7 +83,7 @@ fn dark_ink_on_a_transparent_ground_is_seen_on_white() {
 }
 
 #[test]
-fn twelve_bits_in_sixteen_fill_the_range_that_is_told() {
+fn twelve_bits_in_sixteen_use_the_given_range() {
     let levels = [0_u16, 1024, 4095];
     let image = DynamicImage::ImageLuma16(ImageBuffer::from_fn(3, 1, |x, _| Luma([levels[x as usize]])));
     for format in [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::Pnm] {
@@ -91,16 +95,16 @@ fn twelve_bits_in_sixteen_fill_the_range_that_is_told() {
     }
 }
 
-/// A smooth picture, of which a smaller one is the same.
-fn slope(width: u32, height: u32) -> DynamicImage {
+/// A gradient, which looks the same at every scale.
+fn gradient(width: u32, height: u32) -> DynamicImage {
     let level = |part: u32, whole: u32| (f64::from(part) / f64::from(whole) * 255.0) as u8;
     let pixel = |x, y| Rgb([level(x, width), level(y, height), 255 - level(x, width) / 2]);
     DynamicImage::ImageRgb8(RgbImage::from_fn(width, height, pixel))
 }
 
 #[test]
-fn an_image_beyond_the_memory_is_read_at_a_reduced_scale() {
-    let image = slope(600, 400);
+fn an_image_above_the_memory_limit_is_decoded_at_a_reduced_scale() {
+    let image = gradient(600, 400);
     for (format, pixels) in [
         (ImageFormat::Png, image.clone()),
         (ImageFormat::Png, image.to_rgba16().into()),
@@ -119,7 +123,7 @@ fn an_image_beyond_the_memory_is_read_at_a_reduced_scale() {
 }
 
 #[test]
-fn more_pixels_than_are_decoded_in_full_are_read() {
+fn more_pixels_than_the_full_scale_limit_are_decoded() {
     let image = GrayImage::from_fn(5_800, 5_800, |x, _| Luma([(x / 25) as u8]));
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, 60).encode_image(&image).unwrap();

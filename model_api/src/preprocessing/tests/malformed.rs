@@ -1,8 +1,8 @@
-//! Files that are empty, cut, damaged, or not what they say they are.
+//! Files that are empty, truncated, damaged, or contradict their own header.
 
 use super::*;
 
-/// A PNG of our own making. `rows` are filtered scan lines, stored and not compressed.
+/// A hand-made PNG. `rows` are filtered scan lines, stored without compression.
 pub(super) fn png(width: u32, height: u32, bits: u8, color: u8, chunks: &[(&[u8; 4], &[u8])], rows: &[u8]) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[bits, color, 0, 0, 0]].concat();
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -42,7 +42,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn what_is_no_picture_says_so() {
+fn bytes_that_are_no_image_are_rejected() {
     assert_eq!(read(b"", &digit()).unwrap_err(), ImageError::Empty);
     for bytes in [&b"hello, I am a PNG"[..], b"<svg/>", b"\x89PNG", b"GIF", &[0; 100], b"B", b"P"] {
         let error = read(bytes, &digit()).unwrap_err();
@@ -56,7 +56,7 @@ fn what_is_no_picture_says_so() {
 }
 
 #[test]
-fn a_cut_picture_says_so() {
+fn a_truncated_image_is_rejected() {
     let image = DynamicImage::ImageRgb8(quarters(64, 64));
     let png = encode(&image, ImageFormat::Png);
     let error = read(&png[..png.len() / 2], &digit()).unwrap_err();
@@ -74,11 +74,11 @@ fn assert_too_large(bytes: &[u8], limits: &ImageLimits, setting: &str) {
 }
 
 #[test]
-fn limits_hold_by_the_header_alone() {
+fn limits_apply_to_the_header_alone() {
     let limits = ImageLimits::default();
     assert_too_large(&png(20_000, 20_000, 8, 2, &[], &[]), &limits, "MAX_IMAGE_SIDE");
     assert_too_large(&png(10_000, 10_000, 8, 2, &[], &[]), &limits, "MAX_IMAGE_PIXELS");
-    // An interlaced image is decoded in full.
+    // An interlaced image is decoded at full scale.
     let mut interlaced = png(5_000, 6_000, 16, 6, &[], &[]);
     interlaced[28] = 1;
     let crc = crc32(&interlaced[12..29]).to_be_bytes();
@@ -99,17 +99,17 @@ fn a_message_names_the_limit_and_the_measure() {
     let error = read(&png(20_000, 20_000, 8, 2, &[], &[]), &digit()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the picture is too large: 20000 pixels wide, where the limit is 16384 (MAX_IMAGE_SIDE); \
-         send a smaller one, or raise the limit"
+        "The image is too large: 20000 pixels wide, and the limit is 16384 (MAX_IMAGE_SIDE). \
+         Send a smaller image, or raise the limit."
     );
 }
 
 #[test]
-fn a_colour_profile_that_unpacks_to_much_is_left_out() {
+fn a_large_colour_profile_is_ignored() {
     let profile = [&b"bomb\0\0"[..], &zlib(&vec![0; 20 << 20])].concat();
     let bytes = png(2, 1, 8, 0, &[(b"iCCP", &profile)], &[0, 7, 9]);
     match read(&bytes, &gray(2, 1)) {
-        Ok(picture) => assert_eq!(picture.pixels, [7, 9]),
+        Ok(image) => assert_eq!(image.pixels, [7, 9]),
         Err(error) => assert!(matches!(error, ImageError::Undecodable { .. }), "{error}"),
     }
 }
@@ -136,7 +136,7 @@ fn damaged_files_never_panic() {
         for round in 0..150 {
             let mut damaged = whole.clone();
             for _ in 0..=round % 4 {
-                // Headers are short and break more than pixels do: half of the damage goes there.
+                // Half of the damage goes to the headers: they are short, and damage has more effect there.
                 let reach = if next() % 2 == 0 { whole.len().min(64) } else { whole.len() };
                 damaged[next() % reach] ^= 1 << (next() % 8);
             }

@@ -1,4 +1,4 @@
-//! Every format, every orientation, and what is no picture at all.
+//! Every format, every orientation, and inputs that are not images.
 
 use std::io::Cursor;
 
@@ -27,10 +27,10 @@ fn digit() -> ImageSpec {
     spec(r#"{"fit": "digit"}"#, &[-1, 28, 28, 1])
 }
 
-/// What a model that takes floats gets.
-fn tensor(picture: &ModelImage) -> Vec<f32> {
+/// The input tensor of a model with floats.
+fn tensor(prepared: &ModelImage) -> Vec<f32> {
     let mut data = Vec::new();
-    picture.write_row(Datatype::Fp32, &mut data).unwrap();
+    prepared.write_row(Datatype::Fp32, &mut data).unwrap();
     data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
@@ -44,7 +44,7 @@ fn read(bytes: &[u8], spec: &ImageSpec) -> Result<ModelImage, ImageError> {
     super::preprocess(bytes, spec, &ImageLimits::default())
 }
 
-/// Red, green, blue and gray quarters.
+/// Quarters in red, green, blue and gray.
 fn quarters(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| match (x * 2 < width, y * 2 < height) {
         (true, true) => Rgb([200, 0, 0]),
@@ -61,7 +61,7 @@ fn assert_close(found: &[u8], expected: &[u8], tolerance: u8, what: &str) {
 }
 
 #[test]
-fn every_format_gives_the_same_picture() {
+fn every_format_gives_the_same_image() {
     let image = DynamicImage::ImageRgb8(quarters(16, 16));
     for (format, tolerance) in [
         (ImageFormat::Png, 0),
@@ -72,13 +72,13 @@ fn every_format_gives_the_same_picture() {
         (ImageFormat::Gif, 4),
         (ImageFormat::Jpeg, 16),
     ] {
-        let picture = read(&encode(&image, format), &rgb(16, 16, "contain")).unwrap();
-        assert_close(&picture.pixels, image.as_bytes(), tolerance, &format!("{format:?}"));
+        let prepared = read(&encode(&image, format), &rgb(16, 16, "contain")).unwrap();
+        assert_close(&prepared.pixels, image.as_bytes(), tolerance, &format!("{format:?}"));
     }
 }
 
 #[test]
-fn every_kind_of_pixel_is_read() {
+fn every_colour_type_is_decoded() {
     let level = |x: u32, y: u32| (x * 12 + y * 3) as u8;
     let expected = GrayImage::from_fn(12, 10, |x, y| Luma([level(x, y)])).into_raw();
     let wide = |x, y| u16::from(level(x, y)) * 257;
@@ -103,19 +103,19 @@ fn every_kind_of_pixel_is_read() {
 }
 
 #[test]
-fn a_palette_and_single_bits_are_read() {
-    // A 4x1 picture of two bits a pixel: black, red, green, blue.
+fn palettes_and_single_bits_are_decoded() {
+    // A 4×1 image with two bits per pixel: black, red, green, blue.
     let palette =
         malformed::png(4, 1, 2, 3, &[(b"PLTE", &[0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])], &[0, 0b0001_1011]);
-    let picture = read(&palette, &rgb(4, 1, "stretch")).unwrap();
-    assert_eq!(picture.pixels, [0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255]);
+    let prepared = read(&palette, &rgb(4, 1, "stretch")).unwrap();
+    assert_eq!(prepared.pixels, [0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255]);
     let bits = malformed::png(8, 1, 1, 0, &[], &[0, 0b1010_0001]);
     assert_eq!(read(&bits, &gray(8, 1)).unwrap().pixels, [255, 0, 255, 0, 0, 0, 0, 255]);
     let bitmap = b"P4\n8 1\n\xA1";
     assert_eq!(read(bitmap, &gray(8, 1)).unwrap().pixels, [0, 255, 0, 255, 255, 255, 255, 0]);
 }
 
-/// A JPEG whose EXIF block says how it is to be turned.
+/// A JPEG with an orientation in its EXIF block.
 fn jpeg_turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, 95).encode_image(image).unwrap();
@@ -126,11 +126,11 @@ fn jpeg_turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
 }
 
 #[test]
-fn all_eight_orientations_give_the_same_picture() {
+fn all_eight_orientations_give_the_same_image() {
     let upright = quarters(32, 24);
     let expected = read(&jpeg_turned(&upright, 1), &rgb(32, 24, "contain")).unwrap();
     assert_close(&expected.pixels, upright.as_raw(), 24, "upright");
-    // As the camera saw it: turning by the orientation gives the upright picture again.
+    // The image as the camera stored it: applying the orientation makes it upright again.
     let dynamic = DynamicImage::ImageRgb8(upright);
     for (orientation, seen) in [
         (2, dynamic.fliph()),
@@ -141,14 +141,14 @@ fn all_eight_orientations_give_the_same_picture() {
         (7, dynamic.rotate270().fliph()),
         (8, dynamic.rotate90()),
     ] {
-        let picture = read(&jpeg_turned(seen.as_rgb8().unwrap(), orientation), &rgb(32, 24, "contain")).unwrap();
-        assert_close(&picture.pixels, &expected.pixels, 40, &format!("orientation {orientation}"));
+        let prepared = read(&jpeg_turned(seen.as_rgb8().unwrap(), orientation), &rgb(32, 24, "contain")).unwrap();
+        assert_close(&prepared.pixels, &expected.pixels, 40, &format!("orientation {orientation}"));
         read(&jpeg_turned(seen.as_rgb8().unwrap(), orientation), &digit()).unwrap();
     }
 }
 
 #[test]
-fn pictures_of_any_size_fit() {
+fn images_of_any_size_fit() {
     for (width, height) in [(1, 1), (1, 300), (300, 1), (2, 2), (3, 1000), (28, 28), (640, 480)] {
         let bytes = encode(&DynamicImage::ImageRgb8(quarters(width, height)), ImageFormat::Png);
         for fit in ["contain", "cover", "stretch"] {
@@ -159,12 +159,12 @@ fn pictures_of_any_size_fit() {
 }
 
 #[test]
-fn the_fits_keep_what_they_promise() {
+fn each_fit_scales_as_documented() {
     let wide = encode(
         &DynamicImage::ImageRgb8(RgbImage::from_fn(40, 20, |x, _| Rgb([if x < 20 { 50 } else { 250 }; 3]))),
         ImageFormat::Png,
     );
-    let at = |picture: &ModelImage, x: usize, y: usize| picture.pixels[(y * 20 + x) * 3];
+    let at = |prepared: &ModelImage, x: usize, y: usize| prepared.pixels[(y * 20 + x) * 3];
     let contained = read(&wide, &rgb(20, 20, "contain")).unwrap();
     assert_eq!(
         [at(&contained, 3, 2), at(&contained, 3, 10), at(&contained, 16, 10), at(&contained, 3, 17)],
@@ -191,7 +191,7 @@ fn the_tensor_has_the_models_range_and_layout() {
 }
 
 #[test]
-fn what_the_model_sees_can_be_looked_at() {
+fn the_preprocessed_image_is_available_as_png() {
     let bytes = encode(&DynamicImage::ImageRgb8(quarters(16, 16)), ImageFormat::Bmp);
     let png = read(&bytes, &rgb(16, 16, "contain")).unwrap().to_png().unwrap();
     assert_eq!(read(&png, &rgb(16, 16, "contain")).unwrap().pixels, quarters(16, 16).into_raw());

@@ -1,24 +1,24 @@
-//! Blocks of coefficients from the bits of a scan: sequential (ITU-T T.81, F.2.2) and progressive (G.1.2).
+//! Decoding of coefficient blocks from a scan: sequential (ITU-T T.81, F.2.2) and progressive (G.1.2).
 
 use super::frame::{Frame, Scan, Tables};
 use super::huffman::{Bits, Damaged, Huffman};
 use super::idct::Idct;
 use super::plane::{DROPPED, Plane};
 
-/// Reads the blocks of one scan.
+/// Reader of the blocks of one scan.
 pub(super) struct BlockReader<'a> {
     scan: &'a Scan,
     progressive: bool,
     channels: Vec<Channel<'a>>,
-    /// How many blocks to come have no more coefficients in this scan.
+    /// How many of the next blocks have no further coefficients in this scan (end-of-band run).
     end_of_band: u32,
 }
 
-/// One channel's tables.
+/// Tables of one channel.
 struct Channel<'a> {
     dc: Option<&'a Huffman>,
     ac: Option<&'a Huffman>,
-    /// Of a sequential image, unless its pixels are not wanted.
+    /// For a sequential image whose pixels are needed.
     inverse: Option<Idct>,
 }
 
@@ -38,12 +38,12 @@ impl<'a> BlockReader<'a> {
         Ok(Self { scan, progressive: frame.progressive, channels, end_of_band: 0 })
     }
 
-    /// Behind a restart marker.
+    /// Resumes after a restart marker.
     pub(super) fn restart(&mut self) {
         self.end_of_band = 0;
     }
 
-    /// Reads what this scan has of one block. `number` is the channel's place in the scan.
+    /// Reads the part of one block that this scan contains. `number` is the index of the channel in the scan.
     pub(super) fn read(
         &mut self,
         number: usize,
@@ -69,7 +69,7 @@ impl<'a> BlockReader<'a> {
         }
     }
 
-    /// The first bits of a band of coefficients.
+    /// First scan of a band of coefficients.
     fn band(&mut self, table: &Huffman, plane: &mut Plane, block: usize, bits: &mut Bits) -> Result<(), Damaged> {
         if self.end_of_band > 0 {
             self.end_of_band -= 1;
@@ -95,7 +95,7 @@ impl<'a> BlockReader<'a> {
         Ok(())
     }
 
-    /// One more bit of each coefficient of a band, and those that are other than 0 from this bit on.
+    /// Refinement scan of a band: one more bit of each nonzero coefficient, and coefficients that become nonzero with this bit.
     fn refined_band(
         &mut self,
         table: &Huffman,
@@ -178,7 +178,7 @@ impl Plane {
     }
 }
 
-/// The block's first coefficient: its difference to that of the block before.
+/// The DC coefficient: its difference from that of the previous block.
 fn first(channel: &Channel, plane: &mut Plane, bits: &mut Bits) -> Result<i32, Damaged> {
     let size = bits.value(channel.dc.ok_or(Damaged)?)?;
     plane.prediction = plane.prediction.wrapping_add(bits.signed(size)?);

@@ -1,4 +1,4 @@
-//! A JPEG's frame, tables and scan headers (ITU-T T.81, annex B.2), as the decoder at reduced scale needs them.
+//! Frame header, tables and scan headers of a JPEG (ITU-T T.81, annex B.2), as far as decoding at a reduced scale needs them.
 
 use super::huffman::Huffman;
 use super::segments::SOS;
@@ -6,27 +6,27 @@ use super::segments::SOS;
 /// One channel of the frame.
 pub(super) struct Component {
     pub id: u8,
-    /// Sampling factors, across and down.
+    /// Horizontal and vertical sampling factors.
     pub h: usize,
     pub v: usize,
-    /// Place of the quantisation table.
+    /// Index of the quantisation table.
     pub table: usize,
-    /// Blocks across and down that its own scans have.
+    /// Columns and rows of blocks in a scan of this channel alone.
     pub blocks: (usize, usize),
-    /// Blocks across and down with the padding of scans of several channels.
+    /// Columns and rows of blocks with the padding of interleaved scans.
     pub padded: (usize, usize),
-    /// For each of the 64 coefficients in zigzag order the lowest bit that has come; 255 while nothing has.
+    /// The lowest decoded bit of each coefficient, in zigzag order; 255 before any.
     pub precision: [u8; 64],
 }
 
 impl Component {
-    /// Whether all of its coefficients have come, with all of their bits.
+    /// Whether all bits of all coefficients are decoded.
     pub(super) fn is_complete(&self) -> bool {
         self.precision == [0; 64]
     }
 }
 
-/// The frame's header.
+/// The frame header.
 pub(super) struct Frame {
     pub progressive: bool,
     pub width: usize,
@@ -37,7 +37,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// From the segment's content; `None` where it makes no sense, or has no or more than four channels.
+    /// Parses the content of the segment; `None` where it is invalid, or has no channel or more than four.
     pub(super) fn parse(marker: u8, body: &[u8]) -> Option<Self> {
         let &[_, y1, y0, x1, x0, count, ref rest @ ..] = body else { return None };
         let (height, width) = (usize::from(u16::from_be_bytes([y1, y0])), usize::from(u16::from_be_bytes([x1, x0])));
@@ -67,13 +67,13 @@ impl Frame {
         Some(Self { progressive: marker == 0xC2, width, height, h_max, v_max, components })
     }
 
-    /// Minimum coded units across and down in scans of several channels.
+    /// Columns and rows of minimum coded units in interleaved scans.
     pub(super) fn units(&self) -> (usize, usize) {
         (self.width.div_ceil(8 * self.h_max), self.height.div_ceil(8 * self.v_max))
     }
 }
 
-/// The tables in force.
+/// The current tables.
 #[derive(Default)]
 pub(super) struct Tables {
     /// In zigzag order.
@@ -82,13 +82,13 @@ pub(super) struct Tables {
     pub ac: [Option<Huffman>; 4],
     /// Units between two restart markers; 0 without.
     pub restart: usize,
-    /// The colour transform that Adobe's segment names.
+    /// The colour transform in Adobe's segment.
     pub adobe: Option<u8>,
     pub is_jfif: bool,
 }
 
 impl Tables {
-    /// Takes one segment in; those that are of no use are passed over. `None` where it is damaged.
+    /// Reads one segment, and ignores segments that are not needed. `None` where it is damaged.
     pub(super) fn read(&mut self, marker: u8, body: &[u8]) -> Option<()> {
         match marker {
             0xC4 => self.read_huffman(body)?,
@@ -128,14 +128,14 @@ impl Tables {
     }
 }
 
-/// A scan's header.
+/// A scan header.
 pub(super) struct Scan {
-    /// For each channel its place in the frame, and those of its tables.
+    /// For each channel, its index in the frame and the indices of its tables.
     pub components: Vec<(usize, usize, usize)>,
     /// The first and the last coefficient, in zigzag order.
     pub start: usize,
     pub end: usize,
-    /// The bit that came before, and the one that comes now.
+    /// The previous and the current bit position (successive approximation).
     pub high: u8,
     pub low: u8,
 }
@@ -143,7 +143,7 @@ pub(super) struct Scan {
 impl Scan {
     pub(super) const MARKER: u8 = SOS;
 
-    /// From the segment's content; `None` where it does not fit the frame.
+    /// Parses the content of the segment; `None` where it does not match the frame.
     pub(super) fn parse(body: &[u8], frame: &Frame) -> Option<Self> {
         let (count, rest) = body.split_first()?;
         let count = usize::from(*count);
@@ -160,12 +160,12 @@ impl Scan {
             Self { components, start: 0, end: 63, high: 0, low: 0 }
         };
         let spectral = scan.start <= scan.end && scan.end < 64 && scan.low < 14;
-        // In progressive scans, coefficients other than the first come channel by channel, without the first.
+        // In progressive scans, AC coefficients come channel by channel, without the DC coefficient.
         let alone = !frame.progressive || scan.end == 0 || (scan.start > 0 && count == 1);
         (spectral && alone && !scan.components.is_empty()).then_some(scan)
     }
 
-    /// Notes at the frame's channels what this scan has brought.
+    /// Records in the frame which bits this scan contains.
     pub(super) fn note(&self, frame: &mut Frame) {
         for &(place, _, _) in &self.components {
             frame.components[place].precision[self.start..=self.end].fill(self.low);

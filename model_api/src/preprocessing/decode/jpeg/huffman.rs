@@ -1,15 +1,15 @@
-//! Huffman-coded bits of a JPEG scan (ITU-T T.81, annex F.2.2), with an exact account of what is missing.
+//! Huffman decoder of a JPEG scan (ITU-T T.81, annex F.2.2) that detects missing bits exactly.
 
-/// The scan's data end before its last block, or no code matches. The image is cut or damaged.
+/// The scan ends before its last block, or no code matches: the image is truncated or damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Damaged;
 
-/// A code table: the first nine bits by a look-up, longer codes by their ranges.
+/// Code table: a lookup for the first nine bits, ranges for longer codes.
 #[derive(Clone)]
 pub(super) struct Huffman {
-    /// For each nine bits the value and its length; length 0 where the code is longer.
+    /// Value and length for each nine bits; length 0 where the code is longer.
     short: Vec<(u8, u8)>,
-    /// For each length behind the last code, left-aligned in 16 bits, and what leads from a code to its value's place.
+    /// Per length: the end of its codes, left-aligned in 16 bits, and the offset from a code to the index of its value.
     ranges: [(u32, u32); 17],
     values: Vec<u8>,
 }
@@ -17,7 +17,7 @@ pub(super) struct Huffman {
 const SHORT_BITS: usize = 9;
 
 impl Huffman {
-    /// From the table's segment: how many codes each length from 1 to 16 has, and all values.
+    /// Builds a table from its segment: the number of codes of each length from 1 to 16, and all values.
     pub(super) fn new(counts: &[u8; 16], values: &[u8]) -> Option<Self> {
         let mut table = Self { short: vec![(0, 0); 1 << SHORT_BITS], ranges: [(0, 0); 17], values: values.to_vec() };
         let (mut code, mut place) = (0_u32, 0_usize);
@@ -42,15 +42,15 @@ impl Huffman {
     }
 }
 
-/// The bits of one scan, from the byte behind its header on, to the next marker.
+/// Bit reader of one scan, from the byte after its header to the next marker.
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    /// Of the next byte to take, or of the marker that ends the bits.
+    /// Position of the next byte, or of the marker that ends the bits.
     pub at: usize,
-    /// The next bits, the first one highest.
+    /// The next bits; the first bit is the highest.
     buffer: u64,
     count: u32,
-    /// How many of them, at the end, are not in the file.
+    /// How many of the last bits are not in the file.
     missing: u32,
 }
 
@@ -59,7 +59,7 @@ impl<'a> Bits<'a> {
         Self { bytes, at, buffer: 0, count: 0, missing: 0 }
     }
 
-    /// Goes on behind a restart marker, with whole bytes.
+    /// Resumes after a restart marker, at a byte boundary.
     pub(super) fn restart(&mut self, at: usize) {
         *self = Self::new(self.bytes, at);
     }
@@ -90,12 +90,12 @@ impl<'a> Bits<'a> {
         self.count -= bits;
     }
 
-    /// Fails where bits were taken that the file does not have. Between two calls at most 64 blocks may be read.
+    /// Fails where bits were read that the file does not have. Call it at least every 64 blocks.
     pub(super) fn check(&self) -> Result<(), Damaged> {
         if self.count < self.missing { Err(Damaged) } else { Ok(()) }
     }
 
-    /// The next value of a table.
+    /// Decodes the next value with a table.
     pub(super) fn value(&mut self, table: &Huffman) -> Result<u8, Damaged> {
         if self.count < 16 {
             self.fill();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn values_and_numbers_follow_each_other() {
+    fn codes_and_raw_bits_alternate() {
         let bytes = [0b0101_1000, 0, 0b0000_1010, 0xFF, 0, 0xFF, 0xD9];
         let mut bits = Bits::new(&bytes, 0);
         assert_eq!([(); 3].map(|()| bits.value(&table())), [Ok(7), Ok(8), Ok(9)]);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_that_the_file_lacks_are_not_made_up() {
+    fn missing_bits_are_an_error() {
         let mut bits = Bits::new(&[0b0000_0000, 0xFF, 0xD9], 0);
         let found: Vec<_> = (0..80).map(|_| bits.value(&table())).take_while(Result::is_ok).collect();
         assert!((8..64).contains(&found.len()), "{}", found.len());
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_with_more_codes_than_there_are_is_refused() {
+    fn an_overfull_table_is_rejected() {
         assert!(Huffman::new(&[3; 16], &[0; 48]).is_none());
         assert!(Huffman::new(&[1; 16], &[0; 3]).is_none());
     }

@@ -1,21 +1,21 @@
-//! Idct discrete cosine transform of a block's N×N lowest frequencies, N 1, 2, 4 or 8: N×N pixels of 8×8.
+//! Inverse discrete cosine transform of the N×N lowest frequencies of an 8×8 block to N×N pixels, for N = 1, 2, 4 or 8.
 
 use std::f32::consts::PI;
 
 use super::huffman::Damaged;
 use super::plane::DROPPED;
 
-/// One channel's transform, with its quantisation.
+/// The transform of one channel, with its quantisation.
 pub(super) struct Idct {
     size: usize,
-    /// Steps of the kept coefficients, row by row.
+    /// Quantisation steps of the kept coefficients, row by row.
     steps: [f32; 64],
-    /// For each pixel what each frequency adds to it, along one axis.
+    /// Weight of each frequency in each pixel, along one axis.
     basis: [[f32; 8]; 8],
 }
 
 impl Idct {
-    /// `places` says for each coefficient in zigzag order where it is among the kept ones. Fails without a table.
+    /// `places` maps coefficients in zigzag order to kept ones. Fails without a table.
     pub(super) fn new(size: usize, places: &[u8; 64], quantisation: Option<&[u16; 64]>) -> Result<Self, Damaged> {
         let mut steps = [0.0; 64];
         for (&place, &step) in places.iter().zip(quantisation.ok_or(Damaged)?) {
@@ -23,7 +23,8 @@ impl Idct {
                 steps[usize::from(place)] = step.into();
             }
         }
-        // Orthonormal for N points; a mean of one is 8 in a block of 8×8, and N in one of N×N, hence N/8 in all, its root per axis.
+        // Orthonormal for N points. A mean of one is 8 in an 8×8 block and N in an N×N block: the factor is N/8, and its root per
+        // axis.
         let points = size as f32;
         let frequency = |x: usize, u: usize| {
             let norm = if u == 0 { 1.0 / points } else { 2.0 / points };
@@ -32,7 +33,7 @@ impl Idct {
         Ok(Self { size, steps, basis: std::array::from_fn(|x| std::array::from_fn(|u| frequency(x, u))) })
     }
 
-    /// Writes the pixels of the block with this number, counted row by row, into a plane whose rows have `width` pixels.
+    /// Writes the pixels of this block, counted row by row, into a plane with rows of `width` pixels.
     pub(super) fn write(&self, coefficients: &[i16], pixels: &mut [u8], width: usize, block: usize) {
         let size = self.size;
         let mut rows = [[0.0; 8]; 8];

@@ -1,4 +1,4 @@
-//! What of JPEG is read here: its brightness alone, its end, and its pixels at reduced scale.
+//! JPEG: luma alone, the end of the image, and decoding at a reduced scale.
 
 use image::GrayImage;
 use zune_core::bytestream::ZCursor;
@@ -28,16 +28,16 @@ use crate::preprocessing::error::ImageError;
 /// The end marker.
 pub(super) const END: [u8; 2] = [0xFF, segments::EOI];
 
-/// How a file that has all of its image ends it.
+/// How a complete file ends.
 pub(super) enum Ending<'a> {
-    /// With an end marker: this is the image, without what follows it.
+    /// With an end marker. The bytes are the image, without what follows it.
     Marker(&'a [u8]),
-    /// With the last scan's last bit.
+    /// With the last bit of the last scan.
     NoMarker,
 }
 
-/// Where the image ends. Fails where it is cut, which decoders fill with gray and a model reads with confidence, and where its
-/// coding is one that no decoder here reads.
+/// Finds the end of the image. Fails for a truncated file, since decoders fill the missing part with gray and a model would
+/// classify it confidently, and for a coding that is not supported.
 pub(super) fn find_end(bytes: &[u8]) -> Result<Ending<'_>, ImageError> {
     let undecodable = |reason: &str| ImageError::Undecodable { format: "JPEG", reason: reason.into() };
     let markers = segments::scan_markers(bytes);
@@ -51,12 +51,12 @@ pub(super) fn find_end(bytes: &[u8]) -> Result<Ending<'_>, ImageError> {
     }
 }
 
-/// The brightness of a JPEG in colour: one of the three channels that it has, so the others need not be made.
+/// The luma of a JPEG in colour: it is one of the three channels, so the others need not be decoded.
 ///
-/// By the decoder that the `image` crate uses as well, which cannot be asked for it there. `None` for what has no such channel
-/// or is not decoded well without the others, and for what is damaged: `image` will say how.
+/// It uses the decoder of the `image` crate, which has no option for this. `None` for a file without such a channel, for one that
+/// is decoded incorrectly without the others, and for a damaged one: `image` reports its error.
 pub(super) fn decode_luma(bytes: &[u8]) -> Option<GrayImage> {
-    // In several scans, and with chroma halved from top to bottom, `zune-jpeg` 0.5.15 gives a wrong brightness alone.
+    // With several scans, or chroma that is subsampled vertically, `zune-jpeg` 0.5.15 returns wrong luma.
     if headers::jpeg_scan(bytes) != Some(3) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! A JPEG's pixels at 1/2, 1/4 or 1/8 of its width and height, or all of them.
+//! Decoding of a JPEG at 1/1, 1/2, 1/4 or 1/8 of its width and height.
 
 use image::{DynamicImage, GrayImage, RgbImage};
 
@@ -9,7 +9,7 @@ use super::plane::Plane;
 use super::scan::Decoder;
 use crate::preprocessing::settings::Color;
 
-/// A JPEG whose header has been read.
+/// A JPEG whose header is read.
 pub(in super::super) struct ScaledJpeg<'a> {
     decoder: Decoder<'a>,
     color: Color,
@@ -22,7 +22,7 @@ impl<'a> ScaledJpeg<'a> {
         Ok(Self { decoder, color })
     }
 
-    /// Bytes that [`Self::decode`] takes, the image included.
+    /// Memory of [`Self::decode`] in bytes, including the image.
     pub(in super::super) fn memory(&self, divisor: u32) -> u64 {
         let frame = &self.decoder.frame;
         let (width, height) = reduced_size(frame, divisor);
@@ -30,7 +30,7 @@ impl<'a> ScaledJpeg<'a> {
         planes.sum::<u64>() + 3 * (width * height) as u64
     }
 
-    /// The pixels, each the average of `divisor` by `divisor`, which is 1, 2, 4 or 8.
+    /// Decodes the pixels, each the average of `divisor` × `divisor` pixels; `divisor` is 1, 2, 4 or 8.
     pub(in super::super) fn decode(mut self, divisor: u32) -> Result<DynamicImage, Damaged> {
         let sizes = self.sizes(divisor);
         self.decoder.decode(&sizes)?;
@@ -43,7 +43,7 @@ impl<'a> ScaledJpeg<'a> {
         })
     }
 
-    /// Of the image that it becomes.
+    /// Channels of the result.
     fn channels(&self) -> usize {
         let is_gray = self.decoder.frame.components.len() < 3;
         if is_gray || (self.color == Color::Gray && self.transform() == Transform::YCbCr) { 1 } else { 3 }
@@ -92,8 +92,8 @@ impl<'a> ScaledJpeg<'a> {
     }
 }
 
-/// An image that `zune-jpeg` 0.5.15 decodes wrongly, up to all levels off: channels in scans of their own, of which some are reduced from
-/// top to bottom. `None` for all others.
+/// An image that `zune-jpeg` 0.5.15 decodes incorrectly, with errors of up to all levels: channels in scans of their own, some of
+/// them subsampled vertically. `None` for all others.
 pub(in super::super) fn needs_own_decoder(bytes: &[u8], color: Color) -> Option<ScaledJpeg<'_>> {
     headers::jpeg_scan(bytes).filter(|count| matches!(count, 1 | 2))?;
     let reader = ScaledJpeg::new(bytes, color).ok()?;
@@ -101,13 +101,13 @@ pub(in super::super) fn needs_own_decoder(bytes: &[u8], color: Color) -> Option<
     components.iter().any(|component| component.v != components[0].v).then_some(reader)
 }
 
-/// Whether a file without an end marker has all of its image. Keeps no pixels.
+/// Whether a file without an end marker contains its whole image. Keeps no pixels.
 pub(in super::super) fn is_complete(bytes: &[u8]) -> bool {
     let complete = |mut decoder: Decoder| decoder.decode(&vec![0; decoder.frame.components.len()]).is_ok();
     Decoder::new(bytes).is_ok_and(complete)
 }
 
-/// Width and height in a file's header.
+/// Width and height in the header.
 pub(in super::super) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     let frame = Decoder::new(bytes).ok()?.frame;
     Some((frame.width as u32, frame.height as u32))
@@ -117,7 +117,7 @@ fn reduced_size(frame: &Frame, divisor: u32) -> (usize, usize) {
     (frame.width.div_ceil(divisor as usize), frame.height.div_ceil(divisor as usize))
 }
 
-/// What the channels are.
+/// Colour space of the channels.
 #[derive(Clone, Copy, PartialEq)]
 enum Transform {
     Rgb,
@@ -139,7 +139,7 @@ impl Transform {
     }
 }
 
-/// JFIF's colours, in fixed point.
+/// Colour conversion of JFIF, in fixed point.
 pub(in super::super) fn from_ycbcr(luma: u8, blue: u8, red: u8) -> [u8; 3] {
     let (luma, blue, red) = (i32::from(luma) << 16, i32::from(blue) - 128, i32::from(red) - 128);
     [luma + 91_881 * red, luma - 22_554 * blue - 46_802 * red, luma + 116_130 * blue]

@@ -1,11 +1,11 @@
-//! JPEG decoder at reduced scale: reads all coefficients and keeps the lowest few frequencies of each block.
+//! JPEG decoder at a reduced scale: reads all coefficients and keeps the lowest frequencies of each block.
 //!
-//! A photo of 48 megapixels takes 144 MB as colours, and a progressive one of 64 takes 400 MB of coefficients before the first colour.
-//! A model looks at a thousandth of that. At a scale of N/8, a block of 8×8 pixels is made of its N×N lowest frequencies alone, as
-//! libjpeg does it: the memory falls with the square of the scale, and the result is a better average than picking pixels.
-//! `zune-jpeg` has no such scale.
+//! A photo of 48 megapixels needs 144 MB as colours, and a progressive one of 64 megapixels needs 400 MB of coefficients before
+//! the first colour. A model uses a thousandth of that. At a scale of N/8, an 8×8 block is computed from its N×N lowest
+//! frequencies alone, as in libjpeg. The memory shrinks with the square of the scale, and the result averages better than
+//! subsampling. `zune-jpeg` has no such scale.
 //!
-//! The same reader, keeping nothing, tells whether a file without an end marker has all of its image.
+//! With nothing kept, the same reader checks whether a file without an end marker is complete.
 
 use super::blocks::BlockReader;
 use super::frame::{Component, Frame, Scan, Tables};
@@ -14,18 +14,18 @@ use super::idct::Idct;
 use super::plane::Plane;
 use super::segments;
 
-/// A decoder between two scans.
+/// Decoder state between two scans.
 pub(super) struct Decoder<'a> {
     bytes: &'a [u8],
     pub frame: Frame,
     pub tables: Tables,
     pub planes: Vec<Plane>,
-    /// Of the segment or data that come next.
+    /// Position of the next segment or of the next data.
     at: usize,
 }
 
 impl<'a> Decoder<'a> {
-    /// Reads up to the frame's header. Takes no memory for pixels.
+    /// Reads up to the frame header. Allocates no memory for pixels.
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, Damaged> {
         let (mut at, mut tables) = (2, Tables::default());
         while let Some((marker, after)) = segments::next_marker(bytes, at) {
@@ -44,8 +44,8 @@ impl<'a> Decoder<'a> {
         Err(Damaged)
     }
 
-    /// Decodes all scans, keeping of each channel as many pixels a side and block as `sizes` has for it. Fails unless every block has come
-    /// with all of its bits.
+    /// Decodes all scans. `sizes` has the pixels per side of a block to keep, for each channel. Fails unless all bits of all
+    /// blocks are present.
     pub(super) fn decode(&mut self, sizes: &[usize]) -> Result<(), Damaged> {
         self.planes = sizes.iter().enumerate().map(|(place, &size)| Plane::new(&self.frame, place, size)).collect();
         while let Some((marker, after)) = segments::next_marker(self.bytes, self.at) {
@@ -61,7 +61,7 @@ impl<'a> Decoder<'a> {
                 let scan = Scan::parse(body, &self.frame).ok_or(Damaged)?;
                 self.read_scan(&scan)?;
                 scan.note(&mut self.frame);
-                // What follows the image is no part of it.
+                // Ignores what follows the image.
                 if self.frame.components.iter().all(Component::is_complete) {
                     return self.finish();
                 }
@@ -108,7 +108,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Of a progressive image, pixels of its coefficients.
+    /// Computes the pixels of a progressive image from its coefficients.
     fn finish(&mut self) -> Result<(), Damaged> {
         if !self.frame.progressive {
             return Ok(());

@@ -1,19 +1,20 @@
-//! Marker segments of a JPEG file (ITU-T T.81, annex B): where the image ends, and how it is coded.
+//! Marker segments of a JPEG file (ITU-T T.81, annex B): the end of the image, and its coding.
 //!
-//! A file often goes on behind the image: motion photos carry a film, multi-picture files further JPEGs, and some writers pad.
-//! So the end is found from the front, segment by segment. Looking for the last end marker from the back finds one inside such a film.
+//! Often more data follows the image: motion photos contain a video, multi-picture files contain further JPEGs, and some writers
+//! add padding. The end is therefore found from the front, segment by segment. A search for the last end marker would find one
+//! inside such a video.
 
 /// End of image.
 pub(super) const EOI: u8 = 0xD9;
 /// Start of scan.
 pub(super) const SOS: u8 = 0xDA;
 
-/// What the markers say about a file.
+/// Result of scanning a file's markers.
 pub(super) struct MarkerSummary {
-    /// Bytes from the start of the file to behind the end marker. `None` where no end marker follows the last scan, or where
-    /// something follows it that no JPEG has there.
+    /// Bytes up to and including the end marker. `None` where no end marker follows the last scan, or where something else
+    /// follows it that is not valid there.
     pub end: Option<usize>,
-    /// The frame's marker and sample precision in bits.
+    /// Marker and sample precision in bits of the frame.
     pub frame: Option<(u8, u8)>,
 }
 
@@ -33,7 +34,7 @@ pub(super) fn scan_markers(bytes: &[u8]) -> MarkerSummary {
             _ if is_frame(marker) && summary.frame.is_none() => {
                 summary.frame = bytes.get(after + 2).map(|precision| (marker, *precision));
             }
-            // Between scans come tables, application data and comments, and nothing else.
+            // Between scans only tables, application data and comments are valid.
             0xC4 | 0xCC | 0xDB..=0xDD | 0xE0..=0xEF | 0xFE => {}
             _ if in_scan => return summary,
             _ => {}
@@ -44,8 +45,8 @@ pub(super) fn scan_markers(bytes: &[u8]) -> MarkerSummary {
     summary
 }
 
-/// The next marker from `at` on, and the position behind it. Stuffed zeros and what is between segments are skipped, as every
-/// reader of JPEG does.
+/// The next marker from `at` on, and the position after it. Skips stuffed zeros and bytes between segments, as all JPEG readers
+/// do.
 pub(super) fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     loop {
         at += memchr::memchr(0xFF, bytes.get(at..)?)?;
@@ -58,7 +59,7 @@ pub(super) fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     }
 }
 
-/// The segment's content behind its length, whose first byte is at `at`.
+/// The content of a segment after its length, whose first byte is at `at`.
 pub(super) fn body(bytes: &[u8], at: usize) -> Option<&[u8]> {
     let length = usize::from(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
     bytes.get(at + 2..at + length.max(2))
@@ -69,7 +70,7 @@ pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
-/// Why no decoder here reads this kind of frame; `None` for sequential and progressive Huffman coding with 8 bits.
+/// Why this kind of frame is not supported; `None` for sequential and progressive Huffman coding with 8 bits.
 pub(super) fn unsupported(frame: (u8, u8)) -> Option<&'static str> {
     match frame {
         (0xC9..=0xCB | 0xCD..=0xCF, _) => {
@@ -97,7 +98,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_end_is_the_one_behind_the_first_images_scans() {
+    fn the_end_follows_the_scans_of_the_first_image() {
         let ended = [&HEAD[..], &[0xFF, 0xFF, EOI]].concat();
         for behind in [&[][..], &[0; 9], b"\0\0\0\x18ftypmp42\xFF\xDA\0\x04..", &[0xFF, SOI, 0xFF, SOS, 0xFF, EOI]] {
             let summary = scan_markers(&[&ended, behind].concat());
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_decoder_here_reads_is_named() {
+    fn an_unsupported_coding_is_named() {
         for (frame, word) in
             [((0xC9, 8), "arithmetic"), ((0xC3, 8), "lossless"), ((0xC6, 8), "hierarch"), ((0xC1, 12), "8 bits")]
         {

@@ -1,19 +1,19 @@
-//! Files without an end, with something behind it, and images at reduced scale, held against the whole ones.
+//! Files without an end marker, files with trailing data, and decoding at a reduced scale, compared with decoding at full scale.
 
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
-use super::super::tests::picture;
+use super::super::tests::sample_image;
 use super::scan::Decoder;
 use super::*;
 use crate::preprocessing::flatten::to_gray;
 use crate::preprocessing::settings::{Background, Color};
 
-/// All ways in which this encoder writes a photo.
+/// A photo in each mode of this encoder.
 fn photos(width: u32, height: u32) -> Vec<(String, Vec<u8>)> {
     use SamplingFactor::{F_1_1, F_1_2, F_2_1, F_2_2, F_4_1};
-    let photo = picture(width, height, 1.0);
+    let photo = sample_image(width, height, 1.0);
     let mut files = Vec::new();
     for (color, pixels, sampling) in [
         (ColorType::Luma, photo.to_luma8().into_raw(), F_1_1),
@@ -48,7 +48,7 @@ fn is_complete_file(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn a_file_is_whole_without_its_end_marker_and_with_anything_behind() {
+fn a_file_is_complete_without_an_end_marker_and_with_trailing_data() {
     for (what, file) in photos(75, 50) {
         let image = &file[..file.len() - 2];
         assert!(is_complete_file(&file) && is_complete_file(image), "{what}");
@@ -60,9 +60,9 @@ fn a_file_is_whole_without_its_end_marker_and_with_anything_behind() {
 }
 
 #[test]
-fn a_file_that_lacks_a_part_of_its_scans_is_cut() {
+fn a_file_with_incomplete_scans_is_truncated() {
     for (what, file) in photos(41, 33) {
-        // The last bits of a scan are padding, and a block at the end may be all of it.
+        // The last bits of a scan are padding, and the last block may consist of padding only.
         for length in (0..file.len() - 6).step_by(7) {
             assert!(!is_complete_file(&file[..length]), "{what}: {length} of {}", file.len());
         }
@@ -77,17 +77,17 @@ fn difference(found: &[u8], expected: &[u8]) -> (f64, u8) {
 }
 
 #[test]
-fn at_reduced_scale_an_image_looks_as_if_it_had_been_reduced_after() {
+fn scaled_decoding_matches_downscaling_afterwards() {
     let mut whole = RgbImage::new(0, 0);
     for (what, file) in photos(256, 160) {
-        // The order of the same data changes nothing, and `zune-jpeg` does not read all of them well.
+        // The order of the same data has no effect, and `zune-jpeg` decodes some orders incorrectly.
         if what.ends_with(" interleaved") {
             whole = image::load_from_memory(&file).unwrap().into_rgb8();
         }
         for divisor in [1, 2, 4, 8] {
             let reduced = ScaledJpeg::new(&file, Color::Rgb).unwrap().decode(divisor).unwrap();
             assert_eq!((reduced.width(), reduced.height()), (256 / divisor, 160 / divisor), "{what}");
-            // What is left after the model's own resize is what counts: a few pixels a side.
+            // The comparison is made after the model's own resize, at a few pixels per side.
             let see = |image: &RgbImage| resize(image, 16, 10, FilterType::CatmullRom).into_raw();
             let (mean, most) = difference(&see(&reduced.to_rgb8()), &see(&whole));
             assert!(mean < 2.0 && most < 16, "{what} by {divisor}: {mean} on average, {most} at most");
@@ -99,7 +99,7 @@ fn at_reduced_scale_an_image_looks_as_if_it_had_been_reduced_after() {
 }
 
 #[test]
-fn brightness_alone_is_that_of_the_colours() {
+fn luma_alone_matches_the_luma_of_the_colours() {
     for (what, file) in photos(120, 90) {
         let decode = |color| ScaledJpeg::new(&file, color).unwrap().decode(2).unwrap();
         let (gray, colours) = (decode(Color::Gray), decode(Color::Rgb));

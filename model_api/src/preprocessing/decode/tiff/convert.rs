@@ -1,27 +1,27 @@
-//! Samples of a TIFF file become 8-bit pixels.
+//! Conversion of TIFF samples to 8-bit pixels.
 
 use tiff::decoder::DecodingResult;
 
 use super::super::samples::{level, level_of_16, levels_of_16};
 use super::layout::{Alpha, Format, Layout, Photometric};
 
-/// What turns samples into levels.
+/// Converts samples to levels.
 pub(super) struct Converter<'a> {
     layout: &'a Layout,
     range: Option<[f64; 2]>,
-    /// Of 16-bit unsigned samples, for each its level.
+    /// Level of each 16-bit unsigned sample.
     levels: Vec<u8>,
 }
 
 impl<'a> Converter<'a> {
-    /// `range` has the samples that become 0 and 255; without it, integers have all values of their type.
+    /// `range` has the samples that become 0 and 255. Without it, integers use all values of their type.
     pub(super) fn new(layout: &'a Layout, range: Option<[f64; 2]>) -> Self {
         let is_wide = layout.format == Format::Unsigned && layout.bits == 16;
         Self { layout, range, levels: if is_wide { levels_of_16(range) } else { Vec::new() } }
     }
 
-    /// The levels of a strip or tile whose rows have `row` samples; of a palette, the indices. `place` is that of the first
-    /// sample within its pixel, and `step` how many samples a pixel has there.
+    /// The levels of a strip or tile with rows of `row` samples; the indices for a palette. `place` is the position of the first
+    /// sample in its pixel, and `step` the number of samples per pixel.
     pub(super) fn levels(&self, samples: DecodingResult, row: usize, place: usize, step: usize) -> Vec<u8> {
         let layout = self.layout;
         let is_alpha = |at: usize| layout.alpha.is_some() && place + at % step == layout.color_samples();
@@ -47,7 +47,7 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// Adds a pixel of [`Layout::channels`] channels to the row. `levels` are its samples.
+    /// Appends a pixel of [`Layout::channels`] channels to the row. `levels` are its samples.
     pub(super) fn pixel(&self, levels: &[u8], row: &mut Vec<u8>) {
         let layout = self.layout;
         let alpha = layout.alpha.map(|_| levels[layout.color_samples()]);
@@ -84,19 +84,19 @@ pub(super) fn numbers(samples: &DecodingResult) -> Box<dyn Iterator<Item = f64> 
     }
 }
 
-/// A colour before it was multiplied by its transparency.
+/// Reverses premultiplied alpha.
 fn unpremultiply(level: u8, alpha: u8) -> u8 {
     let (level, alpha) = (u32::from(level), u32::from(alpha));
     ((level * 255 + alpha / 2).checked_div(alpha).unwrap_or(0)).min(255) as u8
 }
 
-/// As the `image` crate does it.
+/// The conversion of the `image` crate.
 fn from_cmyk([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     let light = 1.0 - f32::from(black) / 255.0;
     [cyan, magenta, yellow].map(|ink| ((255.0 - f32::from(ink)) * light) as u8)
 }
 
-/// Samples of fewer than eight bits; each row starts with a byte.
+/// Unpacks samples of fewer than eight bits; each row starts at a byte.
 fn unpack_bits(bytes: &[u8], row: usize, bits: u8, photometric: Photometric) -> Vec<u8> {
     let highest = (1_u32 << bits) - 1;
     let per_byte = usize::from(8 / bits);

@@ -1,20 +1,20 @@
-//! Places of the tags in the first directory of a TIFF or `BigTIFF` file, to read and to change them.
+//! First directory of a TIFF or `BigTIFF` file: positions of its tags, to read and to change them.
 
 /// The first directory.
 pub(super) struct Directory<'a> {
     bytes: &'a [u8],
     pub is_little: bool,
-    /// Whether offsets have 64 bits.
+    /// Whether offsets have 64 bits (`BigTIFF`).
     pub is_big: bool,
     first: usize,
     count: usize,
 }
 
-/// Unsigned numbers of 16 bits.
+/// Type of unsigned 16-bit numbers.
 const SHORT: u64 = 3;
 
 impl<'a> Directory<'a> {
-    /// `None` where the header makes no sense.
+    /// `None` where the header is invalid.
     pub(super) fn find(bytes: &'a [u8]) -> Option<Self> {
         let mut directory = Self { bytes, is_little: bytes.starts_with(b"II"), is_big: false, first: 0, count: 0 };
         directory.is_big = directory.number(2, 2)? == 43;
@@ -32,7 +32,7 @@ impl<'a> Directory<'a> {
         Some(if self.is_little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) })
     }
 
-    /// A number as this file writes it.
+    /// A number in the byte order of the file.
     pub(super) fn written(&self, number: u64, length: usize) -> Vec<u8> {
         if self.is_little {
             number.to_le_bytes()[..length].to_vec()
@@ -46,7 +46,7 @@ impl<'a> Directory<'a> {
         if self.is_big { 8 } else { 4 }
     }
 
-    /// Where the entry of a tag starts: the tag, its type, how many values it has, and these or their place.
+    /// Position of a tag's entry: tag, type, number of values, and the values or their offset.
     pub(super) fn entry(&self, tag: u16) -> Option<usize> {
         let length = 4 + 2 * self.offset_length();
         (0..self.count)
@@ -54,12 +54,12 @@ impl<'a> Directory<'a> {
             .find(|&entry| self.number(entry, 2) == Some(tag.into()))
     }
 
-    /// Where an entry has its values, or their place.
+    /// Position of an entry's values or of their offset.
     pub(super) fn value_at(&self, entry: usize) -> usize {
         entry + 4 + self.offset_length()
     }
 
-    /// The place of the lower byte of a tag's single 16-bit number, and the number.
+    /// Position of the low byte of a tag's single 16-bit number, and the number.
     pub(super) fn short(&self, tag: u16) -> Option<(usize, u16)> {
         let entry = self.entry(tag)?;
         let value = self.value_at(entry);
@@ -67,7 +67,7 @@ impl<'a> Directory<'a> {
         (self.number(entry + 2, 2)? == SHORT).then_some((low, self.number(value, 2)? as u16))
     }
 
-    /// All values of a tag that has unsigned numbers.
+    /// All values of a tag with unsigned numbers.
     pub(super) fn numbers(&self, tag: u16) -> Option<Vec<u64>> {
         let entry = self.entry(tag)?;
         let length = match self.number(entry + 2, 2)? {

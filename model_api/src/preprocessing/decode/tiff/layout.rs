@@ -1,4 +1,4 @@
-//! What the tags of a TIFF file's first image say of its samples.
+//! Sample layout of a TIFF file's first image, from its tags.
 
 use tiff::decoder::Decoder;
 use tiff::decoder::ifd::Value;
@@ -8,7 +8,7 @@ use super::error::undecodable;
 use super::photometric_override::PhotometricOverride;
 use crate::preprocessing::error::ImageError;
 
-/// What the samples of a pixel are.
+/// Colour space of a pixel's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Photometric {
     WhiteIsZero,
@@ -19,15 +19,15 @@ pub(super) enum Photometric {
     YCbCr,
 }
 
-/// How a channel of transparency is meant.
+/// Kind of alpha channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alpha {
-    /// The colours are multiplied by it already.
+    /// Premultiplied colours.
     Associated,
     Unassociated,
 }
 
-/// How a sample is written.
+/// Number format of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Unsigned,
@@ -35,7 +35,7 @@ pub(super) enum Format {
     Float,
 }
 
-/// Of the first image.
+/// Sample layout of the first image.
 pub(super) struct Layout {
     pub width: u32,
     pub height: u32,
@@ -43,14 +43,14 @@ pub(super) struct Layout {
     pub alpha: Option<Alpha>,
     pub format: Format,
     pub bits: u8,
-    /// Samples of a pixel in the file, those without a meaning here included.
+    /// Samples per pixel in the file, including those that are ignored.
     pub samples: usize,
-    /// Whether each sample has strips or tiles of its own.
+    /// Whether each sample has its own strips or tiles.
     pub is_planar: bool,
     pub compression: u16,
-    /// For each index red, green and blue.
+    /// Red, green and blue of each index.
     pub palette: Vec<[u8; 3]>,
-    /// The lowest and the highest sample, as the file says.
+    /// The lowest and the highest sample, from the tags.
     pub range: Option<[f64; 2]>,
     pub orientation: u8,
 }
@@ -83,7 +83,7 @@ impl Layout {
         let alpha = match (photometric, extra) {
             (_, Some(1.0)) => Some(Alpha::Associated),
             (_, Some(2.0)) => Some(Alpha::Unassociated),
-            // Writers that leave the tag out mean transparency by a fourth channel.
+            // Writers that omit the tag use a fourth channel as alpha.
             (Photometric::Rgb, None) if samples == 4 => Some(Alpha::Unassociated),
             _ => None,
         };
@@ -115,7 +115,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Of the colour, without transparency.
+    /// Colour samples per pixel, without alpha.
     pub(super) fn color_samples(&self) -> usize {
         match self.photometric {
             Photometric::WhiteIsZero | Photometric::BlackIsZero | Photometric::Palette => 1,
@@ -124,7 +124,7 @@ impl Layout {
         }
     }
 
-    /// Of the image that it becomes: 1 to 4.
+    /// Channels of the result, 1 to 4.
     pub(super) fn channels(&self) -> usize {
         let colors = match self.photometric {
             Photometric::WhiteIsZero | Photometric::BlackIsZero => 1,
@@ -133,7 +133,7 @@ impl Layout {
         colors + usize::from(self.alpha.is_some())
     }
 
-    /// Whether levels are pixels as they are.
+    /// Whether levels are pixels without conversion.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.photometric, Photometric::BlackIsZero | Photometric::Rgb) && self.alpha != Some(Alpha::Associated)
     }
@@ -201,7 +201,7 @@ fn photometric_of(number: Option<u16>) -> Result<Photometric, ImageError> {
     Err(undecodable(&format!("TIFF with {name} is not supported; save it as gray or RGB")))
 }
 
-/// Red of all indices first, then green, then blue; 16 bits each, but some writers use 8 of them.
+/// Red of all indices first, then green, then blue, with 16 bits each; some writers use only 8 of them.
 fn palette(map: &[f64], bits: u8) -> Result<Vec<[u8; 3]>, ImageError> {
     let count = 1_usize << bits.min(8);
     if map.len() < 3 * count {
@@ -212,7 +212,7 @@ fn palette(map: &[f64], bits: u8) -> Result<Vec<[u8; 3]>, ImageError> {
     Ok((0..count).map(|index| [0, 1, 2].map(|channel| level(map[channel * count + index]))).collect())
 }
 
-/// From the tags `[lowest, highest]`: those of any type first, then those of unsigned numbers.
+/// The range from the tags `[lowest, highest]`: tags of any type first, then tags of unsigned numbers.
 fn range(any: [&[f64]; 2], unsigned: [&[f64]; 2]) -> Option<[f64; 2]> {
     let of = |[low, high]: [&[f64]; 2]| {
         let high = high.iter().copied().reduce(f64::max)?;

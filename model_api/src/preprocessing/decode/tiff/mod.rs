@@ -1,7 +1,8 @@
-//! TIFF and `BigTIFF`: gray, palette, RGB, CMYK and `YCbCr`, of 1 to 64 bits, integers or floats, in strips, tiles or planes.
+//! TIFF and `BigTIFF`: gray, palette, RGB, CMYK and `YCbCr` with 1 to 64 bits, integers or floats, in strips, tiles or planes.
 //!
-//! The `tiff` crate unpacks strips and tiles; what their samples mean is decided here, because the `image` crate refuses palettes, floats of one
-//! channel and everything that is signed. One row of strips or tiles is in memory at a time, so that a large image can be reduced meanwhile.
+//! The `tiff` crate decompresses strips and tiles. The meaning of their samples is decided here, because the `image` crate
+//! rejects palettes, floats of one channel and all signed samples. Only one row of strips or tiles is in memory at a time, so
+//! that a large image can be reduced while it is decoded.
 
 use image::DynamicImage;
 use image::metadata::Orientation;
@@ -29,7 +30,7 @@ mod zstd;
 #[cfg(test)]
 mod tests;
 
-/// Of one tag's value.
+/// Maximum size of a tag's value.
 const TAG_BYTES: usize = 8 << 20;
 
 const IMAGE_WIDTH: u16 = 256;
@@ -41,7 +42,7 @@ const MAX_SAMPLES: u64 = 64;
 pub(super) fn decode(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> Result<RawImage, ImageError> {
     match zstd::decompress(bytes, limits.decode_bytes) {
         Some(Ok(copy)) => {
-            // The copy is in memory beside everything else.
+            // The decompressed copy is held in addition to everything else.
             let left = ImageLimits { decode_bytes: limits.decode_bytes.saturating_sub(copy.len() as u64), ..*limits };
             decode_uncompressed(&copy, spec, &left)
         }
@@ -74,7 +75,7 @@ fn decode_uncompressed(bytes: &[u8], spec: &ImageSpec, limits: &ImageLimits) -> 
     Ok(RawImage { image, orientation })
 }
 
-/// Checks the numbers that the decoder multiplies without looking.
+/// Checks the numbers that the decoder multiplies without overflow checks.
 fn check_sizes(bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageError> {
     let Some(directory) = Directory::find(bytes) else { return Ok(()) };
     let largest = |tag| directory.numbers(tag).and_then(|numbers| numbers.into_iter().max());
@@ -85,14 +86,14 @@ fn check_sizes(bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageError> {
     limits.check_size(side(IMAGE_WIDTH), side(IMAGE_LENGTH))
 }
 
-/// The strips or tiles of an image.
+/// Reader of the strips or tiles of an image.
 struct Chunks<'a> {
     decoder: Decoder<PhotometricOverride<'a>>,
     layout: &'a Layout,
-    /// Width and height of one; those at the right and at the bottom may be smaller.
+    /// Size of a chunk; those at the right and at the bottom may be smaller.
     width: u32,
     height: u32,
-    /// How many there are from left to right, and from top to bottom.
+    /// Number of chunks horizontally and vertically.
     across: u32,
     down: u32,
 }
@@ -119,18 +120,18 @@ impl<'a> Chunks<'a> {
         Ok(Self { decoder, layout, width, height, across, down })
     }
 
-    /// 1 where the image is decoded in full.
+    /// Divisor of the scale; 1 for full scale.
     fn divisor(&self, limits: &ImageLimits) -> Result<u32, ImageError> {
         let memory = |divisor| self.memory(divisor);
         let pixels = u64::from(self.layout.width) * u64::from(self.layout.height);
-        // Behind the decoder, opaque pixels are copied once, to be turned or to become gray.
+        // Flattening or the orientation copies opaque pixels once.
         if pixels <= MAX_FULL_SCALE_PIXELS && memory(1) + pixels * 3 <= limits.decode_bytes {
             return Ok(1);
         }
         limits.scale_divisor(memory)
     }
 
-    /// Bytes that decoding takes: samples and levels of one chunk, a row of chunks as pixels, and the result.
+    /// Memory of decoding in bytes: samples and levels of one chunk, the pixels of a row of chunks, and the result.
     fn memory(&self, divisor: u32) -> u64 {
         let layout = self.layout;
         let chunk = u64::from(self.width) * u64::from(self.height) * layout.samples as u64;
@@ -143,16 +144,16 @@ impl<'a> Chunks<'a> {
         chunk * bytes + row + BoxFilter::memory(layout.width, layout.height, layout.channels(), divisor)
     }
 
-    /// The samples that become 0 and 255; `None` for all values that their type has.
-    fn range(&mut self, told: Option<[f64; 2]>) -> Result<Option<[f64; 2]>, ImageError> {
+    /// The samples that become 0 and 255; `None` for all values of their type.
+    fn range(&mut self, setting: Option<[f64; 2]>) -> Result<Option<[f64; 2]>, ImageError> {
         let layout = self.layout;
         let is_narrow = layout.format == Format::Unsigned && layout.bits <= 8;
-        if is_narrow || told.is_some() {
-            return Ok(told);
+        if is_narrow || setting.is_some() {
+            return Ok(setting);
         }
         if let Some([low, high]) = layout.range {
             let [lowest, highest] = self.extremes()?;
-            // A tag that the samples contradict says nothing.
+            // A tag that the samples contradict is ignored.
             if low <= lowest && highest <= high {
                 return Ok(Some([low, high]));
             }
@@ -173,14 +174,14 @@ impl<'a> Chunks<'a> {
             (format, bits) => {
                 let sign = if format == Format::Signed { "signed" } else { "unsigned" };
                 Err(undecodable(&format!(
-                    "it has {sign} samples of {bits} bits and does not say their range; set \"range\" in the model's image \
+                    "it has {sign} samples of {bits} bits and declares no range for them; set \"range\" in the model's image \
                      settings"
                 )))
             }
         }
     }
 
-    /// The lowest and the highest sample of all colours. What is no number does not count.
+    /// The lowest and the highest colour sample. NaN does not count.
     fn extremes(&mut self) -> Result<[f64; 2], ImageError> {
         let mut found = [f64::INFINITY, f64::NEG_INFINITY];
         let planes = if self.layout.is_planar { self.layout.color_samples() as u32 } else { 1 };
@@ -216,7 +217,7 @@ impl<'a> Chunks<'a> {
         image_of(width, height, channels, pixels).ok_or_else(damaged)
     }
 
-    /// Adds the pixels of one row of strips or tiles.
+    /// Appends the pixels of one row of strips or tiles.
     fn read_row(&mut self, converter: &Converter, row: u32, pixels: &mut Vec<u8>) -> Result<(), ImageError> {
         let samples = self.layout.samples;
         let is_plain = !self.layout.is_planar && samples == self.layout.channels() && self.layout.is_plain();
@@ -247,7 +248,7 @@ impl<'a> Chunks<'a> {
         Ok(())
     }
 
-    /// A chunk's levels, the samples of a pixel together, with its width and height.
+    /// The levels of a chunk with interleaved samples, its width and its height.
     fn read_chunk(&mut self, converter: &Converter, chunk: u32) -> Result<(Vec<u8>, usize, usize), ImageError> {
         let samples = self.layout.samples;
         let (width, height) = self.decoder.chunk_data_dimensions(chunk);
@@ -271,7 +272,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// The decoder takes memory for a JPEG by the JPEG's own header, which need not agree with the strip or tile that it fills.
+/// The decoder allocates memory by the header of an embedded JPEG, which need not agree with the size of its strip or tile.
 fn check_jpegs(decoder: &mut Decoder<PhotometricOverride>, bytes: &[u8]) -> Result<(), ImageError> {
     let (width, height) = decoder.chunk_dimensions();
     let mut numbers = |strips, tiles| match decoder.get_tag_u64_vec(strips) {

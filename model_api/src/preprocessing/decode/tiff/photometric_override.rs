@@ -1,7 +1,8 @@
-//! A TIFF file with one tag's value changed while it is read.
+//! Reader of a TIFF file that overrides one tag.
 //!
-//! The `tiff` crate hands out raw samples of any number of channels where they count as gray, but refuses palettes, and mixes up the rest
-//! with its own idea of colours. So the tag `PhotometricInterpretation` always says gray to it, and what the samples mean is decided here.
+//! The `tiff` crate returns raw samples of any number of channels for gray images, but rejects palettes and converts other colour
+//! spaces in its own way. The tag `PhotometricInterpretation` therefore always reads as gray, and the meaning of the samples is
+//! decided here.
 
 use std::io::{Read, Result, Seek, SeekFrom};
 
@@ -10,24 +11,24 @@ use super::directory::Directory;
 /// `PhotometricInterpretation`.
 const PHOTOMETRIC: u16 = 262;
 
-/// What the tag says of gray images where 0 is black.
+/// The tag's value for gray images where 0 is black.
 const BLACK_IS_ZERO: u8 = 1;
 
-/// The file's bytes, but for the tag.
+/// The file's bytes, except for the tag.
 #[derive(Clone)]
 pub(super) struct PhotometricOverride<'a> {
     bytes: &'a [u8],
     at: u64,
-    /// Of the byte that is changed.
+    /// Position of the byte that is overridden.
     changed: Option<usize>,
-    /// What the tag says in truth.
+    /// The original value of the tag.
     pub photometric: Option<u16>,
 }
 
 impl<'a> PhotometricOverride<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         let found = Directory::find(bytes).and_then(|directory| directory.short(PHOTOMETRIC));
-        // Both bytes of the number would have to change where the first one is not 0; such a number has no meaning here anyway.
+        // A number whose high byte is not 0 would need two overridden bytes; such a value has no meaning and is left as it is.
         let (changed, photometric) = found.map_or((None, None), |(low, value)| (Some(low), Some(value)));
         Self { bytes, at: 0, changed: changed.filter(|_| photometric.is_some_and(|value| value < 256)), photometric }
     }
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tag_is_found_and_changed_in_either_order_and_size() {
+    fn the_tag_is_overridden_in_both_byte_orders_and_offset_sizes() {
         let little = b"II*\0\x08\0\0\0\x01\0\x06\x01\x03\0\x01\0\0\0\x03\0\0\0";
         let big = b"MM\0*\0\0\0\x08\0\x01\x01\x06\0\x03\0\0\0\x01\0\x03\0\0";
         let large = [

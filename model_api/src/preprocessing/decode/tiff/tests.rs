@@ -1,6 +1,6 @@
-//! Files as laboratories and scanners write them, made here byte by byte or by the `tiff` crate's own encoder.
+//! Files of laboratory software and scanners, built byte by byte or with the encoder of the `tiff` crate.
 
-use super::super::tests::{picture, spec};
+use super::super::tests::{sample_image, spec};
 use super::*;
 use crate::preprocessing::flatten::{to_gray, to_rgb};
 use crate::preprocessing::settings::Background;
@@ -27,7 +27,7 @@ impl Kind {
         }
     }
 
-    /// A file of one strip. `tags` are added to the necessary ones, or take their place.
+    /// A file with one strip. `tags` are added to the required ones, or replace them.
     fn file(self, (width, height): (u64, u64), tags: &[(u16, u16, &[u64])], data: &[u8]) -> Vec<u8> {
         let (head, count_length, value_length) = if self.is_big_tiff { (16, 8, 8) } else { (8, 2, 4) };
         let needed: [(u16, u16, &[u64]); 9] = [
@@ -128,7 +128,7 @@ fn a_palette_is_looked_up() {
 }
 
 #[test]
-fn few_bits_become_all_levels_and_white_may_be_zero() {
+fn few_bits_map_to_all_levels_and_white_may_be_zero() {
     for kind in kinds() {
         let bits = |bits: u64, photometric: u64, data: &[u8]| {
             gray(&kind.file((3, 2), &[(258, SHORT, &[bits]), (262, SHORT, &[photometric])], data)).unwrap()
@@ -141,7 +141,7 @@ fn few_bits_become_all_levels_and_white_may_be_zero() {
 }
 
 #[test]
-fn floats_have_the_range_that_they_lie_in_or_none() {
+fn floats_use_the_range_that_contains_them() {
     for kind in kinds() {
         assert_eq!(gray(&floats(kind, &[0.0, 0.5, 1.0, f32::NAN], &[])), Ok(vec![0, 128, 255, 0]));
         assert_eq!(gray(&floats(kind, &[0.0, 17.0, 254.6], &[])), Ok(vec![0, 17, 255]));
@@ -163,7 +163,7 @@ fn floats_have_the_range_that_they_lie_in_or_none() {
 }
 
 #[test]
-fn twelve_bits_in_sixteen_have_the_range_that_is_told() {
+fn twelve_bits_in_sixteen_use_the_given_range() {
     let values = [0, 1024, 4095];
     for kind in kinds() {
         assert_eq!(gray(&shorts(kind, &values, &[])), Ok(vec![0, 4, 16]), "without a word, all 16 bits count");
@@ -188,7 +188,7 @@ fn signed_and_long_samples_need_a_range() {
 }
 
 #[test]
-fn transparency_is_told_from_channels_without_a_meaning() {
+fn alpha_is_distinguished_from_extra_channels() {
     let rgba = |extra: &[u64], data: &[u8]| {
         rgb(&PLAIN.file(
             (1, 1),
@@ -207,7 +207,7 @@ fn transparency_is_told_from_channels_without_a_meaning() {
 }
 
 #[test]
-fn planes_and_inks_become_colours() {
+fn planar_and_cmyk_samples_become_colours() {
     let planes: &[(u16, u16, &[u64])] = &[
         (258, SHORT, &[8; 3]),
         (262, SHORT, &[2]),
@@ -237,7 +237,7 @@ fn the_first_image_is_read_upright() {
 fn every_compression_gives_the_same_pixels() {
     use tiff::encoder::compression::DeflateLevel;
     use tiff::encoder::{Compression, Predictor, TiffEncoder, colortype};
-    let image = picture(75, 41, 1.0).into_rgb8();
+    let image = sample_image(75, 41, 1.0).into_rgb8();
     for (name, compression) in [
         ("none", Compression::Uncompressed),
         ("LZW", Compression::Lzw),
@@ -255,7 +255,7 @@ fn every_compression_gives_the_same_pixels() {
 }
 
 #[test]
-fn zstandard_is_unpacked_within_the_limit() {
+fn zstandard_is_decompressed_within_the_limit() {
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
     let rows: Vec<Vec<u8>> =
         [[10, 20, 30], [40, 50, 60]].iter().map(|row| compress_to_vec(&row[..], CompressionLevel::Fastest)).collect();
@@ -273,7 +273,7 @@ fn zstandard_is_unpacked_within_the_limit() {
         let one = kind.file((3, 1), &[(259, SHORT, &[50_000])], &rows[0]);
         assert_eq!(gray(&one), Ok(vec![10, 20, 30]), "{kind:?}");
         for length in 0..file.len() {
-            // The last eight bytes say where the next image is.
+            // The last eight bytes are the offset of the next image.
             assert!(length + 8 >= file.len() || gray(&file[..length]).is_err(), "{kind:?}: {length}");
         }
     }
@@ -285,7 +285,7 @@ fn zstandard_is_unpacked_within_the_limit() {
 }
 
 #[test]
-fn what_is_not_supported_is_named_with_a_remedy() {
+fn an_unsupported_feature_is_named_with_a_remedy() {
     for (tags, word) in [
         (&[(259, SHORT, &[34_925][..])][..], "LZMA"),
         (&[(259, SHORT, &[34_712])], "JPEG 2000"),
@@ -299,7 +299,7 @@ fn what_is_not_supported_is_named_with_a_remedy() {
 }
 
 #[test]
-fn a_large_image_is_reduced_while_it_is_read() {
+fn a_large_image_is_reduced_while_it_is_decoded() {
     let values: Vec<u16> = (0..256_u16).flat_map(|y| (0..256).map(move |x| x * 200 + y % 7)).collect();
     let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let starts: Vec<u64> = (0..256).map(|row| 8 + row * 512).collect();

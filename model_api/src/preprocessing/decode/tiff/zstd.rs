@@ -1,7 +1,7 @@
-//! TIFF with Zstandard compression, as a copy without compression.
+//! Decompresses a TIFF with Zstandard to an uncompressed copy.
 //!
-//! The `tiff` crate unpacks Zstandard by a library in C. Here `ruzstd` unpacks every strip or tile, and the copy has them behind the
-//! file, with the tags changed; what the tags say of samples and predictors holds for the copy as well.
+//! The `tiff` crate needs a C library for Zstandard. Here, `ruzstd` decompresses every strip or tile and appends it to a copy of
+//! the file with changed tags. The tags about samples and predictors apply to the copy as well.
 
 use std::io::Read;
 
@@ -9,21 +9,21 @@ use ruzstd::decoding::StreamingDecoder;
 
 use super::directory::Directory;
 
-/// What `Compression` says of Zstandard.
+/// The value of `Compression` for Zstandard.
 pub(super) const ZSTD: u16 = 50_000;
 
 const COMPRESSION: u16 = 259;
-/// Places and lengths of strips, and of tiles.
+/// Tags of offsets and lengths, of strips and of tiles.
 const CHUNKS: [(u16, u16); 2] = [(273, 279), (324, 325)];
 
-/// A window may take this much, beside what is unpacked; the levels of `libtiff` need 8 MiB at the most.
+/// Maximum memory of a window, beside the decompressed data. The levels of `libtiff` need at most 8 MiB.
 const WINDOW_BYTES: u64 = 16 << 20;
 
 /// Why there is no copy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failed {
     Damaged,
-    /// It has more bytes than the limit.
+    /// The copy would exceed the limit; the value is its number of bytes.
     TooLarge(u64),
 }
 
