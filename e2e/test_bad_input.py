@@ -67,7 +67,7 @@ def test_an_empty_body(web: Service):
 
 def test_text_that_calls_itself_png(web: Service):
     text = body(web, b"This is no picture.\n")
-    assert_problem(text, 415, f"not a picture that is read here: it must be {FORMATS}; this looks like text")
+    assert_problem(text, 415, f"The image format is not supported: it must be {FORMATS}; this looks like text.")
 
 
 def test_a_body_that_is_neither_picture_nor_form(web: Service):
@@ -78,7 +78,7 @@ def test_a_body_that_is_neither_picture_nor_form(web: Service):
 
 def test_a_truncated_png(web: Service):
     broken = body(web, PNG[: len(PNG) // 2])
-    assert_problem(broken, 422, "the PNG picture cannot be decoded: it is damaged or cut short")
+    assert_problem(broken, 422, "The PNG image cannot be decoded: it is damaged or truncated.")
 
 
 def test_a_truncated_jpeg(web: Service):
@@ -86,18 +86,18 @@ def test_a_truncated_jpeg(web: Service):
     for part in (0.25, 0.5, 0.9):
         broken = body(web, JPEG[: int(len(JPEG) * part)])
         assert broken.status_code == 422, f"{part} of the file: {broken.text}"
-        assert_problem(broken, 422, f"the JPEG picture cannot be decoded: {broken.json()['detail'].partition(': ')[2]}")
+        assert_problem(broken, 422, f"The JPEG image cannot be decoded: {broken.json()['detail'].partition(': ')[2]}")
 
 
 def test_a_bomb_of_20_000_by_20_000_pixels(web: Service):
     small = bomb()
     assert len(small) < 100_000
-    limit = "the picture is too large: 20000 pixels wide, where the limit is 16384 (MAX_IMAGE_SIDE); send a smaller one, or raise the limit"
+    limit = "The image is too large: 20000 pixels wide, and the limit is 16384 (MAX_IMAGE_SIDE). Send a smaller image, or raise the limit."
     assert_problem(body(web, small), 413, limit)
 
 
 def test_a_bomb_within_the_limit_of_its_sides(web: Service):
-    limit = "the picture is too large: 256000000 pixels, where the limit is 67108864 (MAX_IMAGE_PIXELS); send a smaller one, or raise the limit"
+    limit = "The image is too large: 256000000 pixels, and the limit is 67108864 (MAX_IMAGE_PIXELS). Send a smaller image, or raise the limit."
     assert_problem(body(web, bomb(16_000)), 413, limit)
 
 

@@ -235,7 +235,7 @@ def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_
     for answer in (submit(web, zipped([("a.png", never_seen())])), requests.get(f"{web.url}/jobs/{job}", timeout=30)):
         assert_problem(answer, 503, "The queue for jobs does not answer at the moment; try again shortly.")
     wait_until(lambda: not queue_in_health(web)["ready"], "the probe has failed", 20)
-    assert (queue_in_health(web)["reason"], queue_in_health(web)["waiting"]) == ("the queue does not answer", None)
+    assert (queue_in_health(web)["reason"], queue_in_health(web)["waiting"]) == ("the job queue does not respond", None)
     assert web.count("web_api_jobs_ready") == 0
     redis.start()
     wait_until(lambda: queue_in_health(web)["ready"], "the queue is back", 20)

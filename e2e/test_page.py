@@ -163,7 +163,7 @@ def test_a_zip_becomes_a_job_with_a_table_and_a_csv_and_a_reload_shows_them_agai
     wait_until(lambda: len(table(page)) == everything, "every result has its row")
     seen = table(page)
     assert seen[0] == ("failed", "damaged.png", ""), "somebody has to look at it, so it comes first"
-    assert "damaged or cut short" in page.part("#job tr[data-state=failed] small").text
+    assert "damaged or truncated" in page.part("#job tr[data-state=failed] small").text
     assert seen[1:] == [("answered", name, sample.label) for name, sample in shipped.items()]
     assert job_says(page, "name") == "digits.zip"
     assert job_says(page, "progress-label") == f"{everything} of {everything} pictures · 1 without an answer"
@@ -331,7 +331,7 @@ def test_an_error_of_the_server_is_shown_in_its_words(page: Browser):
     page.choose(b"This is no picture.")
     page.predict()
     page.wait_for("failed")
-    assert page.part("#error").text.startswith("not a picture that is read here: it must be PNG, JPEG")
+    assert page.part("#error").text.startswith("The image format is not supported: it must be PNG, JPEG")
     assert page.part("#error").get_attribute("role") == "alert"
 
 
@@ -410,7 +410,7 @@ def test_the_form_says_what_is_wrong_without_javascript_an_error(plain_page: Bro
     wait_until(lambda: plain_page.part("#error").text == "Upload an image first!", "it says so")
     choose_plainly(plain_page, b"This is no picture.")
     plain_page.predict()
-    wait_until(lambda: plain_page.part("#error").text.startswith("not a picture that is read here"), "it says so")
+    wait_until(lambda: plain_page.part("#error").text.startswith("The image format is not supported"), "it says so")
 
 
 # ---- For everybody --------------------------------------------------------------------------------------------------

@@ -1,31 +1,10 @@
-//! What remembers, and the only door to it: Redis behind a near cache, and one flight per question.
+//! Result cache and job queue, as a library of `web_api`. Both use Redis where there is one.
 
-/// Every key and channel in Redis, and how a question becomes a key.
-pub mod keys;
+/// Result cache: an in-process cache, Redis behind it, and single flight for misses.
+pub mod cache;
 
-/// What is remembered, and how it looks in Redis.
-pub mod entry;
-
-/// An answer in few bytes.
-mod form;
-
-/// Answers in this process.
-mod near;
-
-/// One flight per question.
-mod flights;
-
-/// Near and Redis behind one type: hit, miss, or one flight for all who ask at the same moment.
-pub mod memory;
-
-/// A connection to Redis for each core.
-mod connections;
-
-/// Redis with a deadline and a breaker: a slow or dead Redis makes us slower, never wrong.
-pub mod store;
-
-/// What the memory counts.
-pub mod metrics;
-
-/// Jobs: a durable queue for each model, in Redis or in this process.
+/// Job queue: durable in Redis, or in this process without Redis.
 pub mod jobs;
+
+/// Prometheus metrics of the cache's Redis connection.
+pub mod metrics;

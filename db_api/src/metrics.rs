@@ -4,9 +4,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Metrics of the memory; register them under the service's prefix.
+/// Metrics of the result cache. The caller registers them under the prefix of its service.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryMetrics {
+pub struct CacheMetrics {
     errors: Family<ErrorKind, Counter>,
     open: Gauge,
 }
@@ -16,20 +16,20 @@ struct ErrorKind {
     kind: &'static str,
 }
 
-impl MemoryMetrics {
+impl CacheMetrics {
     /// Registers `redis_errors_total` and `redis_open`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("redis_errors", "Redis commands without a usable answer, by kind", metrics.errors.clone());
-        registry.register("redis_open", "1 while Redis is not asked since it does not answer", metrics.open.clone());
+        registry.register("redis_errors", "Redis commands that failed, by kind of error", metrics.errors.clone());
+        registry.register("redis_open", "1 while the circuit breaker of Redis is open, else 0", metrics.open.clone());
         metrics
     }
 
-    pub(crate) fn error(&self, kind: &'static str) {
+    pub(crate) fn record_error(&self, kind: &'static str) {
         self.errors.get_or_create(&ErrorKind { kind }).inc();
     }
 
-    pub(crate) fn breaker(&self, open: bool) {
-        self.open.set(i64::from(open));
+    pub(crate) fn set_breaker_open(&self, is_open: bool) {
+        self.open.set(i64::from(is_open));
     }
 }

@@ -193,7 +193,7 @@ def test_results_that_are_too_large_fail_and_the_others_are_collected_in_pages(s
         seen, page, pages = seen + body["results"], body["next"], pages + 1
     assert [result["index"] for result in seen] == list(range(5))
     assert pages > 1, "a page has a bound in bytes"
-    assert seen[2]["error"]["status"] == 413 and "the queue takes at most" in seen[2]["error"]["detail"], seen[2]
+    assert seen[2]["error"]["status"] == 413 and "exceeds the limit" in seen[2]["error"]["detail"], seen[2]
     lines = list(map(json.loads, requests.get(f"{web.url}/jobs/{job}/results", timeout=60).text.splitlines()))
     assert [line["answer"]["outputs"][0]["shape"] if "answer" in line else None for line in lines] == [[10], [600_000], None, [600_001], [10]]
     assert requests.get(f"{web.url}/jobs", timeout=30).status_code == 200

@@ -10,7 +10,7 @@ use criterion::{BatchSize, BenchmarkGroup, Criterion, criterion_group, criterion
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, RgbImage};
-use model_api::image_input::{ImageLimits, ImageSpec, Opened, read};
+use model_api::preprocessing::{DecodedImage, ImageLimits, ImageSpec, preprocess};
 use open_inference::Datatype;
 
 /// An encoded picture and what its model makes of it.
@@ -84,13 +84,13 @@ fn canvas() -> RgbImage {
 fn decode(criterion: &mut Criterion) {
     each(criterion, "decode", |group, Kind { name, bytes, spec }| {
         let limits = ImageLimits::default();
-        group.bench_function(*name, |bencher| bencher.iter(|| Opened::decode(black_box(bytes), spec, &limits)));
+        group.bench_function(*name, |bencher| bencher.iter(|| DecodedImage::decode(black_box(bytes), spec, &limits)));
     });
 }
 
 fn fit(criterion: &mut Criterion) {
     each(criterion, "fit", |group, Kind { name, bytes, spec }| {
-        let opened = Opened::decode(bytes, spec, &ImageLimits::default()).expect("it is a picture");
+        let opened = DecodedImage::decode(bytes, spec, &ImageLimits::default()).expect("it is a picture");
         group.bench_function(*name, |bencher| {
             bencher.iter_batched(|| opened.clone(), |opened| opened.fit(spec), BatchSize::SmallInput);
         });
@@ -103,8 +103,8 @@ fn whole_way(criterion: &mut Criterion) {
         group.bench_function(*name, |bencher| {
             bencher.iter(|| {
                 let mut data = Vec::new();
-                let picture = read(black_box(bytes), spec, &limits).expect("it is a picture");
-                picture.write(Datatype::Fp32, &mut data).expect("floats are floats");
+                let picture = preprocess(black_box(bytes), spec, &limits).expect("it is a picture");
+                picture.write_row(Datatype::Fp32, &mut data).expect("floats are floats");
                 data
             });
         });

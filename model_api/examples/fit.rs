@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use model_api::image_input::{Fit, ImageLimits, ImageSettings, ImageSpec, read};
+use model_api::preprocessing::{Fit, ImageLimits, ImageSettings, ImageSpec, preprocess};
 use open_inference::Datatype;
 
 fn main() -> anyhow::Result<()> {
@@ -14,8 +14,8 @@ fn main() -> anyhow::Result<()> {
     for picture in arguments {
         let name = Path::new(&picture).file_stem().context("a picture is a file")?;
         let bytes = std::fs::read(&picture).with_context(|| picture.clone())?;
-        let fitted = read(&bytes, &spec, &ImageLimits::default()).with_context(|| picture.clone())?;
-        std::fs::write(Path::new(&folder).join(name).with_extension("png"), fitted.png()?)?;
+        let fitted = preprocess(&bytes, &spec, &ImageLimits::default()).with_context(|| picture.clone())?;
+        std::fs::write(Path::new(&folder).join(name).with_extension("png"), fitted.to_png()?)?;
     }
     Ok(())
 }

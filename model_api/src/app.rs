@@ -8,12 +8,12 @@ use service::instrument::{HttpMetrics, instrument};
 use service::readiness::Readiness;
 use service::request_guard::RequestGuard;
 
-use crate::decoder::Decoder;
+use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::image_input::ImageLimits;
 use crate::memory::{Budget, Reserved, bytes_of};
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::preprocessing::ImageLimits;
 use crate::repository_access::RepositoryAccess;
 use crate::routes::{fallback, health, home, input, list, predict};
 use crate::v2::V2;
@@ -23,7 +23,7 @@ pub struct App {
     /// Every model that was asked for.
     pub models: Arc<Models>,
     /// Where pictures and lists become tensors.
-    pub decoder: Decoder,
+    pub decoder: BlockingPool,
     /// Of one picture.
     pub image_limits: ImageLimits,
     /// Of the inputs of all requests that wait or run.

@@ -5,8 +5,8 @@ use service::body_limits::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
 use tracing::error;
 
-use crate::image_input::ImageError;
 use crate::pool::RunError;
+use crate::preprocessing::ImageError;
 
 /// Why a request got no answer. The texts are for whoever asked: what was wrong with this request, and no path.
 #[derive(Debug, thiserror::Error)]

@@ -43,7 +43,7 @@ const SETTINGS: &[Setting] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image_input::ImageLimits;
+    use crate::preprocessing::ImageLimits;
 
     #[test]
     fn the_defaults_of_images_are_those_of_the_decoder() {

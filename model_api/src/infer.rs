@@ -10,8 +10,8 @@ use open_inference::{Inference, Provenance, Tensor, Timing, validate_inputs};
 
 use crate::app::App;
 use crate::error::Error;
+use crate::image_batch;
 use crate::model::{Model, Steps};
-use crate::pictures;
 use crate::pool::Urgency;
 
 /// The one verb: held against the signature → pictures decoded → its batch awaited → run.
@@ -42,7 +42,7 @@ async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urg
     }
     let inputs = app.hold(inputs)?;
     let begun = Instant::now();
-    let decoded = pictures::decode(app, model, inputs).await?;
+    let decoded = image_batch::decode_images(app, model, inputs).await?;
     let decoding = begun.elapsed();
     let ran = model.run(decoded, urgency).await?;
     Ok(Inference {

@@ -93,13 +93,13 @@ mod v2;
 mod infer;
 
 /// Inputs that came as encoded pictures.
-mod pictures;
+mod image_batch;
 
 /// Work that takes a core, off the reactor.
-pub mod decoder;
+pub mod blocking_pool;
 
 /// An encoded picture becomes the tensor a model expects, within limits.
-pub mod image_input;
+pub mod preprocessing;
 
 /// Why a request got no answer: one table.
 pub mod error;

@@ -9,10 +9,10 @@ use open_inference::{
 use crate::analysis::GraphFacts;
 use crate::contents::Contents;
 use crate::error::Error;
-use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
 use crate::pipeline::{Definition, Wired};
 use crate::pool::{Pool, Ran, State, Urgency};
+use crate::preprocessing::ImageSpec;
 use crate::repository::ModelFiles;
 use crate::session::{Hello, StartError};
 use crate::signature::Signature;

@@ -8,7 +8,7 @@ use contract::Source;
 use open_inference::{Activation, ContentType, Datatype, Task, utf8_json};
 use serde::Deserialize;
 
-use crate::image_input::ImageSettings;
+use crate::preprocessing::ImageSettings;
 use crate::triton_config::TritonConfig;
 
 /// What a settings file may say.

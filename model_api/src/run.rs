@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::app::{App, health_router, router};
-use crate::decoder::Decoder;
+use crate::blocking_pool::BlockingPool;
 use crate::loader::LoadSettings;
 use crate::memory::{Budget, SessionLimits};
 use crate::metrics::Metrics;
@@ -46,7 +46,7 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
     let readiness = Readiness::default();
     let app = Arc::new(App {
         models: Arc::clone(&models),
-        decoder: Decoder::for_queues(settings.decode_threads, settings.queue_length),
+        decoder: BlockingPool::for_queues(settings.decode_threads, settings.queue_length),
         image_limits: settings.image,
         inputs: Budget::new(settings.queue_bytes),
         bodies: BodyReader::new(&settings.server),

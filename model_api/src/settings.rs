@@ -5,8 +5,8 @@ use service::request_guard::RequestGuard;
 use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
 use service::shared_secret::SharedSecret;
 
-use crate::image_input::ImageLimits;
 use crate::memory::{self, Bounds, Shares};
+use crate::preprocessing::ImageLimits;
 use crate::repository_access::RepositoryAccess;
 use crate::session::DeviceWish;
 

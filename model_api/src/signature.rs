@@ -6,10 +6,10 @@ use open_inference::{
     ContentType, Datatype, Tensor, TensorMetadata, TensorParameters, has_optional_input, only_required_input,
 };
 
-use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
 use crate::onnx_file::TensorNames;
 use crate::output_settings;
+use crate::preprocessing::{ImageSettings, ImageSpec};
 use crate::session::{Hello, narrows};
 use crate::triton_config::TritonConfig;
 use words::{Words, of_triton};
@@ -358,7 +358,7 @@ mod tests {
                 "inputs[0].shape: [-1, 28, 27, 1] does not",
             ),
             (r#"{"inputs": [{"name": "image", "shape": [28, 28]}]}"#, "inputs[0].shape: [28, 28] does not"),
-            (r#"{"inputs": [{"name": "image", "parameters": {"image": {}}}]}"#, "inputs[0]: shape: a picture needs"),
+            (r#"{"inputs": [{"name": "image", "parameters": {"image": {}}}]}"#, "inputs[0]: shape: an image needs"),
             (r#"{"outputs": [{"name": "probabilities", "parameters": {"labels": ["a"]}}]}"#, "1 labels for 2 classes"),
             (r#"{"inputs": [{"name": "image"}, {"name": "image"}]}"#, "inputs[1].name: \"image\" is there twice"),
             (

@@ -21,10 +21,10 @@ use crate::workbench::Workbench;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
-use db_api::jobs::{Jobs, LocalJobs, RedisJobs};
-use db_api::memory::Memory;
-use db_api::metrics::MemoryMetrics;
-use db_api::store::RedisStore;
+use db_api::cache::RedisStore;
+use db_api::cache::ResultCache;
+use db_api::jobs::{InMemoryJobs, Jobs, RedisJobs};
+use db_api::metrics::CacheMetrics;
 use open_inference::{grpc, rest};
 use prometheus_client::registry::Registry;
 use service::body_limits::BodyReader;
@@ -46,7 +46,7 @@ pub struct Parts {
     /// Which models there are.
     pub catalog: Catalog,
     /// What is remembered.
-    pub memory: Memory<Error>,
+    pub memory: ResultCache<Error>,
     /// Bounds for request bodies.
     pub bodies: BodyReader,
     /// Where large bodies are taken apart.
@@ -95,19 +95,19 @@ impl App {
         settings: &Settings,
         registry: &mut Registry,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
-        let memory_metrics = MemoryMetrics::register(registry);
+        let memory_metrics = CacheMetrics::register(registry);
         let redis = settings
             .redis_url
             .as_deref()
             .map(|url| RedisStore::new(url, settings.redis_timeout, settings.cache_ttl, memory_metrics))
             .transpose()
             .map_err(|error| SettingError::new("REDIS_URL", error))?;
-        let memory = Memory::new(settings.near_cache_bytes, settings.cache_ttl, redis);
+        let memory = ResultCache::new(settings.near_cache_bytes, settings.cache_ttl, redis);
         let jobs = match settings.redis_url.as_deref() {
             Some(url) => RedisJobs::new(url, settings.jobs.limits)
                 .map(Jobs::Redis)
                 .map_err(|error| SettingError::new("REDIS_URL", error))?,
-            None => Jobs::Local(LocalJobs::new(settings.jobs.limits)),
+            None => Jobs::InMemory(InMemoryJobs::new(settings.jobs.limits)),
         };
         let workbench = Workbench::default();
         let catalog = Catalog::default();

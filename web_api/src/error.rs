@@ -1,6 +1,6 @@
 use axum::response::{IntoResponse, Response};
 use contract::{InvalidTopK, PredictionError, ToTensorError};
-use db_api::jobs::{JobError, Skipped};
+use db_api::jobs::{JobError, SkippedFiles};
 use http::StatusCode;
 use service::body_limits::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
@@ -178,7 +178,7 @@ pub enum Error {
     NoInputs,
     /// A job of files none of which is an image.
     #[error("There is no image in it: {}. Send images, or a ZIP or TAR of images.", skipped_words(.0))]
-    NoImages(Skipped),
+    NoImages(SkippedFiles),
     /// A job of more than one job may be.
     #[error("{sent} inputs or more are too many for one job; {most} are the most.")]
     TooManyInputs {
@@ -256,7 +256,7 @@ impl Error {
             Self::Archive(ArchiveError::TooMuch(_) | ArchiveError::Ratio(_)) | Self::TooManyInputs { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too_many_inputs")
             }
-            Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::LargeInput { .. }) => {
+            Self::Archive(ArchiveError::EntryTooLarge(..)) | Self::Queue(JobError::InputTooLarge { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "large_input")
             }
             Self::Archive(_) => (StatusCode::BAD_REQUEST, "archive"),
@@ -267,7 +267,7 @@ impl Error {
             Self::JobListClosed => (StatusCode::FORBIDDEN, "job_list_closed"),
             Self::NoWebhooks => (StatusCode::FORBIDDEN, "no_webhooks"),
             Self::Webhook(_) => (StatusCode::UNPROCESSABLE_ENTITY, "webhook"),
-            Self::Queue(JobError::Unreadable { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "queue"),
+            Self::Queue(JobError::CorruptJob { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "queue"),
             Self::Queue(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -308,15 +308,15 @@ fn model_status(status: StatusCode) -> StatusCode {
 fn job_words(error: &JobError) -> String {
     match error {
         JobError::Unavailable => "The queue for jobs does not answer at the moment; try again shortly.".to_owned(),
-        JobError::Full => "The queue for jobs has no room for more at the moment; try again later.".to_owned(),
-        JobError::Long(length) => format!("{length} inputs wait for this model already; try again later."),
-        JobError::Share(share) => format!(
+        JobError::OutOfMemory => "The queue for jobs has no room for more at the moment; try again later.".to_owned(),
+        JobError::QueueFull(length) => format!("{length} inputs wait for this model already; try again later."),
+        JobError::QuotaExceeded(share) => format!(
             "The jobs from this address hold {} {}, and this one would add {}; at the moment they may hold {} of the queue. Delete jobs that have ended (DELETE /jobs/{{id}}), or try again later.",
-            share.held, share.unit, share.more, share.most
+            share.used, share.unit, share.requested, share.limit
         ),
-        JobError::Unreadable { job, field } => format!("The field {field:?} of the job {job} in Redis cannot be read."),
+        JobError::CorruptJob { job, field } => format!("The field {field:?} of the job {job} in Redis cannot be read."),
         JobError::Conflict => "The Idempotency-Key was used for another job.".to_owned(),
-        JobError::LargeInput { bytes, most } => {
+        JobError::InputTooLarge { bytes, limit: most } => {
             format!(
                 "An input has {bytes} bytes; the queue takes at most {most} bytes for each. POST /predict takes larger ones."
             )
@@ -329,7 +329,7 @@ fn shown_method(method: &http::Method) -> &str {
     if method.as_str().len() > MAX_SHOWN_METHOD { "this method" } else { method.as_str() }
 }
 
-fn skipped_words(skipped: &Skipped) -> String {
+fn skipped_words(skipped: &SkippedFiles) -> String {
     let names: Vec<String> = skipped.names.iter().take(3).map(|name| format!("{name:?}")).collect();
     let more = if skipped.count as usize > names.len() { ", …" } else { "" };
     let files =
@@ -351,7 +351,7 @@ mod tests {
     use std::time::Duration;
 
     use contract::TopK;
-    use db_api::jobs::{JobId, Share};
+    use db_api::jobs::{JobId, QuotaExceeded};
 
     use super::*;
 
@@ -403,11 +403,11 @@ mod tests {
             (Error::Archive(ArchiveError::Unsafe("../x".to_owned())), 400),
             (Error::Archive(ArchiveError::TooMuch("3 files".to_owned())), 413),
             (Error::NoInputs, 400),
-            (Error::NoImages(Skipped::default()), 400),
+            (Error::NoImages(SkippedFiles::default()), 400),
             (Error::Archive(ArchiveError::Ratio(1)), 413),
             (Error::Archive(ArchiveError::EntryTooLarge("a".to_owned(), 1)), 413),
             (Error::Archive(ArchiveError::Encrypted("a".to_owned())), 400),
-            (Error::Queue(JobError::LargeInput { bytes: 2, most: 1 }), 413),
+            (Error::Queue(JobError::InputTooLarge { bytes: 2, limit: 1 }), 413),
             (Error::TooManyInputs { sent: 2, most: 1 }, 413),
             (Error::UnknownJob, 404),
             (Error::JobGone, 410),
@@ -417,11 +417,14 @@ mod tests {
             (Error::NoWebhooks, 403),
             (Error::Webhook(BadWebhook::Scheme), 422),
             (Error::Queue(JobError::Conflict), 409),
-            (Error::Queue(JobError::Full), 503),
-            (Error::Queue(JobError::Long(7)), 503),
+            (Error::Queue(JobError::OutOfMemory), 503),
+            (Error::Queue(JobError::QueueFull(7)), 503),
             (Error::Queue(JobError::Unavailable), 503),
-            (Error::Queue(JobError::Share(Share { held: 1, more: 2, most: 2, unit: "bytes" })), 503),
-            (Error::Queue(JobError::Unreadable { job: JobId::random(), field: "total".to_owned() }), 500),
+            (
+                Error::Queue(JobError::QuotaExceeded(QuotaExceeded { used: 1, requested: 2, limit: 2, unit: "bytes" })),
+                503,
+            ),
+            (Error::Queue(JobError::CorruptJob { job: JobId::random(), field: "total".to_owned() }), 500),
             (Error::Internal, 500),
         ]
     }

@@ -251,7 +251,7 @@ impl Lane {
                 Some(answers) => tell(group, answers.into_iter().map(Ok)),
                 None => self.carry_apart(group).await,
             },
-            Err(error) if group.len() > 1 && may_be_anothers(&error) => self.carry_apart(group).await,
+            Err(error) if group.len() > 1 && is_shared_fault(&error) => self.carry_apart(group).await,
             Err(error) => {
                 let errors = vec![error; group.len()];
                 tell(group, errors.into_iter().map(Err));
@@ -356,7 +356,7 @@ fn took(inference: &Inference) -> Duration {
 }
 
 /// Whether one of several questions may be to blame, and the others would be answered without it.
-fn may_be_anothers(error: &Error) -> bool {
+fn is_shared_fault(error: &Error) -> bool {
     let status = error.status().0;
     status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::Deadline)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::vec;
 
 use bytes::Bytes;
-use db_api::jobs::{Input, Skipped};
+use db_api::jobs::{Input, SkippedFiles};
 use open_inference::utf8_json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -48,7 +48,7 @@ impl Inputs {
             budget: Budget::new(bounds, memory),
             names: UniqueNames::default(),
             read: 0,
-            skipped: Skipped::default(),
+            skipped: SkippedFiles::default(),
             next: None,
             handed_on: 0,
         })
@@ -65,9 +65,9 @@ impl Inputs {
     }
 
     /// After the last piece: what was skipped. Fails where nothing was left.
-    pub fn skipped(self) -> Result<Skipped, Error> {
+    pub fn skipped(self) -> Result<SkippedFiles, Error> {
         match self.0 {
-            Unread { read: 0, skipped: Skipped { count: 0, .. }, .. } => Err(Error::NoInputs),
+            Unread { read: 0, skipped: SkippedFiles { count: 0, .. }, .. } => Err(Error::NoInputs),
             Unread { read: 0, skipped, .. } => Err(Error::NoImages(skipped)),
             Unread { skipped, .. } => Ok(skipped),
         }
@@ -85,7 +85,7 @@ struct Unread {
     names: UniqueNames,
     /// Inputs so far.
     read: usize,
-    skipped: Skipped,
+    skipped: SkippedFiles,
     /// An input that had no room in the last piece.
     next: Option<Input>,
     /// Bytes that are reserved for the last piece.
@@ -143,7 +143,7 @@ impl Unread {
                     // As an input's, and among those that are taken.
                     self.budget.memory.reserve(2 * (INPUT_BYTES + name.len().min(MAX_NAME_BYTES)))?;
                     let name = self.names.claim(&name.chars().take(MAX_NAME).collect::<String>());
-                    return Ok(Some(Input { name, data, known: None }));
+                    return Ok(Some(Input { name, data, outcome: None }));
                 }
                 Some(Entry::Skipped(name)) => self.skipped.add(&name),
                 // An archive that has begun, or has ended.
@@ -285,7 +285,7 @@ fn request(text: &Bytes, index: usize) -> Result<Input, Error> {
     let named: Named = serde_json::from_slice(text).map_err(no_request)?;
     let name = named.id.unwrap_or_default().chars().take(MAX_NAME).collect();
     // A slice would keep all of the body for as long as the queue keeps the input.
-    Ok(Input { name, data: Bytes::copy_from_slice(text), known: None })
+    Ok(Input { name, data: Bytes::copy_from_slice(text), outcome: None })
 }
 
 /// Names of files, each of them once: the second `a.png` is `a (2).png`.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use db_api::jobs::{Event, Found, Job, JobId, Jobs, Outcome, What};
+use db_api::jobs::{Event, EventKind, Job, JobId, JobLookup, Jobs, Outcome};
 use service::memory_budget::{MemoryBudget, Reservation};
 use service::readiness::Readiness;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -141,10 +141,10 @@ async fn poll(shared: Arc<Shared>, id: JobId, watched: Arc<Watched>) {
     loop {
         sleep(POLL_INTERVAL).await;
         let is_stopping = shared.readiness.reason().is_some();
-        let found = if is_stopping { Ok(Found::Unknown) } else { shared.jobs.find(id).await };
+        let found = if is_stopping { Ok(JobLookup::Unknown) } else { shared.jobs.find(id).await };
         let mut all = shared.watched();
         // Under the lock, so that nobody begins to listen meanwhile.
-        let Ok(Found::Job(job)) = found else {
+        let Ok(JobLookup::Found(job)) = found else {
             all.remove(&id);
             // Wakes those that listen: `JobListener::changed` finds the watcher gone.
             watched.seen.send_modify(|seen| seen.version = u64::MAX);
@@ -213,13 +213,13 @@ impl JobListener {
         let mut memory = budget.shared_reservation();
         memory.reserve(texts + events.len() * EVENT_BYTES)?;
         // Later than its events, so that none of them is older than what is said of the job.
-        let Found::Job(job) = jobs.find(job.id).await? else { return Err(Error::JobGone) };
+        let JobLookup::Found(job) = jobs.find(job.id).await? else { return Err(Error::JobGone) };
         render(jobs, &job, &events, outcomes, &names, memory)
     }
 }
 
 fn index_of(event: &Event) -> Option<u32> {
-    if let What::Ended(index) = event.what { Some(index) } else { None }
+    if let EventKind::InputFinished(index) = event.kind { Some(index) } else { None }
 }
 
 /// Where the first event stands whose result was not read, of `read` results.
@@ -241,7 +241,7 @@ async fn names(jobs: &Jobs, job: JobId, indices: &[u32]) -> Result<HashMap<u32, 
 }
 
 fn text_of(outcome: &Outcome) -> &str {
-    let (Outcome::Answer(json) | Outcome::Error(json)) = outcome;
+    let (Outcome::Success(json) | Outcome::Error(json)) = outcome;
     json
 }
 
@@ -267,10 +267,10 @@ fn render(
 ) -> Result<Page, Error> {
     let mut text = Vec::with_capacity(memory.bytes());
     let mut outcomes = outcomes.into_iter();
-    for Event { id, what } in events {
+    for Event { id, kind: what } in events {
         match what {
-            What::Status(_) => write_event(&mut text, id, "status", &JobBody::of(jobs, job))?,
-            What::Ended(index) => {
+            EventKind::StatusChanged(_) => write_event(&mut text, id, "status", &JobBody::of(jobs, job))?,
+            EventKind::InputFinished(index) => {
                 // One that is being tried again has no outcome at the moment.
                 let Some(outcome) = outcomes.next().flatten() else { continue };
                 let name = names.get(index).map_or("", String::as_str);
@@ -308,9 +308,9 @@ mod tests {
 
     #[test]
     fn a_page_ends_before_the_first_event_whose_result_was_not_read() {
-        let event = |what| Event { id: String::new(), what };
-        let status = || event(What::Status(db_api::jobs::Status::Running));
-        let events = [status(), event(What::Ended(4)), event(What::Ended(2)), status()];
+        let event = |what| Event { id: String::new(), kind: what };
+        let status = || event(EventKind::StatusChanged(db_api::jobs::JobStatus::Running));
+        let events = [status(), event(EventKind::InputFinished(4)), event(EventKind::InputFinished(2)), status()];
         assert_eq!(place_of_nth(&events, 0), Some(1));
         assert_eq!(place_of_nth(&events, 1), Some(2));
         assert_eq!(place_of_nth(&events, 2), None);

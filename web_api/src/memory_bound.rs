@@ -1,6 +1,6 @@
 //! Upper bound of this process's memory, from its settings. A test compares it with the limit of the container.
 
-use db_api::jobs::MAX_LOCAL_BYTES;
+use db_api::jobs::MAX_IN_MEMORY_BYTES;
 
 use crate::settings::Settings;
 
@@ -27,7 +27,7 @@ const BASE_BYTES: u64 = 64 << 20;
 pub fn memory_bound(settings: &Settings) -> u64 {
     let reserved = (settings.server.body_memory_bytes as f64 * ALLOCATED_PER_RESERVED) as u64;
     let near = settings.near_cache_bytes / 100 * NEAR_CACHE_PERCENT;
-    let jobs = if settings.redis_url.is_some() { 0 } else { MAX_LOCAL_BYTES as u64 };
+    let jobs = if settings.redis_url.is_some() { 0 } else { MAX_IN_MEMORY_BYTES as u64 };
     let connections = settings.server.max_connections as u64 * CONNECTION_BYTES;
     let requests = settings.max_concurrent_requests as u64 * REQUEST_BYTES;
     reserved + near + jobs + connections + requests + BASE_BYTES

@@ -3,8 +3,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use contract::ImageArray;
-use db_api::entry::Entry;
-use db_api::memory::{Failure, Memory, Outcome};
+use db_api::cache::{CacheEntry, CacheOutcome, Failure, ResultCache};
 use open_inference::{CacheLookup, Inference, Platform, Statistics, Tensor, only_required_input};
 use service::memory_budget::Reservation;
 
@@ -26,7 +25,7 @@ use crate::workbench::Workbench;
 pub struct Predictor {
     app_type: AppType,
     catalog: Catalog,
-    memory: Memory<Error>,
+    memory: ResultCache<Error>,
     rows: RowMemory,
     model: Model,
     statistics: Statistics,
@@ -48,7 +47,7 @@ pub(crate) struct Model {
 /// An answer and where it came from.
 pub struct Answer {
     /// All outputs, their key and their age.
-    pub entry: Arc<Entry>,
+    pub entry: Arc<CacheEntry>,
     /// Where it came from.
     pub provenance: Provenance,
 }
@@ -58,7 +57,7 @@ impl Predictor {
     pub fn new(
         app_type: AppType,
         catalog: Catalog,
-        memory: Memory<Error>,
+        memory: ResultCache<Error>,
         client: ModelClient,
         queue: QueueClient,
         metrics: Metrics,
@@ -144,9 +143,9 @@ impl Predictor {
         if steering.reads_memory()
             && question.rows().is_empty()
             && question.uncached().is_none()
-            && let Some(entry) = self.memory.recall_near(question.key())
+            && let Some(entry) = self.memory.get_local(question.key())
         {
-            return Ok(Answer { entry, provenance: Provenance::Memory(Outcome::Near) });
+            return Ok(Answer { entry, provenance: Provenance::Memory(CacheOutcome::LocalHit) });
         }
         // What a hit does not need stays out of its future, which is moved several times on the way.
         Box::pin(self.look_further(question, steering)).await
@@ -166,11 +165,11 @@ impl Predictor {
         }
         let (key, name) = (question.key(), question.model().name.as_str());
         let (entry, outcome) = if steering.only_if_cached {
-            self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
+            self.memory.get(key, name).await.ok_or(Error::NotRemembered)?
         } else {
             let infer = async { self.infer(question, steering).await.map_err(Failure::from) };
             let (priority, key_of) = (steering.priority(), |inference: &Inference| question.key_of(inference));
-            let found = self.memory.recall_or_infer(key, name, priority, key_of, infer).await;
+            let found = self.memory.get_or_compute(key, name, priority, key_of, infer).await;
             found.map_err(|failure| failure.error)?
         };
         if question.version().is_some_and(|version| version != entry.inference.version) {
@@ -192,7 +191,7 @@ impl Predictor {
             return Err(Error::NotRemembered);
         }
         let inference = self.infer(question, steering).await?;
-        let entry = Arc::new(Entry::new(question.key_of(&inference), inference));
+        let entry = Arc::new(CacheEntry::new(question.key_of(&inference), inference));
         Ok(Answer { entry, provenance: Provenance::Uncached(reason) })
     }
 
@@ -204,11 +203,14 @@ impl Predictor {
         let inference = self.infer(question, steering).await?;
         let key = question.key_of(&inference);
         if steering.no_store {
-            return Ok(Answer { entry: Arc::new(Entry::new(key, inference)), provenance: Provenance::Bypass(None) });
+            return Ok(Answer {
+                entry: Arc::new(CacheEntry::new(key, inference)),
+                provenance: Provenance::Bypass(None),
+            });
         }
         let (entry, storage) = match self.rows.remember(question, &inference).await? {
-            Some(storage) => (Arc::new(Entry::new(key, inference)), storage),
-            None => self.memory.remember(key, inference),
+            Some(storage) => (Arc::new(CacheEntry::new(key, inference)), storage),
+            None => self.memory.put(key, inference),
         };
         Ok(Answer { entry, provenance: Provenance::Bypass(Some(storage)) })
     }

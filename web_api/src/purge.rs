@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use contract::ModelDescription;
+use db_api::cache::ResultCache;
 use db_api::jobs::Jobs;
-use db_api::memory::Memory;
 use open_inference::NotCached;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -38,7 +38,7 @@ struct Purge {
 }
 
 /// Watches the descriptions for ever.
-pub(crate) async fn follow(catalog: Catalog, memory: Memory<Error>, jobs: Jobs) {
+pub(crate) async fn follow(catalog: Catalog, memory: ResultCache<Error>, jobs: Jobs) {
     let mut purged = Purged::default();
     loop {
         let known = catalog.known();
@@ -57,9 +57,9 @@ pub(crate) async fn follow(catalog: Catalog, memory: Memory<Error>, jobs: Jobs) 
     }
 }
 
-async fn purge(model: &str, memory: &Memory<Error>, jobs: &Jobs) -> Result<(), String> {
-    let dropped = memory.forget(model).await.map_err(|error| error.to_string())?;
-    jobs.forget(model).await.map_err(|error| error.to_string())?;
+async fn purge(model: &str, memory: &ResultCache<Error>, jobs: &Jobs) -> Result<(), String> {
+    let dropped = memory.invalidate_model(model).await.map_err(|error| error.to_string())?;
+    jobs.clear_dedup(model).await.map_err(|error| error.to_string())?;
     if dropped > 0 {
         warn!(model, dropped, "results that may be wrong are dropped from the cache");
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use contract::ModelDescription;
-use db_api::keys::{AnswerKey, Input, InputDigest};
+use db_api::cache::{CacheKey, InputDigest, KeyInput};
 use open_inference::{
     ContentType, Datatype, Inference, NotCached, Platform, Tensor, TensorMetadata, has_optional_input,
     image_settings_hint, only_required_input,
@@ -25,7 +25,7 @@ pub struct Question {
     version_is_named: bool,
     asked: Asked,
     input: InputDigest,
-    key: AnswerKey,
+    key: CacheKey,
     rows: Vec<Row>,
     count: u64,
 }
@@ -42,7 +42,7 @@ pub struct Row {
     /// Each with a first axis of length 1.
     pub inputs: Vec<Tensor>,
     /// Its key with the digest that the model has now.
-    pub key: AnswerKey,
+    pub key: CacheKey,
     input: InputDigest,
 }
 
@@ -51,7 +51,7 @@ impl Question {
     pub fn new(app_type: AppType, model: Listed, version_is_named: bool, inputs: Vec<Tensor>) -> Self {
         let input = digest(&model, &inputs);
         let rows = common_rows(&model, &inputs);
-        let key_of = |input| AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
+        let key_of = |input| CacheKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
         let by_rows = model.independent_rows && uncached(&model).is_none();
         let split = |&rows: &usize| by_rows && (2..=MAX_ROWS).contains(&rows);
         let rows_of_it = rows.filter(split).map_or_else(Vec::new, |rows| {
@@ -76,8 +76,8 @@ impl Question {
                 None => Error::NoPictures(name),
             });
         }
-        let input = Input::Image(&image).into();
-        let key = AnswerKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
+        let input = KeyInput::Image(&image).into();
+        let key = CacheKey::new(app_type.as_str(), &model.name, &model.version, &model.digest, input);
         let asked = Asked::Picture(image);
         Ok(Self { app_type, model, version_is_named: false, asked, input, key, rows: Vec::new(), count: 1 })
     }
@@ -114,7 +114,7 @@ impl Question {
     }
 
     /// Its key with the digest that the model has now.
-    pub fn key(&self) -> AnswerKey {
+    pub fn key(&self) -> CacheKey {
         self.key
     }
 
@@ -129,12 +129,12 @@ impl Question {
     }
 
     /// The key that `inference`, an answer to it, belongs under: that of the model that really gave it.
-    pub fn key_of(&self, inference: &Inference) -> AnswerKey {
+    pub fn key_of(&self, inference: &Inference) -> CacheKey {
         self.key_with(self.input, inference)
     }
 
     /// [`Self::key_of`] for one of its rows.
-    pub fn key_of_row(&self, row: &Row, inference: &Inference) -> AnswerKey {
+    pub fn key_of_row(&self, row: &Row, inference: &Inference) -> CacheKey {
         self.key_with(row.input, inference)
     }
 
@@ -143,9 +143,9 @@ impl Question {
         self.key.etag()
     }
 
-    fn key_with(&self, input: InputDigest, inference: &Inference) -> AnswerKey {
+    fn key_with(&self, input: InputDigest, inference: &Inference) -> CacheKey {
         let digest = &inference.provenance.model_digest;
-        AnswerKey::new(self.app_type.as_str(), &self.model.name, &inference.version, digest, input)
+        CacheKey::new(self.app_type.as_str(), &self.model.name, &inference.version, digest, input)
     }
 }
 
@@ -164,9 +164,9 @@ fn digest(model: &ModelDescription, inputs: &[Tensor]) -> InputDigest {
         && tensor.len() == 1
         && let Some(picture) = tensor.strings().next()
     {
-        return Input::Image(&picture).into();
+        return KeyInput::Image(&picture).into();
     }
-    Input::Tensors(inputs).into()
+    KeyInput::Tensors(inputs).into()
 }
 
 /// The input of a model that needs only one, and takes pictures for it. A pipeline whose steps have no tensor in common takes nothing
@@ -266,7 +266,7 @@ mod tests {
         let picture = Bytes::from_static(b"cat");
         assert!(Question::of_picture(AppType::Cli, model.clone().into(), picture).is_err());
         let strings = vec![Tensor::from_strings("x", vec![1], [&b"cat"[..]])];
-        let tensors = AnswerKey::new("cli", "m", "1", "", Input::Tensors(&strings));
+        let tensors = CacheKey::new("cli", "m", "1", "", KeyInput::Tensors(&strings));
         assert_eq!(ask(&model, strings).key(), tensors);
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use contract::{ModelDescription, valid_model_name};
-use db_api::jobs::{Announced, Asked, Found, Input, Jobs, Kind, NewJob, Outcome, Skipped};
+use db_api::jobs::{Input, InputKind, InputSpec, JobLookup, Jobs, NewJob, Outcome, SkippedFiles, WorkerAnnouncement};
 use http::{HeaderMap, StatusCode};
 use open_inference::{Inference, ModelState, Platform, Tensor, TensorMetadata, client, request_to_json};
 use serde::Deserialize;
@@ -50,7 +50,7 @@ impl QueueClient {
 
     /// Which models there are; one whose announcement is too old, or cannot be read, is left out.
     pub async fn models(&self) -> Result<Vec<ModelDescription>, Error> {
-        let announced = self.jobs.announced().await?;
+        let announced = self.jobs.announcements().await?;
         Ok(announced.iter().filter_map(describe).collect())
     }
 
@@ -63,13 +63,26 @@ impl QueueClient {
     ) -> Result<Inference, Error> {
         let begun = Instant::now();
         let data = request_to_json(inputs).map_err(Error::Model)?;
-        let asked =
-            Asked { kind: Kind::V2, version: None, content_type: String::new(), json_length: None, top_k: None };
-        let inputs = vec![Input { name: String::new(), data, known: None }];
+        let asked = InputSpec {
+            kind: InputKind::V2,
+            version: None,
+            content_type: String::new(),
+            json_length: None,
+            top_k: None,
+        };
+        let inputs = vec![Input { name: String::new(), data, outcome: None }];
         let name = model.name.clone();
-        let skipped = Skipped::default();
-        let job =
-            NewJob { model: name, asked, inputs, once: None, content: None, webhook: None, ttl: Some(TTL), skipped };
+        let skipped = SkippedFiles::default();
+        let job = NewJob {
+            model: name,
+            spec: asked,
+            inputs,
+            idempotency_key: None,
+            dedup_key: None,
+            webhook: None,
+            ttl: Some(TTL),
+            skipped,
+        };
         let id = self.jobs.submit(job).await?;
         let given_up = GivenUp { jobs: &self.jobs, id: Some(id) };
         let mut look = FIRST_LOOK;
@@ -78,7 +91,7 @@ impl QueueClient {
             look = (look * 2).min(LAST_LOOK);
             let Some(outcome) = self.jobs.results(id, &[0], usize::MAX).await?.pop().flatten() else {
                 // Forgotten by a Redis that lost everything.
-                if self.jobs.find(id).await? == Found::Unknown {
+                if self.jobs.find(id).await? == JobLookup::Unknown {
                     return Err(Error::Queue(db_api::jobs::JobError::Unavailable));
                 }
                 continue;
@@ -121,7 +134,7 @@ fn read(model: &ModelDescription, outcome: Outcome) -> Result<Inference, Error> 
         detail: String,
     }
     let answer = match outcome {
-        Outcome::Answer(json) => json,
+        Outcome::Success(json) => json,
         Outcome::Error(json) => {
             let problem = serde_json::from_str(&json).unwrap_or(Problem { status: 500, detail: String::new() });
             let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -138,8 +151,8 @@ fn read(model: &ModelDescription, outcome: Outcome) -> Result<Inference, Error> 
     Ok(inference)
 }
 
-fn describe(announced: &Announced) -> Option<ModelDescription> {
-    let Announced { name, said, ago } = announced;
+fn describe(announced: &WorkerAnnouncement) -> Option<ModelDescription> {
+    let WorkerAnnouncement { name, metadata: said, age: ago } = announced;
     if *ago > ANNOUNCEMENT_TIMEOUT {
         return None;
     }
@@ -168,10 +181,10 @@ mod tests {
 
     #[test]
     fn a_model_is_listed_until_its_announcement_is_too_old() {
-        let announced = |ago| Announced {
+        let announced = |ago| WorkerAnnouncement {
             name: "keywords".to_owned(),
-            said: r#"{"inputs": [], "outputs": [], "version": "7"}"#.to_owned(),
-            ago,
+            metadata: r#"{"inputs": [], "outputs": [], "version": "7"}"#.to_owned(),
+            age: ago,
         };
         let model = describe(&announced(ANNOUNCEMENT_TIMEOUT)).unwrap();
         assert_eq!((&*model.name, &*model.version, model.is_ready()), ("keywords", "7", true));

@@ -1,7 +1,7 @@
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use db_api::jobs::{Asked, Kind, Outcome};
+use db_api::jobs::{InputKind, InputSpec, Outcome};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ impl Replay {
     }
 
     /// Asks `model` one question.
-    pub async fn ask(&self, model: &str, asked: &Asked, data: Bytes, reach: Reach) -> Replayed {
+    pub async fn ask(&self, model: &str, asked: &InputSpec, data: Bytes, reach: Reach) -> Replayed {
         let request = Self::request(model, asked, data, reach);
         let response = match self.routes.clone().oneshot(request).await {
             Ok(response) => response,
@@ -55,7 +55,7 @@ impl Replay {
         let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
         let failed = || Outcome::Error(error_of(parts.status, &body).to_string());
         match parts.status {
-            StatusCode::OK => Replayed::Ended(Outcome::Answer(without_event(body))),
+            StatusCode::OK => Replayed::Ended(Outcome::Success(without_event(body))),
             StatusCode::SERVICE_UNAVAILABLE => {
                 let later = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
                 Replayed::Later(later.unwrap_or(1))
@@ -66,15 +66,15 @@ impl Replay {
         }
     }
 
-    fn request(model: &str, asked: &Asked, data: Bytes, reach: Reach) -> Request<Body> {
+    fn request(model: &str, asked: &InputSpec, data: Bytes, reach: Reach) -> Request<Body> {
         let version = asked.version.as_ref().map_or_else(String::new, |version| format!("/versions/{version}"));
         let (path, media_type) = match asked.kind {
-            Kind::Image => {
+            InputKind::Image => {
                 let query = asked.top_k.as_ref().map_or_else(String::new, |top_k| format!("?top_k={top_k}"));
                 (format!("/predict/{model}{query}"), "application/octet-stream")
             }
             // The one event of the stream is the answer in JSON, whatever form the request wishes for.
-            Kind::V2 => (format!("/v2/models/{model}{version}/infer_stream"), "application/json"),
+            InputKind::V2 => (format!("/v2/models/{model}{version}/infer_stream"), "application/json"),
         };
         let mut request = Request::new(Body::from(data));
         *request.method_mut() = Method::POST;

@@ -1,7 +1,7 @@
 //! Row by row: what is known of a batch comes from memory, and the model is asked for the rest, once.
 //!
 //! Rows are questions of their own and share their keys with single questions, so their flights are those of
-//! [`Memory`]. What a batch adds is that its own flights are carried by one request:
+//! [`ResultCache`]. What a batch adds is that its own flights are carried by one request:
 //!
 //! 1. All rows are looked up, near and in Redis. Equal rows are one.
 //! 2. For each row that is not known a flight is joined or begun. One that is begun puts the row into the [`Cargo`] and
@@ -17,8 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use db_api::entry::Entry;
-use db_api::memory::{Failure, Memory, Outcome, Storage};
+use db_api::cache::{CacheEntry, CacheOutcome, Failure, ResultCache, StoreResult};
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
 use open_inference::{Inference, Tensor};
@@ -35,7 +34,7 @@ use crate::workbench::Workbench;
 /// Remembers the rows of batches one by one.
 #[derive(Clone)]
 pub(crate) struct RowMemory {
-    memory: Memory<Error>,
+    memory: ResultCache<Error>,
     model: Model,
     workbench: Workbench,
     /// Digests of models that were said to have independent rows, and answer with another number of them.
@@ -55,10 +54,10 @@ struct Loaded {
     answer: oneshot::Sender<Result<Inference, Failure<Error>>>,
 }
 
-type Found = (Arc<Entry>, Outcome);
+type Found = (Arc<CacheEntry>, CacheOutcome);
 
 impl RowMemory {
-    pub(crate) fn new(memory: Memory<Error>, model: Model, workbench: Workbench) -> Self {
+    pub(crate) fn new(memory: ResultCache<Error>, model: Model, workbench: Workbench) -> Self {
         Self { memory, model, workbench, not_by_rows: Arc::default() }
     }
 
@@ -78,7 +77,7 @@ impl RowMemory {
         };
         let places: Vec<usize> = question.rows().iter().enumerate().map(&mut number_of).collect();
         let keys: Vec<_> = different.iter().map(|&at| question.rows()[at].key).collect();
-        let mut found = self.memory.recall_all(&keys, &question.model().name).await;
+        let mut found = self.memory.get_all(&keys, &question.model().name).await;
         let unknown: Vec<usize> = (0..found.len()).filter(|&number| found[number].is_none()).collect();
         if !unknown.is_empty() {
             if steering.only_if_cached {
@@ -91,7 +90,7 @@ impl RowMemory {
                 match landed {
                     Ok(answer) => found[number] = Some(answer),
                     // The words are about rows of the cargo. The whole question is asked for words that fit it.
-                    Err(Failure { error, may_be_anothers: true })
+                    Err(Failure { error, is_shared_fault: true })
                         if matches!(error, Error::Internal) || (!is_all && error.status().0.is_client_error()) =>
                     {
                         return Ok(None);
@@ -106,7 +105,7 @@ impl RowMemory {
 
     /// Stores the rows of `whole`, an answer to `question`, and returns whether all were stored. `None` when there are no
     /// rows.
-    pub(crate) async fn remember(&self, question: &Question, whole: &Inference) -> Result<Option<Storage>, Error> {
+    pub(crate) async fn remember(&self, question: &Question, whole: &Inference) -> Result<Option<StoreResult>, Error> {
         if question.rows().is_empty() {
             return Ok(None);
         }
@@ -116,7 +115,7 @@ impl RowMemory {
         };
         let mut stored = Ok(());
         for (row, answer) in question.rows().iter().zip(answers) {
-            let (_, storage) = self.memory.remember(question.key_of_row(row, &answer), answer);
+            let (_, storage) = self.memory.put(question.key_of_row(row, &answer), answer);
             stored = stored.and(storage);
         }
         Ok(Some(stored))
@@ -129,7 +128,7 @@ impl RowMemory {
         let flight = |at: usize| {
             let row = &question.rows()[at];
             let key_of = |inference: &Inference| question.key_of_row(row, inference);
-            self.memory.join_or_infer(row.key, priority, key_of, cargo.load(at))
+            self.memory.join_or_compute(row.key, priority, key_of, cargo.load(at))
         };
         let flights = join_all(rows.iter().copied().map(flight));
         let carry = async {
@@ -190,13 +189,13 @@ impl RowMemory {
                 // What the model does not take, or crashes on, may be one of several rows, and is not the others' fault.
                 let status = error.status().0;
                 let is_the_rows = status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR;
-                let may_be_anothers = rows.len() > 1 && is_the_rows;
-                Failure { error, may_be_anothers }
+                let is_shared_fault = rows.len() > 1 && is_the_rows;
+                Failure { error, is_shared_fault }
             })?;
         let answers = self.cut(whole.clone(), rows.len()).await?;
         answers.ok_or_else(|| {
             self.give_up(question, &whole);
-            Failure { error: Error::Internal, may_be_anothers: true }
+            Failure { error: Error::Internal, is_shared_fault: true }
         })
     }
 
@@ -211,9 +210,9 @@ impl RowMemory {
         let mut counts = RowCounts::default();
         let mut is_first = vec![true; found.len()];
         for &place in places {
-            let known = matches!(found[place].1, Outcome::Near | Outcome::Redis);
+            let known = matches!(found[place].1, CacheOutcome::LocalHit | CacheOutcome::RedisHit);
             let first = std::mem::take(&mut is_first[place]);
-            counts.add(if known || first { found[place].1 } else { Outcome::Collapsed });
+            counts.add(if known || first { found[place].1 } else { CacheOutcome::Collapsed });
         }
         // Who answered is said of what was computed now, where something was.
         let fresh = found.iter().find(|(_, outcome)| outcome.is_computed()).or(found.first());
@@ -234,7 +233,7 @@ impl RowMemory {
         let rows = places.iter().map(|&place| found[place].0.inference.outputs.clone()).collect();
         let Some(outputs) = self.stack(rows).await? else { return Ok(None) };
         let inference = Inference { model, version, outputs, provenance, headers: HeaderMap::new() };
-        let mut entry = Entry::new(question.key_of(&inference), inference);
+        let mut entry = CacheEntry::new(question.key_of(&inference), inference);
         let oldest = found.iter().map(|(entry, _)| entry.stored_at).min();
         entry.stored_at = oldest.unwrap_or(entry.stored_at);
         Ok(Some(Answer { entry: Arc::new(entry), provenance: Provenance::Rows(counts) }))

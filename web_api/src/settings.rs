@@ -115,9 +115,9 @@ impl JobSettings {
             unavailable_timeout: MODEL_UNAVAILABLE_TIMEOUT,
             limits: JobLimits {
                 ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
-                queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,
-                repeat_within: cache_ttl,
-                claim_after: Duration::from_millis(between("JOB_CLAIM_AFTER_MS", 100, 24 * 3600 * 1000, 30_000)?),
+                max_queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,
+                dedup_window: cache_ttl,
+                claim_timeout: Duration::from_millis(between("JOB_CLAIM_AFTER_MS", 100, 24 * 3600 * 1000, 30_000)?),
                 max_deliveries: between("JOB_MAX_DELIVERIES", 1, 1000, 3)? as u32,
             },
         })

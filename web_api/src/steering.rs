@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use db_api::memory::{NotStored, Outcome, Priority, Storage};
+use db_api::cache::{CacheOutcome, NotStored, Priority, StoreResult};
 use http::{HeaderMap, header};
 
 /// The header in which a request says how urgent it is.
@@ -28,12 +28,12 @@ pub struct Steering {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provenance {
     /// The memory was asked.
-    Memory(Outcome),
+    Memory(CacheOutcome),
     /// The memory was asked for each row of a batch.
     Rows(RowCounts),
     /// The request forbade a cached result. The field says whether the new result was stored; `None` where the request
     /// forbade that as well.
-    Bypass(Option<Storage>),
+    Bypass(Option<StoreResult>),
     /// Results of the model are not cached.
     Uncached(Uncached),
 }
@@ -66,16 +66,16 @@ pub struct RowCounts {
 
 impl RowCounts {
     /// One more.
-    pub fn add(&mut self, outcome: Outcome) {
+    pub fn add(&mut self, outcome: CacheOutcome) {
         *match outcome {
-            Outcome::Near => &mut self.near,
-            Outcome::Redis => &mut self.redis,
-            Outcome::Miss => &mut self.miss,
-            Outcome::Unstored(reason) => {
+            CacheOutcome::LocalHit => &mut self.near,
+            CacheOutcome::RedisHit => &mut self.redis,
+            CacheOutcome::Miss => &mut self.miss,
+            CacheOutcome::Unstored(reason) => {
                 self.not_stored = Some(reason);
                 &mut self.miss
             }
-            Outcome::Collapsed => &mut self.collapsed,
+            CacheOutcome::Collapsed => &mut self.collapsed,
         } += 1;
     }
 
@@ -134,7 +134,7 @@ impl Provenance {
     /// Whether the answer, or every row of it, was there before this request.
     pub fn is_remembered(self) -> bool {
         match self {
-            Self::Memory(outcome) => matches!(outcome, Outcome::Near | Outcome::Redis),
+            Self::Memory(outcome) => matches!(outcome, CacheOutcome::LocalHit | CacheOutcome::RedisHit),
             Self::Rows(rows) => rows.known() == rows.all(),
             Self::Bypass(_) | Self::Uncached(_) => false,
         }
@@ -155,7 +155,7 @@ impl Provenance {
             _ if self.is_remembered() => "mlserve; hit",
             Self::Rows(rows) if rows.known() > 0 => return rows.partial().into(),
             _ if self.cost_nothing() => "mlserve; fwd=miss; collapsed",
-            Self::Memory(Outcome::Unstored(reason)) | Self::Rows(RowCounts { not_stored: Some(reason), .. }) => {
+            Self::Memory(CacheOutcome::Unstored(reason)) | Self::Rows(RowCounts { not_stored: Some(reason), .. }) => {
                 match reason {
                     NotStored::TooLarge => "mlserve; fwd=miss; detail=too-large",
                     NotStored::RedisUnavailable => "mlserve; fwd=miss; detail=redis-unavailable",
@@ -176,10 +176,10 @@ impl Provenance {
     /// Calls `count` with the labels in metrics, each with its number of rows out of `rows`.
     pub fn each_label(self, rows: u64, mut count: impl FnMut(&'static str, u64)) {
         match self {
-            Self::Memory(Outcome::Near) => count("near", rows),
-            Self::Memory(Outcome::Redis) => count("redis", rows),
-            Self::Memory(Outcome::Miss | Outcome::Unstored(_)) => count("miss", rows),
-            Self::Memory(Outcome::Collapsed) => count("collapsed", rows),
+            Self::Memory(CacheOutcome::LocalHit) => count("near", rows),
+            Self::Memory(CacheOutcome::RedisHit) => count("redis", rows),
+            Self::Memory(CacheOutcome::Miss | CacheOutcome::Unstored(_)) => count("miss", rows),
+            Self::Memory(CacheOutcome::Collapsed) => count("collapsed", rows),
             Self::Rows(RowCounts { near, redis, miss, collapsed, .. }) => {
                 for (label, rows) in [("near", near), ("redis", redis), ("miss", miss), ("collapsed", collapsed)] {
                     count(label, rows);
@@ -220,15 +220,15 @@ mod tests {
 
     #[test]
     fn what_was_not_stored_is_not_called_stored_and_the_reason_is_given() {
-        let unstored = Outcome::Unstored(NotStored::TooLarge);
+        let unstored = CacheOutcome::Unstored(NotStored::TooLarge);
         let mut rows = RowCounts { near: 1, ..RowCounts::default() };
-        rows.add(Outcome::Miss);
+        rows.add(CacheOutcome::Miss);
         rows.add(unstored);
         for (provenance, status) in [
-            (Provenance::Memory(Outcome::Miss), "mlserve; fwd=miss; stored"),
+            (Provenance::Memory(CacheOutcome::Miss), "mlserve; fwd=miss; stored"),
             (Provenance::Memory(unstored), "mlserve; fwd=miss; detail=too-large"),
             (
-                Provenance::Memory(Outcome::Unstored(NotStored::RedisUnavailable)),
+                Provenance::Memory(CacheOutcome::Unstored(NotStored::RedisUnavailable)),
                 "mlserve; fwd=miss; detail=redis-unavailable",
             ),
             (Provenance::Rows(rows), "mlserve; fwd=partial; detail=\"1 of 3 rows, too-large\""),

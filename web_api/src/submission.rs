@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use contract::{ModelDescription, TopK};
-use db_api::jobs::{Asked, Kind};
+use db_api::jobs::{InputKind, InputSpec};
 use futures_util::{FutureExt, stream};
 use http::{HeaderMap, header};
 use multer::Multipart;
@@ -39,7 +39,7 @@ pub struct Submission {
     /// `?model=`, or the form's field.
     pub model: Option<String>,
     /// How all inputs are to be read.
-    pub asked: Asked,
+    pub asked: InputSpec,
     /// `?webhook=`, or the form's field: a URL that may be called.
     pub webhook: Option<String>,
     /// The header `Idempotency-Key`.
@@ -77,7 +77,7 @@ impl FromRequest<App> for Submission {
             app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
         }
         let top_k = wishes.top_k.or(in_form.top_k).map(|text| text.parse()).transpose()?.and_then(TopK::query_value);
-        let asked = Asked {
+        let asked = InputSpec {
             kind: parcel.kind(),
             version: wishes.version,
             content_type: String::new(),
@@ -124,16 +124,16 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 }
 
 /// What decides the answers to `data`, read as `asked`: SHA-256 over length-prefixed fields.
-pub fn digest(model: &str, asked: &Asked, data: &[u8]) -> String {
+pub fn digest(model: &str, asked: &InputSpec, data: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(hash([model.as_bytes(), written(asked).as_bytes(), data]))
 }
 
 /// The text that digests in Redis are made of. It must not change: an idempotency key outlives an upgrade.
-fn written(asked: &Asked) -> String {
-    let Asked { kind, version, content_type, json_length, top_k } = asked;
+fn written(asked: &InputSpec) -> String {
+    let InputSpec { kind, version, content_type, json_length, top_k } = asked;
     let kind = match kind {
-        Kind::Image => "Image",
-        Kind::V2 => "V2",
+        InputKind::Image => "Image",
+        InputKind::V2 => "V2",
     };
     let top_k = top_k.as_ref().map_or_else(String::new, |top_k| format!(", top_k: {top_k:?}"));
     format!(
@@ -236,8 +236,8 @@ impl Parcel {
         read
     }
 
-    fn kind(&self) -> Kind {
-        if self.form == Form::Files { Kind::Image } else { Kind::V2 }
+    fn kind(&self) -> InputKind {
+        if self.form == Form::Files { InputKind::Image } else { InputKind::V2 }
     }
 }
 
@@ -247,8 +247,8 @@ mod tests {
 
     #[test]
     fn the_digested_text_is_that_of_earlier_versions() {
-        let asked = |top_k: Option<&str>| Asked {
-            kind: Kind::Image,
+        let asked = |top_k: Option<&str>| InputSpec {
+            kind: InputKind::Image,
             version: Some("2".to_owned()),
             content_type: String::new(),
             json_length: None,

@@ -1,12 +1,13 @@
-/// Library of functions in Redis: every step of a job is one function, which Redis runs as a whole. The files are one program.
-pub const FUNCTIONS: &str = concat!(
+/// Redis function library of the job queue. Redis runs each function atomically, and each step of a job is one function. The files are
+/// one program, in this order.
+pub(super) const FUNCTIONS: &str = concat!(
     include_str!("functions/base.lua"),
-    include_str!("functions/room.lua"),
-    include_str!("functions/settle.lua"),
+    include_str!("functions/capacity.lua"),
+    include_str!("functions/results.lua"),
     include_str!("functions/submit.lua"),
-    include_str!("functions/work.lua"),
-    include_str!("functions/end.lua"),
+    include_str!("functions/workers.lua"),
+    include_str!("functions/lifecycle.lua"),
     include_str!("functions/webhooks.lua"),
-    include_str!("functions/models.lua"),
+    include_str!("functions/announcements.lua"),
     include_str!("functions/register.lua"),
 );

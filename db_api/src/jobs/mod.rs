@@ -1,109 +1,78 @@
-//! Jobs: many inputs, or slow ones, each of which is an entry in the queue of its model.
+//! Job queue: at-least-once delivery of inputs to workers, with one queue per model.
 //!
-//! Redis Streams in brief: a *stream* is a list to whose end entries are added; a *consumer group* hands each entry to one of its
-//! consumers and keeps it as *pending*, with the time and the number of its deliveries, until that consumer acknowledges it. Whatever stays
-//! pending for long belonged to a consumer that died, and is claimed by another. So delivery is at least once; that it is once in
-//! effect is the work of the folder `functions`, where each step is one function that Redis runs as a whole.
+//! Redis Streams in brief: entries are appended to a *stream*. A *consumer group* delivers each entry to one of its consumers and keeps
+//! it *pending*, with its idle time and delivery count, until that consumer acknowledges it. An entry that is pending for long belongs
+//! to a dead consumer, and another consumer claims it. Delivery is therefore at least once; recording an outcome is idempotent, because
+//! each step is one Redis function (folder `functions`), which Redis runs atomically.
 //!
-//! Without Redis the same queue stands in this process ([`LocalJobs`]), and says that it does not last.
+//! Without Redis, the same queue lives in this process ([`InMemoryJobs`]) and reports that it is not durable.
 
 use std::ops::Range;
 use std::time::Duration;
 
-mod breaker;
+mod caller;
+mod error;
 mod functions;
-mod job;
-mod link;
-mod local;
+mod id;
+mod in_memory;
+mod keys;
 mod redis;
-mod share;
+mod types;
 mod upload;
+mod webhook;
 
-pub use job::{
-    Announced, Asked, Content, Delivery, Event, Found, Input, Job, JobId, JobLimits, Kind, NewJob, NoJobId, Once,
-    Outcome, Skipped, Status, Told, Tried, Webhook, WebhookClaim, What, Work,
-};
-pub use local::{LocalJobs, MAX_BYTES as MAX_LOCAL_BYTES};
+pub use caller::{Caller, QueueHealth, QuotaExceeded};
+pub use error::JobError;
+pub use id::{InvalidJobId, JobId};
+pub use in_memory::{InMemoryJobs, MAX_BYTES as MAX_IN_MEMORY_BYTES};
 pub use redis::RedisJobs;
-pub use share::{Caller, QueueHealth, Share};
+pub use types::{
+    DedupKey, Delivery, Event, EventKind, IdempotencyKey, Input, InputKind, InputSpec, Job, JobLimits, JobLookup,
+    JobStatus, NewJob, Outcome, SkippedFiles, Work, WorkerAnnouncement,
+};
 pub use upload::Upload;
+pub use webhook::{DeliveryAttempt, DeliveryStatus, Webhook, WebhookClaim};
 
-/// Why a job was not accepted, or cannot be spoken of.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JobError {
-    /// Redis does not answer, or not in time.
-    #[error("the queue does not answer")]
-    Unavailable,
-    /// Its memory is full.
-    #[error("the queue has no room for more")]
-    Full,
-    /// The caller holds too much of it.
-    #[error("{0}")]
-    Share(Share),
-    /// A job in Redis is damaged.
-    #[error("the field {field} of the job {job} cannot be read")]
-    Unreadable {
-        /// Which job.
-        job: JobId,
-        /// Its field.
-        field: String,
-    },
-    /// Too many wait already.
-    #[error("{0} inputs wait already")]
-    Long(u64),
-    /// The idempotency key was used for something else.
-    #[error("the key was used for another job")]
-    Conflict,
-    /// Redis takes no value of that length.
-    #[error("an input of {bytes} bytes is larger than the {most} bytes that Redis takes at once")]
-    LargeInput {
-        /// The input's.
-        bytes: usize,
-        /// Redis' bound.
-        most: usize,
-    },
-}
-
-/// The queue: in Redis, or in this process.
+/// The job queue, with its backend.
 #[derive(Clone)]
 pub enum Jobs {
-    /// In Redis: survives everything, is shared by everybody.
+    /// In Redis: durable, and shared by all replicas.
     Redis(RedisJobs),
-    /// In this process.
-    Local(LocalJobs),
+    /// In this process: jobs are lost when it exits.
+    InMemory(InMemoryJobs),
 }
 
-/// The same call to either queue; the one in this process answers at once and never fails.
+/// Calls the same method of either backend. The in-memory backend does not wait and never fails.
 macro_rules! either {
     ($self:ident.$call:ident($($argument:expr),*)) => {
         match $self {
             Jobs::Redis(jobs) => jobs.$call($($argument),*).await,
-            Jobs::Local(jobs) => Ok(jobs.$call($($argument),*)),
+            Jobs::InMemory(jobs) => Ok(jobs.$call($($argument),*)),
         }
     };
 }
 
 impl Jobs {
-    /// Whether jobs outlive this process.
+    /// Whether jobs survive a restart of this process.
     pub fn is_durable(&self) -> bool {
         matches!(self, Self::Redis(_))
     }
 
-    /// Accepts a job, which counts against nobody's share: once this returns, it is not lost. Another's id where its key was used for the
-    /// same before.
+    /// Submits a job that counts against no caller's quota. Once this returns, the job is not lost. Returns the id of an earlier job
+    /// where the same submission used the same idempotency key.
     pub async fn submit(&self, job: NewJob) -> Result<JobId, JobError> {
         self.submit_uploaded(self.upload(Caller::default()), job).await
     }
 
-    /// Begins a job whose inputs come one by one, and which counts against the share of this caller.
+    /// Starts an upload of inputs, which counts against the quota of `caller`.
     pub fn upload(&self, caller: Caller) -> Upload {
         match self {
             Self::Redis(jobs) => Upload::Redis(Box::new(jobs.upload(caller))),
-            Self::Local(jobs) => Upload::Local(jobs.upload()),
+            Self::InMemory(jobs) => Upload::InMemory(jobs.upload()),
         }
     }
 
-    /// [`Self::submit`] for a job whose inputs have been uploaded, those of `job` behind them.
+    /// [`Self::submit`] for a job with uploaded inputs; those of `job` follow them.
     pub async fn submit_uploaded(&self, mut upload: Upload, mut job: NewJob) -> Result<JobId, JobError> {
         for input in std::mem::take(&mut job.inputs) {
             if let Err(error) = upload.push(input).await {
@@ -113,151 +82,157 @@ impl Jobs {
         }
         match (self, upload) {
             (Self::Redis(jobs), Upload::Redis(upload)) => jobs.submit(*upload, job).await,
-            (Self::Local(jobs), Upload::Local(upload)) => jobs.submit(upload, job),
+            (Self::InMemory(jobs), Upload::InMemory(upload)) => jobs.submit(upload, job),
             _ => Err(JobError::Unavailable),
         }
     }
 
-    /// Forgets what was uploaded for a job that is not submitted.
+    /// Deletes an upload that is not submitted.
     pub async fn discard(&self, upload: Upload) {
         if let (Self::Redis(jobs), Upload::Redis(upload)) = (self, upload) {
             jobs.discard(&upload).await;
         }
     }
 
-    /// A job that has ended, with the answers of one of this content that has succeeded, if there is one: what `submit` would come to when
-    /// every answer is remembered, without a look at each.
-    pub async fn repeat(&self, model: &str, content: &Content, caller: &Caller) -> Result<Option<JobId>, JobError> {
+    /// Submits a finished copy of an earlier job with the same key that succeeded; `None` where there is none. The effect is that of
+    /// `submit` when every result is cached, without a lookup per input.
+    pub async fn submit_duplicate(
+        &self,
+        model: &str,
+        key: &DedupKey,
+        caller: &Caller,
+    ) -> Result<Option<JobId>, JobError> {
         match self {
-            Self::Redis(jobs) => jobs.repeat(model, content, caller).await,
-            Self::Local(jobs) => Ok(jobs.repeat(model, content)),
+            Self::Redis(jobs) => jobs.submit_duplicate(model, key, caller).await,
+            Self::InMemory(jobs) => Ok(jobs.submit_duplicate(model, key)),
         }
     }
 
-    /// Repeats no job of `model` that was submitted before.
-    pub async fn forget(&self, model: &str) -> Result<(), JobError> {
-        either!(self.forget(model))
+    /// Clears the deduplication index of `model`: results of earlier jobs are not reused.
+    pub async fn clear_dedup(&self, model: &str) -> Result<(), JobError> {
+        either!(self.clear_dedup(model))
     }
 
-    /// The job of this name.
-    pub async fn find(&self, id: JobId) -> Result<Found, JobError> {
+    /// Looks a job up.
+    pub async fn find(&self, id: JobId) -> Result<JobLookup, JobError> {
         either!(self.find(id))
     }
 
-    /// Jobs, the newest first: those for which `wanted` holds, without the first `offset` of them.
-    pub async fn list(&self, wanted: impl Fn(&Job) -> bool, offset: usize, most: usize) -> Result<Vec<Job>, JobError> {
-        either!(self.list(wanted, offset, most))
+    /// Lists the jobs that match `filter`, newest first: at most `limit` of them, after the first `offset`.
+    pub async fn list(&self, filter: impl Fn(&Job) -> bool, offset: usize, limit: usize) -> Result<Vec<Job>, JobError> {
+        either!(self.list(filter, offset, limit))
     }
 
-    /// What the client calls these inputs.
+    /// The client's names for these inputs.
     pub async fn names(&self, id: JobId, inputs: Range<u32>) -> Result<Vec<String>, JobError> {
         either!(self.names(id, inputs))
     }
 
-    /// What came of the first of these inputs, as far as it is known: of as many as have `most_bytes` together, and of at least one.
+    /// The outcomes of the first of these inputs, `None` for an unfinished one. Returns as many as have at most `max_bytes` together,
+    /// and at least one.
     pub async fn results(
         &self,
         id: JobId,
         indices: &[u32],
-        most_bytes: usize,
+        max_bytes: usize,
     ) -> Result<Vec<Option<Outcome>>, JobError> {
-        either!(self.results(id, indices, most_bytes))
+        either!(self.results(id, indices, max_bytes))
     }
 
-    /// What happened after the event called `after`; at most `most` events.
-    pub async fn events(&self, id: JobId, after: &str, most: usize) -> Result<Vec<Event>, JobError> {
-        either!(self.events(id, after, most))
+    /// At most `limit` events after the event with the id `after`; all from the first for an empty id.
+    pub async fn events(&self, id: JobId, after: &str, limit: usize) -> Result<Vec<Event>, JobError> {
+        either!(self.events(id, after, limit))
     }
 
-    /// Lets no further input begin. Whether there was anything to end.
+    /// Cancels a job: no further input is started. Returns false where the job had finished before.
     pub async fn cancel(&self, id: JobId) -> Result<bool, JobError> {
         either!(self.cancel(id))
     }
 
-    /// Forgets a job that has ended, with its results. Whether it had ended.
+    /// Deletes a finished job with its results. Returns false where the job is not finished.
     pub async fn delete(&self, id: JobId) -> Result<bool, JobError> {
         either!(self.delete(id))
     }
 
-    /// Has the inputs that failed tried again; how many. `None` where there is nothing to try.
+    /// Queues the failed inputs again and returns how many there are. `None` where there is nothing to retry.
     pub async fn retry(&self, id: JobId) -> Result<Option<u32>, JobError> {
         either!(self.retry(id))
     }
 
-    /// At most `most` inputs of a model, for this process to work on. Waits about a second for the first.
-    pub async fn take(&self, model: &str, most: usize) -> Result<Vec<Delivery>, JobError> {
+    /// Delivers at most `limit` inputs of a model to this process. Waits about a second for the first.
+    pub async fn receive(&self, model: &str, limit: usize) -> Result<Vec<Delivery>, JobError> {
         match self {
-            Self::Redis(jobs) => jobs.take(model, most).await,
-            Self::Local(jobs) => Ok(jobs.take(model, most).await),
+            Self::Redis(jobs) => jobs.receive(model, limit).await,
+            Self::InMemory(jobs) => Ok(jobs.receive(model, limit).await),
         }
     }
 
-    /// What an input is; `None` when it need not be done any more.
-    pub async fn begin(&self, delivery: &Delivery) -> Result<Option<Work>, JobError> {
-        either!(self.begin(delivery))
+    /// Marks an input as started and returns it. `None` when it needs no processing any more.
+    pub async fn start(&self, delivery: &Delivery) -> Result<Option<Work>, JobError> {
+        either!(self.start(delivery))
     }
 
-    /// Notes what came of an input. Whether it counted: whoever is second changes nothing. A result that the queue does not take, or has no
-    /// room for, is noted as a failure that says so.
+    /// Records the outcome of an input and returns whether it counted: only the first outcome does. A result that the queue does not
+    /// accept, or has no memory for, is recorded as an error that gives the reason.
     pub async fn finish(&self, delivery: &Delivery, outcome: &Outcome) -> Result<bool, JobError> {
         either!(self.finish(delivery, outcome))
     }
 
-    /// Says that these, of one model, are still being worked on.
-    pub async fn beat(&self, model: &str, entries: &[String]) -> Result<(), JobError> {
+    /// Heartbeat: this process still works on these entries of one model.
+    pub async fn heartbeat(&self, model: &str, entries: &[String]) -> Result<(), JobError> {
         match self {
-            Self::Redis(jobs) => jobs.beat(model, entries).await,
-            Self::Local(_) => Ok(()),
+            Self::Redis(jobs) => jobs.heartbeat(model, entries).await,
+            Self::InMemory(_) => Ok(()),
         }
     }
 
-    /// Returns inputs that this process took and does not finish: other workers get them at once. This is no death of a worker. Inputs
-    /// that have ended, or that another worker has taken over, are left as they are.
-    pub async fn hand_back(&self, deliveries: &[Delivery]) -> Result<(), JobError> {
-        either!(self.hand_back(deliveries))
+    /// Returns unfinished deliveries to the queue, where other workers get them immediately. It does not count as the death of a worker.
+    /// Inputs that are finished, or that another worker has claimed, are left as they are.
+    pub async fn requeue(&self, deliveries: &[Delivery]) -> Result<(), JobError> {
+        either!(self.requeue(deliveries))
     }
 
-    /// At most `most` inputs of workers that have not been heard of for [`JobLimits::claim_after`].
-    pub async fn take_over(&self, model: &str, most: usize) -> Result<Vec<Delivery>, JobError> {
+    /// Claims at most `limit` inputs of workers without a heartbeat for [`JobLimits::claim_timeout`].
+    pub async fn claim_stale(&self, model: &str, limit: usize) -> Result<Vec<Delivery>, JobError> {
         match self {
-            Self::Redis(jobs) => jobs.take_over(model, most).await,
-            Self::Local(_) => Ok(Vec::new()),
+            Self::Redis(jobs) => jobs.claim_stale(model, limit).await,
+            Self::InMemory(_) => Ok(Vec::new()),
         }
     }
 
-    /// At most `most` webhooks that are due. Until `lease` is over nobody else gets them; if they are not settled by then, they are due
-    /// again.
-    pub async fn claim_webhooks(&self, most: usize, lease: Duration) -> Result<Vec<WebhookClaim>, JobError> {
-        either!(self.claim_webhooks(most, lease))
+    /// Claims at most `limit` webhooks that are due. Until `lease` has passed, no other process gets them. A claim without a recorded
+    /// attempt is due again afterwards.
+    pub async fn claim_webhooks(&self, limit: usize, lease: Duration) -> Result<Vec<WebhookClaim>, JobError> {
+        either!(self.claim_webhooks(limit, lease))
     }
 
-    /// Notes what came of a webhook. Whether it counted: a claim that is over changes nothing.
-    pub async fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> Result<bool, JobError> {
-        either!(self.settle_webhook(claim, tried))
+    /// Records a delivery attempt and returns whether it counted: an expired claim changes nothing.
+    pub async fn record_delivery(&self, claim: &WebhookClaim, attempt: &DeliveryAttempt) -> Result<bool, JobError> {
+        either!(self.record_delivery(claim, attempt))
     }
 
-    /// Models that workers of others' making have said to serve: such a worker may be written in any language.
-    pub async fn announced(&self) -> Result<Vec<Announced>, JobError> {
+    /// Models that external workers announced. Such a worker may be written in any language.
+    pub async fn announcements(&self) -> Result<Vec<WorkerAnnouncement>, JobError> {
         match self {
-            Self::Redis(jobs) => jobs.announced().await,
-            Self::Local(_) => Ok(Vec::new()),
+            Self::Redis(jobs) => jobs.announcements().await,
+            Self::InMemory(_) => Ok(Vec::new()),
         }
     }
 
-    /// Puts this version's functions into Redis, in the place of an older one's.
+    /// Loads this version's function library into Redis, replacing an older one, and counts the jobs of an earlier version.
     pub async fn prepare(&self) -> Result<(), JobError> {
         match self {
             Self::Redis(jobs) => jobs.prepare().await,
-            Self::Local(_) => Ok(()),
+            Self::InMemory(_) => Ok(()),
         }
     }
 
-    /// What the queue holds.
+    /// The state of the queue.
     pub async fn health(&self) -> Result<QueueHealth, JobError> {
         either!(self.health())
     }
 
-    /// Forgets jobs whose time is over.
+    /// Deletes expired jobs.
     pub async fn sweep(&self) -> Result<(), JobError> {
         either!(self.sweep())
     }

@@ -1,24 +1,25 @@
-use super::local::LocalUpload;
+use super::error::JobError;
+use super::in_memory::InMemoryUpload;
 use super::redis::RedisUpload;
-use super::{Input, JobError};
+use super::types::Input;
 
-/// Upload in pieces: inputs of a job that is not submitted yet go to the queue one by one, so that a reader of an archive never holds
+/// Chunked upload: the inputs of a job that is not submitted yet go to the queue one by one, so that a reader of an archive never holds
 /// all of them.
 ///
-/// An upload that is not submitted is given to [`super::Jobs::discard`]; otherwise its inputs stay in Redis for ten minutes.
+/// Pass an upload that is not submitted to [`super::Jobs::discard`]; otherwise its inputs stay in Redis for ten minutes.
 pub enum Upload {
-    /// To Redis.
+    /// Upload to Redis.
     Redis(Box<RedisUpload>),
-    /// To the queue in this process.
-    Local(LocalUpload),
+    /// Upload to the in-memory queue.
+    InMemory(InMemoryUpload),
 }
 
 impl Upload {
-    /// Adds an input behind those that were added before.
+    /// Appends an input.
     pub async fn push(&mut self, input: Input) -> Result<(), JobError> {
         match self {
             Self::Redis(upload) => upload.push(input).await,
-            Self::Local(upload) => upload.push(input),
+            Self::InMemory(upload) => upload.push(input),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The numbers of redis.conf, held against each other, and how long Redis is held by one call.
+//! Consistency of the limits in redis.conf, and bounds on one function call.
 
 use std::time::{Duration, Instant};
 
-use db_api::jobs::{Caller, Input, JobLimits, Jobs, Status};
+use db_api::jobs::{Caller, Input, JobLimits, JobStatus, Jobs};
 
-use crate::jobs::{LIMITS, answer, job, state, take, with};
+use crate::jobs::{LIMITS, find_job, job, jobs_with_limits, receive, success};
 use crate::server::Redis;
 
-/// The value of a setting, in bytes where it is a size.
+/// The words of a setting's value.
 fn setting(name: &str) -> Vec<String> {
     let lines = include_str!("../../redis.conf").lines();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -31,37 +31,37 @@ fn size(name: &str) -> u64 {
 }
 
 #[test]
-fn redis_stays_below_the_memory_of_its_container() {
+fn redis_stays_below_the_memory_limit_of_its_container() {
     let compose = include_str!("../../../docker-compose.yml");
     let service = compose.split("\n  db_api:\n").nth(1).unwrap();
     let limit =
         service.split("memory: ").nth(1).unwrap().split([',', '}']).next().unwrap().trim_matches('"').to_owned();
     let memory = size("maxmemory");
     let clients = memory * setting("maxmemory-clients")[0].trim_end_matches('%').parse::<u64>().unwrap() / 100;
-    // While the log is rewritten, a copy of each page that changes is held as well. Programs and libraries have the rest.
+    // While the log is rewritten, each changed page exists twice. The rest is for the process itself.
     let sum = 2 * memory + clients + (32 << 20);
     assert!(sum <= bytes(&limit), "{sum} bytes are more than {limit}");
 }
 
-/// What `web_api` reads and writes at once, with one of them and three workers beside it.
+/// What one front-end process and three workers read and write concurrently.
 #[test]
-fn what_clients_exchange_with_redis_is_below_its_limits() {
+fn concurrent_reads_and_writes_stay_below_the_buffer_limits() {
     const PROCESSES: u64 = 4;
     let longest_value = size("proto-max-bulk-len");
-    let most_read = longest_value.max(8 << 20);
+    let max_read = longest_value.max(8 << 20);
     let clients = size("maxmemory") / 5;
     assert_eq!(setting("maxmemory-clients"), ["20%"]);
-    assert!(PROCESSES * most_read <= clients, "Redis would close connections");
+    assert!(PROCESSES * max_read <= clients, "otherwise Redis closes connections");
     let limits = setting("client-output-buffer-limit normal");
-    assert!(2 * most_read <= bytes(&limits[0]), "a reply, and one whose connection has just been replaced");
-    assert!(most_read + (1 << 20) <= bytes(&limits[1]), "the soft limit, where a client reads slowly");
+    assert!(2 * max_read <= bytes(&limits[0]), "a reply, and one on a connection that was just replaced");
+    assert!(max_read + (1 << 20) <= bytes(&limits[1]), "the soft limit, for a slow client");
     assert!(longest_value + (1 << 20) <= size("client-query-buffer-limit"));
-    // Of `functions/room.lua`: what one caller may hold, and what all jobs may hold with results.
-    let of_one_caller = size("maxmemory") / 10 * 8 / 5 * 4;
-    assert!(of_one_caller >= 192 << 20, "MAX_JOB_BYTES");
+    // The quota of one caller, from `functions/capacity.lua`.
+    let caller_quota = size("maxmemory") / 10 * 8 / 5 * 4;
+    assert!(caller_quota >= 192 << 20, "MAX_JOB_BYTES");
 }
 
-/// Of the slow log, in microseconds.
+/// The longest call in the slow log, in microseconds.
 fn longest_call(redis: &Redis) -> u64 {
     type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);
     let entries: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query(&mut redis.client()).unwrap();
@@ -79,41 +79,44 @@ fn calls(redis: &Redis) -> u64 {
     line.split("calls=").nth(1).unwrap().split(',').next().unwrap().parse().unwrap()
 }
 
-/// Ten thousand inputs, of which every second one is known.
+/// Ten thousand inputs; every second one has an outcome.
 #[tokio::test]
-async fn no_call_handles_more_than_a_piece_of_a_job() {
+async fn no_call_handles_more_than_a_chunk_of_a_job() {
     const COUNT: usize = 10_000;
     let Some(redis) = Redis::start("limits-pieces") else { return };
-    let jobs: Jobs = with(&redis, JobLimits { queue_length: COUNT, ..LIMITS });
+    let jobs: Jobs = jobs_with_limits(&redis, JobLimits { max_queue_length: COUNT, ..LIMITS });
     jobs.prepare().await.unwrap();
     slowlog(&redis, &["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
     slowlog(&redis, &["CONFIG", "SET", "slowlog-max-len", "4096"]);
     slowlog(&redis, &["SLOWLOG", "RESET"]);
-    let (before, begun) = (calls(&redis), Instant::now());
+    let (before, started) = (calls(&redis), Instant::now());
     let mut upload = jobs.upload(Caller::default());
     for number in 0..COUNT {
-        let known = (number % 2 == 0).then(|| answer("known"));
-        let input = Input { name: format!("{number}.png"), data: vec![b'x'; 50].into(), known };
+        let outcome = (number % 2 == 0).then(|| success("cached"));
+        let input = Input { name: format!("{number}.png"), data: vec![b'x'; 50].into(), outcome };
         upload.push(input).await.unwrap();
     }
     let id = jobs.submit_uploaded(upload, job(&[])).await.unwrap();
-    let submitted = state(&jobs, id).await;
+    let submitted = find_job(&jobs, id).await;
     assert_eq!((submitted.total, submitted.done, submitted.failed), (COUNT as u32, COUNT as u32 / 2, 0));
     assert_eq!(jobs.health().await.unwrap().waiting, COUNT as u64 / 2);
     assert_eq!(jobs.names(id, 9_998..10_000).await.unwrap(), ["9998.png", "9999.png"]);
-    assert!(calls(&redis) - before >= 3 * (COUNT / 500) as u64, "inputs, outcomes, names and entries come in pieces");
-    println!("submitted in {:?}; the longest call {} µs", begun.elapsed(), longest_call(&redis));
+    assert!(
+        calls(&redis) - before >= 3 * (COUNT / 500) as u64,
+        "inputs, outcomes, names and entries are sent in chunks"
+    );
+    println!("submitted in {:?}; the longest call {} µs", started.elapsed(), longest_call(&redis));
     slowlog(&redis, &["SLOWLOG", "RESET"]);
     assert!(jobs.cancel(id).await.unwrap());
     println!("cancelled; the longest call {} µs", longest_call(&redis));
-    assert_eq!((jobs.health().await.unwrap().waiting, state(&jobs, id).await.status), (0, Status::Cancelled));
+    assert_eq!((jobs.health().await.unwrap().waiting, find_job(&jobs, id).await.status), (0, JobStatus::Cancelled));
 }
 
-/// Who submits dies when the job is accepted and a part of its inputs is queued.
+/// The submitting process dies after the job is accepted and some of its inputs are queued.
 #[tokio::test]
-async fn inputs_that_were_not_queued_yet_are_queued_by_the_sweep() {
+async fn the_sweep_queues_the_remaining_inputs() {
     let Some(redis) = Redis::start("limits-fill") else { return };
-    let jobs = with(&redis, JobLimits { queue_length: 2000, ..LIMITS });
+    let jobs = jobs_with_limits(&redis, JobLimits { max_queue_length: 2000, ..LIMITS });
     jobs.prepare().await.unwrap();
     let mut client = redis.client();
     let id = "0".repeat(31) + "1";
@@ -130,24 +133,24 @@ async fn inputs_that_were_not_queued_yet_are_queued_by_the_sweep() {
     submit.arg("m").arg(1200).arg(60_000).arg(2000).arg("").arg("").arg("[]").arg("{\"kind\":\"v2\"}");
     let _: String = submit.query(&mut client).unwrap();
     assert_eq!(jobs.health().await.unwrap().waiting, 500);
-    let mut ended = 0;
-    while ended < 500 {
-        for delivery in take(&jobs, 100).await {
-            jobs.begin(&delivery).await.unwrap().unwrap();
-            jobs.finish(&delivery, &answer("x")).await.unwrap();
-            ended += 1;
+    let mut finished = 0;
+    while finished < 500 {
+        for delivery in receive(&jobs, 100).await {
+            jobs.start(&delivery).await.unwrap().unwrap();
+            jobs.finish(&delivery, &success("x")).await.unwrap();
+            finished += 1;
         }
     }
     let id = id.parse().unwrap();
-    assert_eq!(state(&jobs, id).await.status, Status::Running, "the job is not over");
+    assert_eq!(find_job(&jobs, id).await.status, JobStatus::Running, "the job is not finished");
     jobs.sweep().await.unwrap();
     assert_eq!(jobs.health().await.unwrap().waiting, 700);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    while state(&jobs, id).await.status == Status::Running {
-        for delivery in take(&jobs, 100).await {
-            jobs.begin(&delivery).await.unwrap().unwrap();
-            jobs.finish(&delivery, &answer("x")).await.unwrap();
+    while find_job(&jobs, id).await.status == JobStatus::Running {
+        for delivery in receive(&jobs, 100).await {
+            jobs.start(&delivery).await.unwrap().unwrap();
+            jobs.finish(&delivery, &success("x")).await.unwrap();
         }
     }
-    assert_eq!(state(&jobs, id).await.done, 1200);
+    assert_eq!(find_job(&jobs, id).await.done, 1200);
 }

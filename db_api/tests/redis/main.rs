@@ -1,13 +1,13 @@
-//! What stands on Redis, over a real one.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+//! Integration tests of the cache and the job queue with a real Redis server.
+#![allow(clippy::unwrap_used, reason = "a panic names the failing line")]
 
+mod cache;
+mod capacity;
+mod connection;
 mod jobs;
 mod limits;
-mod link;
-mod memory;
-mod old_form;
-mod room;
 mod server;
+mod upgrade;
 mod uploads;
 mod webhooks;
 mod workers;

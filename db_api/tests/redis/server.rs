@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! Redis server that belongs to one test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,21 +10,21 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// A `redis-server` on a socket of its own, ended with the test.
+/// A `redis-server` on its own Unix socket. It is killed when this is dropped.
 pub struct Redis {
     folder: PathBuf,
     process: Child,
 }
 
 impl Redis {
-    /// `None` when there is none to start and none is required.
+    /// `None` where `redis-server` cannot be started and `REQUIRE_ALL` is not set.
     pub fn start(name: &str) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("mlserve-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         match Self::spawn(&folder) {
             Ok(process) => {
                 let redis = Self { folder, process };
-                redis.wait_until_it_listens();
+                redis.wait_until_listening();
                 Some(redis)
             }
             Err(error) if std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1") => {
@@ -37,16 +37,16 @@ impl Redis {
         }
     }
 
-    /// On a busy machine its start takes longer than the first commands of a test wait.
-    fn wait_until_it_listens(&self) {
-        let begun = Instant::now();
+    /// On a busy machine, the start takes longer than the timeout of a test's first commands.
+    fn wait_until_listening(&self) {
+        let started = Instant::now();
         while std::os::unix::net::UnixStream::connect(self.folder.join("socket")).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "redis-server does not listen after 30 s");
+            assert!(started.elapsed() < Duration::from_secs(30), "redis-server does not listen within 30 s");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// With the settings that ship, but for its address and its folder.
+    /// Uses the `redis.conf` that ships, except for its address and its folder.
     fn spawn(folder: &Path) -> std::io::Result<Child> {
         let shipped = include_str!("../../redis.conf");
         let is_kept = |line: &&str| !["bind ", "port ", "dir "].iter().any(|setting| line.starts_with(setting));
@@ -67,7 +67,7 @@ impl Redis {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
-    /// A way to it over TCP, and what makes every connection there is fall silent without closing it.
+    /// A TCP proxy to the server, and a signal that silences every open connection without closing it.
     pub async fn proxy(&self) -> (String, Arc<Notify>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}", listener.local_addr().unwrap());
@@ -75,12 +75,12 @@ impl Redis {
         let (socket, silenced) = (self.folder.join("socket"), Arc::clone(&silence));
         tokio::spawn(async move {
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
+                let (mut client, _) = listener.accept().await.unwrap();
                 let (socket, silenced) = (socket.clone(), Arc::clone(&silenced));
                 tokio::spawn(async move {
-                    let mut far = UnixStream::connect(socket).await.unwrap();
+                    let mut server = UnixStream::connect(socket).await.unwrap();
                     tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
                         () = silenced.notified() => std::future::pending().await,
                     }
                 });
@@ -89,7 +89,7 @@ impl Redis {
         (url, silence)
     }
 
-    pub fn listeners(&self) -> u64 {
+    pub fn subscribers(&self) -> u64 {
         let mut client = self.client();
         let (_, number): (String, u64) =
             redis::cmd("PUBSUB").arg("NUMSUB").arg("mlserve:forget").query(&mut client).unwrap();
@@ -115,10 +115,10 @@ impl Drop for Redis {
     }
 }
 
-pub async fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
+pub async fn wait_until(condition: &str, holds: impl Fn() -> bool) {
+    let started = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "waited 10 s in vain until {what}");
+        assert!(started.elapsed() < Duration::from_secs(10), "after 10 s still not: {condition}");
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -4,8 +4,8 @@ use contract::{Edge, Pipeline, Source, Step};
 use open_inference::{ContentType, Datatype, ModelMetadata, TensorMetadata};
 
 use super::Definition;
-use crate::image_input::ImageSpec;
 use crate::model::Model;
+use crate::preprocessing::ImageSpec;
 use crate::signature::Signature;
 
 /// A pipeline, and what its steps make of it.

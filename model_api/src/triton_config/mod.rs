@@ -12,7 +12,7 @@ use std::path::Path;
 use open_inference::Datatype;
 
 use crate::external_data::stays_inside;
-use crate::image_input::Layout;
+use crate::preprocessing::Layout;
 use crate::unreadable::unreadable;
 use text_format::{Message, Value};
 

@@ -73,7 +73,7 @@ impl Input {
             let begun = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Err(Unfinished::HandBack),
-                begun = jobs.begin(&self.delivery) => begun,
+                begun = jobs.start(&self.delivery) => begun,
             };
             match begun {
                 Ok(Some(work)) => return Ok(work),
@@ -108,7 +108,7 @@ impl Input {
                     return Ok(Outcome::Error(json!({ "status": 503, "detail": detail }).to_string()));
                 }
             }
-            let asked = replay.ask(&self.delivery.model, &work.asked, work.data.clone(), Reach::Model);
+            let asked = replay.ask(&self.delivery.model, &work.spec, work.data.clone(), Reach::Model);
             let replayed = tokio::select! {
                 replayed = turn.run(asked) => replayed,
                 () = drained.cancelled() => return Err(Unfinished::HandBack),
@@ -165,7 +165,7 @@ impl Input {
     async fn is_permanent(&self, error: &JobError, retries: &mut Retries) -> bool {
         retries.failed += 1;
         match error {
-            JobError::Full => false,
+            JobError::OutOfMemory => false,
             JobError::Unavailable => {
                 let answers = self.of.worker.jobs.find(self.delivery.job).await.is_ok();
                 retries.rejected = if answers { retries.rejected + 1 } else { 0 };
@@ -201,7 +201,7 @@ fn unusable(what: &str, error: &JobError) -> Outcome {
 fn label(counted: bool, outcome: &Outcome) -> &'static str {
     match outcome {
         _ if !counted => "not_counted",
-        Outcome::Answer(_) => "succeeded",
+        Outcome::Success(_) => "succeeded",
         Outcome::Error(_) => "failed",
     }
 }

@@ -50,7 +50,7 @@ impl ModelLoop {
     }
 
     async fn take(&self) {
-        let look_for_left = self.worker.settings.limits.claim_after / 3;
+        let look_for_left = self.worker.settings.limits.claim_timeout / 3;
         let mut looked = Instant::now();
         while !self.worker.stopping.is_cancelled() {
             if self.outlook() == Outlook::Waiting {
@@ -62,9 +62,9 @@ impl ModelLoop {
             // Neither is given up half way: what had just been delivered would wait for whoever takes it over.
             let taken = if looked.elapsed() >= look_for_left {
                 looked = Instant::now();
-                jobs.take_over(&self.model, places.num_permits()).await
+                jobs.claim_stale(&self.model, places.num_permits()).await
             } else {
-                jobs.take(&self.model, places.num_permits()).await
+                jobs.receive(&self.model, places.num_permits()).await
             };
             match taken {
                 Ok(deliveries) if self.worker.stopping.is_cancelled() => self.hand_back(&deliveries).await,
@@ -93,13 +93,13 @@ impl ModelLoop {
 
     /// Says what is still being worked on.
     async fn beat(self) {
-        let mut tick = interval(self.worker.settings.limits.claim_after / 3);
+        let mut tick = interval(self.worker.settings.limits.claim_timeout / 3);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let entries: Vec<String> = self.held().iter().cloned().collect();
             if !entries.is_empty() {
-                let _ = self.worker.jobs.beat(&self.model, &entries).await;
+                let _ = self.worker.jobs.heartbeat(&self.model, &entries).await;
             }
         }
     }
@@ -116,7 +116,7 @@ impl ModelLoop {
             return;
         }
         let hand_back = async {
-            while self.worker.jobs.hand_back(deliveries).await.is_err() {
+            while self.worker.jobs.requeue(deliveries).await.is_err() {
                 sleep(HAND_BACK_RETRY_DELAY).await;
             }
         };

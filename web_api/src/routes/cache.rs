@@ -22,12 +22,12 @@ pub async fn forget(State(app): State<App>, ModelName(model): ModelName) -> Resu
     if !valid_model_name(&model) {
         app.catalog.find(Some(&model))?;
     }
-    let forgotten = app.memory.forget(&model).await.map_err(|error| {
+    let forgotten = app.memory.invalidate_model(&model).await.map_err(|error| {
         warn!(%error, model, "cannot forget");
         Error::MemoryUnavailable
     })?;
     // Or a job of the same content would bring answers back.
-    app.jobs.forget(&model).await?;
+    app.jobs.clear_dedup(&model).await?;
     if forgotten == 0 {
         app.catalog.find(Some(&model))?;
     }

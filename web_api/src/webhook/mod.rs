@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use db_api::jobs::{Found, Job, Jobs, Tried, WebhookClaim};
+use db_api::jobs::{DeliveryAttempt, Job, JobLookup, Jobs, WebhookClaim};
 use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -89,22 +89,22 @@ impl Webhooks {
     async fn try_one(self, claim: WebhookClaim, _place: OwnedSemaphorePermit) {
         let begun = Instant::now();
         // Where Redis does not answer, it is due again when the claim is over.
-        let Ok(Found::Job(job)) = self.jobs.find(claim.job).await else { return };
+        let Ok(JobLookup::Found(job)) = self.jobs.find(claim.job).await else { return };
         let Some(webhook) = &job.webhook else { return };
         let tried = match self.call(&job, &webhook.url).await {
-            Ok(()) => Tried::Delivered,
-            Err(error) => match self.settings.back_off.get((webhook.tries as usize).saturating_sub(1)) {
-                Some(pause) => Tried::Again(*pause, error.to_string()),
-                None => Tried::GivenUp(error.to_string()),
+            Ok(()) => DeliveryAttempt::Delivered,
+            Err(error) => match self.settings.back_off.get((webhook.attempts as usize).saturating_sub(1)) {
+                Some(pause) => DeliveryAttempt::Retry(*pause, error.to_string()),
+                None => DeliveryAttempt::GaveUp(error.to_string()),
             },
         };
         // What was delivered is not delivered again because Redis is being started anew.
         while begun.elapsed() < LEASE {
-            match self.jobs.settle_webhook(&claim, &tried).await {
+            match self.jobs.record_delivery(&claim, &tried).await {
                 Ok(counted) => {
-                    if let (true, Tried::GivenUp(error)) = (counted, &tried) {
+                    if let (true, DeliveryAttempt::GaveUp(error)) = (counted, &tried) {
                         // Neither the whole id nor the URL: whoever knows them may do something with them.
-                        warn!(job = &job.id.to_string()[..8], tries = webhook.tries, error, "a webhook is given up");
+                        warn!(job = &job.id.to_string()[..8], tries = webhook.attempts, error, "a webhook is given up");
                     }
                     return;
                 }

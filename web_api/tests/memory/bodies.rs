@@ -213,7 +213,7 @@ fn request(sent: &Sent, declared: bool) -> Request<Body> {
 /// Reads a submission to its end, without a queue that keeps it.
 async fn read_submission(app: &App, request: Request<Body>) {
     let Ok(submission) = Submission::from_request(request, app).await else { return };
-    let name = if submission.asked.kind == db_api::jobs::Kind::Image { "image" } else { "table" };
+    let name = if submission.asked.kind == db_api::jobs::InputKind::Image { "image" } else { "table" };
     let model = app.catalog.find(Some(name)).unwrap();
     let mut inputs = submission.inputs(app, &model);
     while let Ok((piece, rest)) = inputs.next(app).await {

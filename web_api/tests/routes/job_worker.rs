@@ -39,7 +39,7 @@ async fn until_the_worker_has_ended(stack: &Stack) {
 /// The inputs that wait in the queue.
 async fn waiting(stack: &Stack) -> Vec<u32> {
     let indices = |deliveries: Vec<Delivery>| deliveries.iter().map(|delivery| delivery.index).collect();
-    indices(stack.jobs.take("mnist", 100).await.unwrap())
+    indices(stack.jobs.receive("mnist", 100).await.unwrap())
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn an_input_that_waits_for_a_busy_model_goes_back_to_the_queue_at_once() {
     }
     stack.worker.stop(LONG);
     until_the_worker_has_ended(&stack).await;
-    assert_eq!(stack.jobs.take("busy", 10).await.unwrap().len(), 1, "{}", show(&stack, &job).await);
+    assert_eq!(stack.jobs.receive("busy", 10).await.unwrap().len(), 1, "{}", show(&stack, &job).await);
 }
 
 #[tokio::test]

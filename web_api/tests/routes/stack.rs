@@ -194,9 +194,9 @@ pub fn settings(model_api: &str) -> Settings {
             unavailable_timeout: Duration::from_millis(300),
             limits: JobLimits {
                 ttl: Duration::from_hours(1),
-                queue_length: 20,
-                repeat_within: Duration::from_hours(1),
-                claim_after: Duration::from_secs(1),
+                max_queue_length: 20,
+                dedup_window: Duration::from_hours(1),
+                claim_timeout: Duration::from_secs(1),
                 max_deliveries: 3,
             },
         },

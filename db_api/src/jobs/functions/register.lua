@@ -1,8 +1,8 @@
 
--- Nothing of Lua's own library is there while this is loaded, hence the plain loop.
+-- Lua's standard library is not available while Redis loads this file, hence the plain loop.
 local function register(functions, flags)
-  for place = 1, #functions, 2 do
-    redis.register_function({ function_name = 'mlserve_' .. functions[place], callback = functions[place + 1], flags = flags })
+  for i = 1, #functions, 2 do
+    redis.register_function({ function_name = 'mlserve_' .. functions[i], callback = functions[i + 1], flags = flags })
   end
 end
 
@@ -10,9 +10,9 @@ register({
   'upload', upload, 'upload_known', upload_known, 'upload_names', upload_names, 'submit', submit, 'repeat', repeat_job,
   'announce', announce,
 }, {})
--- These free more than they take, and work that was done must have a place: also above maxmemory.
+-- These functions also run above maxmemory: they free more memory than they use, or they record work that is done.
 register({
-  'discard', discard_upload, 'fill', fill_job, 'take', take, 'begin', begin, 'finish', finish, 'beat', beat, 'hand_back', hand_back,
-  'take_over', take_over, 'cancel', cancel, 'withdraw', withdraw, 'retry', retry, 'delete', delete, 'claim_webhooks', claim_webhooks,
-  'settle_webhook', settle_webhook, 'announced', announced, 'sweep', sweep, 'adopt', adopt, 'health', health,
+  'discard', discard_upload, 'fill', fill_job, 'take', receive, 'begin', start, 'finish', finish, 'beat', heartbeat,
+  'hand_back', requeue, 'take_over', claim_stale, 'cancel', cancel, 'withdraw', withdraw, 'retry', retry, 'delete', delete, 'claim_webhooks', claim_webhooks,
+  'settle_webhook', record_delivery, 'announced', announced, 'sweep', sweep, 'adopt', adopt, 'health', health,
 }, { 'allow-oom' })

@@ -1,86 +1,73 @@
+//! Job queue in Redis: a stream per model, and one function call per step of a job.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use redis::{Client, Cmd, RedisError, cmd, pipe};
+use redis::{Client, RedisError, cmd};
 use tokio::sync::Semaphore;
 
-use self::record::read_job;
-pub use self::upload::RedisUpload;
-use super::link::{Link, failure};
-use super::{
-    Announced, Caller, Content, Found, Job, JobError, JobId, JobLimits, NewJob, QueueHealth, Told, Tried, WebhookClaim,
-};
-use crate::keys::{
-    JOBS_COUNTS, JOBS_EXPIRING, JOBS_FILLING, JOBS_GONE, JOBS_KNOWN, JOBS_MODELS, JOBS_WEBHOOKS, job_key, same_as,
-};
+use self::command::{CHUNK_BYTES, COMMAND_TIMEOUT, MAX_READ_BYTES, call};
+use self::connection::{JobConnection, to_job_error};
+use super::caller::{Caller, QueueHealth};
+use super::error::JobError;
+use super::id::JobId;
+use super::keys::{ANNOUNCED_MODELS, COUNTS, EXPIRING, FILLING, JOBS, WEBHOOKS, dedup_index_key, job_key};
+use super::types::{DedupKey, JobLimits, NewJob, WorkerAnnouncement};
+use super::webhook::{DeliveryAttempt, DeliveryStatus, WebhookClaim};
 
-mod read;
-mod record;
+mod breaker;
+mod command;
+mod connection;
+mod job_fields;
+mod query;
 mod upload;
 mod work;
 
-/// Longer than for cached results, since there is no going on without the queue.
-const DEADLINE: Duration = Duration::from_secs(2);
+pub use upload::RedisUpload;
 
-/// Inputs and results that are read at the same time have at most so many bytes, or are one: Redis closes connections whose replies
-/// fill `client-output-buffer-limit`, or `maxmemory-clients` with those of other clients.
-const MAX_READ_BYTES: usize = 8 << 20;
+/// Bytes of a call of `mlserve_submit`: names, and what else is not uploaded yet.
+const MAX_SUBMIT_BYTES: usize = 2 * CHUNK_BYTES;
 
-/// Inputs of one model that are worked on at the same time have at most so many bytes, or are one.
-const MAX_HELD_BYTES: usize = 32 << 20;
+/// Jobs that one call of `mlserve_adopt` counts.
+const ADOPT_BATCH: u64 = 200;
 
-/// The longest value that Redis takes with the `proto-max-bulk-len` of `redis.conf`. It closes the connection over a longer one.
-const MAX_VALUE_BYTES: usize = 16 << 20;
+/// Expired jobs that one call of `mlserve_sweep` deletes.
+const SWEEP_BATCH: u64 = 100;
 
-/// Functions get so many arguments of a kind at most.
-const PIECE_INPUTS: usize = 500;
+/// A model without an announcement for this long is deleted.
+const ANNOUNCEMENT_TTL: Duration = Duration::from_hours(1);
 
-/// A piece of a submission has at most so many bytes, or is one input.
-const PIECE_BYTES: usize = 1 << 20;
-const MAX_SUBMIT_BYTES: usize = 2 * PIECE_BYTES;
-
-/// Jobs that one call looks at.
-const ADOPTED_AT_A_TIME: u64 = 200;
-const SWEPT_AT_A_TIME: u64 = 100;
-
-/// A model that no worker has spoken of for so long is forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_hours(1);
-
-/// Jobs looked at for one list: further ones than these are not listed.
-const MOST_LISTED: isize = 10_000;
-const LISTED_AT_A_TIME: isize = 200;
-
-/// The queue in Redis.
+/// Job queue in Redis. Clones share it.
 #[derive(Clone)]
 pub struct RedisJobs {
-    /// For commands whose replies are short.
-    link: Arc<Link>,
+    /// For commands with short replies.
+    connection: Arc<JobConnection>,
     /// For inputs and results.
-    data: Arc<Link>,
+    data_connection: Arc<JobConnection>,
     queues: Arc<Mutex<HashMap<String, Arc<Queue>>>>,
-    /// What this process is called among the consumers.
+    /// This process's name in the consumer group.
     consumer: Arc<str>,
     limits: JobLimits,
-    /// Bytes of inputs and results that may be read at the moment.
+    /// Bytes of inputs and results that may still be read concurrently.
     reads: Arc<Semaphore>,
 }
 
-/// The queue of one model, as this process works on it.
+/// This process's view of the queue of one model.
 struct Queue {
-    /// For waiting: what shared this connection would wait as well.
-    link: Link,
-    /// Bytes of inputs that may be held by workers at the moment.
-    held: Arc<Semaphore>,
+    /// For blocking reads: other commands on this connection would wait as well.
+    connection: JobConnection,
+    /// Bytes of inputs that workers may still hold.
+    input_bytes: Arc<Semaphore>,
 }
 
 impl RedisJobs {
-    /// Does not connect yet.
+    /// Opens no connection yet.
     pub fn new(url: &str, limits: JobLimits) -> Result<Self, RedisError> {
-        let link = Arc::new(Link::new(Client::open(url)?, DEADLINE)?);
+        let connection = Arc::new(JobConnection::new(Client::open(url)?, COMMAND_TIMEOUT)?);
         Ok(Self {
-            data: Arc::new(link.beside(DEADLINE)?),
-            link,
+            data_connection: Arc::new(connection.side_connection(COMMAND_TIMEOUT)?),
+            connection,
             queues: Arc::default(),
             consumer: JobId::random().to_string().into(),
             limits,
@@ -89,13 +76,13 @@ impl RedisJobs {
     }
 
     pub(in crate::jobs) fn upload(&self, caller: Caller) -> RedisUpload {
-        RedisUpload::new(Arc::clone(&self.data), caller)
+        RedisUpload::new(Arc::clone(&self.data_connection), caller)
     }
 
     pub(in crate::jobs) async fn discard(&self, upload: &RedisUpload) {
-        if upload.is_begun() {
-            // Where Redis does not answer, it expires.
-            let _ = self.link.ask::<i64>(&call("discard", &job_key("inputs", upload.id()))).await;
+        if upload.is_started() {
+            // Best effort: an upload that is not discarded expires.
+            let _ = self.connection.execute::<i64>(&call("discard", &job_key("inputs", upload.id()))).await;
         }
     }
 
@@ -107,166 +94,119 @@ impl RedisJobs {
                 return Err(error);
             }
         };
-        // Submitting the same id twice is submitting it once.
-        let accepted: String = self.data.ask_for(&submit, MAX_SUBMIT_BYTES).await?;
+        // Submitting is idempotent per id, so the command may be repeated.
+        let accepted: String = self.data_connection.execute_large(&submit, MAX_SUBMIT_BYTES).await?;
         let id = accepted.parse().map_err(|_| JobError::Unavailable)?;
         self.fill(id).await;
         Ok(id)
     }
 
-    /// Queues what is left of the inputs of a job. The sweep does it where this ends before.
+    /// Queues the remaining inputs of a job. If this process dies before, the sweep does it.
     async fn fill(&self, id: JobId) {
-        while self.link.ask(&call("fill", &job_key("job", id))).await == Ok(true) {}
+        while self.connection.execute(&call("fill", &job_key("job", id))).await == Ok(true) {}
     }
 
-    pub(in crate::jobs) async fn repeat(
+    pub(in crate::jobs) async fn submit_duplicate(
         &self,
         model: &str,
-        content: &Content,
+        key: &DedupKey,
         caller: &Caller,
     ) -> Result<Option<JobId>, JobError> {
         let id = JobId::random();
         let mut repeat = call("repeat", &job_key("job", id));
-        repeat.arg(model).arg(&content.digest);
-        repeat.arg(self.limits.ttl.as_millis() as u64).arg(self.limits.repeat_within.as_millis() as u64);
+        repeat.arg(model).arg(&key.digest);
+        repeat.arg(self.limits.ttl.as_millis() as u64).arg(self.limits.dedup_window.as_millis() as u64);
         repeat.arg(caller.as_str());
-        let repeated: bool = self.link.ask(&repeat).await?;
-        Ok(repeated.then_some(id))
+        let is_accepted: bool = self.connection.execute(&repeat).await?;
+        Ok(is_accepted.then_some(id))
     }
 
-    pub(in crate::jobs) async fn forget(&self, model: &str) -> Result<(), JobError> {
-        self.link.ask::<i64>(cmd("DEL").arg(same_as(model))).await.map(drop)
-    }
-
-    pub(in crate::jobs) async fn find(&self, id: JobId) -> Result<Found, JobError> {
-        let fields: HashMap<String, String> = self.link.ask(cmd("HGETALL").arg(job_key("job", id))).await?;
-        if let Some(job) = read_job(id, &fields)? {
-            return Ok(Found::Job(Box::new(job)));
-        }
-        let gone: Option<f64> = self.link.ask(cmd("ZSCORE").arg(JOBS_GONE).arg(id.to_string())).await?;
-        Ok(if gone.is_some() { Found::Gone } else { Found::Unknown })
-    }
-
-    pub(in crate::jobs) async fn list(
-        &self,
-        wanted: impl Fn(&Job) -> bool,
-        mut offset: usize,
-        most: usize,
-    ) -> Result<Vec<Job>, JobError> {
-        let mut found = Vec::new();
-        for first in (0..MOST_LISTED).step_by(LISTED_AT_A_TIME as usize) {
-            let mut range = cmd("ZREVRANGE");
-            range.arg(JOBS_KNOWN).arg(first).arg(first + LISTED_AT_A_TIME - 1);
-            let ids: Vec<String> = self.link.ask(&range).await?;
-            let ids: Vec<JobId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
-            let mut all = pipe();
-            for id in &ids {
-                all.cmd("HGETALL").arg(job_key("job", *id));
-            }
-            if ids.is_empty() {
-                break;
-            }
-            let jobs: Vec<HashMap<String, String>> = self.link.ask_all(&all).await?;
-            // A job that cannot be read does not hide the others.
-            let jobs = ids.iter().zip(&jobs).filter_map(|(id, fields)| read_job(*id, fields).ok().flatten());
-            for job in jobs.filter(&wanted) {
-                if offset > 0 {
-                    offset -= 1;
-                } else {
-                    found.push(job);
-                }
-                if found.len() == most {
-                    return Ok(found);
-                }
-            }
-        }
-        Ok(found)
+    pub(in crate::jobs) async fn clear_dedup(&self, model: &str) -> Result<(), JobError> {
+        self.connection.execute::<i64>(cmd("DEL").arg(dedup_index_key(model))).await.map(drop)
     }
 
     pub(in crate::jobs) async fn cancel(&self, id: JobId) -> Result<bool, JobError> {
-        let cancelled = self.link.ask(&call("cancel", &job_key("job", id))).await?;
-        // Entries that stay are dropped when they are begun.
-        while cancelled && self.link.ask(&call("withdraw", &job_key("job", id))).await == Ok(true) {}
+        let cancelled = self.connection.execute(&call("cancel", &job_key("job", id))).await?;
+        // Best effort: an entry that stays is dropped when a worker starts it.
+        while cancelled && self.connection.execute(&call("withdraw", &job_key("job", id))).await == Ok(true) {}
         Ok(cancelled)
     }
 
     pub(in crate::jobs) async fn delete(&self, id: JobId) -> Result<bool, JobError> {
-        self.link.ask(&call("delete", &job_key("job", id))).await
+        self.connection.execute(&call("delete", &job_key("job", id))).await
     }
 
     pub(in crate::jobs) async fn retry(&self, id: JobId) -> Result<Option<u32>, JobError> {
-        let tried: i64 = self.link.ask(&call("retry", &job_key("job", id))).await?;
+        let retried: i64 = self.connection.execute(&call("retry", &job_key("job", id))).await?;
         self.fill(id).await;
-        Ok(u32::try_from(tried).ok())
+        Ok(u32::try_from(retried).ok())
     }
 
     pub(in crate::jobs) async fn claim_webhooks(
         &self,
-        most: usize,
+        limit: usize,
         lease: Duration,
     ) -> Result<Vec<WebhookClaim>, JobError> {
-        let mut claim = call("claim_webhooks", JOBS_WEBHOOKS);
-        claim.arg(lease.as_millis() as u64).arg(most);
-        let claimed: Vec<(String, u64)> = self.link.ask(&claim).await?;
-        let read = |(job, claim): (String, u64)| Some(WebhookClaim { job: job.parse().ok()?, claim });
-        Ok(claimed.into_iter().filter_map(read).collect())
+        let mut claim = call("claim_webhooks", WEBHOOKS);
+        claim.arg(lease.as_millis() as u64).arg(limit);
+        let claimed: Vec<(String, u64)> = self.connection.execute(&claim).await?;
+        let parse = |(job, claim): (String, u64)| Some(WebhookClaim { job: job.parse().ok()?, claim });
+        Ok(claimed.into_iter().filter_map(parse).collect())
     }
 
-    pub(in crate::jobs) async fn settle_webhook(&self, claim: &WebhookClaim, tried: &Tried) -> Result<bool, JobError> {
-        let (told, error, again) = match tried {
-            Tried::Delivered => (Told::Delivered.as_str(), "", Duration::ZERO),
-            Tried::Again(pause, error) => ("", error.as_str(), *pause),
-            Tried::GivenUp(error) => (Told::Failed.as_str(), error.as_str(), Duration::ZERO),
+    pub(in crate::jobs) async fn record_delivery(
+        &self,
+        claim: &WebhookClaim,
+        attempt: &DeliveryAttempt,
+    ) -> Result<bool, JobError> {
+        let (status, error, delay) = match attempt {
+            DeliveryAttempt::Delivered => (DeliveryStatus::Delivered.as_str(), "", Duration::ZERO),
+            DeliveryAttempt::Retry(delay, error) => ("", error.as_str(), *delay),
+            DeliveryAttempt::GaveUp(error) => (DeliveryStatus::Failed.as_str(), error.as_str(), Duration::ZERO),
         };
-        let mut settle = call("settle_webhook", JOBS_WEBHOOKS);
-        settle.arg(claim.job.to_string()).arg(claim.claim).arg(told).arg(error).arg(again.as_millis() as u64);
-        self.link.ask(&settle).await
+        let mut settle = call("settle_webhook", WEBHOOKS);
+        settle.arg(claim.job.to_string()).arg(claim.claim).arg(status).arg(error).arg(delay.as_millis() as u64);
+        self.connection.execute(&settle).await
     }
 
-    pub(in crate::jobs) async fn announced(&self) -> Result<Vec<Announced>, JobError> {
-        let mut announced = call("announced", JOBS_MODELS);
-        announced.arg(FORGOTTEN_AFTER.as_millis() as u64);
-        let parts: Vec<String> = self.link.ask(&announced).await?;
-        let read = |part: &[String]| {
-            let ago = Duration::from_millis(part[2].parse().ok()?);
-            Some(Announced { name: part[0].clone(), said: part[1].clone(), ago })
+    pub(in crate::jobs) async fn announcements(&self) -> Result<Vec<WorkerAnnouncement>, JobError> {
+        let mut announced = call("announced", ANNOUNCED_MODELS);
+        announced.arg(ANNOUNCEMENT_TTL.as_millis() as u64);
+        let parts: Vec<String> = self.connection.execute(&announced).await?;
+        let parse = |part: &[String]| {
+            let age = Duration::from_millis(part[2].parse().ok()?);
+            Some(WorkerAnnouncement { name: part[0].clone(), metadata: part[1].clone(), age })
         };
-        Ok(parts.chunks_exact(3).filter_map(read).collect())
+        Ok(parts.chunks_exact(3).filter_map(parse).collect())
     }
 
     pub(in crate::jobs) async fn health(&self) -> Result<QueueHealth, JobError> {
-        let (waiting, bytes, bytes_limit) = self.link.ask(&call("health", JOBS_COUNTS)).await?;
+        let (waiting, bytes, bytes_limit) = self.connection.execute(&call("health", COUNTS)).await?;
         Ok(QueueHealth { waiting, bytes, bytes_limit })
     }
 
     pub(in crate::jobs) async fn prepare(&self) -> Result<(), JobError> {
-        self.link.load_functions().await.map_err(|error| failure(&error))?;
-        let mut looked_at = 0_u64;
+        self.connection.load_functions().await.map_err(|error| to_job_error(&error))?;
+        let mut offset = 0_u64;
         loop {
-            let mut adopt = call("adopt", JOBS_KNOWN);
-            adopt.arg(looked_at).arg(ADOPTED_AT_A_TIME);
-            let looked: u64 = self.link.ask(&adopt).await?;
-            looked_at += looked;
-            if looked < ADOPTED_AT_A_TIME {
+            let mut adopt = call("adopt", JOBS);
+            adopt.arg(offset).arg(ADOPT_BATCH);
+            let visited: u64 = self.connection.execute(&adopt).await?;
+            offset += visited;
+            if visited < ADOPT_BATCH {
                 return Ok(());
             }
         }
     }
 
     pub(in crate::jobs) async fn sweep(&self) -> Result<(), JobError> {
-        let mut sweep = call("sweep", JOBS_EXPIRING);
-        sweep.arg(SWEPT_AT_A_TIME);
-        while self.link.ask::<u64>(&sweep).await? == SWEPT_AT_A_TIME {}
-        let filling: Vec<String> = self.link.ask(cmd("SRANDMEMBER").arg(JOBS_FILLING).arg(SWEPT_AT_A_TIME)).await?;
+        let mut sweep = call("sweep", EXPIRING);
+        sweep.arg(SWEEP_BATCH);
+        while self.connection.execute::<u64>(&sweep).await? == SWEEP_BATCH {}
+        let filling: Vec<String> = self.connection.execute(cmd("SRANDMEMBER").arg(FILLING).arg(SWEEP_BATCH)).await?;
         for id in filling.iter().filter_map(|id| id.parse().ok()) {
             self.fill(id).await;
         }
         Ok(())
     }
-}
-
-fn call(function: &str, key: &str) -> Cmd {
-    let mut call = cmd("FCALL");
-    call.arg(format!("mlserve_{function}")).arg(1).arg(key);
-    call
 }

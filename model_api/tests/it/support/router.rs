@@ -7,13 +7,13 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use model_api::app::{App, router};
-use model_api::decoder::Decoder;
-use model_api::image_input::ImageLimits;
+use model_api::blocking_pool::BlockingPool;
 use model_api::loader::LoadSettings;
 use model_api::memory::Budget;
 use model_api::metrics::Metrics;
 use model_api::models::Models;
 use model_api::pool::QueueLimits;
+use model_api::preprocessing::ImageLimits;
 use model_api::repository::Repository;
 use model_api::repository_access::RepositoryAccess;
 use model_api::session::Launcher;
@@ -82,7 +82,7 @@ impl Service {
         let readiness = Readiness::default();
         let app = Arc::new(App {
             models: Arc::clone(&models),
-            decoder: Decoder::new(1, 4),
+            decoder: BlockingPool::new(1, 4),
             image_limits: ImageLimits::default(),
             inputs: Budget::new(64 << 20),
             bodies: BodyReader::new(&server),

@@ -2,7 +2,7 @@ use std::iter::repeat;
 use std::ops::Range;
 
 use axum::response::{IntoResponse, Response};
-use db_api::jobs::{Job, JobId, Jobs, Outcome, Skipped, Told, Webhook};
+use db_api::jobs::{DeliveryStatus, Job, JobId, Jobs, Outcome, SkippedFiles, Webhook};
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use open_inference::Platform;
@@ -38,7 +38,7 @@ pub struct JobBody<'a> {
     /// When it and its results will be forgotten.
     expires: Option<String>,
     /// Files that were sent with it and are no inputs.
-    skipped: &'a Skipped,
+    skipped: &'a SkippedFiles,
     webhook: Option<WebhookBody<'a>>,
 }
 
@@ -107,13 +107,13 @@ fn why_waiting(known: &Known, model: &str) -> Option<String> {
 
 impl<'a> WebhookBody<'a> {
     fn new(job: &Job, webhook: &'a Webhook) -> Self {
-        let status = match webhook.told {
-            Some(Told::Delivered) => "delivered",
-            Some(Told::Failed) => "failed",
+        let status = match webhook.delivery {
+            Some(DeliveryStatus::Delivered) => "delivered",
+            Some(DeliveryStatus::Failed) => "failed",
             None if job.status.has_ended() => "due",
             None => "waiting",
         };
-        Self { status, tries: webhook.tries, error: webhook.error.as_deref() }
+        Self { status, tries: webhook.attempts, error: webhook.error.as_deref() }
     }
 }
 
@@ -122,7 +122,7 @@ impl<'a> ResultBody<'a> {
     pub fn new(index: u32, name: &'a str, outcome: &'a Outcome) -> Result<Self, Error> {
         let raw = |json: &'a str| serde_json::from_str::<&RawValue>(json).map_err(|_| Error::Internal);
         Ok(match outcome {
-            Outcome::Answer(json) => Self { index, name, status: "succeeded", answer: Some(raw(json)?), error: None },
+            Outcome::Success(json) => Self { index, name, status: "succeeded", answer: Some(raw(json)?), error: None },
             Outcome::Error(json) => Self { index, name, status: "failed", answer: None, error: Some(raw(json)?) },
         })
     }

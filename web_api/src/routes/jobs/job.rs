@@ -3,7 +3,7 @@ use std::time::Duration;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use db_api::jobs::{Job, Status};
+use db_api::jobs::{Job, JobStatus};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -82,7 +82,7 @@ pub async fn list(State(app): State<App>, page: Result<Query<Page>, QueryRejecti
         Some(status) => {
             let known =
                 || Error::Job("status is one of queued, running, succeeded, failed, cancelled, dead".to_owned());
-            let status: Status = status.parse().map_err(|()| known())?;
+            let status: JobStatus = status.parse().map_err(|()| known())?;
             app.jobs.list(|job| job.status == status, offset, page.limit()).await?
         }
     };

@@ -1,6 +1,6 @@
 use axum::RequestPartsExt;
 use axum::extract::{FromRequestParts, Path};
-use db_api::jobs::{Found, Job, JobId};
+use db_api::jobs::{Job, JobId, JobLookup};
 use http::request::Parts;
 
 use crate::app::App;
@@ -22,8 +22,8 @@ impl FromRequestParts<App> for JobPath {
 /// The job of this name, or that there is none, or none any more.
 pub async fn find(app: &App, id: JobId) -> Result<Job, Error> {
     match app.jobs.find(id).await? {
-        Found::Job(job) => Ok(*job),
-        Found::Gone => Err(Error::JobGone),
-        Found::Unknown => Err(Error::UnknownJob),
+        JobLookup::Found(job) => Ok(*job),
+        JobLookup::Gone => Err(Error::JobGone),
+        JobLookup::Unknown => Err(Error::UnknownJob),
     }
 }

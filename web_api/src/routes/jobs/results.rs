@@ -100,7 +100,7 @@ fn row(index: u32, name: &str, outcome: &Outcome) -> String {
     let read = |json: &str| serde_json::from_str::<Value>(json).unwrap_or_default();
     let none = String::new;
     let (status, [label, value, answer], error) = match outcome {
-        Outcome::Answer(json) => ("succeeded", columns(json, read(json)), none()),
+        Outcome::Success(json) => ("succeeded", columns(json, read(json)), none()),
         Outcome::Error(json) => ("failed", [none(), none(), none()], quoted(&text(&read(json)["detail"]))),
     };
     format!("{index},{},{status},{label},{value},{answer},{error}\r\n", quoted(name))
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_row_has_the_class_the_answer_or_the_error() {
-        let answer = |json: &str| Outcome::Answer(json.to_owned());
+        let answer = |json: &str| Outcome::Success(json.to_owned());
         assert_eq!(row(3, "a.png", &answer(r#"{"label":"7","value":0.5}"#)), "3,\"a.png\",succeeded,\"7\",0.5,,\r\n");
         let v2 = row(0, "", &answer(r#"{"outputs":[1,2]}"#));
         assert_eq!(v2, "0,,succeeded,,,\"{\"\"outputs\"\":[1,2]}\",\r\n");
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn each_task_has_its_columns() {
-        let row = |json: &str| row(0, "a", &Outcome::Answer(json.to_owned()));
+        let row = |json: &str| row(0, "a", &Outcome::Success(json.to_owned()));
         let labels = row(r#"{"task":"multi_label","labels":["sun","=1+1"],"probabilities":[]}"#);
         assert_eq!(labels, "0,\"a\",succeeded,\"sun;'=1+1\",,,\r\n");
         assert_eq!(row(r#"{"task":"multi_label","labels":[]}"#), "0,\"a\",succeeded,,,,\r\n");

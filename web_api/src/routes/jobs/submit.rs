@@ -6,7 +6,9 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use contract::ModelDescription;
-use db_api::jobs::{Asked, Caller, Content, Input, Job, JobId, Kind, NewJob, Once, Skipped, Upload};
+use db_api::jobs::{
+    Caller, DedupKey, IdempotencyKey, Input, InputKind, InputSpec, Job, JobId, NewJob, SkippedFiles, Upload,
+};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -40,7 +42,7 @@ pub async fn submit(
     if key.is_none()
         && webhook.is_none()
         && let Some(content) = &content
-        && let Ok(Some(id)) = app.jobs.repeat(&model.name, content, &caller).await
+        && let Ok(Some(id)) = app.jobs.submit_duplicate(&model.name, content, &caller).await
     {
         return accepted(&app, id).await;
     }
@@ -52,9 +54,18 @@ pub async fn submit(
             return Err(error);
         }
     };
-    let once = key.clone().map(|key| Once { key, digest });
+    let once = key.clone().map(|key| IdempotencyKey { key, digest });
     let (model, asked, webhook) = (model.name.clone(), asked.clone(), webhook.clone());
-    let job = NewJob { model, asked, inputs: Vec::new(), once, content, webhook, ttl: None, skipped };
+    let job = NewJob {
+        model,
+        spec: asked,
+        inputs: Vec::new(),
+        idempotency_key: once,
+        dedup_key: content,
+        webhook,
+        ttl: None,
+        skipped,
+    };
     let id = app.jobs.submit_uploaded(upload, job).await?;
     accepted(&app, id).await
 }
@@ -71,7 +82,7 @@ async fn send(
     model: &ModelDescription,
     submission: &Submission,
     upload: &mut Upload,
-) -> Result<Skipped, Error> {
+) -> Result<SkippedFiles, Error> {
     let mut inputs = submission.inputs(app, model);
     loop {
         let (piece, rest) = inputs.next(app).await?;
@@ -87,22 +98,22 @@ async fn send(
 
 /// What decides a job's answers; nothing does where the model may be another one without our knowledge, or where its
 /// results are not cached.
-fn content(app: &App, model: &ModelDescription, asked: &str) -> Option<Content> {
+fn content(app: &App, model: &ModelDescription, asked: &str) -> Option<DedupKey> {
     let (version, digest) = (model.version.as_str(), model.digest.as_str());
-    (!digest.is_empty() && model.not_cached.is_none()).then(|| Content {
+    (!digest.is_empty() && model.not_cached.is_none()).then(|| DedupKey {
         digest: [app.app_type.as_str(), version, digest, asked].join(" "),
         model_digest: digest.to_owned(),
     })
 }
 
 /// What is remembered, or wrong at first sight, need not wait.
-async fn recall(replay: &Replay, model: &str, asked: &Asked, inputs: Vec<Input>) -> Vec<Input> {
+async fn recall(replay: &Replay, model: &str, asked: &InputSpec, inputs: Vec<Input>) -> Vec<Input> {
     let recall = |input: Input| async move {
         let known = match replay.ask(model, asked, input.data.clone(), Reach::Memory).await {
             Replayed::Ended(outcome) => Some(outcome),
             Replayed::NoAnswer(_) | Replayed::NoModel(_) | Replayed::Later(_) => None,
         };
-        Input { known, ..input }
+        Input { outcome: known, ..input }
     };
     stream::iter(inputs).map(recall).buffered(AT_A_TIME).collect().await
 }
@@ -137,7 +148,7 @@ pub async fn respond_async(State(app): State<App>, request: Request, next: Next)
 struct Question {
     model: Option<String>,
     version: Option<String>,
-    kind: Kind,
+    kind: InputKind,
 }
 
 impl Question {
@@ -147,10 +158,10 @@ impl Question {
         let parts: Vec<Cow<str>> = path.trim_start_matches('/').split('/').map(decoded).collect::<Option<_>>()?;
         let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
         let (model, version, kind) = match parts[..] {
-            ["predict"] => (None, None, Kind::Image),
-            ["predict", model] => (Some(model), None, Kind::Image),
-            ["v2", "models", model, "infer"] => (Some(model), None, Kind::V2),
-            ["v2", "models", model, "versions", version, "infer"] => (Some(model), Some(version), Kind::V2),
+            ["predict"] => (None, None, InputKind::Image),
+            ["predict", model] => (Some(model), None, InputKind::Image),
+            ["v2", "models", model, "infer"] => (Some(model), None, InputKind::V2),
+            ["v2", "models", model, "versions", version, "infer"] => (Some(model), Some(version), InputKind::V2),
             _ => return None,
         };
         Some(Self { model: model.map(str::to_owned), version: version.map(str::to_owned), kind })
@@ -176,20 +187,34 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     }
     let key = idempotency_key(&parts.headers)?;
     let (model, data, asked) = match question.kind {
-        Kind::Image => {
+        InputKind::Image => {
             let upload = ImageUpload::read(again(), app).await.map_err(|rejected| rejected.error)?;
             let top_k = top_k(parts.uri.query())?.query_value();
-            let asked =
-                Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k };
+            let asked = InputSpec {
+                kind: InputKind::Image,
+                version: None,
+                content_type: String::new(),
+                json_length: None,
+                top_k,
+            };
             (question.model.or(upload.model.clone()), upload.image.clone(), asked)
         }
-        Kind::V2 => (question.model, body.bytes.clone(), asked_in(&parts.headers, question.version)),
+        InputKind::V2 => (question.model, body.bytes.clone(), asked_in(&parts.headers, question.version)),
     };
     let model = app.catalog.find(model.as_deref())?.name.clone();
-    let inputs = vec![Input { name: String::new(), data, known: None }];
-    let once = key.map(|key| Once { key, digest: digest(&model, &asked, &inputs[0].data) });
-    let skipped = Skipped::default();
-    let job = NewJob { model, asked, inputs, once, content: None, webhook: None, ttl: None, skipped };
+    let inputs = vec![Input { name: String::new(), data, outcome: None }];
+    let once = key.map(|key| IdempotencyKey { key, digest: digest(&model, &asked, &inputs[0].data) });
+    let skipped = SkippedFiles::default();
+    let job = NewJob {
+        model,
+        spec: asked,
+        inputs,
+        idempotency_key: once,
+        dedup_key: None,
+        webhook: None,
+        ttl: None,
+        skipped,
+    };
     let upload = app.jobs.upload(caller(parts.extensions.get::<Peer>()));
     let id = app.jobs.submit_uploaded(upload, job).await?;
     let mut response = accepted(app, id).await?;
@@ -200,17 +225,17 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
 }
 
 /// In the words of the route that was asked.
-fn refuse(kind: Kind, error: Error) -> Response {
+fn refuse(kind: InputKind, error: Error) -> Response {
     match kind {
-        Kind::Image => error.into_response(),
-        Kind::V2 => open_inference::Error::from(error).into_response(),
+        InputKind::Image => error.into_response(),
+        InputKind::V2 => open_inference::Error::from(error).into_response(),
     }
 }
 
-fn asked_in(headers: &HeaderMap, version: Option<String>) -> Asked {
+fn asked_in(headers: &HeaderMap, version: Option<String>) -> InputSpec {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    Asked {
-        kind: Kind::V2,
+    InputSpec {
+        kind: InputKind::V2,
         version,
         content_type: text("content-type").unwrap_or_default().to_owned(),
         json_length: text("inference-header-content-length").and_then(|length| length.parse().ok()),
