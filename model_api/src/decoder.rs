@@ -35,8 +35,8 @@ impl Decoder {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::DecodersBusy)?;
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Error::DecodersBusy)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::DecodeQueueFull)?;
+        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Error::DecodeQueueFull)?;
         let span = tracing::Span::current();
         let work = spawn_blocking(move || {
             let _entered = span.enter();
@@ -76,7 +76,7 @@ mod tests {
         while decoder.places.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(decoder.run(|| Ok(())).await, Err(Error::DecodersBusy)));
+        assert!(matches!(decoder.run(|| Ok(())).await, Err(Error::DecodeQueueFull)));
         finish.send(()).unwrap();
         assert!(at_work.await.unwrap().unwrap());
         waiting.await.unwrap().unwrap();

@@ -162,7 +162,7 @@ impl Metrics {
     }
 
     /// What a model's sessions count.
-    pub fn session(&self, model: &str) -> Meters {
+    pub fn pool_metrics(&self, model: &str) -> Meters {
         let label = ModelLabel { model: model.to_owned() };
         let on = |device: &str| {
             let labels = DeviceLabels { model: model.to_owned(), device: device.to_owned() };
@@ -186,7 +186,7 @@ impl Metrics {
     }
 
     /// Notes what became of a load.
-    pub fn loaded(&self, model: &str, outcome: &'static str) {
+    pub fn record_load(&self, model: &str, outcome: &'static str) {
         self.model_loads.get_or_create(&LoadLabels { model: model.to_owned(), outcome }).inc();
     }
 
@@ -195,7 +195,7 @@ impl Metrics {
     }
 
     /// Notes that a model runs on nothing any more.
-    pub fn gone(&self, model: &str) {
+    pub fn clear_model(&self, model: &str) {
         self.batching_of(model).clear();
         for device in ["cpu", "cuda"] {
             self.devices.remove(&DeviceLabels { model: model.to_owned(), device: device.to_owned() });
@@ -203,7 +203,7 @@ impl Metrics {
     }
 
     /// Notes what became of a question.
-    pub fn predicted(&self, model: &str, version: &str, outcome: &'static str) {
+    pub fn record_prediction(&self, model: &str, version: &str, outcome: &'static str) {
         let labels = PredictionLabels { model: model.to_owned(), version: version.to_owned(), outcome };
         self.predictions.get_or_create(&labels).inc();
     }

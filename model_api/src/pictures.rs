@@ -3,10 +3,10 @@ use std::sync::Arc;
 use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
 use crate::error::Error;
 use crate::image_input::{self, ImageError, ImageLimits, ImageSpec};
 use crate::model::Model;
+use crate::state::AppState;
 
 /// Pictures within these limits are read where they are: a dozen microseconds for a digit, where handing it to another thread and
 /// being woken by that takes more.
@@ -17,7 +17,7 @@ const FEW: usize = 32;
 
 /// Encoded pictures become the tensors that the model expects: N of them one tensor of N rows. Memory for the tensors is
 /// reserved before they are made: a thousand pictures of a few bytes each can be gigabytes of pixels.
-pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
+pub async fn decode(app: &AppState, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
     let batches: Vec<_> = inputs.iter().map(|tensor| Batch::of(tensor, model)).collect();
     if batches.iter().all(Option::is_none) {
         return Ok(inputs);
@@ -25,17 +25,17 @@ pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Resul
     let limits = app.image_limits;
     let bytes: usize = batches.iter().flatten().map(|batch| batch.bytes_within(&limits)).sum::<Result<_, _>>()?;
     if batches.iter().flatten().all(Batch::is_small) {
-        let reserved = app.reserve(bytes)?;
+        let reserved = app.reserve_input_bytes(bytes)?;
         if let Some(inputs) = read_here(&inputs, &batches, &limits) {
             return Ok(reserved.hold_all(inputs));
         }
     }
     let gone = CancellationToken::new();
     let _asker = gone.clone().drop_guard();
-    let (model, budget) = (Arc::clone(model), app.inputs.clone());
+    let (model, budget) = (Arc::clone(model), app.input_budget.clone());
     let work = move || {
         // Not before: what waits for its turn is still encoded.
-        let reserved = budget.try_reserve(bytes).ok_or_else(|| Error::InputsFull(budget.bytes()))?;
+        let reserved = budget.try_reserve(bytes).ok_or_else(|| Error::InputBudgetExceeded(budget.bytes()))?;
         let read = |tensor: Tensor| match Batch::of(&tensor, &model) {
             Some(batch) => batch.read(&limits, &gone),
             None => Ok(tensor),
@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
 
     fn read(&self, limits: &ImageLimits, gone: &CancellationToken) -> Result<Tensor, Error> {
         if self.pictures.is_empty() {
-            return Err(Error::Unfit(format!("input {:?} has no picture", self.input.name)));
+            return Err(Error::InvalidInput(format!("input {:?} has no picture", self.input.name)));
         }
         let (name, datatype) = (self.input.name.clone(), self.input.datatype);
         let mut data = Vec::with_capacity(self.bytes());
@@ -108,11 +108,11 @@ impl<'a> Batch<'a> {
                 return Err(Error::Internal);
             }
             // Which of them it was is worth telling only where there are several.
-            let told = |error: Error| if self.pictures.len() > 1 { error.of_picture(place) } else { error };
+            let told = |error: Error| if self.pictures.len() > 1 { error.at_image(place) } else { error };
             image_input::read(&picture, self.spec, limits)
                 .map_err(|error| told(error.into()))?
                 .write(datatype, &mut data)
-                .map_err(|error| told(Error::Unfit(format!("input {name:?}: {error}"))))?;
+                .map_err(|error| told(Error::InvalidInput(format!("input {name:?}: {error}"))))?;
         }
         Ok(Tensor { name, datatype, shape: self.shape(), data: data.into() })
     }
@@ -130,7 +130,7 @@ mod tests {
         let pictures = Tensor::from_strings("x", vec![2], [&b"no"[..], b"picture"]);
         let batch = Batch { pictures: &pictures, input: &input, spec: &spec };
         let (limits, gone) = (ImageLimits::default(), CancellationToken::new());
-        assert!(matches!(batch.read(&limits, &gone), Err(Error::OneOfPictures { place: 0, .. })));
+        assert!(matches!(batch.read(&limits, &gone), Err(Error::ImageAt { index: 0, .. })));
         gone.cancel();
         assert!(matches!(batch.read(&limits, &gone), Err(Error::Internal)));
     }

@@ -7,7 +7,7 @@ use service::shared_secret::SharedSecret;
 
 use crate::image_input::ImageLimits;
 use crate::memory::{self, Bounds, Shares};
-use crate::repository_access::RepositoryAccess;
+use crate::repository::{RepositoryAccess, Selection};
 use crate::session::DeviceWish;
 
 /// Every variable that `model_api` reads, checked before a port is bound.
@@ -25,7 +25,7 @@ pub struct Settings {
     pub models_dir: PathBuf,
     /// `MODEL_WATCH` (`poll`) and `MODEL_WATCH_INTERVAL_MS` (1000): how often that folder is looked at for what is new,
     /// changed or gone; with `off` it never is.
-    pub watch: Option<Duration>,
+    pub watch_interval: Option<Duration>,
     /// `DEVICE` (`auto`): `auto`, `cpu` or `cuda`.
     pub device: DeviceWish,
     /// `ORT_DYLIB_PATH`: the ONNX Runtime library, out of the wheel `onnxruntime` or `onnxruntime-gpu`.
@@ -46,23 +46,14 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (67108864) and
     /// `MAX_DECODE_BYTES` (268435456): of one picture; the last also of the tensor that a batch of them becomes.
-    pub image: ImageLimits,
+    pub image_limits: ImageLimits,
     /// `DECODE_THREADS` (0): pictures decoded at the same time, each within `MAX_DECODE_BYTES`; 0 is what the cgroup's
     /// quota allows, but never more than 4, so that decoding takes 1 GiB at most however many cores there are.
     pub decode_threads: usize,
 }
 
 /// Unless the operator, who knows the memory, says more: each may take `MAX_DECODE_BYTES`.
-const MOST_DECODE_THREADS: usize = 4;
-
-/// `MODEL_NAME`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// `all`: every model that there is.
-    All,
-    /// A name, or several with commas.
-    Names(Vec<String>),
-}
+const MAX_DEFAULT_DECODE_THREADS: usize = 4;
 
 impl Settings {
     /// Where `model_api` listens when `PORT` is not set.
@@ -79,7 +70,7 @@ impl Settings {
         let queue_bytes = at_least("QUEUE_BYTES", 1, 256 << 20)?;
         let decode_bytes = at_least("MAX_DECODE_BYTES", 1, default.decode_bytes)?;
         let decode_threads = match parse("DECODE_THREADS", 0)? {
-            0 => cores.min(MOST_DECODE_THREADS),
+            0 => cores.min(MAX_DEFAULT_DECODE_THREADS),
             threads => threads,
         };
         let bounds = Bounds {
@@ -97,7 +88,10 @@ impl Settings {
             memory: Shares::new(memory::limit(), &bounds, session_memory),
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
-            watch: watch(&parse("MODEL_WATCH", "poll".to_owned())?, millis("MODEL_WATCH_INTERVAL_MS", 1000)?)?,
+            watch_interval: watch_interval(
+                &parse("MODEL_WATCH", "poll".to_owned())?,
+                millis("MODEL_WATCH_INTERVAL_MS", 1000)?,
+            )?,
             device: device(&parse("DEVICE", "auto".to_owned())?)?,
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
@@ -105,7 +99,7 @@ impl Settings {
             queue_bytes,
             run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
             start_timeout: millis("START_TIMEOUT_MS", 120_000)?,
-            image: ImageLimits {
+            image_limits: ImageLimits {
                 bytes: at_least("MAX_IMAGE_BYTES", 1, default.bytes)?,
                 side: at_least("MAX_IMAGE_SIDE", 1, default.side)?,
                 pixels: at_least("MAX_IMAGE_PIXELS", 1, default.pixels)?,
@@ -140,7 +134,7 @@ fn selection(names: Option<&str>) -> Result<Selection, SettingError> {
     }
 }
 
-fn watch(text: &str, interval: Duration) -> Result<Option<Duration>, SettingError> {
+fn watch_interval(text: &str, interval: Duration) -> Result<Option<Duration>, SettingError> {
     match text {
         "off" => Ok(None),
         "poll" => Ok(Some(interval)),
@@ -185,7 +179,9 @@ mod tests {
         assert!(names("../etc").unwrap_err().starts_with("MODEL_NAME: \"../etc\" is no name"));
         assert!(names("a,,b").unwrap_err().starts_with("MODEL_NAME: \"\" is no name"));
         assert!(selection(None).unwrap_err().to_string().starts_with("MODEL_NAME: must say"));
-        assert!(watch("inotify", Duration::ZERO).unwrap_err().to_string().ends_with("is neither off nor poll"));
+        assert!(
+            watch_interval("inotify", Duration::ZERO).unwrap_err().to_string().ends_with("is neither off nor poll")
+        );
         assert!(device("gpu").unwrap_err().to_string().starts_with("DEVICE: \"gpu\" is none of"));
         assert!(library(None).unwrap_err().to_string().starts_with("ORT_DYLIB_PATH: must name"));
         assert!(library(Some("/".into())).unwrap_err().to_string().ends_with("is no file"));
