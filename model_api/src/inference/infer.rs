@@ -16,9 +16,9 @@ use crate::pictures;
 use crate::pool::Urgency;
 use crate::state::AppState;
 
-/// The one verb: held against the signature → pictures decoded → its batch awaited → run.
+/// Runs one inference request: validates it against the signature, decodes its images, waits for a batch, runs.
 ///
-/// Dropping the future gives the request up: what waits is left out, and a batch of pictures is decoded no further.
+/// Dropping the future cancels the request: it leaves the queue, and the decoding of its images stops.
 pub async fn infer(
     state: &AppState,
     model: &Arc<Model>,
@@ -26,11 +26,11 @@ pub async fn infer(
     urgency: Urgency,
 ) -> Result<Inference, Error> {
     let (started, rows) = (Instant::now(), model.signature.row_count(&inputs));
-    let answer = run_inference(state, model, inputs, urgency).await;
+    let result = run_inference(state, model, inputs, urgency).await;
     let (name, version, took) = (&model.name, &model.version, started.elapsed());
-    match &answer {
-        Ok(answer) => {
-            state.statistics.succeeded(name, version, rows as u64, &answer.provenance.timing_ms, took, None);
+    match &result {
+        Ok(inference) => {
+            state.statistics.succeeded(name, version, rows as u64, &inference.provenance.timing_ms, took, None);
             state.metrics.record_prediction(name, version, "ok");
         }
         Err(error) => {
@@ -38,7 +38,7 @@ pub async fn infer(
             state.metrics.record_prediction(name, version, error.status().1);
         }
     }
-    answer
+    result
 }
 
 async fn run_inference(
@@ -47,7 +47,7 @@ async fn run_inference(
     inputs: Vec<Tensor>,
     urgency: Urgency,
 ) -> Result<Inference, Error> {
-    // Also where a transport has done so: the model may have been changed since then.
+    // Transports validate as well, but the model may have been replaced since then.
     check(&inputs, &model.metadata)?;
     if let Some(steps) = model.steps() {
         return run_pipeline(state, model, steps, inputs, urgency).await;
@@ -70,8 +70,7 @@ async fn run_inference(
     })
 }
 
-/// A pipeline: each step as if its model had been asked, those that do not need each other at the same time. Nothing is
-/// remembered here.
+/// Runs a pipeline: each step is an inference request to its model. Independent steps run concurrently. Nothing is cached here.
 async fn run_pipeline(
     state: &AppState,
     model: &Model,
@@ -86,18 +85,18 @@ async fn run_pipeline(
         if next.is_empty() {
             return progress.finish(&model.name, &model.version).map_err(changed);
         }
-        let ask = |(number, inputs): (usize, _)| async move {
-            let answer = run_step(state, &steps.models[number], inputs, urgency).await;
-            let answer = answer.map_err(|error| error.in_step(&steps.pipeline.steps[number].name))?;
-            Ok::<_, Error>((number, answer))
+        let run = |(number, inputs): (usize, _)| async move {
+            let result = run_step(state, &steps.models[number], inputs, urgency).await;
+            let inference = result.map_err(|error| error.in_step(&steps.pipeline.steps[number].name))?;
+            Ok::<_, Error>((number, inference))
         };
-        for (number, answer) in try_join_all(next.into_iter().map(ask)).await? {
-            progress.answered(number, answer);
+        for (number, inference) in try_join_all(next.into_iter().map(run)).await? {
+            progress.answered(number, inference);
         }
     }
 }
 
-/// Boxed, as a step may be a pipeline.
+/// Runs one step. The future is boxed, since a step may be a pipeline.
 fn run_step<'a>(
     state: &'a AppState,
     model: &'a Arc<Model>,
@@ -112,7 +111,7 @@ fn run_step<'a>(
     ready(Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() })).boxed()
 }
 
-/// Milliseconds with three decimal places: a product of seconds and 1000 would have seventeen digits in JSON.
+/// Milliseconds with three decimal places. Seconds times 1000 would have seventeen digits in JSON.
 fn ms(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }

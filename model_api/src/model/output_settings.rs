@@ -1,4 +1,4 @@
-//! What an output is: the settings held against shape and datatype, completed with what the graph shows.
+//! Output settings: task, labels and activation of outputs, validated against shape and datatype.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use open_inference::{Activation, Datatype, Task, TensorMetadata};
 use crate::onnx::analysis::DerivedTask;
 use crate::repository::model_settings::TensorSettings;
 
-/// `outputs` with the tasks that their graph shows. Where the settings give any output a task, that is the one that is meant, and the
-/// others get none.
+/// `outputs` with the tasks that the graph analysis derived. If the settings give any output a task, only outputs with settings
+/// get derived tasks.
 pub fn with_derived_tasks(
     outputs: &[TensorMetadata],
     tasks: &BTreeMap<String, DerivedTask>,
@@ -21,7 +21,7 @@ pub fn with_derived_tasks(
         let Some(derived) = tasks.get(&output.name) else { continue };
         let is_declared = settings.iter().any(|declared| declared.name == output.name);
         let is_wanted = !has_named_task || is_declared || derived.task == Task::Detection;
-        // Probabilities of something unknown: of use where the settings say what it is.
+        // Probabilities without a known task are useful only with settings.
         if !is_wanted || derived.task == Task::None && !is_declared {
             continue;
         }
@@ -33,7 +33,7 @@ pub fn with_derived_tasks(
     outputs
 }
 
-/// Adds the task that other settings imply: labels name classes, `softmax` makes probabilities of classes, `sigmoid` of labels.
+/// Adds the task that other settings imply: labels and `softmax` imply a classification, `sigmoid` implies multi-label.
 pub fn add_implied_task(declared: &TensorSettings, output: &mut TensorMetadata) {
     let classes = class_count(&output.shape);
     let parameters = &mut output.parameters;
@@ -47,13 +47,13 @@ pub fn add_implied_task(declared: &TensorSettings, output: &mut TensorMetadata) 
             _ => None,
         };
     }
-    // What the graph shows of values that are no scores is of no use.
+    // A derived activation has no meaning for values that are no scores.
     if !has_scores(parameters.task) && declared.parameters.activation.is_none() {
         parameters.activation = None;
     }
 }
 
-/// Holds the settings of an output against its shape and datatype. The error begins with the field's name.
+/// Validates the settings of an output against its shape and datatype. The error begins with the field's name.
 pub fn validate(declared: &TensorSettings, output: &TensorMetadata, subject: &str) -> Result<(), String> {
     check_task(output, subject)?;
     check_labels(output)?;
@@ -89,7 +89,7 @@ pub fn validate(declared: &TensorSettings, output: &TensorMetadata, subject: &st
                 "threshold: it decides between two classes by one value, and a row has {count} values"
             ));
         }
-        // Scores without an activation have no bounds.
+        // Scores without an activation are unbounded.
         if !threshold.is_finite() || output.parameters.activation.is_some() && !(0.0..=1.0).contains(&threshold) {
             return Err(format!("threshold: {threshold} is not a probability within 0 and 1"));
         }
@@ -160,12 +160,12 @@ fn is_float(datatype: Datatype) -> bool {
     matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }
 
-/// Whether a row, everything but the first axis, has at most one axis that is longer than 1, or open.
+/// Whether each row is a vector: after the first axis, at most one axis is open or longer than 1.
 fn is_vector_per_row(shape: &[i64]) -> bool {
     shape.iter().skip(1).filter(|&&length| length != 1).count() <= 1
 }
 
-/// How many values a row has; `None` where that is open or the rank is unknown. A tensor with one fixed axis is one row.
+/// The number of values of a row; `None` if it is open or the rank is unknown. A tensor with one fixed axis is one row.
 fn class_count(shape: &[i64]) -> Option<i64> {
     match shape {
         [] => None,
@@ -185,7 +185,7 @@ mod tests {
         ModelSettings::from_json(json.as_bytes(), "m").unwrap().outputs.remove(0)
     }
 
-    /// As the signature merges them, over an output of which the graph shows nothing.
+    /// An output without derived facts, merged with these settings.
     fn output(declared: &TensorSettings, datatype: Datatype, shape: &[i64]) -> TensorMetadata {
         let mut output = TensorMetadata::new("y", datatype, shape);
         let parameters = &mut output.parameters;
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_fit_the_classes_of_their_task() {
+    fn labels_match_the_classes_of_their_task() {
         for (parameters, shape) in [
             (r#"{"labels": ["a", "b"]}"#, &[-1, 2, 1, 1][..]),
             (r#"{"labels": ["a", "b"]}"#, &[-1, 1, 1, 2]),
@@ -285,6 +285,10 @@ mod tests {
         };
         assert_eq!(of(&[]), [Some(Task::MultiLabel); 2]);
         assert_eq!(of(&[declared(r#"{"task": "regression"}"#)]), [None, Some(Task::MultiLabel)]);
-        assert_eq!(of(&[declared(r#"{"task": "none"}"#)]), [Some(Task::MultiLabel); 2], "none says nothing of others");
+        assert_eq!(
+            of(&[declared(r#"{"task": "none"}"#)]),
+            [Some(Task::MultiLabel); 2],
+            "`none` does not affect others"
+        );
     }
 }

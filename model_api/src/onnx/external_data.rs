@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn data_files_are_found_wherever_a_tensor_can_stand() {
+    fn data_files_of_all_tensors_are_found() {
         let innermost = with(Attribute { tensors: vec![tensor("loop.bin")], ..Attribute::default() });
         let sparse = SparseTensor { values: Some(tensor("values.bin")), indices: Some(tensor("indices.bin")) };
         let model = Model {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn files_outside_the_folder_are_refused() {
+    fn files_outside_the_folder_are_rejected() {
         for bad in ["/etc/passwd", "../w.bin", "a/../../w.bin", ""] {
             let graph = Graph { initializer: vec![tensor(bad)], ..Graph::default() };
             let model = Model { graph: Some(graph), ..Model::default() };

@@ -1,5 +1,5 @@
-//! The part of the ONNX file format (`onnx.proto3`; field numbers as there) that is read here: enough to follow tensors
-//! through a graph and to find its external data files. Fields that are not listed are skipped while decoding.
+//! ONNX protobuf messages: the part of `onnx.proto3` that the graph analysis and the search for external data need. Field
+//! numbers are those of `onnx.proto3`. Other fields are skipped while decoding.
 //!
 //! Decoding from [`Bytes`] copies no weights: `raw_data` is a slice of the file.
 
@@ -19,10 +19,10 @@ pub struct Model {
     /// Versions of the operator sets that the graph uses.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSet>,
-    /// What the exporter noted, e.g. `names` of Ultralytics.
+    /// Metadata from the exporter, for example `names` from Ultralytics.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<Entry>,
-    /// Operators that the model defines itself.
+    /// Functions: operators that the model defines.
     #[prost(message, repeated, tag = "25")]
     pub functions: Vec<Function>,
 }
@@ -44,7 +44,7 @@ pub struct Graph {
     /// In topological order.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<Node>,
-    /// Constants. One that is also an input is that input's default.
+    /// Constants. One that is also an input is the default of that input.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<Tensor>,
     /// Inputs.
@@ -53,7 +53,7 @@ pub struct Graph {
     /// Outputs.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfo>,
-    /// Types of values in between, where the exporter wrote them.
+    /// Types of intermediate values, if the exporter wrote them.
     #[prost(message, repeated, tag = "13")]
     pub value_info: Vec<ValueInfo>,
     /// Constants that are mostly zero.
@@ -61,7 +61,7 @@ pub struct Graph {
     pub sparse_initializer: Vec<SparseTensor>,
 }
 
-/// An operator that the model defines itself.
+/// A function: an operator that the model defines.
 #[derive(Clone, PartialEq, Message)]
 pub struct Function {
     /// The operator's name.
@@ -90,10 +90,10 @@ pub struct Function {
 /// One operator of a graph.
 #[derive(Clone, PartialEq, Message)]
 pub struct Node {
-    /// Names of its inputs; an empty one is left out.
+    /// Names of its inputs. An empty name stands for an absent input.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
-    /// Names of its outputs; an empty one is not computed.
+    /// Names of its outputs. An output with an empty name is not computed.
     #[prost(string, repeated, tag = "2")]
     pub output: Vec<String>,
     /// The node's own name, may be empty.
@@ -146,7 +146,7 @@ pub struct Attribute {
     /// Subgraphs.
     #[prost(message, repeated, tag = "11")]
     pub graphs: Vec<Graph>,
-    /// In a function: the name of the function's attribute whose value this one takes.
+    /// In a function: the attribute of the function whose value this attribute has.
     #[prost(string, tag = "21")]
     pub ref_attr_name: String,
     /// A sparse tensor.
@@ -160,10 +160,10 @@ pub struct Attribute {
 /// A constant that is mostly zero.
 #[derive(Clone, PartialEq, Message)]
 pub struct SparseTensor {
-    /// The others.
+    /// The values that are not zero.
     #[prost(message, optional, tag = "1")]
     pub values: Option<Tensor>,
-    /// Where they are.
+    /// Their indices.
     #[prost(message, optional, tag = "2")]
     pub indices: Option<Tensor>,
 }
@@ -208,18 +208,18 @@ pub struct Entry {
     pub value: String,
 }
 
-/// Name and type of an input, an output or a value in between.
+/// Name and type of an input, an output or an intermediate value.
 #[derive(Clone, PartialEq, Message)]
 pub struct ValueInfo {
     /// The name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// The type, where it is written.
+    /// The type, if it is specified.
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<Type>,
 }
 
-/// A type. Of those that are not tensors only this is known: they are none.
+/// A type. Types other than tensors are not decoded.
 #[derive(Clone, PartialEq, Message)]
 pub struct Type {
     /// A tensor.
@@ -233,7 +233,7 @@ pub struct TensorType {
     /// `TensorProto.DataType`.
     #[prost(int32, tag = "1")]
     pub elem_type: i32,
-    /// Absent where not even the rank is known.
+    /// Absent if the rank is unknown.
     #[prost(message, optional, tag = "2")]
     pub shape: Option<Shape>,
 }
@@ -260,29 +260,29 @@ pub enum Length {
     /// Fixed.
     #[prost(int64, tag = "1")]
     Fixed(i64),
-    /// Open, with a name.
+    /// Open, with a symbolic name.
     #[prost(string, tag = "2")]
     Symbol(String),
 }
 
 impl Model {
-    /// Reads a model file. Subgraphs may be nested about thirty deep (prost's recursion limit).
+    /// Parses a model file. prost's recursion limit bounds the nesting of subgraphs to about thirty levels.
     pub fn parse(file: Bytes) -> Result<Self, String> {
         Self::decode(file).map_err(|_| "the file is no ONNX model, or is damaged".to_owned())
     }
 }
 
-/// Names of a graph's tensors, as its file has them.
+/// Names of a graph's inputs and outputs, from its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TensorNames {
-    /// Inputs, those that may be overridden in a request among them.
+    /// Inputs, including optional inputs with a default.
     pub inputs: Vec<String>,
-    /// Outputs, also those that are no tensors.
+    /// Outputs, including those that are no tensors.
     pub outputs: Vec<String>,
 }
 
 impl Model {
-    /// Names of inputs and outputs. Before version 4 of the format every initializer was listed as an input as well.
+    /// Names of inputs and outputs. Before IR version 4, every initializer is also listed as an input; these are left out.
     pub fn tensor_names(&self) -> TensorNames {
         let Some(graph) = &self.graph else { return TensorNames::default() };
         let is_constant =
@@ -295,7 +295,7 @@ impl Model {
 }
 
 impl TensorNames {
-    /// Whether these tensors are all of them.
+    /// Whether these tensors have exactly these names.
     pub fn matches(&self, inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -> bool {
         let all = |names: &[String], tensors: &[TensorMetadata]| {
             names.len() == tensors.len() && tensors.iter().all(|tensor| names.contains(&tensor.name))

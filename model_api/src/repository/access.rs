@@ -6,19 +6,19 @@ use axum::http::{HeaderMap, StatusCode};
 use open_inference::Error;
 use service::shared_secret::SharedSecret;
 
-/// Which requests may load and unload models.
+/// Policy for requests that load and unload models.
 #[derive(Clone, Debug)]
 pub enum RepositoryAccess {
-    /// Those that carry the secret.
+    /// Requests with the shared secret are allowed.
     Secret(SharedSecret),
-    /// All: only programs of this machine reach a loopback address.
+    /// All requests are allowed: only local programs reach a loopback address.
     Loopback,
-    /// None.
+    /// No request is allowed.
     Closed,
 }
 
 impl RepositoryAccess {
-    /// Of a service that listens on `host`.
+    /// The policy of a service that listens on `host`.
     pub fn new(secret: Option<SharedSecret>, host: IpAddr) -> Self {
         match secret {
             Some(secret) => Self::Secret(secret),
@@ -28,7 +28,7 @@ impl RepositoryAccess {
     }
 
     /// # Errors
-    /// 403 where the headers do not entitle the client.
+    /// 403 if the headers do not allow the request.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
         let reason = match self {
             Self::Loopback => return Ok(()),

@@ -13,26 +13,27 @@ use crate::onnx::proto::{Model, TensorNames};
 use crate::repository::graph_files::is_ort;
 use crate::repository::read_error::describe_read_error;
 
-/// What a model's answers depend on.
+/// Digest of a model, with facts that reading its files has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelDigest {
     /// As `sha256:<hex>`.
     pub digest: String,
-    /// Of the graph and its data files.
+    /// Size of the graph and its data files.
     pub bytes: u64,
-    /// Those of the graph; `None` for a file of ONNX Runtime's own format.
+    /// Tensor names of the graph; `None` for a file in ONNX Runtime's own format.
     pub names: Option<TensorNames>,
 }
 
-/// Version of how results are computed: how images become tensors, and which requests run in one batch. A change that can alter a
-/// result raises it, so that a result that an older release cached is not given for this one.
+/// Version of the computation: preprocessing of images, and the rules for shared batches. A change that can alter a result
+/// increments it, so that results that an older release cached are not used.
 const COMPUTATION_VERSION: &[u8] = b"2";
 
-/// What a model's answers depend on: the graph, the tensors that it keeps in other files, the settings, and `others`: names and
-/// contents of Triton's configuration and its label files. Every part goes in with its name and both with their lengths, so
-/// that no two models can collide by moving bytes from one part to the next.
+/// Digest of the graph, its external data, the settings, and `others`: names and contents of Triton's configuration and label
+/// files.
+///
+/// Each field is hashed with its name and both lengths, so that two models cannot collide by moving bytes between fields.
 pub fn compute(graph: &Path, settings: Option<&[u8]>, others: &[(String, Vec<u8>)]) -> Result<ModelDigest, String> {
-    // As a whole: its data files are named all over it. They, which can be many times larger, go through in pieces.
+    // The graph is read as a whole, since it names the external data files. Those may be much larger and are streamed.
     let onnx = read_graph(graph).map(Bytes::from).map_err(|error| describe_read_error(graph, &error))?;
     let mut hasher = FieldHasher::default();
     hasher.update("graph", &onnx);
@@ -57,14 +58,14 @@ pub fn compute(graph: &Path, settings: Option<&[u8]>, others: &[(String, Vec<u8>
     Ok(ModelDigest { digest: hasher.digest(), bytes, names })
 }
 
-/// Of a pipeline's own settings.
+/// Digest of a pipeline's settings.
 pub fn compute_for_settings(settings: &[u8]) -> String {
     let mut hasher = FieldHasher::default();
     hasher.update("settings", settings);
     hasher.digest()
 }
 
-/// It may be a link: whoever filled the folder chose where that leads.
+/// Reads the graph. It may be a symbolic link, since the operator controls the folder.
 fn read_graph(graph: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(graph)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
@@ -72,6 +73,7 @@ fn read_graph(graph: &Path) -> io::Result<Vec<u8>> {
     fs::read(graph)
 }
 
+/// SHA-256 over length-prefixed fields.
 #[derive(Default)]
 struct FieldHasher {
     hash: Sha256,
@@ -153,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn every_part_goes_in_with_its_name_and_both_lengths() {
+    fn every_field_is_hashed_with_its_name_and_both_lengths() {
         let folder = Folder::new("parts");
-        // More than one buffer of a copy.
+        // Larger than the buffer of `io::copy`.
         let weights = vec![7; 100_000];
         fs::write(folder.0.join("w.bin"), &weights).unwrap();
         let mut all = Vec::new();
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_go_in_by_name_and_content() {
+    fn other_files_are_hashed_by_name_and_content() {
         let folder = Folder::new("others");
         fs::write(folder.0.join("w.bin"), b"1234").unwrap();
         let digest = |others: &[(&str, &str)]| {
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ort_file_is_taken_as_it_is_and_names_nothing() {
+    fn an_ort_file_is_hashed_without_being_parsed() {
         let folder = Folder::new("ort");
         fs::write(folder.0.join("model.ORT"), b"ORTM, and no protobuf").unwrap();
         let digest = compute(&folder.0.join("model.ORT"), None, &[]).unwrap();
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_graph_may_be_a_link_and_nothing_without_an_end_is_read() {
+    fn only_the_graph_may_be_a_link_and_device_files_are_rejected() {
         let folder = Folder::new("links");
         let data = folder.0.join("w.bin");
         fs::write(&data, b"1234").unwrap();

@@ -10,29 +10,29 @@ use std::path::Path;
 
 use super::graph_files::graph_stem;
 
-/// A folder of models at one moment, told without reading a file.
+/// Snapshot of the folder of models.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Which folder it is: device and inode.
+    /// Identity of the folder: device and inode.
     pub folder: (u64, u64),
-    /// For each name that could be a model's: path, size, times and inode of every file under it.
+    /// For each possible model name, a hash over path, size, times and inode of every file under it.
     pub models: BTreeMap<String, u64>,
 }
 
-/// Data files may lie in folders of their own, but not as deep as this.
+/// Maximum depth below the folder of models. Data files may be in subfolders.
 const MAX_DEPTH: usize = 8;
 
-/// A folder that holds more than any model is looked at in part: looking is to stay cheap.
+/// Maximum number of files per model, which bounds the cost of a poll.
 const MAX_FILES: usize = 10_000;
 
 impl Snapshot {
-    /// Looks at the folder now. An error is no empty folder: it may be back in a moment.
+    /// Captures the folder as it is now. An unreadable folder is an error, not an empty snapshot: it may be readable again soon.
     pub fn capture(dir: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(dir)?;
         let mut entries = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         entries.retain(|path| !is_hidden(path));
         entries.sort();
-        // A bare file keeps its data in files beside it, and which those are only the graph could say.
+        // External data of a bare file lies beside it. Only the graph names these files, so all of them count.
         let (mut siblings, mut remaining) = (DefaultHasher::new(), MAX_FILES);
         for path in entries.iter().filter(|path| !path.is_dir() && !is_graph(path)) {
             hash_tree(path, MAX_DEPTH, &mut remaining, &mut siblings);
@@ -54,7 +54,7 @@ impl Snapshot {
     }
 }
 
-/// What cannot be looked at looks the same until it can.
+/// Hashes a file or folder. An unreadable entry has a constant hash until it is readable.
 fn hash_tree(path: &Path, depth: usize, remaining: &mut usize, hasher: &mut impl Hasher) {
     if *remaining == 0 {
         return;
@@ -69,13 +69,13 @@ fn hash_tree(path: &Path, depth: usize, remaining: &mut usize, hasher: &mut impl
         let Ok(target) = fs::metadata(path) else { return };
         hash_identity(&target, hasher);
         metadata = target;
-        // A model or a version may be a link. Further down, a link to a folder is no part of a model.
+        // A model or a version may be a link. Links to folders further down are not followed.
         if metadata.is_dir() && depth > 1 {
             return;
         }
     }
     if !metadata.is_dir() {
-        // The time of the last change of anything, which no copy can set back, beside that of the content.
+        // The ctime as well as the mtime: tools that preserve the mtime cannot set the ctime back.
         let times = (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec());
         (metadata.len(), times).hash(hasher);
         return;
@@ -128,7 +128,7 @@ mod tests {
         /// The names whose fingerprint `change` changes.
         fn changed(&self, change: impl FnOnce(&Path)) -> Vec<String> {
             let before = Snapshot::capture(&self.0).unwrap();
-            assert_eq!(before, Snapshot::capture(&self.0).unwrap(), "looking changes nothing");
+            assert_eq!(before, Snapshot::capture(&self.0).unwrap(), "capturing changes nothing");
             change(&self.0);
             let after = Snapshot::capture(&self.0).unwrap();
             let is_new = |(name, print): &(String, u64)| before.models.get(name) != Some(print);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_that_an_answer_may_depend_on_counts_for_its_model_alone() {
+    fn every_file_of_a_model_changes_only_its_own_fingerprint() {
         let folder = Folder::new("files");
         for name in [
             "bare.onnx",
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_same_length_and_date_is_another_one() {
+    fn a_file_with_the_same_size_and_mtime_has_another_fingerprint() {
         let folder = Folder::new("dates");
         folder.write("m/model.onnx", "old");
         let changed = folder.changed(|path| {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_elsewhere_counts_and_what_is_hidden_does_not() {
+    fn a_retargeted_link_counts_and_hidden_files_do_not() {
         let folder = Folder::new("links");
         folder.write(".first/model.onnx", "same");
         folder.write(".second/model.onnx", "same");

@@ -1,5 +1,4 @@
-//! What a model version's files say before a session has opened the graph: settings, Triton's configuration, and the digest of
-//! everything that results depend on.
+//! Model manifest: settings, Triton's configuration and digest of a model version, read before a session opens the graph.
 
 use std::path::PathBuf;
 
@@ -10,24 +9,24 @@ use super::read_error::read_settings_file;
 use super::triton_config;
 use crate::onnx::proto::TensorNames;
 
-/// What a model version's files say.
+/// Settings and digest of one model version.
 #[derive(Clone)]
 pub struct ModelManifest {
     /// The ONNX file.
     pub graph: PathBuf,
-    /// What the settings file says.
+    /// The merged settings.
     pub settings: ModelSettings,
-    /// Of everything that the answers depend on.
+    /// Digest of everything that results depend on.
     pub digest: String,
-    /// Of the graph and its data files.
+    /// Size of the graph and its data files.
     pub bytes: u64,
-    /// The graph's, where its file shows them.
+    /// Tensor names of the graph; `None` for an ORT file.
     pub names: Option<TensorNames>,
-    /// What of the files is not used.
+    /// Parts of the files that are not used.
     pub notes: Vec<String>,
 }
 
-/// The settings, and the digest of everything that the model's answers depend on.
+/// Reads the files of a model version that has a graph.
 pub fn read_manifest(files: &ModelFiles) -> Result<ModelManifest, String> {
     let graph = files.graph.clone().ok_or("there is no graph")?;
     let json = files.settings.as_deref().map(read_settings_file).transpose()?;

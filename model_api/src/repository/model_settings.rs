@@ -1,6 +1,7 @@
-//! `model-settings.json`, in MLServer's words where MLServer has the word. Fields that are not here are left alone: a
-//! settings file written for MLServer stays usable. `parameters.version` and `parameters.uri` are among those: here the
-//! folder says which versions there are and where.
+//! Model settings: the file `model-settings.json`, with MLServer's field names where MLServer has the field.
+//!
+//! Unknown fields are ignored, so that a settings file for MLServer stays usable. `parameters.version` and `parameters.uri` are
+//! ignored too: folders define versions and their locations.
 
 use std::collections::BTreeMap;
 
@@ -11,35 +12,34 @@ use serde::Deserialize;
 use super::triton_config::TritonConfig;
 use crate::image_input::ImageSettings;
 
-/// What a settings file may say.
+/// Contents of a settings file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ModelSettings {
-    /// Must be the folder's name when it is given.
+    /// If present, must be the folder's name.
     pub name: Option<String>,
-    /// `"pipeline"` for a model that is made of others. Anything else is MLServer's word for a class of its own.
+    /// `"pipeline"` for a pipeline of other models. Other values are class names of MLServer and are ignored.
     pub implementation: Option<String>,
-    /// Rows of different requests that are run together at most, and that clients are told to send at most. 0, also where it
-    /// is left out, is no opinion; 1 runs every request alone. It means nothing for a model whose graph fixes its batch axis
-    /// or has none.
+    /// Maximum number of rows in one batch, which clients also see in the metadata. 0, the default, leaves the choice to the
+    /// scheduler; 1 runs every request alone. It has no effect if the graph has no open batch axis.
     pub max_batch_size: u32,
-    /// Seconds that a request waits, while a session is idle, for others to go with. By default it does not wait.
+    /// How long a request waits for others while a session is idle, s. The default is 0.
     pub max_batch_time: f64,
-    /// How many sessions run the model at the same time; 0, also where it is left out, is no opinion.
+    /// Number of sessions of the model. 0, the default, leaves the choice to the server.
     pub parallel_workers: usize,
-    /// What there is to say about inputs beyond the graph.
+    /// Settings of inputs, beyond the graph.
     pub inputs: Vec<TensorSettings>,
-    /// What there is to say about outputs beyond the graph.
+    /// Settings of outputs, beyond the graph.
     pub outputs: Vec<TensorSettings>,
-    /// Of a pipeline, in their order.
+    /// Steps of a pipeline, in order.
     pub steps: Vec<StepSettings>,
     /// Whether results are cached. `false` keeps all results of this model out of the cache.
     pub cache: Option<bool>,
-    /// Whether requests may run in one batch at all.
+    /// Whether requests may share a batch.
     pub batching: Option<BatchingMode>,
-    /// What there is to say about the model.
+    /// Settings of the model as a whole.
     pub parameters: Parameters,
-    /// What Triton's `config.pbtxt` says, where the folder has one. The fields above win.
+    /// Triton's `config.pbtxt`, if the folder has one. The fields above override it.
     #[serde(skip)]
     pub triton: TritonConfig,
 }
@@ -48,27 +48,27 @@ pub struct ModelSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchingMode {
-    /// Requests run together where rows are independent.
+    /// Requests share a batch if rows are independent.
     Auto,
-    /// Every request runs alone, so that results never differ by the rounding of another batch size.
+    /// Every request runs alone, so that its result does not depend on the rounding of another batch size.
     Off,
 }
 
-/// An input or an output.
+/// Settings of one input or output.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct TensorSettings {
-    /// The graph's name for it.
+    /// The tensor's name in the graph.
     pub name: String,
-    /// Must be the graph's when it is given.
+    /// If present, must be the graph's.
     #[serde(default)]
     pub datatype: Option<Datatype>,
-    /// Must fit the graph's when it is given; may fix lengths that the graph leaves open.
+    /// If present, must be compatible with the graph's. It may fix lengths that the graph leaves open.
     #[serde(default)]
     pub shape: Option<Vec<i64>>,
-    /// Where an output of a pipeline comes from, as `"STEP.OUTPUT"`; the last step's output of this name where it is left out.
+    /// Source of a pipeline's output, as `"STEP.OUTPUT"`. The default is the last step's output of the same name.
     #[serde(default)]
     pub from: Option<Source>,
-    /// More about it.
+    /// Further settings.
     #[serde(default)]
     pub parameters: TensorParameters,
 }
@@ -77,15 +77,15 @@ pub struct TensorSettings {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepSettings {
-    /// What other steps call it; the model's name where it is left out.
+    /// Name of the step. The default is the model's name.
     #[serde(default)]
     pub name: Option<String>,
-    /// The model that is asked.
+    /// The model that the step runs.
     pub model: String,
-    /// Its default version where it is left out.
+    /// The version of the model. The default is the model's default version.
     #[serde(default)]
     pub version: Option<String>,
-    /// What feeds each of the model's inputs: `"INPUT"` of the pipeline, or `"STEP.OUTPUT"` of a step before.
+    /// Source of each of the model's inputs: `"INPUT"` of the pipeline, or `"STEP.OUTPUT"` of an earlier step.
     pub inputs: BTreeMap<String, Source>,
 }
 
@@ -93,22 +93,22 @@ pub struct StepSettings {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TensorParameters {
-    /// How elements are to be read, or written, where a request says nothing else: `np`, `pd`, `str`, `base64`, `datetime`,
-    /// or `image`.
+    /// Default encoding of elements in requests and responses: `np`, `pd`, `str`, `base64`, `datetime`, or `image`.
     pub content_type: Option<ContentType>,
-    /// How a picture becomes this input. The content type is then `image`.
+    /// Preprocessing of images for this input. The content type is then `image`.
     pub image: Option<ImageSettings>,
-    /// What an output is; derived from the graph where it is left out.
+    /// Task of an output. The default is derived from the graph.
     pub task: Option<Task>,
-    /// What turns an output's values into probabilities.
+    /// The function that turns an output's values into probabilities.
     pub activation: Option<Activation>,
-    /// From which value on a class of a binary or multi-label output counts as present.
+    /// The value from which a class of a binary or multi-label output counts as present.
     pub threshold: Option<f64>,
     /// The unit of a regression's value.
     pub unit: Option<String>,
-    /// Names of the classes, in the order of the output's values; of one value for two classes, both or the second's.
+    /// Names of the classes, in the order of the output's values. For one value that decides between two classes, both names or the
+    /// second.
     pub labels: Vec<String>,
-    /// Whether an axis of this input may have the length zero.
+    /// Whether axes of this input may have length zero.
     pub allow_empty: bool,
 }
 
@@ -116,46 +116,46 @@ pub struct TensorParameters {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Parameters {
-    /// Whether each row's answer depends on that row alone. `true`: rows may be cached one by one, and rows of different
-    /// requests run in one batch, whatever graph and probe show. `false`: neither. Where nothing is said, analysis of the graph
-    /// and probe decide whether they run in one batch.
+    /// Whether each row's result depends on that row alone. With `true`, rows are cached one by one, and requests share a batch
+    /// whatever the analysis and the probe show. With `false`, neither. Without a value, analysis and probe decide whether requests
+    /// share a batch.
     pub independent_rows: Option<bool>,
-    /// Whether an axis of any input may have the length zero.
+    /// Whether axes of any input may have length zero.
     pub allow_empty: bool,
-    /// What is ours alone.
+    /// Fields that MLServer does not have.
     pub extra: DisplayTexts,
 }
 
-/// `parameters.extra`: words for people.
+/// `parameters.extra`: texts for the web page.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct DisplayTexts {
-    /// A heading; the name where it is missing.
+    /// Heading. The default is the model's name.
     pub title: Option<String>,
-    /// One sentence.
+    /// Description in one sentence.
     pub description: String,
-    /// What must be said wherever an answer is shown.
+    /// Notice that must be shown with every result.
     pub notice: Option<String>,
 }
 
-/// Beyond this, sessions of one model only take each other's cores and memory.
+/// Maximum of `parallel_workers`. More sessions of one model only compete for cores and memory.
 const MAX_SESSIONS: usize = 64;
 
-/// s; a request that waits longer for company is a request that hangs.
+/// Maximum of `max_batch_time`, s. A longer wait looks like a hang to the client.
 const MAX_BATCH_TIME: f64 = 10.0;
 
-/// A model of up to so many bytes has a session for each core, up to [`MAX_DEFAULT_SESSIONS`]: its operators are too small to be worth
-/// dividing among threads, and it takes little memory to have it several times.
+/// Largest model that has one session per core by default, up to [`MAX_DEFAULT_SESSIONS`]. Its operators are too small to be
+/// divided among threads, and several copies need little memory.
 const MAX_SMALL_MODEL_BYTES: u64 = 16 << 20;
 
-/// Of a model whose settings have no opinion.
+/// Maximum number of sessions of a model without `parallel_workers`.
 const MAX_DEFAULT_SESSIONS: usize = 4;
 
-/// The `implementation` of a model that is made of others.
+/// The `implementation` of a pipeline.
 pub const PIPELINE: &str = "pipeline";
 
 impl ModelSettings {
-    /// Reads a settings file for the model `name`. The error names the field that is wrong.
+    /// Parses and validates the settings of the model `name`. The error names the invalid field.
     pub fn from_json(json: &[u8], name: &str) -> Result<Self, String> {
         let json = utf8_json(json).map_err(|error| format!("model-settings.json: {error}"))?;
         let settings: Self = serde_json::from_slice(json).map_err(|error| format!("model-settings.json: {error}"))?;
@@ -173,7 +173,7 @@ impl ModelSettings {
         Ok(settings)
     }
 
-    /// The same with Triton's configuration beneath.
+    /// The same settings, with defaults from Triton's configuration.
     pub fn with_triton_defaults(mut self, triton: TritonConfig) -> Result<Self, String> {
         if triton.max_batch_time > MAX_BATCH_TIME {
             let field = "config.pbtxt: dynamic_batching.max_queue_delay_microseconds";
@@ -189,18 +189,18 @@ impl ModelSettings {
         Ok(self)
     }
 
-    /// Whether they are those of a model that is made of others.
+    /// Whether the model is a pipeline.
     pub fn is_pipeline(&self) -> bool {
         self.implementation.as_deref() == Some(PIPELINE)
     }
 
-    /// Whether rows may be cached one by one. With `"batching": "off"` they may not: a row of a larger batch may differ in its
-    /// last bits from the same row alone.
+    /// Whether rows are cached one by one. With `"batching": "off"` they are not: a row of a larger batch may differ from the same row
+    /// alone in its last bits.
     pub fn caches_rows(&self) -> bool {
         self.parameters.independent_rows == Some(true) && self.batching != Some(BatchingMode::Off)
     }
 
-    /// How many sessions run a model of so many bytes on so many cores.
+    /// The number of sessions of a model of this size on a machine with this number of cores.
     pub fn session_count(&self, bytes: u64, cores: usize) -> usize {
         match self.parallel_workers {
             0 if bytes <= MAX_SMALL_MODEL_BYTES => cores.clamp(1, MAX_DEFAULT_SESSIONS),
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_the_settings() {
+    fn a_byte_order_mark_is_ignored() {
         let settings = ModelSettings::from_json("\u{feff}{\"name\": \"mnist\"}".as_bytes(), "mnist").unwrap();
         assert_eq!(settings.name.as_deref(), Some("mnist"));
         let utf16: Vec<u8> = "{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_knows_and_leaves_the_rest_alone() {
+    fn unknown_fields_are_ignored() {
         let json = br#"{
             "name": "mnist", "implementation": "mlserver_onnx.OnnxModel", "max_batch_size": 64, "parallel_workers": 2,
             "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1],
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_field() {
+    fn an_error_names_its_field() {
         for (json, words) in [
             (r#"{"name": "other"}"#, "name: \"other\" is not the folder's"),
             (r#"{"max_batch_time": -0.1}"#, "max_batch_time: -0.1 is not within 0 and 10 s"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_model_has_a_session_for_each_core_and_a_large_one_has_one() {
+    fn a_small_model_has_one_session_per_core_and_a_large_model_has_one() {
         let settings = ModelSettings::default();
         let sessions = [(1, 1), (1, 2), (1, 64), (MAX_SMALL_MODEL_BYTES + 1, 64)]
             .map(|(bytes, cores)| settings.session_count(bytes, cores));

@@ -1,16 +1,16 @@
-//! Errors of reading a model's files, in words that name the file and the remedy.
+//! Read errors of model files, with the file name and a remedy.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Why a file or folder cannot be read, without its path. `error` is what the system said.
+/// Describes why a file or folder cannot be read. The text contains the name and not the path.
 pub fn describe_read_error(path: &Path, error: &io::Error) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     if error.kind() != io::ErrorKind::PermissionDenied {
         return format!("{name} cannot be read: {error}");
     }
-    // What cannot even be looked at lies in a folder that cannot be entered.
+    // If the entry is not visible, its folder cannot be entered.
     let (what, mode) = if path.is_dir() { ("folder ", "a+rx") } else { ("", "a+r") };
     let user = effective_user().map(|id| format!(" (uid {id})")).unwrap_or_default();
     format!(
@@ -18,10 +18,10 @@ pub fn describe_read_error(path: &Path, error: &io::Error) -> String {
     )
 }
 
-/// Longest settings file that is read, bytes. A million labels have less.
+/// Largest settings file that is read, bytes. A file with a million labels is smaller.
 pub const MAX_SETTINGS_FILE_BYTES: u64 = 16 << 20;
 
-/// Reads a settings file. The error names the file, without its path, and the limit where it is larger.
+/// Reads a settings file. The error contains the name of the file and, if the file is too large, the limit.
 pub fn read_settings_file(path: &Path) -> Result<Vec<u8>, String> {
     let read = || {
         let file = File::open(path)?;
@@ -39,7 +39,7 @@ pub fn read_settings_file(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// The effective user, as Linux shows it.
+/// The effective user ID of this process.
 fn effective_user() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_settings_file_that_is_too_large_is_named_with_the_limit() {
+    fn an_oversized_settings_file_is_reported_with_the_limit() {
         let path = std::env::temp_dir().join(format!("model_api-settings-{}.json", std::process::id()));
         File::create(&path).unwrap().set_len(MAX_SETTINGS_FILE_BYTES + 1).unwrap();
         let words = read_settings_file(&path).unwrap_err();
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_may_not_read_is_named_with_the_remedy() {
+    fn an_unreadable_file_is_reported_with_a_remedy() {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let file = describe_read_error(Path::new("/models/m/model.onnx"), &denied);
         assert!(file.starts_with("model.onnx cannot be read by the user that the service runs as (uid "), "{file}");

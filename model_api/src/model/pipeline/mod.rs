@@ -1,7 +1,7 @@
-//! A model that is made of others: its settings are all that it has.
+//! Pipeline: a model whose steps are other models. It consists of settings alone.
 //!
 //! ```text
-//! model-settings.json → PipelineDefinition (held against itself) → ValidatedPipeline (held against the models that its steps name)
+//! model-settings.json → PipelineDefinition (consistent in itself) → ValidatedPipeline (consistent with its steps' models)
 //! ```
 //!
 //! Errors name the step and the field.
@@ -16,19 +16,19 @@ use crate::repository::model_settings::{ModelSettings, StepSettings};
 use crate::repository::read_error::read_settings_file;
 pub use validate::{StepModel, ValidatedPipeline};
 
-/// What a pipeline's settings say, and where they came from.
+/// Settings of a pipeline, consistent in themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PipelineDefinition {
-    /// Of which the settings are the only one.
+    /// Its files; only the settings file is present.
     pub files: ModelFiles,
-    /// All of them.
+    /// The settings.
     pub settings: ModelSettings,
-    /// The steps. Its outputs are those that the settings name, none where they name none.
+    /// The steps, and the outputs that the settings name, if any.
     pub pipeline: Pipeline,
 }
 
 impl PipelineDefinition {
-    /// Reads the settings, and holds them against themselves.
+    /// Reads and validates the settings.
     pub fn read(files: &ModelFiles) -> Result<Self, String> {
         let json = files.settings.as_deref().map(read_settings_file).transpose()?;
         let json = json.ok_or("there is no model-settings.json")?;
@@ -66,7 +66,7 @@ impl PipelineDefinition {
     }
 }
 
-/// The error begins with the field's name.
+/// Validates one step. The error begins with the field's name.
 fn read_step(declared: &StepSettings, files: &ModelFiles, before: &[Step]) -> Result<Step, String> {
     let StepSettings { name, model, version, inputs } = declared;
     let name = name.clone().unwrap_or_else(|| model.clone());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_called_as_its_model_and_gives_the_outputs_where_nothing_else_is_said() {
+    fn a_step_has_its_models_name_and_the_last_step_gives_the_outputs_by_default() {
         let definition = read(
             r#"{"implementation": "pipeline", "outputs": [{"name": "y"}, {"name": "z", "from": "cut.crops"}],
                 "steps": [{"model": "cut", "inputs": {"image": "picture"}},
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contradiction_within_the_settings_names_the_step_and_the_field() {
+    fn an_inconsistency_names_the_step_and_the_field() {
         let steps = |steps: &str| format!(r#"{{"steps": [{{"model": "cut", "inputs": {{"image": "x"}}}}{steps}]}}"#);
         for (json, words) in [
             ("{}".to_owned(), "steps: a pipeline has one step at least"),

@@ -7,38 +7,38 @@ use super::PipelineDefinition;
 use crate::image_input::ImageSpec;
 use crate::model::signature::Signature;
 
-/// The model of a step, as far as validation needs it.
+/// The parts of a step's model that validation needs.
 pub struct StepModel<'a> {
     /// The model's name.
     pub name: &'a str,
     /// Its inputs and outputs.
     pub metadata: &'a ModelMetadata,
-    /// Its image inputs.
+    /// Its image preprocessing.
     pub signature: &'a Signature,
 }
 
-/// A pipeline, and what its steps make of it.
+/// A pipeline that fits the models of its steps.
 pub struct ValidatedPipeline {
-    /// With all its outputs.
+    /// Steps and outputs; all outputs of the last step if the settings name none.
     pub pipeline: Pipeline,
-    /// What goes in and what comes out.
+    /// Its inputs and outputs.
     pub signature: Signature,
 }
 
-/// Of an input of a step, what an input of the pipeline has to be so that it can feed it.
+/// An input of a step that an input of the pipeline feeds.
 struct Consumer<'a> {
-    /// Which field of the settings says so.
+    /// The field of the settings, for errors.
     field: String,
     tensor: &'a TensorMetadata,
     image: Option<&'a ImageSpec>,
 }
 
 impl PipelineDefinition {
-    /// Holds the settings against the `models` of the steps, which stand in the steps' order.
+    /// Validates the pipeline against the `models` of its steps, which are in the order of the steps.
     pub fn validate(&self, models: &[StepModel<'_>]) -> Result<ValidatedPipeline, String> {
         let with_field = |reason: String| format!("model-settings.json: {reason}");
         let steps: Vec<_> = self.pipeline.steps.iter().zip(models).collect();
-        // In the order in which they are first named.
+        // In the order of their first use.
         let mut inputs: Vec<(&str, Vec<Consumer>)> = Vec::new();
         for (index, (step, model)) in steps.iter().enumerate() {
             for (name, required) in check_step_inputs(step, model, &steps[..index]).map_err(with_field)? {
@@ -65,7 +65,7 @@ impl PipelineDefinition {
         Ok(ValidatedPipeline { pipeline: Pipeline { outputs: wires, ..self.pipeline.clone() }, signature })
     }
 
-    /// All outputs of the last step where the settings name none.
+    /// The outputs that the settings name, or else all outputs of the last step.
     fn output_sources(&self, steps: &[(&Step, &StepModel<'_>)]) -> Vec<Wire> {
         let Some((last, model)) = steps.last().filter(|_| self.pipeline.outputs.is_empty()) else {
             return self.pipeline.outputs.clone();
@@ -78,7 +78,8 @@ impl PipelineDefinition {
     }
 }
 
-/// Checks that each input of a step's model is fed, by something that fits. Gives what is required of the pipeline's inputs.
+/// Checks that each required input of a step's model has a compatible source. Returns the step's inputs that the pipeline's
+/// inputs feed.
 fn check_step_inputs<'a>(
     step: &'a Step,
     model: &'a StepModel<'a>,
@@ -109,9 +110,9 @@ fn check_step_inputs<'a>(
     Ok(required)
 }
 
-/// The step's output that `from` names.
+/// The step output that `from` names.
 fn find_output<'a>(from: &Source, steps: &[(&Step, &'a StepModel<'a>)]) -> Result<&'a TensorMetadata, String> {
-    // That there is such a step has been seen when the settings were read.
+    // The settings have been checked to name an existing step.
     let Source::Step { step, output } = from else { return Err(format!("{from} is no step's output")) };
     let model = steps.iter().find(|(other, _)| other.name == *step).map(|(_, model)| *model);
     let model = model.ok_or_else(|| format!("{from}: there is no step {step:?}"))?;
@@ -120,7 +121,7 @@ fn find_output<'a>(from: &Source, steps: &[(&Step, &'a StepModel<'a>)]) -> Resul
     found.ok_or_else(|| format!("{from}: {} has no such output; it gives: {}", model.name, names(outputs)))
 }
 
-/// Whether what a step gives can be what another takes.
+/// Checks that an output of one step can feed an input of another.
 fn check_compatible(given: &TensorMetadata, required: &TensorMetadata, model: &ModelMetadata) -> Result<(), String> {
     let images = given.datatype == Datatype::Bytes && required.takes_images();
     if given.datatype != required.datatype && !images {
@@ -132,7 +133,7 @@ fn check_compatible(given: &TensorMetadata, required: &TensorMetadata, model: &M
         .ok_or_else(|| format!("has the shape {:?}, and {} takes {shape:?} (-1: any length)", given.shape, model.name))
 }
 
-/// What an input of the pipeline is, so that it can feed all that name it.
+/// Type and shape of a pipeline input that can feed all its consumers.
 fn unify_consumers(name: &str, all: &[Consumer<'_>]) -> Result<TensorMetadata, String> {
     let mut unified = TensorMetadata { name: name.to_owned(), ..all[0].tensor.clone() };
     if let Some(images) = shared_image_input(all) {
@@ -150,15 +151,16 @@ fn unify_consumers(name: &str, all: &[Consumer<'_>]) -> Result<TensorMetadata, S
         unified.parameters.allow_empty &= tensor.parameters.allow_empty;
         unified.parameters.optional &= tensor.parameters.optional;
     }
-    // A picture is for all of them or for none.
+    // An image is accepted only if all consumers accept it.
     if unified.takes_images() && !all.iter().all(|required| required.tensor.takes_images()) {
         unified.parameters.content_type = None;
     }
     Ok(unified)
 }
 
-/// ModelRegistry that see a picture in different sizes can have no tensor in common, but the file: each reads it in its own way.
-/// `None` where there is no need for that, or not all of them read files.
+/// An encoded image as the common input of consumers that need different shapes: each preprocesses it by itself.
+///
+/// `None` if all consumers have one shape and datatype, or if one does not accept images.
 fn shared_image_input(all: &[Consumer<'_>]) -> Option<TensorMetadata> {
     let first = all[0].tensor;
     let differs = |required: &Consumer| {
@@ -173,7 +175,7 @@ fn shared_image_input(all: &[Consumer<'_>]) -> Option<TensorMetadata> {
     Some(images)
 }
 
-/// The shape of what is of both shapes; `None` where nothing can be. A graph that says nothing of a shape has none.
+/// The shape that satisfies both shapes; `None` if there is none. An empty shape stands for an unknown one.
 fn unify_shapes(one: &[i64], other: &[i64]) -> Option<Vec<i64>> {
     if one.is_empty() || other.is_empty() {
         return Some(if one.is_empty() { other } else { one }.to_vec());
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_unify_where_a_tensor_could_have_both() {
+    fn shapes_unify_if_a_tensor_can_have_both() {
         assert_eq!(unify_shapes(&[-1, 28, 28, 1], &[4, -1, 28, 1]), Some(vec![4, 28, 28, 1]));
         assert_eq!(unify_shapes(&[], &[-1, 3]), Some(vec![-1, 3]));
         assert_eq!(unify_shapes(&[-1, 3], &[-1, 4]), None);

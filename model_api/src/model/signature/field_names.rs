@@ -1,11 +1,11 @@
-//! Names of the fields that settings come from: MLServer's in `model-settings.json`, Triton's in `config.pbtxt`.
+//! Field names in errors: MLServer's for `model-settings.json`, Triton's for `config.pbtxt`.
 
 use open_inference::TensorMetadata;
 
 use crate::repository::model_settings::{TensorParameters, TensorSettings};
 use crate::repository::triton_config::Tensor;
 
-/// The file that settings come from, and its names of fields.
+/// The file that contains a setting, which decides the name of its field.
 #[derive(Clone, Copy)]
 pub enum SettingsFile {
     /// `model-settings.json`.
@@ -15,7 +15,7 @@ pub enum SettingsFile {
 }
 
 impl SettingsFile {
-    /// The field of `inputs[index]` or `outputs[index]` for an error, the file's name before it.
+    /// File name and field of `inputs[index]` or `outputs[index]`, for an error.
     pub fn field(self, side: &str, index: usize, field: &str) -> String {
         let field = match self {
             Self::Settings => return format!("model-settings.json: {side}[{index}].{field}"),
@@ -29,8 +29,7 @@ impl SettingsFile {
     }
 }
 
-/// What Triton's configuration says of tensors of this `graph`, as settings. A length that is open there is the graph's to
-/// say, as it is in Triton.
+/// Tensor settings from Triton's configuration. A length that is open there has the graph's length, as in Triton.
 pub fn settings_from_triton(tensors: &[Tensor], graph: &[TensorMetadata]) -> Vec<TensorSettings> {
     let settings = |tensor: &Tensor| {
         let found = graph.iter().find(|found| found.name == tensor.name);
@@ -59,14 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_that_is_open_in_tritons_file_is_the_graphs() {
+    fn an_open_length_in_tritons_file_has_the_graphs_length() {
         let tensor = Tensor { name: "x".to_owned(), shape: Some(vec![-1, -1, 5]), ..Tensor::default() };
         let graph = [TensorMetadata::new("x", Datatype::Fp32, &[1, 3, -1])];
         assert_eq!(settings_from_triton(&[tensor], &graph)[0].shape, Some(vec![1, 3, 5]));
     }
 
     #[test]
-    fn a_field_has_its_name_in_the_file() {
+    fn a_field_has_the_name_that_its_file_uses() {
         assert_eq!(SettingsFile::Settings.field("inputs", 0, "shape"), "model-settings.json: inputs[0].shape");
         assert_eq!(SettingsFile::Triton.field("outputs", 1, "datatype"), "config.pbtxt: output[1].data_type");
         assert_eq!(

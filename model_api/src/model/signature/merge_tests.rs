@@ -36,7 +36,7 @@ fn complete_settings_give_the_same_signature_without_the_graph() {
     assert_eq!(
         preliminary,
         Signature { skipped_outputs: Vec::new(), ..merged },
-        "what is left out is the graph's to say"
+        "only the graph shows skipped outputs"
     );
     assert_eq!((preliminary.max_batch_size, preliminary.independent_rows), (32, true));
     let off = ModelSettings { batching: Some(BatchingMode::Off), ..settings.clone() };
@@ -50,13 +50,13 @@ fn complete_settings_give_the_same_signature_without_the_graph() {
         let preliminary = Signature::from_settings(settings, names);
         assert!(
             preliminary.inputs.is_empty() && preliminary.outputs.is_empty(),
-            "part of a signature is none: {names:?}"
+            "a partial signature is left out: {names:?}"
         );
     }
 }
 
 #[test]
-fn inputs_that_are_optional_need_no_batch_axis_and_all_of_a_model_may_be_empty() {
+fn optional_inputs_need_no_batch_axis_and_allow_empty_applies_to_all_inputs() {
     let mut gain = TensorMetadata::new("gain", Datatype::Fp32, &[]);
     gain.parameters.optional = true;
     let mut graph = graph();
@@ -65,7 +65,7 @@ fn inputs_that_are_optional_need_no_batch_axis_and_all_of_a_model_may_be_empty()
     let settings = ModelSettings::from_json(json, "m").unwrap();
     let signature = Signature::merge(&settings, &graph).unwrap();
     assert_eq!((signature.max_batch_size, signature.independent_rows), (8, true));
-    assert!(signature.inputs[1].parameters.optional, "settings do not change that");
+    assert!(signature.inputs[1].parameters.optional, "settings do not change it");
     assert!(signature.inputs.iter().all(|input| input.parameters.allow_empty));
     let rows = |rows: usize| Tensor::from_f32("image", Datatype::Fp32, vec![rows, 1], &vec![0.0; rows]).unwrap();
     let gain = Tensor::from_f32("gain", Datatype::Fp32, vec![], &[1.0]).unwrap();
@@ -73,7 +73,7 @@ fn inputs_that_are_optional_need_no_batch_axis_and_all_of_a_model_may_be_empty()
 }
 
 #[test]
-fn moments_may_be_seconds_and_text_may_not() {
+fn datetimes_may_be_numbers_and_text_may_not() {
     let merge = |datatype, content_type: &str| {
         let graph = Hello { inputs: vec![TensorMetadata::new("when", datatype, &[-1])], ..graph() };
         let json = format!(r#"{{"inputs": [{{"name": "when", "parameters": {{"content_type": "{content_type}"}}}}]}}"#);
@@ -87,7 +87,7 @@ fn moments_may_be_seconds_and_text_may_not() {
 }
 
 #[test]
-fn tritons_configuration_is_held_against_the_graph_and_settings_win_over_it() {
+fn tritons_configuration_is_merged_with_the_graph_and_settings_override_it() {
     let triton = r#"input { name: "image" data_type: TYPE_FP32 dims: [28, 28, -1] format: FORMAT_NHWC }
                     output { name: "probabilities" dims: 2 } max_batch_size: 16
                     dynamic_batching { max_queue_delay_microseconds: 5000 }"#;

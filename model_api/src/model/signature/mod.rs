@@ -14,25 +14,25 @@ use crate::repository::triton_config::TritonConfig;
 use crate::session::{Hello, narrows};
 use field_names::{SettingsFile, settings_from_triton};
 
-/// What goes into a model and what comes out, as graph and settings together have it.
+/// Inputs and outputs of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signature {
-    /// In the graph's order.
+    /// Inputs, in the graph's order.
     pub inputs: Vec<TensorMetadata>,
-    /// Those that are served, in the graph's order.
+    /// Served outputs, in the graph's order.
     pub outputs: Vec<TensorMetadata>,
     /// Outputs of the graph that are not served, each with the reason.
     pub skipped_outputs: Vec<String>,
-    /// How a picture becomes an input, by the input's name.
+    /// Preprocessing of images, by input name.
     pub images: BTreeMap<String, ImageSpec>,
-    /// Rows that a batch should have at most; 0 where nobody says so, or where not every input and output has a batch axis.
+    /// Maximum number of rows in a batch; 0 if the settings have none, or if an input or output has no batch axis.
     pub max_batch_size: u32,
-    /// Whether each row's answer depends on that row alone, and may be computed and cached in any batch.
+    /// Whether each row's result depends on that row alone, so that rows can be cached one by one.
     pub independent_rows: bool,
 }
 
 impl Signature {
-    /// Holds the settings against the graph. The error names the field that contradicts it.
+    /// Merges the settings with the graph. The error names the field that contradicts the graph.
     pub fn merge(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
         let triton = &settings.triton;
         let context = MergeContext { subject: "graph", skipped_outputs: &graph.left_out, file: SettingsFile::Triton };
@@ -58,7 +58,8 @@ impl Signature {
         })
     }
 
-    /// Holds a pipeline's settings against what its steps make of it. How a picture is read is theirs to say.
+    /// Merges a pipeline's settings with the inputs and outputs that its steps give it. The steps' models define how images are
+    /// preprocessed.
     pub fn for_pipeline(
         settings: &ModelSettings,
         inputs: &[TensorMetadata],
@@ -78,9 +79,10 @@ impl Signature {
         Ok(Self { inputs, outputs, skipped_outputs: Vec::new(), images, max_batch_size, independent_rows: false })
     }
 
-    /// What the settings say before the graph has been opened: inputs and outputs where they say all of each tensor that the
-    /// `names` in the graph's file name, and none of either otherwise. Part of a signature would pass for all of it, and
-    /// requests that are right would be refused.
+    /// The signature from the settings alone, before the graph has been opened.
+    ///
+    /// It has inputs and outputs only if the settings fully describe every tensor in `names`, which come from the graph's file. A
+    /// partial signature would reject valid requests.
     pub fn from_settings(settings: &ModelSettings, names: Option<&TensorNames>) -> Self {
         let (mut inputs, mut outputs) = (complete_side(&settings.inputs), complete_side(&settings.outputs));
         let are_all =
@@ -96,7 +98,7 @@ impl Signature {
         allow_empty(settings, &mut inputs);
         let is_batchable = not_batchable_reason(&inputs, &outputs).is_none();
         Self {
-            // Settings that contradict themselves are an error later, against the graph.
+            // Invalid settings are reported later, when they are merged with the graph.
             images: image_specs(settings, &inputs).unwrap_or_default(),
             skipped_outputs: Vec::new(),
             max_batch_size: if is_batchable { settings.max_batch_size } else { 0 },
@@ -106,25 +108,25 @@ impl Signature {
         }
     }
 
-    /// How many rows a request asks for: as many as its first input that is not optional has, or one where batches are out of the question.
+    /// The number of rows of a request: that of its first required input, or 1 if the model cannot be batched.
     pub fn row_count(&self, inputs: &[Tensor]) -> usize {
         let is_batchable = not_batchable_reason(&self.inputs, &self.outputs).is_none();
         let is_optional = |tensor: &&Tensor| gives_optional(std::slice::from_ref(*tensor), &self.inputs);
         inputs.iter().find(|tensor| !is_optional(tensor)).and_then(Tensor::rows).filter(|_| is_batchable).unwrap_or(1)
     }
 
-    /// How an image becomes the only input that a request needs.
+    /// Preprocessing of images if an image is the only required input.
     pub fn only_image(&self) -> Option<&ImageSpec> {
         self.images.get(&only_required(&self.inputs)?.name)
     }
 
-    /// The first input that pictures can be sent for, and how they become it.
+    /// The first input that accepts images, and its preprocessing.
     pub fn image_input(&self) -> Option<(&TensorMetadata, &ImageSpec)> {
         self.inputs.iter().find_map(|input| Some((input, self.images.get(&input.name)?)))
     }
 }
 
-/// What settings are held against, and whose words they are in.
+/// What the settings are merged with, and the file that contains them.
 struct MergeContext<'a> {
     subject: &'static str,
     skipped_outputs: &'a [String],
@@ -173,7 +175,7 @@ fn merge_side(
     Ok(merged)
 }
 
-/// All tensors of a side, or none: a list with gaps would pass for the graph's.
+/// All tensors of a side if each is fully described, or else none.
 fn complete_side(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
     let tensor = |declared: &TensorSettings| {
         Some(TensorMetadata {
@@ -186,7 +188,7 @@ fn complete_side(settings: &[TensorSettings]) -> Vec<TensorMetadata> {
     settings.iter().map(tensor).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// `parameters.allow_empty` of a model is that of each input.
+/// Applies `parameters.allow_empty` of the model to each input.
 fn allow_empty(settings: &ModelSettings, inputs: &mut [TensorMetadata]) {
     if settings.parameters.allow_empty {
         for input in inputs {
@@ -195,7 +197,7 @@ fn allow_empty(settings: &ModelSettings, inputs: &mut [TensorMetadata]) {
     }
 }
 
-/// What is declared, and the rest as it is.
+/// Declared parameters override those of the graph.
 fn merge_parameters(declared: &TensorSettings, found: &TensorParameters) -> TensorParameters {
     let declared = &declared.parameters;
     TensorParameters {
@@ -213,7 +215,7 @@ fn merge_parameters(declared: &TensorSettings, found: &TensorParameters) -> Tens
     }
 }
 
-/// Holds the parameters against datatype and shape. The error begins with the field's name.
+/// Validates the parameters against datatype and shape. The error begins with the field's name.
 fn validate(declared: &TensorSettings, tensor: &TensorMetadata, subject: &str) -> Result<(), String> {
     let TensorParameters { content_type, .. } = &tensor.parameters;
     let is_text = tensor.datatype == Datatype::Bytes;
@@ -234,8 +236,7 @@ fn validate(declared: &TensorSettings, tensor: &TensorMetadata, subject: &str) -
     }
 }
 
-/// Why batches of any length are out of the question; `None` when every input that is not optional and every output has an
-/// open first axis.
+/// Why the model cannot run batches of any size; `None` if every required input and every output has an open first axis.
 fn not_batchable_reason(inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -> Option<String> {
     let required = || inputs.iter().filter(|input| !input.parameters.optional);
     for (side, is_empty) in [("input", required().next().is_none()), ("output", outputs.is_empty())] {
@@ -248,7 +249,7 @@ fn not_batchable_reason(inputs: &[TensorMetadata], outputs: &[TensorMetadata]) -
     Some(format!("{side} {:?} has the shape {:?}, whose first axis is not open", tensor.name, tensor.shape))
 }
 
-/// For every input whose content type is `image`, except those of models that read encoded pictures by themselves.
+/// Image preprocessing of every input whose content type is `image`, except for models that decode images themselves.
 fn image_specs(settings: &ModelSettings, inputs: &[TensorMetadata]) -> Result<BTreeMap<String, ImageSpec>, String> {
     let default = ImageSettings::default();
     let mut specs = BTreeMap::new();
@@ -295,15 +296,15 @@ mod tests {
     }
 
     #[test]
-    fn without_settings_everything_is_the_graphs() {
+    fn without_settings_the_signature_is_the_graphs() {
         let signature = merge("{}").unwrap();
         assert_eq!(signature.inputs, graph().inputs);
         assert!(signature.images.is_empty() && !signature.independent_rows);
-        assert_eq!(signature.max_batch_size, 0, "nobody has an opinion");
+        assert_eq!(signature.max_batch_size, 0, "neither file has the field");
     }
 
     #[test]
-    fn settings_may_fix_what_the_graph_leaves_open() {
+    fn settings_may_fix_lengths_that_the_graph_leaves_open() {
         let signature = merge(
             r#"{"inputs": [{"name": "image", "shape": [-1, 28, 28, 1], "parameters": {"image": {"fit": "digit"}}}],
                 "outputs": [{"name": "probabilities", "parameters": {"labels": ["no", "yes"]}}]}"#,
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_inputs_may_be_a_picture() {
+    fn each_of_several_inputs_may_be_an_image() {
         let tensor = |name: &str, datatype, shape: &[i64]| TensorMetadata::new(name, datatype, shape);
         let graph = Hello {
             inputs: vec![
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_axis_that_is_not_open_everywhere_is_none() {
+    fn a_batch_axis_must_be_open_in_all_inputs_and_outputs() {
         let fixed = Hello { outputs: vec![TensorMetadata::new("sum", Datatype::Fp32, &[])], ..graph() };
         let settings = |json: &[u8]| ModelSettings::from_json(json, "m").unwrap();
         let signature = Signature::merge(&settings(br#"{"max_batch_size": 64}"#), &fixed).unwrap();
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_say_the_shape_where_the_graph_says_nothing_of_it() {
+    fn settings_define_the_shape_if_the_graph_has_none() {
         let unranked = Hello { inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[])], ..graph() };
         let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "x", "shape": [-1, 4]}]}"#, "m").unwrap();
         assert_eq!(Signature::merge(&settings, &unranked).unwrap().inputs[0].shape, [-1, 4]);

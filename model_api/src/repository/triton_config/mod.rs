@@ -1,8 +1,10 @@
-//! Reader of Triton's `config.pbtxt`: names, datatypes and shapes of tensors, labels, `max_batch_size`, formats and the delay of
-//! dynamic batching. `model-settings.json` wins field by field, and what else the file has is named in a note.
+//! Triton model configuration: reads names, datatypes and shapes of tensors, labels, `max_batch_size`, formats and the batching delay
+//! from `config.pbtxt`.
 //!
-//! `dynamic_batching` decides in Triton whether requests run together. Here the model decides, whose rows are independent
-//! or not, so its absence changes nothing; `"batching": "off"` in `model-settings.json` does.
+//! `model-settings.json` overrides each field. Unsupported fields are listed in a note.
+//!
+//! In Triton, `dynamic_batching` decides whether requests share a batch. Here row independence decides, so the absence of
+//! `dynamic_batching` changes nothing; `"batching": "off"` in `model-settings.json` does.
 
 mod text_format;
 
@@ -19,24 +21,24 @@ use text_format::{Message, Value};
 /// The file's name.
 pub const FILE: &str = "config.pbtxt";
 
-/// Longest file that is read, in bytes; Triton's own examples have a few hundred.
+/// Largest file that is read, bytes. Triton's own examples have a few hundred bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Longest file of labels that is read, in bytes.
+/// Largest label file that is read, bytes.
 const MAX_LABEL_FILE_BYTES: u64 = 16 << 20;
 
-/// What `config.pbtxt` says that is used here.
+/// The fields of `config.pbtxt` that are used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TritonConfig {
-    /// Rows of a batch at the most; 0 where clients send the batch axis, if there is one, as part of the shape.
+    /// Maximum number of rows in a batch. 0 means that shapes include the batch axis, if there is one.
     pub max_batch_size: u32,
-    /// Seconds that a request waits for others, where `dynamic_batching` names a delay.
+    /// How long a request waits for others, s: the delay of `dynamic_batching`.
     pub max_batch_time: f64,
     /// `input`, in the file's order.
     pub inputs: Vec<Tensor>,
     /// `output`, in the file's order.
     pub outputs: Vec<Tensor>,
-    /// The fields that are not used, as their paths.
+    /// Paths of the fields that are not used.
     pub unused: Vec<String>,
 }
 
@@ -47,7 +49,7 @@ pub struct Tensor {
     pub name: String,
     /// `data_type`.
     pub datatype: Option<Datatype>,
-    /// `dims`, with the batch axis before them where `max_batch_size` is not 0.
+    /// `dims`, after a batch axis if `max_batch_size` is not 0.
     pub shape: Option<Vec<i64>>,
     /// `format`.
     pub layout: Option<Layout>,
@@ -60,7 +62,7 @@ pub struct Tensor {
 /// The configuration, and the files that it was read from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParsedConfig {
-    /// What it says.
+    /// The parsed configuration.
     pub config: TritonConfig,
     /// Names and contents, for the model's digest.
     pub files: Vec<(String, Vec<u8>)>,
@@ -100,7 +102,7 @@ fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, String> {
 }
 
 impl TritonConfig {
-    /// The configuration of the model `model`. The error begins with the line or the field.
+    /// Parses the configuration of `model`. The error begins with the line or the field.
     pub fn parse(text: &str, model: &str) -> Result<Self, String> {
         let message = Message::parse(text)?;
         let mut config = Self::default();
@@ -122,7 +124,7 @@ impl TritonConfig {
                     let said = said.unwrap_or_default();
                     return Err(format!("{name}: {said:?} is not served; only ONNX models (\"onnxruntime\") are"));
                 }
-                // Served as if it had no state, it would give wrong results.
+                // A stateful model would give wrong results if it were served as a stateless one.
                 ("sequence_batching" | "ensemble_scheduling", _) => {
                     return Err(format!("{name}: it is not served; for a workflow of models, write a pipeline"));
                 }
@@ -140,7 +142,7 @@ impl TritonConfig {
         }
     }
 
-    /// What is not used, as one sentence for the log and the index.
+    /// The unused fields as one sentence, for the log and the repository index.
     pub fn unused_note(&self) -> Option<String> {
         (!self.unused.is_empty()).then(|| format!("{FILE}: not used: {}", self.unused.join(", ")))
     }
@@ -170,7 +172,7 @@ impl TritonConfig {
         for (name, value) in &message.fields {
             match (name.as_str(), value.text()) {
                 ("name", Some(said)) => said.clone_into(&mut tensor.name),
-                // Read below, or what Triton says where nothing is said.
+                // Parsed below, or Triton's default value.
                 ("dims", Some(_))
                 | ("data_type", Some("TYPE_INVALID"))
                 | ("format", Some("FORMAT_NONE"))
@@ -232,7 +234,7 @@ mod tests {
     "#;
 
     #[test]
-    fn what_is_used_is_read_and_the_rest_is_named() {
+    fn used_fields_are_parsed_and_other_fields_are_listed() {
         let config = TritonConfig::parse(DENSENET, "densenet").unwrap();
         assert_eq!((config.max_batch_size, config.max_batch_time), (8, 0.0025));
         let [input] = config.inputs.as_slice() else { panic!("{config:?}") };
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_field() {
+    fn an_error_names_its_field() {
         for (text, words) in [
             ("name: \"other\"", "name: \"other\" is not the folder's, \"m\""),
             ("max_batch_size: many", "max_batch_size: a whole number"),

@@ -1,15 +1,15 @@
-//! Reader of protobuf's text format, for as much of it as `config.pbtxt` files use: scalar fields, messages, lists, comments.
+//! Parser of protobuf's text format, as far as `config.pbtxt` files use it: scalar fields, messages, lists, comments.
 //!
-//! A library (`prost-reflect`) would need Triton's whole schema to read the same files, and refuse those of a newer Triton.
-//! Here every field is read, and the caller names those that it does not use.
+//! A library such as `prost-reflect` would need Triton's whole schema and would reject files of a newer Triton. This parser reads
+//! every field, and its caller lists those that it does not use.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-/// Messages may contain messages so many levels deep.
+/// Maximum nesting depth of messages.
 const MAX_DEPTH: usize = 32;
 
-/// A message: its fields in the order in which they stand. A field that is repeated is there several times.
+/// A message: its fields in file order. A repeated field occurs several times.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
     /// Names and values.
@@ -19,11 +19,11 @@ pub struct Message {
 /// The value of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A number, a truth value or the name of an enum's value, as it is written.
+    /// A number, a Boolean or the name of an enum value, as written.
     Word(String),
-    /// Text in quotes, without them.
+    /// A quoted string, without the quotes.
     Text(String),
-    /// A message in brackets.
+    /// A nested message.
     Message(Message),
 }
 
@@ -35,7 +35,7 @@ enum Token {
 }
 
 impl Message {
-    /// Reads a whole file. The error begins with the line's number.
+    /// Parses a whole file. The error begins with the line number.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut reader = Reader { text, chars: text.char_indices().peekable(), lookahead: None };
         let message = reader.message(None, 0)?;
@@ -47,14 +47,14 @@ impl Message {
         self.fields.iter().filter(move |(field, _)| field == name).map(|(_, value)| value)
     }
 
-    /// The last value of a field: the one that counts where it is there several times.
+    /// The last value of a field, which overrides earlier values.
     pub fn last(&self, name: &str) -> Option<&Value> {
         self.fields.iter().rev().find(|(field, _)| field == name).map(|(_, value)| value)
     }
 }
 
 impl Value {
-    /// What a word or a text says.
+    /// The text of a word or a string.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Word(text) | Self::Text(text) => Some(text),
@@ -86,7 +86,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Fields until `end`, or until the file's end.
+    /// Parses fields until `end`, or until the end of the file.
     fn message(&mut self, end: Option<char>, depth: usize) -> Result<Message, String> {
         let mut message = Message::default();
         loop {
@@ -134,7 +134,7 @@ impl Reader<'_> {
             }
             Some(Token::Word(word)) if has_colon => Ok(Value::Word(word)),
             Some(Token::Text(mut text)) if has_colon => {
-                // Pieces that follow each other are one text.
+                // Adjacent strings are concatenated.
                 loop {
                     match self.next()? {
                         Some(Token::Text(more)) => text.push_str(&more),
@@ -178,7 +178,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Up to the quote that closes it.
+    /// Parses a string up to its closing quote.
     fn quoted(&mut self, quote: char) -> Result<String, String> {
         let mut text = String::new();
         loop {
@@ -199,7 +199,7 @@ impl Reader<'_> {
 
     fn error(&mut self, reason: &str) -> String {
         let at = self.chars.peek().map_or(self.text.len(), |&(at, _)| at);
-        // What has been read ends here, possibly with the end of its line.
+        // The text before `at` has been read. It may end with a line break.
         let line = self.text[..at].trim_end().matches('\n').count() + 1;
         format!("line {line}: {reason}")
     }
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_write_a_field_is_read() {
+    fn all_notations_of_a_field_are_parsed() {
         let text = r#"
             # A comment.
             name: "a \"b\"" 'c'   max_batch_size: 8;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_text_format_is_refused_with_its_line() {
+    fn a_syntax_error_is_reported_with_its_line() {
         let deep = "a {".repeat(MAX_DEPTH + 1);
         for (text, words) in [
             ("name: \"x", "line 1: a text is not closed"),

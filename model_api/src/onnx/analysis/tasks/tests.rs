@@ -94,7 +94,7 @@ fn a_final_sigmoid_is_binary_or_multi_label_and_a_map_is_neither() {
 }
 
 #[test]
-fn behind_a_reshape_the_shape_before_it_decides() {
+fn the_shape_before_a_reshape_decides() {
     let nodes = || vec![node("Softmax", "x", "p", vec![int("axis", 1)]), node("Flatten", "p", "y", vec![])];
     let before = |shape: &[i64]| {
         let model = model(13, nodes(), vec![value("p", 1, shape)], vec![value("y", 1, &[-1, 12])]);
@@ -113,7 +113,7 @@ fn logits_and_class_numbers_have_no_task() {
 }
 
 #[test]
-fn everything_behind_a_suppression_of_boxes_is_a_detection() {
+fn every_output_after_a_non_maximum_suppression_is_a_detection() {
     let nodes = vec![
         node("Sigmoid", "x", "scores", vec![]),
         node("NonMaxSuppression", "boxes scores", "chosen", vec![]),
@@ -138,7 +138,7 @@ fn pair(op: &str, attributes: Vec<Attribute>, more: Vec<Node>) -> BTreeMap<Strin
 }
 
 #[test]
-fn of_a_label_and_probabilities_the_probabilities_are_the_classification() {
+fn the_probabilities_of_a_label_and_probabilities_pair_are_the_classification() {
     let strings = Attribute {
         name: "classlabels_strings".to_owned(),
         strings: vec!["cat".into(), "dog".into()],
@@ -159,7 +159,7 @@ fn of_a_label_and_probabilities_the_probabilities_are_the_classification() {
 }
 
 #[test]
-fn a_classifier_without_a_transformation_gives_scores() {
+fn a_classifier_without_post_transform_gives_scores() {
     let decision = pair("LinearClassifier", vec![], vec![])["probabilities"].clone();
     assert_eq!((decision.task, decision.activation), (Task::Classification, None));
     assert_eq!(pair("SVMClassifier", vec![], vec![])["probabilities"].activation, None);
@@ -196,7 +196,7 @@ fn regressors_are_regressions() {
 }
 
 #[test]
-fn probabilities_beside_a_label_are_known_by_their_names() {
+fn probabilities_beside_a_label_are_recognised_by_name() {
     let nodes = vec![node("Exp", "log", "probabilities", vec![]), node("Cast", "l", "label", vec![])];
     let outputs = |label: &str| vec![value(label, INT64, &[-1]), value("probabilities", 1, &[-1, 3])];
     let derived = |label| derive_tasks(&model(17, nodes.clone(), Vec::new(), outputs(label)));

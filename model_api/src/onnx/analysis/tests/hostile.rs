@@ -44,7 +44,7 @@ const EXTREMES: &str =
     "axis=99 axes=[-77,9223372036854775807] perm=[0,0] kernel_shape=[0] strides=[0,0] pads=[9223372036854775807]";
 
 #[test]
-fn extreme_numbers_are_no_danger() {
+fn extreme_numbers_cause_no_overflow() {
     let many = format!("w:{}", vec!["9223372036854775807"; 40].join(","));
     assert_unknown(X, "Add x w -> y", &many);
     assert_unknown(X, "Reshape x t -> y", "t=[9223372036854775807,9223372036854775807,-1]");
@@ -57,7 +57,7 @@ fn extreme_numbers_are_no_danger() {
 }
 
 #[test]
-fn large_and_deep_graphs_end() {
+fn large_and_deep_graphs_terminate() {
     let mut chain = String::from("Relu x -> t0;");
     for place in 1..50_000 {
         let _ = write!(chain, "Add t{} t{} -> t{place};", place - 1, place - 1);
@@ -76,7 +76,7 @@ fn large_and_deep_graphs_end() {
 }
 
 #[test]
-fn functions_that_call_themselves_end() {
+fn recursive_functions_terminate() {
     let mut made = model(X, "made::Again x -> y", "y", "");
     made.functions = vec![crate::onnx::proto::Function {
         domain: "made".to_owned(),

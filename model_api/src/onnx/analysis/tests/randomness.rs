@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn operators_that_draw_are_found_where_an_output_needs_them() {
+fn random_operators_that_reach_an_output_are_found() {
     for (nodes, name) in [
         ("RandomNormalLike x -> r; Add x r -> y", "RandomNormalLike \"r\""),
         ("RandomUniform -> r shape=[1,4]; Add x r -> y", "RandomUniform \"r\""),
@@ -18,7 +18,7 @@ fn operators_that_draw_are_found_where_an_output_needs_them() {
 }
 
 #[test]
-fn operators_that_draw_do_not_matter_where_no_output_needs_them() {
+fn random_operators_that_reach_no_output_are_ignored() {
     for nodes in [
         "RandomNormalLike x -> r; Relu x -> y",
         "RandomNormalLike x -> r; Shape r -> s; Reshape x s -> y",
@@ -32,7 +32,7 @@ fn operators_that_draw_do_not_matter_where_no_output_needs_them() {
 }
 
 #[test]
-fn dropout_trains_by_a_constant_input() {
+fn a_constant_input_decides_whether_dropout_is_in_training_mode() {
     let dropout = |value: i32| {
         let mut made = model("x:n,4", "Dropout x _ on -> y", "y", "");
         let on = Tensor { name: "on".to_owned(), data_type: 9, int32_data: vec![value], ..Tensor::default() };
@@ -49,7 +49,7 @@ fn dropout_trains_by_a_constant_input() {
 }
 
 #[test]
-fn operators_that_draw_are_found_in_branches_and_functions() {
+fn random_operators_are_found_in_branches_and_functions() {
     let draws = graph("", "RandomNormalLike x -> r", "r", "");
     let same = graph("", "Identity x -> i", "i", "");
     let branches = vec![body("then_branch", same), body("else_branch", draws)];
@@ -69,7 +69,7 @@ fn operators_that_draw_are_found_in_branches_and_functions() {
 }
 
 #[test]
-fn an_input_with_a_constant_is_that_constant() {
+fn an_input_with_a_default_counts_as_a_constant() {
     let made = model("x:n,4 scale:", "Mul x scale -> y", "y", "scale:");
     assert_eq!(rows(&made), RowAnalysis::Independent);
 }

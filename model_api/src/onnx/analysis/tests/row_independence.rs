@@ -39,7 +39,7 @@ fn statistics_over_the_batch_couple_rows() {
 }
 
 #[test]
-fn rows_in_other_places_and_products_of_rows_couple_them() {
+fn permuted_rows_and_products_of_rows_couple_rows() {
     for (nodes, constants, reason) in [
         ("Slice x zero one zero -> f; Sub x f -> y", "zero=[0] one=[1]", "Slice \"f\" takes a part of the batch axis"),
         ("Gather x last -> l; Sub x l -> y", "last=[-1]", "Gather \"l\" takes rows by index"),
@@ -65,7 +65,7 @@ fn rows_in_other_places_and_products_of_rows_couple_them() {
 }
 
 #[test]
-fn images_and_sequences_that_are_taken_for_the_batch_couple_rows() {
+fn the_batch_as_an_image_or_sequence_axis_couples_rows() {
     let to_sequence = "Transpose x -> t perm=[1,2,0]";
     for (nodes, constants, reason) in [
         ("Conv t k -> c pads=[1,1]; Transpose c -> y perm=[2,0,1]", "k:4,4,3", "Conv \"c\" slides over the batch axis"),
@@ -92,7 +92,7 @@ fn images_and_sequences_that_are_taken_for_the_batch_couple_rows() {
 }
 
 #[test]
-fn the_number_of_rows_couples_them_where_it_reaches_values() {
+fn the_batch_size_couples_rows_if_it_reaches_values() {
     let n = "Shape x -> s; Gather s zero -> n";
     for (nodes, reason) in [
         ("Cast n -> f to=1; Div x f -> y", "Gather \"n\" gives the number of rows"),
@@ -131,7 +131,7 @@ fn lengths_that_depend_on_the_whole_batch_couple_rows() {
 }
 
 #[test]
-fn operators_on_other_axes_leave_rows_apart() {
+fn operators_on_other_axes_keep_rows_independent() {
     for (nodes, constants) in [
         ("MatMul x w -> h; Relu h -> r; Gemm r w b -> y transB=1", "w:4,4 b:4"),
         ("ReduceMax x -> m axes=[1]; Sub x m -> e; Softmax e -> y axis=1", ""),
@@ -155,7 +155,7 @@ fn operators_on_other_axes_leave_rows_apart() {
 }
 
 #[test]
-fn images_sequences_and_attention_leave_rows_apart() {
+fn images_sequences_and_attention_keep_rows_independent() {
     let network = "Conv x k -> c pads=[1,1,1,1]; BatchNormalization c s s s s -> b; Relu b -> r; \
         MaxPool r -> p kernel_shape=[2,2] strides=[2,2]; Reshape p t -> f; MatMul f w -> y";
     assert_independent("x:n,1,8,8", network, "k:4,1,3,3 s:4 t=[-1,64] w:64,5");
@@ -178,7 +178,7 @@ fn images_sequences_and_attention_leave_rows_apart() {
 }
 
 #[test]
-fn what_an_output_holds_must_be_one_row_for_each() {
+fn an_output_must_have_one_slice_per_row() {
     assert_dependent(X, "Transpose x -> y", "", "output \"y\" holds the batch on axis 1");
     assert_dependent(
         X,
@@ -196,7 +196,7 @@ fn what_an_output_holds_must_be_one_row_for_each() {
 }
 
 #[test]
-fn what_is_not_followed_is_left_open() {
+fn unsupported_operators_give_an_unknown_result() {
     assert_unknown(X, "elsewhere::Peak x -> y", "");
     assert_unknown(X, "Reshape x x -> y", "");
     assert_unknown(X, "NonZero x -> z; Transpose z -> t; ScatterND x t w -> y", "w:1");
@@ -213,7 +213,7 @@ fn what_is_not_followed_is_left_open() {
 }
 
 #[test]
-fn branches_and_loops_are_followed() {
+fn branches_and_loops_are_evaluated() {
     let reason = || RowAnalysis::Dependent("ReduceMean \"m\" reduces over the batch axis".to_owned());
     let centred = || graph("", "ReduceMean x -> m axes=[0]; Sub x m -> c", "c", "");
     let same = || graph("", "Identity x -> i", "i", "");
@@ -251,7 +251,7 @@ fn branches_and_loops_are_followed() {
 }
 
 #[test]
-fn functions_of_the_model_are_followed_with_their_attributes() {
+fn functions_of_the_model_are_evaluated_with_their_attributes() {
     let mut made = model(X, "made::Peak x -> y over=[0]", "y", "");
     let mut function = crate::onnx::proto::Function {
         domain: "made".to_owned(),

@@ -4,7 +4,7 @@ use super::*;
 const NORMALISES: &str = "BatchNormalization x s b m v -> y rm rv";
 
 #[test]
-fn only_batch_normalization_in_training_changes_its_initializers() {
+fn only_batch_normalization_in_training_mode_overwrites_initializers() {
     let is_training = |nodes: &str| is_used(&model("x:n,4", nodes, "y", "s:4 b:4 m:4 v:4"));
     assert!(is_training(&format!("{NORMALISES} training_mode=1")));
     assert!(!is_training("BatchNormalization x s b m v -> y"));
@@ -12,7 +12,7 @@ fn only_batch_normalization_in_training_changes_its_initializers() {
 }
 
 #[test]
-fn an_initializer_that_is_overwritten_and_used_is_named() {
+fn an_initializer_that_is_overwritten_and_read_is_reported() {
     let training = format!("{NORMALISES} training_mode=1");
     let found =
         |nodes: &str, outputs: &str| overwritten_initializer(&model("x:n,4", nodes, outputs, "s:4 b:4 m:4 v:4"));
