@@ -12,8 +12,8 @@ use std::time::Duration;
 use contract::Device;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
-use model_api::analysis::GraphFacts;
 use model_api::metrics::Metrics;
+use model_api::onnx::analysis::GraphFacts;
 use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Urgency};
 use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};
@@ -64,7 +64,7 @@ fn pool() -> Pool {
         sessions: 1,
         queue: QueueLimits { rows: 1024, bytes: 64 << 20 },
         batch: BatchSettings::new(64, Duration::ZERO, Some(true), Duration::from_secs(30)),
-        meters: Metrics::register(&mut Registry::default()).session("m"),
+        meters: Metrics::register(&mut Registry::default()).pool_metrics("m"),
     };
     Pool::start(&AtOnce, &blueprint, &settings)
 }

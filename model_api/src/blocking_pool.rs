@@ -37,8 +37,8 @@ impl BlockingPool {
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Error::DecodersBusy)?;
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Error::DecodersBusy)?;
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Error::DecodeQueueFull)?;
+        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Error::DecodeQueueFull)?;
         let span = tracing::Span::current();
         let task = spawn_blocking(move || {
             let _entered = span.enter();
@@ -78,7 +78,7 @@ mod tests {
         while pool.slots.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(pool.run(|| Ok(())).await, Err(Error::DecodersBusy)));
+        assert!(matches!(pool.run(|| Ok(())).await, Err(Error::DecodeQueueFull)));
         finish.send(()).unwrap();
         assert!(running.await.unwrap().unwrap());
         waiting.await.unwrap().unwrap();

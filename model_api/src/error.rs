@@ -15,10 +15,10 @@ pub enum Error {
     #[error("{0}")]
     Malformed(String),
     /// A model that is not served.
-    #[error("there is no such model; there are: {there_are}")]
+    #[error("there is no such model; there are: {available}")]
     UnknownModel {
         /// The names of those that are served.
-        there_are: String,
+        available: String,
     },
     /// A model that is in the repository, and that `MODEL_NAME` does not select.
     #[error("{model} is not served: {reason}; add it there and restart, or POST /v2/repository/models/{model}/load")]
@@ -29,42 +29,42 @@ pub enum Error {
         reason: String,
     },
     /// A version that is not served, of a model that is.
-    #[error("there is no such version of this model; there are: {there_are}")]
+    #[error("there is no such version of this model; there are: {available}")]
     UnknownVersion {
         /// The versions that are served.
-        there_are: String,
+        available: String,
     },
     /// A model that cannot be loaded because there is none.
-    #[error("there is no such model in the repository; there are: {there_are}")]
+    #[error("there is no such model in the repository; there are: {available}")]
     NotInRepository {
         /// The names of those that are.
-        there_are: String,
+        available: String,
     },
     /// A model whose files are of no use. What was served of it before still is.
     #[error("{model} cannot be loaded: {reason}")]
-    NotLoaded {
+    LoadFailed {
         /// The model.
         model: String,
         /// Why not.
         reason: String,
     },
     /// No model was named, and there is a choice.
-    #[error("several models are served, and none was named: {there_are}")]
-    NoModelNamed {
+    #[error("several models are served, and none was named: {available}")]
+    ModelNotNamed {
         /// The names of those that are served.
-        there_are: String,
+        available: String,
     },
     /// The body was not read.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// The picture was not read.
     #[error(transparent)]
-    Picture(#[from] ImageError),
+    Image(#[from] ImageError),
     /// One of several pictures was not read.
-    #[error("picture {place}: {error}")]
-    OneOfPictures {
-        /// Which, from 0.
-        place: usize,
+    #[error("picture {index}: {error}")]
+    ImageAt {
+        /// Index of the image, from 0.
+        index: usize,
         /// Why not.
         error: Box<Error>,
     },
@@ -78,7 +78,7 @@ pub enum Error {
     },
     /// What was sent does not fit the model.
     #[error("{0}")]
-    Unfit(String),
+    InvalidInput(String),
     /// The request is not what the protocol says, or does not fit the model.
     #[error(transparent)]
     Request(#[from] open_inference::Error),
@@ -95,10 +95,10 @@ pub enum Error {
     },
     /// The inputs of all requests together have as many bytes as they may.
     #[error("the inputs of all waiting requests use {0} bytes (QUEUE_BYTES); try again later")]
-    InputsFull(usize),
+    InputBudgetExceeded(usize),
     /// As many pictures wait to be decoded as may.
     #[error("too many requests are waiting to be decoded")]
-    DecodersBusy,
+    DecodeQueueFull,
     /// The model did not run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -108,37 +108,37 @@ pub enum Error {
 }
 
 /// The label of what is refused for load: `web_api` sends the model less when it sees this, and for no other 503.
-const FULL: &str = "full";
+const OVERLOAD_LABEL: &str = "full";
 
 impl Error {
     /// The one table: the status that clients see and the label that metrics count.
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Malformed(_) | Self::Picture(ImageError::Empty) => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::Malformed(_) | Self::Image(ImageError::Empty) => (StatusCode::BAD_REQUEST, "malformed"),
             Self::UnknownModel { .. }
             | Self::Unselected { .. }
             | Self::UnknownVersion { .. }
             | Self::NotInRepository { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
-            Self::NotLoaded { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_loaded"),
+            Self::LoadFailed { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "not_loaded"),
             Self::Body(error) => (error.status(), "body"),
-            Self::OneOfPictures { error, .. } | Self::Step { error, .. } => error.status(),
+            Self::ImageAt { error, .. } | Self::Step { error, .. } => error.status(),
             Self::Request(error) => (error.status, if error.status.as_u16() == 400 { "malformed" } else { "unfit" }),
-            Self::Picture(ImageError::TooLarge { .. }) | Self::Run(RunError::TooLarge(_)) => {
+            Self::Image(ImageError::TooLarge { .. }) | Self::Run(RunError::TooLarge(_)) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
             }
-            Self::Picture(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
-            Self::Picture(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
-            Self::NoModelNamed { .. } | Self::Unfit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
+            Self::Image(ImageError::UnknownFormat { .. }) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no_image"),
+            Self::Image(ImageError::Undecodable { .. }) => (StatusCode::UNPROCESSABLE_ENTITY, "undecodable"),
+            Self::ModelNotNamed { .. } | Self::InvalidInput(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unfit"),
             Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
             Self::Run(RunError::Rows { error, .. }) => Self::Run(error.cause().clone()).status(),
             Self::Run(RunError::OutOfMemory(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "out_of_memory"),
             Self::Run(RunError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             Self::Run(RunError::Crashed) => (StatusCode::INTERNAL_SERVER_ERROR, "crashed"),
-            Self::Internal | Self::Picture(ImageError::Unprocessable { .. }) => {
+            Self::Internal | Self::Image(ImageError::Unprocessable { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")
             }
-            Self::DecodersBusy | Self::InputsFull(_) | Self::Run(RunError::Full { .. }) => {
-                (StatusCode::SERVICE_UNAVAILABLE, FULL)
+            Self::DecodeQueueFull | Self::InputBudgetExceeded(_) | Self::Run(RunError::Full { .. }) => {
+                (StatusCode::SERVICE_UNAVAILABLE, OVERLOAD_LABEL)
             }
             Self::Unavailable { .. } | Self::Run(RunError::Unavailable(_) | RunError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
@@ -151,13 +151,13 @@ impl Error {
 impl Error {
     /// The same, said of the picture at `place`.
     #[must_use]
-    pub fn of_picture(self, place: usize) -> Self {
-        Self::OneOfPictures { place, error: Box::new(self) }
+    pub fn at_image(self, index: usize) -> Self {
+        Self::ImageAt { index, error: Box::new(self) }
     }
 
     /// The same, said of a pipeline's step.
     #[must_use]
-    pub fn of_step(self, step: &str) -> Self {
+    pub fn in_step(self, step: &str) -> Self {
         Self::Step { step: step.to_owned(), error: Box::new(self) }
     }
 
@@ -171,7 +171,7 @@ impl Error {
     }
 
     /// What a transport says of it. Ours to mend are logged here, once.
-    fn told(&self) -> (StatusCode, String) {
+    fn log_and_render(&self) -> (StatusCode, String) {
         let (status, label) = self.status();
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             error!(label, error = %self, "a request failed");
@@ -183,17 +183,17 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let retry_after_s = self.retry_after_s();
-        let (status, words) = self.told();
-        problem_with_retry_after(status, &words, retry_after_s)
+        let (status, detail) = self.log_and_render();
+        problem_with_retry_after(status, &detail, retry_after_s)
     }
 }
 
 impl From<Error> for open_inference::Error {
     fn from(error: Error) -> Self {
         let retry_after_s = error.retry_after_s();
-        let is_overload = error.status().1 == FULL;
-        let (status, words) = error.told();
-        Self { retry_after_s, is_overload, ..Self::new(status, words) }
+        let is_overload = error.status().1 == OVERLOAD_LABEL;
+        let (status, detail) = error.log_and_render();
+        Self { retry_after_s, is_overload, ..Self::new(status, detail) }
     }
 }
 
@@ -210,29 +210,29 @@ mod tests {
         let limit = ImageError::TooLarge { measure: "pixels", setting: "MAX_IMAGE_PIXELS", limit: 1, found: 2 };
         let table = [
             (Error::Malformed(text()), 400, "malformed"),
-            (Error::UnknownModel { there_are: text() }, 404, "unknown_model"),
-            (Error::UnknownVersion { there_are: text() }, 404, "unknown_model"),
-            (Error::NotInRepository { there_are: text() }, 404, "unknown_model"),
-            (Error::NotLoaded { model: text(), reason: text() }, 422, "not_loaded"),
-            (Error::NoModelNamed { there_are: text() }, 422, "unfit"),
+            (Error::UnknownModel { available: text() }, 404, "unknown_model"),
+            (Error::UnknownVersion { available: text() }, 404, "unknown_model"),
+            (Error::NotInRepository { available: text() }, 404, "unknown_model"),
+            (Error::LoadFailed { model: text(), reason: text() }, 422, "not_loaded"),
+            (Error::ModelNotNamed { available: text() }, 422, "unfit"),
             (Error::Body(BodyError::TooLarge(1)), 413, "body"),
             (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408, "body"),
             (Error::Body(BodyError::NoMemory), 503, "body"),
             (Error::Body(BodyError::Incomplete), 400, "body"),
-            (Error::Picture(ImageError::Empty), 400, "malformed"),
-            (Error::Picture(ImageError::UnknownFormat { hint: "" }), 415, "no_image"),
-            (Error::Picture(limit), 413, "too_large"),
-            (Error::Picture(ImageError::Undecodable { format: "PNG", reason: text() }), 422, "undecodable"),
-            (Error::Picture(ImageError::Unprocessable { reason: text() }), 500, "internal"),
-            (Error::Picture(ImageError::Empty).of_picture(3), 400, "malformed"),
-            (Error::DecodersBusy.of_step("cut"), 503, "full"),
-            (Error::Unfit(text()), 422, "unfit"),
+            (Error::Image(ImageError::Empty), 400, "malformed"),
+            (Error::Image(ImageError::UnknownFormat { hint: "" }), 415, "no_image"),
+            (Error::Image(limit), 413, "too_large"),
+            (Error::Image(ImageError::Undecodable { format: "PNG", reason: text() }), 422, "undecodable"),
+            (Error::Image(ImageError::Unprocessable { reason: text() }), 500, "internal"),
+            (Error::Image(ImageError::Empty).at_image(3), 400, "malformed"),
+            (Error::DecodeQueueFull.in_step("cut"), 503, "full"),
+            (Error::InvalidInput(text()), 422, "unfit"),
             (Error::Request(open_inference::Error::malformed("")), 400, "malformed"),
             (Error::Request(open_inference::Error::unprocessable("")), 422, "unfit"),
             (Error::NoPrediction(PredictionError::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
-            (Error::DecodersBusy, 503, "full"),
-            (Error::InputsFull(1), 503, "full"),
+            (Error::DecodeQueueFull, 503, "full"),
+            (Error::InputBudgetExceeded(1), 503, "full"),
             (Error::Run(RunError::Full { retry_after: Duration::ZERO }), 503, "full"),
             (Error::Run(RunError::Unavailable(text())), 503, "unavailable"),
             (Error::Run(RunError::Refused(text())), 422, "refused"),

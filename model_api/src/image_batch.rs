@@ -5,10 +5,10 @@ use std::sync::Arc;
 use open_inference::{Datatype, Tensor, TensorMetadata, byte_length};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
 use crate::error::Error;
 use crate::model::Model;
 use crate::preprocessing::{self, ImageError, ImageLimits, ImageSpec};
+use crate::state::AppState;
 
 /// Images within these limits are decoded inline: that takes a dozen microseconds for a digit, less than the handover to another
 /// thread.
@@ -19,7 +19,7 @@ const MAX_INLINE_IMAGES: usize = 32;
 
 /// Decodes the encoded images of all inputs: N images become one tensor of N rows. The memory of the tensors is reserved before
 /// they are allocated, since a thousand images of a few bytes each can be gigabytes of pixels.
-pub async fn decode_images(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
+pub async fn decode_images(app: &AppState, model: &Arc<Model>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
     let batches: Vec<_> = inputs.iter().map(|tensor| ImageBatch::from_tensor(tensor, model)).collect();
     if batches.iter().all(Option::is_none) {
         return Ok(inputs);
@@ -27,17 +27,17 @@ pub async fn decode_images(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -
     let limits = app.image_limits;
     let bytes: usize = batches.iter().flatten().map(|batch| batch.bytes_within(&limits)).sum::<Result<_, _>>()?;
     if batches.iter().flatten().all(ImageBatch::is_inline) {
-        let reserved = app.reserve(bytes)?;
+        let reserved = app.reserve_input_bytes(bytes)?;
         if let Some(inputs) = decode_inline(&inputs, &batches, &limits) {
             return Ok(reserved.hold_all(inputs));
         }
     }
     let cancelled = CancellationToken::new();
     let _cancel_on_drop = cancelled.clone().drop_guard();
-    let (model, budget) = (Arc::clone(model), app.inputs.clone());
+    let (model, budget) = (Arc::clone(model), app.input_budget.clone());
     let work = move || {
         // Reserved when the task runs: until then, the images are still encoded.
-        let reserved = budget.try_reserve(bytes).ok_or_else(|| Error::InputsFull(budget.bytes()))?;
+        let reserved = budget.try_reserve(bytes).ok_or_else(|| Error::InputBudgetExceeded(budget.bytes()))?;
         let decode = |tensor: Tensor| match ImageBatch::from_tensor(&tensor, &model) {
             Some(batch) => batch.decode(&limits, &cancelled),
             None => Ok(tensor),
@@ -101,7 +101,7 @@ impl<'a> ImageBatch<'a> {
 
     fn decode(&self, limits: &ImageLimits, cancelled: &CancellationToken) -> Result<Tensor, Error> {
         if self.images.is_empty() {
-            return Err(Error::Unfit(format!("The input {:?} contains no image.", self.input.name)));
+            return Err(Error::InvalidInput(format!("The input {:?} contains no image.", self.input.name)));
         }
         let (name, datatype) = (self.input.name.clone(), self.input.datatype);
         let mut data = Vec::with_capacity(self.bytes());
@@ -110,11 +110,11 @@ impl<'a> ImageBatch<'a> {
                 return Err(Error::Internal);
             }
             // The index matters only among several images.
-            let with_index = |error: Error| if self.images.len() > 1 { error.of_picture(index) } else { error };
+            let with_index = |error: Error| if self.images.len() > 1 { error.at_image(index) } else { error };
             preprocessing::preprocess(&image, self.spec, limits)
                 .map_err(|error| with_index(error.into()))?
                 .write_row(datatype, &mut data)
-                .map_err(|error| with_index(Error::Unfit(format!("input {name:?}: {error}"))))?;
+                .map_err(|error| with_index(Error::InvalidInput(format!("input {name:?}: {error}"))))?;
         }
         Ok(Tensor { name, datatype, shape: self.shape(), data: data.into() })
     }
@@ -132,7 +132,7 @@ mod tests {
         let images = Tensor::from_strings("x", vec![2], [&b"no"[..], b"picture"]);
         let batch = ImageBatch { images: &images, input: &input, spec: &spec };
         let (limits, cancelled) = (ImageLimits::default(), CancellationToken::new());
-        assert!(matches!(batch.decode(&limits, &cancelled), Err(Error::OneOfPictures { place: 0, .. })));
+        assert!(matches!(batch.decode(&limits, &cancelled), Err(Error::ImageAt { index: 0, .. })));
         cancelled.cancel();
         assert!(matches!(batch.decode(&limits, &cancelled), Err(Error::Internal)));
     }

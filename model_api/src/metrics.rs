@@ -9,47 +9,47 @@ use service::instrument::seconds_histogram;
 
 use crate::pool::Meters;
 
-/// What `model_api` counts beside its requests.
+/// Metrics of `model_api` beside those of its HTTP requests.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Questions answered, or not, by outcome: `ok` or an error's label.
+    /// Inference requests by outcome: `ok` or the label of an error.
     pub predictions: Family<PredictionLabels, Counter>,
-    /// Runs of sessions: how often a model really thought.
+    /// Inference runs executed by sessions.
     pub runs: Family<ModelLabel, Counter>,
-    /// Time of a run, the way to the session's process included.
+    /// Duration of a run, including the transfer to the session process.
     pub run_seconds: Family<ModelLabel, Histogram>,
-    /// Rows that were run together.
+    /// Rows per batch.
     pub batch_rows: Family<ModelLabel, Histogram>,
-    /// Rows that wait for a session.
+    /// Rows in the queue.
     pub queue_rows: Family<ModelLabel, Gauge>,
-    /// Time that requests waited before their run.
+    /// Time that requests spent in the queue.
     pub queue_seconds: Family<ModelLabel, Histogram>,
-    /// Requests that found no room in the queue.
+    /// Requests rejected because the queue was full.
     pub queue_refusals: Family<ModelLabel, Counter>,
-    /// Sessions that died or did not start.
+    /// Sessions that crashed or failed to start.
     pub session_restarts: Family<ModelLabel, Counter>,
-    /// Sessions that were replaced because their memory had grown.
+    /// Sessions replaced because their memory had grown.
     pub session_replacements: Family<ModelLabel, Counter>,
-    /// Versions loaded, or not, by outcome: `ok` or `failed`. Those whose files had not changed do not count.
+    /// Loads of model versions by outcome: `ok` or `failed`. Loads of unchanged files do not count.
     pub model_loads: Family<LoadLabels, Counter>,
-    /// Whether requests of different callers run in one batch, and why: 1 for what holds now.
+    /// Whether requests share a batch, and why: 1 for the current state.
     pub batching: Family<BatchingLabels, Gauge>,
-    /// Batches whose requests were run again one by one, to compare the results.
+    /// Batches whose requests were run again one by one to compare the results.
     pub batching_checks: Family<ModelLabel, Counter>,
-    /// Those whose results differed.
+    /// Checked batches whose results differed.
     pub batching_differences: Family<ModelLabel, Counter>,
-    /// What a model runs on: 1 for the device that its last session was started on.
+    /// Device of a model: 1 for the device of the session that was started last.
     pub devices: Family<DeviceLabels, Gauge>,
 }
 
-/// A model.
+/// Label of metrics per model.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs, reason = "a label")]
 pub struct ModelLabel {
     pub model: String,
 }
 
-/// What became of a question.
+/// Labels of `predictions_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs, reason = "labels")]
 pub struct PredictionLabels {
@@ -58,7 +58,7 @@ pub struct PredictionLabels {
     pub outcome: &'static str,
 }
 
-/// What became of a load.
+/// Labels of `model_loads_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs, reason = "labels")]
 pub struct LoadLabels {
@@ -66,7 +66,7 @@ pub struct LoadLabels {
     pub outcome: &'static str,
 }
 
-/// A model and a device.
+/// Labels of `device_info`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs, reason = "labels")]
 pub struct DeviceLabels {
@@ -74,7 +74,7 @@ pub struct DeviceLabels {
     pub device: String,
 }
 
-/// A model, and whether its requests run in one batch.
+/// Labels of `batching_info`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 #[allow(missing_docs, reason = "labels")]
 pub struct BatchingLabels {
@@ -91,7 +91,7 @@ pub struct BatchingInfo {
 }
 
 impl BatchingInfo {
-    /// This holds now, and nothing else.
+    /// Replaces the current state.
     pub fn set(&self, batching: &Batching) {
         self.clear();
         let enabled = if batching.enabled { "true" } else { "false" };
@@ -132,37 +132,49 @@ impl Metrics {
             batching_differences: Family::default(),
             devices: Family::default(),
         };
-        registry.register("predictions", "Questions answered, or not, by outcome", metrics.predictions.clone());
-        registry.register("runs", "Runs of sessions: how often a model really thought", metrics.runs.clone());
-        registry.register("run_seconds", "Time of a run, the way to its process included", metrics.run_seconds.clone());
-        registry.register("batch_rows", "Rows that were run together", metrics.batch_rows.clone());
-        registry.register("queue_rows", "Rows that wait for a session", metrics.queue_rows.clone());
-        registry.register("queue_seconds", "Time that requests waited before their run", metrics.queue_seconds.clone());
-        registry.register("queue_refusals", "Requests that found no room in the queue", metrics.queue_refusals.clone());
-        registry.register("session_restarts", "Sessions that died or did not start", metrics.session_restarts.clone());
+        registry.register("predictions", "Inference requests by outcome", metrics.predictions.clone());
+        registry.register("runs", "Inference runs executed by sessions", metrics.runs.clone());
+        registry.register(
+            "run_seconds",
+            "Duration of a run, including the transfer to the session process",
+            metrics.run_seconds.clone(),
+        );
+        registry.register("batch_rows", "Rows per batch", metrics.batch_rows.clone());
+        registry.register("queue_rows", "Rows in the queue", metrics.queue_rows.clone());
+        registry.register("queue_seconds", "Time that requests spent in the queue", metrics.queue_seconds.clone());
+        registry.register(
+            "queue_refusals",
+            "Requests rejected because the queue was full",
+            metrics.queue_refusals.clone(),
+        );
+        registry.register(
+            "session_restarts",
+            "Sessions that crashed or failed to start",
+            metrics.session_restarts.clone(),
+        );
         registry.register(
             "session_replacements",
-            "Sessions that were replaced because their memory had grown",
+            "Sessions replaced because their memory had grown",
             metrics.session_replacements.clone(),
         );
-        registry.register("model_loads", "Versions loaded, or not, by outcome", metrics.model_loads.clone());
-        registry.register("batching_info", "Whether requests run in one batch, and why", metrics.batching.clone());
+        registry.register("model_loads", "Loads of model versions by outcome", metrics.model_loads.clone());
+        registry.register("batching_info", "Whether requests share a batch, and why", metrics.batching.clone());
         registry.register(
             "batching_checks",
-            "Batches whose requests were run again one by one, to compare",
+            "Batches whose requests were run again one by one to compare the results",
             metrics.batching_checks.clone(),
         );
         registry.register(
             "batching_differences",
-            "Batches whose results were not those of their requests alone",
+            "Checked batches whose results differed",
             metrics.batching_differences.clone(),
         );
-        registry.register("device_info", "What a model runs on", metrics.devices.clone());
+        registry.register("device_info", "Device of a model", metrics.devices.clone());
         metrics
     }
 
-    /// What a model's sessions count.
-    pub fn session(&self, model: &str) -> Meters {
+    /// The metrics of one model's pool.
+    pub fn pool_metrics(&self, model: &str) -> Meters {
         let label = ModelLabel { model: model.to_owned() };
         let on = |device: &str| {
             let labels = DeviceLabels { model: model.to_owned(), device: device.to_owned() };
@@ -185,8 +197,8 @@ impl Metrics {
         }
     }
 
-    /// Notes what became of a load.
-    pub fn loaded(&self, model: &str, outcome: &'static str) {
+    /// Counts a load.
+    pub fn record_load(&self, model: &str, outcome: &'static str) {
         self.model_loads.get_or_create(&LoadLabels { model: model.to_owned(), outcome }).inc();
     }
 
@@ -194,22 +206,22 @@ impl Metrics {
         BatchingInfo { model: model.to_owned(), gauges: self.batching.clone() }
     }
 
-    /// Notes that a model runs on nothing any more.
-    pub fn gone(&self, model: &str) {
+    /// Removes the information gauges of a model that was unloaded.
+    pub fn clear_model(&self, model: &str) {
         self.batching_of(model).clear();
         for device in ["cpu", "cuda"] {
             self.devices.remove(&DeviceLabels { model: model.to_owned(), device: device.to_owned() });
         }
     }
 
-    /// Notes what became of a question.
-    pub fn predicted(&self, model: &str, version: &str, outcome: &'static str) {
+    /// Counts an inference request.
+    pub fn record_prediction(&self, model: &str, version: &str, outcome: &'static str) {
         let labels = PredictionLabels { model: model.to_owned(), version: version.to_owned(), outcome };
         self.predictions.get_or_create(&labels).inc();
     }
 }
 
-/// Powers of two up to what one batch of small rows may hold.
+/// Buckets are powers of two up to 1024 rows.
 fn rows_histogram() -> Histogram {
     Histogram::new((0..11).map(|power| f64::from(1_u32 << power)))
 }

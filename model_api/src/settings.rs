@@ -7,70 +7,63 @@ use service::shared_secret::SharedSecret;
 
 use crate::memory::{self, Bounds, Shares};
 use crate::preprocessing::ImageLimits;
-use crate::repository_access::RepositoryAccess;
+use crate::repository::{RepositoryAccess, Selection};
 use crate::session::DeviceWish;
 
-/// Every variable that `model_api` reads, checked before a port is bound.
+/// Environment variables of `model_api`, with their defaults in parentheses. They are validated before a port is bound.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
+    /// Settings that both services have: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
     pub server: ServerSettings,
-    /// `ALLOWED_HOSTS`: names in `Host` that are accepted where it listens on loopback, beside loopback names and IP addresses.
+    /// `ALLOWED_HOSTS`: names that `Host` may contain when the service listens on loopback, beside loopback names and IP addresses.
     pub guard: RequestGuard,
-    /// `MODEL_API_SECRET`: what requests to load and unload models must carry; unset: they are accepted on loopback alone.
+    /// `MODEL_API_SECRET`: secret that requests to load and unload models must contain. Without it, such requests are accepted on
+    /// loopback only.
     pub repository_access: RepositoryAccess,
     /// `MODEL_NAME`: which models are served from the start.
     pub models: Selection,
-    /// `MODELS_DIR` (`./models`): where they are.
+    /// `MODELS_DIR` (`./models`): the folder of models.
     pub models_dir: PathBuf,
-    /// `MODEL_WATCH` (`poll`) and `MODEL_WATCH_INTERVAL_MS` (1000): how often that folder is looked at for what is new,
-    /// changed or gone; with `off` it never is.
-    pub watch: Option<Duration>,
+    /// `MODEL_WATCH` (`poll`) and `MODEL_WATCH_INTERVAL_MS` (1000): interval at which the folder is polled for changes; `None` with
+    /// `off`.
+    pub watch_interval: Option<Duration>,
     /// `DEVICE` (`auto`): `auto`, `cpu` or `cuda`.
     pub device: DeviceWish,
-    /// `ORT_DYLIB_PATH`: the ONNX Runtime library, out of the wheel `onnxruntime` or `onnxruntime-gpu`.
+    /// `ORT_DYLIB_PATH`: the ONNX Runtime library from the wheel `onnxruntime` or `onnxruntime-gpu`.
     pub library: PathBuf,
-    /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
+    /// `SESSION_THREADS` (0): threads of all sessions of one model together; 0 stands for the CPU quota of the cgroup.
     pub session_threads: usize,
-    /// `QUEUE_LENGTH` (1024): rows that may wait for a model, and as many pictures, but never fewer than 512, to be decoded
-    /// for any; one more is answered 503.
+    /// `QUEUE_LENGTH` (1024): maximum number of rows that wait for one model, and of images, but at least 512, that wait to be
+    /// decoded. Further requests are rejected with 503.
     pub queue_length: usize,
-    /// `QUEUE_BYTES` (268435456): of the inputs that wait or run, decoded, of all models together; one more is answered 503.
+    /// `QUEUE_BYTES` (268435456): maximum size of the decoded inputs that wait or run, for all models together. Further requests are
+    /// rejected with 503.
     pub queue_bytes: usize,
-    /// `RUN_TIMEOUT_MS` (30000): a run that takes longer is answered 504, and its session is replaced.
+    /// `RUN_TIMEOUT_MS` (30000): time limit of one run. After it the response is 504, and the session is replaced.
     pub run_timeout: Duration,
-    /// `SESSION_MEMORY_BYTES` (0): one session's process is ended above it; 0 is half of the cgroup's limit or of the machine's
-    /// memory, or less where this process and all sessions would not fit beside it ([`crate::memory`]).
+    /// `SESSION_MEMORY_BYTES` (0): memory limit of one session process, which is killed above it. 0 stands for half of the memory of
+    /// the cgroup or machine, or less if this process and all sessions would not fit beside it ([`crate::memory`]).
     pub memory: Shares,
-    /// `START_TIMEOUT_MS` (120000): a session must have loaded its model and run it once by then.
+    /// `START_TIMEOUT_MS` (120000): time limit for a session to load its model and to run it once.
     pub start_timeout: Duration,
     /// `MAX_IMAGE_BYTES` (33554432), `MAX_IMAGE_SIDE` (16384 pixels), `MAX_IMAGE_PIXELS` (67108864) and
-    /// `MAX_DECODE_BYTES` (268435456): of one picture; the last also of the tensor that a batch of them becomes.
-    pub image: ImageLimits,
-    /// `DECODE_THREADS` (0): pictures decoded at the same time, each within `MAX_DECODE_BYTES`; 0 is what the cgroup's
-    /// quota allows, but never more than 4, so that decoding takes 1 GiB at most however many cores there are.
+    /// `MAX_DECODE_BYTES` (268435456): limits of one image. The last also limits the tensor of a batch of images.
+    pub image_limits: ImageLimits,
+    /// `DECODE_THREADS` (0): images that are decoded concurrently, each within `MAX_DECODE_BYTES`. 0 stands for the CPU quota of the
+    /// cgroup, but at most 4, so that decoding takes at most 1 GiB on any machine.
     pub decode_threads: usize,
 }
 
-/// Unless the operator, who knows the memory, says more: each may take `MAX_DECODE_BYTES`.
-const MOST_DECODE_THREADS: usize = 4;
-
-/// `MODEL_NAME`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// `all`: every model that there is.
-    All,
-    /// A name, or several with commas.
-    Names(Vec<String>),
-}
+/// Largest default of `DECODE_THREADS`. Each thread may use `MAX_DECODE_BYTES`, so more threads need an explicit setting.
+const MAX_DEFAULT_DECODE_THREADS: usize = 4;
 
 impl Settings {
-    /// Where `model_api` listens when `PORT` is not set.
+    /// Default of `PORT`.
     pub const PORT: u16 = 5050;
-    /// Where its metrics are when `METRICS_ADDR` is not set.
+    /// Default port of `METRICS_ADDR`.
     pub const METRICS_PORT: u16 = 9150;
 
-    /// Reads the variables named at the fields.
+    /// Reads and validates the variables.
     pub fn from_env() -> Result<Self, SettingError> {
         let default = ImageLimits::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -79,7 +72,7 @@ impl Settings {
         let queue_bytes = at_least("QUEUE_BYTES", 1, 256 << 20)?;
         let decode_bytes = at_least("MAX_DECODE_BYTES", 1, default.decode_bytes)?;
         let decode_threads = match parse("DECODE_THREADS", 0)? {
-            0 => cores.min(MOST_DECODE_THREADS),
+            0 => cores.min(MAX_DEFAULT_DECODE_THREADS),
             threads => threads,
         };
         let bounds = Bounds {
@@ -97,7 +90,10 @@ impl Settings {
             memory: Shares::new(memory::limit(), &bounds, session_memory),
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
-            watch: watch(&parse("MODEL_WATCH", "poll".to_owned())?, millis("MODEL_WATCH_INTERVAL_MS", 1000)?)?,
+            watch_interval: watch_interval(
+                &parse("MODEL_WATCH", "poll".to_owned())?,
+                millis("MODEL_WATCH_INTERVAL_MS", 1000)?,
+            )?,
             device: device(&parse("DEVICE", "auto".to_owned())?)?,
             library: library(optional("ORT_DYLIB_PATH"))?,
             session_threads: or_cores(parse("SESSION_THREADS", 0)?),
@@ -105,7 +101,7 @@ impl Settings {
             queue_bytes,
             run_timeout: millis("RUN_TIMEOUT_MS", 30_000)?,
             start_timeout: millis("START_TIMEOUT_MS", 120_000)?,
-            image: ImageLimits {
+            image_limits: ImageLimits {
                 bytes: at_least("MAX_IMAGE_BYTES", 1, default.bytes)?,
                 side: at_least("MAX_IMAGE_SIDE", 1, default.side)?,
                 pixels: at_least("MAX_IMAGE_PIXELS", 1, default.pixels)?,
@@ -116,7 +112,7 @@ impl Settings {
     }
 }
 
-/// `MODELS_DIR`, which the subcommand `models` needs without the rest.
+/// Reads `MODELS_DIR`, the only variable of the subcommand `models`.
 pub fn models_dir() -> Result<PathBuf, SettingError> {
     let dir: PathBuf = parse("MODELS_DIR", PathBuf::from("./models"))?;
     if dir.is_dir() { Ok(dir) } else { Err(SettingError::new("MODELS_DIR", format!("{} is no folder", dir.display()))) }
@@ -140,7 +136,7 @@ fn selection(names: Option<&str>) -> Result<Selection, SettingError> {
     }
 }
 
-fn watch(text: &str, interval: Duration) -> Result<Option<Duration>, SettingError> {
+fn watch_interval(text: &str, interval: Duration) -> Result<Option<Duration>, SettingError> {
     match text {
         "off" => Ok(None),
         "poll" => Ok(Some(interval)),
@@ -181,11 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_is_told_with_the_name_of_the_variable() {
+    fn an_invalid_value_is_reported_with_the_name_of_its_variable() {
         assert!(names("../etc").unwrap_err().starts_with("MODEL_NAME: \"../etc\" is no name"));
         assert!(names("a,,b").unwrap_err().starts_with("MODEL_NAME: \"\" is no name"));
         assert!(selection(None).unwrap_err().to_string().starts_with("MODEL_NAME: must say"));
-        assert!(watch("inotify", Duration::ZERO).unwrap_err().to_string().ends_with("is neither off nor poll"));
+        assert!(
+            watch_interval("inotify", Duration::ZERO).unwrap_err().to_string().ends_with("is neither off nor poll")
+        );
         assert!(device("gpu").unwrap_err().to_string().starts_with("DEVICE: \"gpu\" is none of"));
         assert!(library(None).unwrap_err().to_string().starts_with("ORT_DYLIB_PATH: must name"));
         assert!(library(Some("/".into())).unwrap_err().to_string().ends_with("is no file"));

@@ -66,7 +66,7 @@ pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Re
 
 fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint) -> Arc<Pool> {
     let batch = BatchSettings::new(MAX_ROWS, Duration::ZERO, Some(true), Duration::from_secs(30));
-    let meters = Metrics::register(&mut Registry::default()).session("mnist");
+    let meters = Metrics::register(&mut Registry::default()).pool_metrics("mnist");
     let queue = QueueLimits { rows: 256, bytes: 64 << 20 };
     Arc::new(Pool::start(launcher, blueprint, &PoolSettings { bytes: 0, sessions: SESSIONS, queue, batch, meters }))
 }

@@ -20,7 +20,7 @@ fn the_bounds_at_the_defaults_fit_into_the_container() {
     let (gibibytes, _) = after.split_once("G}").expect("a number of gibibytes");
     let limit = gibibytes.parse::<u64>().unwrap() << 30;
     let default = |name: &str| {
-        let setting = crate::help::PROGRAM.settings.iter().find(|setting| setting.name == name).unwrap();
+        let setting = crate::cli::PROGRAM.settings.iter().find(|setting| setting.name == name).unwrap();
         setting.default.parse::<u64>().unwrap()
     };
     // Those that all services have are not in this program's help.

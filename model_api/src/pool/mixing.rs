@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::BatchSettings;
 use super::rows::{Finding, Probed};
-use crate::analysis::{GraphFacts, RowAnalysis};
+use crate::onnx::analysis::{GraphFacts, RowAnalysis};
 
 /// The decision for one model version, made on its first session.
 #[derive(Debug, Default)]

@@ -23,7 +23,7 @@ pub use self::finding::{Finding, Probed};
 use self::inputs::{Kind, LENGTHS, LONGER, MAX_ELEMENTS};
 pub use self::inputs::{plain_row, probe_rows};
 use super::BatchSettings;
-use crate::analysis::RowAnalysis;
+use crate::onnx::analysis::RowAnalysis;
 use crate::session::{Blueprint, Hello, Session, SessionError, known_shape};
 
 /// After so long no further batch is tried, once the first [`LEAST_BATCHES`] have been, or the first [`FEWEST`] where graph or

@@ -2,12 +2,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use service::problem::problem;
 
-/// A path that is not there.
+/// 404 for a path without a route.
 pub async fn no_such_route() -> Response {
     problem(StatusCode::NOT_FOUND, "there is nothing at this path")
 }
 
-/// A path that is there, asked in another way.
+/// 405 for a route with another method.
 pub async fn no_such_method() -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
 }

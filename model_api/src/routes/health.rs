@@ -7,7 +7,7 @@ use contract::{Device, ModelDescription};
 use open_inference::ModelState;
 use serde::Serialize;
 
-use crate::app::App;
+use crate::state::AppState;
 
 /// The body of `GET /health/live`.
 #[derive(Serialize)]
@@ -20,7 +20,7 @@ pub struct Live {
 pub struct Health {
     ready: bool,
     live: bool,
-    /// Why not, in one line.
+    /// Why the service is not ready, in one line.
     reason: Option<String>,
     models: Vec<ModelHealth>,
 }
@@ -34,17 +34,17 @@ struct ModelHealth {
     reason: Option<String>,
 }
 
-/// `GET /health/live`: the process answers.
+/// `GET /health/live`: 200 while the process responds.
 pub async fn live() -> Json<Live> {
     Json(Live { live: true })
 }
 
-/// `GET /health/ready`: 200 when every model that was asked for at the start has been warm, one can be asked, and
-/// nobody wants to stop; else 503.
-pub async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Health>) {
-    let reason = app.readiness.reason().or_else(|| app.models.why_not_ready());
+/// `GET /health/ready`: 200 when every model of the start has been warm, one model is available and no shutdown has
+/// begun; 503 otherwise.
+pub async fn ready(State(state): State<Arc<AppState>>) -> (StatusCode, Json<Health>) {
+    let reason = state.readiness.reason().or_else(|| state.registry.not_ready_reason());
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let models = app.models.list().into_iter().map(ModelHealth::from).collect();
+    let models = state.registry.list().into_iter().map(ModelHealth::from).collect();
     (status, Json(Health { ready: reason.is_none(), live: true, reason, models }))
 }
 

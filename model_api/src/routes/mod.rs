@@ -1,9 +1,10 @@
-//! One file for each thing that can be asked: extract → call → render.
+//! HTTP handlers, one file for each route: extract, call, render.
 
-mod ask;
+mod extract;
 pub mod fallback;
 pub mod health;
-pub mod home;
-pub mod input;
-pub mod list;
+pub mod models;
+pub mod open_inference;
 pub mod predict;
+pub mod preview;
+pub mod root;

@@ -4,22 +4,26 @@ use axum::Json;
 use axum::extract::State;
 use contract::{ImageArray, LegacyResponse, Prediction};
 
-use super::ask::Ask;
-use crate::app::App;
+use super::extract::InferenceInput;
 use crate::error::Error;
-use crate::infer::infer;
+use crate::inference::infer;
 use crate::pool::Urgency;
+use crate::state::AppState;
 
-/// `POST /predict_array`, `/predict_array/{model}`: `{"image_arr": …}` → `{"cls", "value"}`, as the first MLServe had it.
-pub async fn predict_array(State(app): State<Arc<App>>, ask: Ask) -> Result<Json<LegacyResponse>, Error> {
-    let Ask { model, body } = ask;
+/// `POST /predict_array`, `/predict_array/{model}`: takes `{"image_arr": …}`, returns `{"cls", "value"}`, the format of the
+/// first MLServe.
+pub async fn predict_array(
+    State(state): State<Arc<AppState>>,
+    input: InferenceInput,
+) -> Result<Json<LegacyResponse>, Error> {
+    let InferenceInput { model, body } = input;
     let reader = Arc::clone(&model);
     let read = move || {
         let array = ImageArray::from_json(&body.bytes).map_err(|error| Error::Malformed(error.to_string()))?;
-        array.to_tensor(reader.only_input()?).map_err(|error| Error::Unfit(error.to_string()))
+        array.to_tensor(reader.only_input()?).map_err(|error| Error::InvalidInput(error.to_string()))
     };
-    let input = app.decoder.run(read).await?;
-    let inference = infer(&app, &model, vec![input], Urgency::Interactive).await?;
+    let tensor = state.decoder.run(read).await?;
+    let inference = infer(&state, &model, vec![tensor], Urgency::Interactive).await?;
     let (cls, value) = Prediction::first_row_class(&inference, &model.metadata.outputs)?;
     Ok(Json(LegacyResponse { cls, value }))
 }

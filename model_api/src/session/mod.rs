@@ -28,8 +28,8 @@ use contract::Device;
 use open_inference::{Tensor, TensorMetadata};
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::GraphFacts;
 use crate::memory::Exceeded;
+use crate::onnx::analysis::GraphFacts;
 pub use child::main as child_main;
 use device::Kind;
 pub use frame::MAX_RESULT_BYTES;

@@ -23,11 +23,11 @@ use super::graph::Graph;
 use super::sizes::{Filled, common_rows};
 use super::words::for_callers;
 use super::{Hello, MAX_RESULT_BYTES, SessionError, StartError, value, warm_up};
-use crate::analysis::{self, GraphFacts, training};
-use crate::onnx_file::Model;
+use crate::onnx::analysis::{self, GraphFacts, training_mode};
+use crate::onnx::external_data;
+use crate::onnx::proto::Model;
 use crate::repository::is_ort;
-use crate::unreadable::unreadable;
-use crate::{digest, external_data};
+use crate::repository::read_error::describe_read_error;
 
 /// A model, open and warm.
 pub struct Onnx {
@@ -164,9 +164,9 @@ impl Onnx {
 fn open_session(environment: &Environment, load: &Load, kind: Kind) -> Result<Session, String> {
     let builder = Session::builder(environment).map_err(said)?;
     let builder = options(builder, load.threads, kind).map_err(said)?;
-    let builder = match graph_of(&load.graph).filter(training::is_in) {
+    let builder = match graph_of(&load.graph).filter(training_mode::is_used) {
         Some(model) => {
-            if let Some(name) = training::overwritten(&model) {
+            if let Some(name) = training_mode::overwritten_initializer(&model) {
                 return Err(format!(
                     "BatchNormalization in training mode overwrites the initializer {name:?}, which is also used elsewhere, so \
                      that each run would change the results of the next; export the model in inference mode"
@@ -190,7 +190,7 @@ fn graph_of(graph: &Path) -> Option<Model> {
     if is_ort(graph) {
         return None;
     }
-    Model::read(fs::read(graph).ok()?.into()).ok()
+    Model::parse(fs::read(graph).ok()?.into()).ok()
 }
 
 fn run(
@@ -232,11 +232,11 @@ fn with_data_files(mut builder: SessionBuilder, graph: &Path) -> Result<SessionB
     if is_ort(graph) {
         return Ok(builder);
     }
-    let onnx = fs::read(graph).map_err(|error| unreadable(graph, &error))?;
-    for location in external_data::locations(onnx.into())? {
+    let onnx = fs::read(graph).map_err(|error| describe_read_error(graph, &error))?;
+    for location in external_data::locations_in_file(onnx.into())? {
         let mut data = Vec::new();
-        let read = digest::open_data(graph, &location).and_then(|mut file| file.read_to_end(&mut data));
-        read.map_err(|error| unreadable(Path::new(&location), &error))?;
+        let read = external_data::open(graph, &location).and_then(|mut file| file.read_to_end(&mut data));
+        read.map_err(|error| describe_read_error(Path::new(&location), &error))?;
         builder = builder.with_external_initializer_file_in_memory(location, data.into()).map_err(said)?;
     }
     Ok(builder)

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use contract::Device;
-use model_api::analysis::GraphFacts;
+use model_api::onnx::analysis::GraphFacts;
 use model_api::session::Hello;
 use open_inference::{Datatype, Tensor, TensorMetadata, client};
 use serde_json::{Value, json};

@@ -27,7 +27,7 @@ async fn pool_after(fake: &Fake, singles: usize) -> Arc<Pool> {
     let (model, graph, shapes) = ("m".to_owned(), PathBuf::new(), BTreeMap::new());
     let blueprint = Blueprint { model, graph, threads: 1, shapes, unchanged: Arc::new(|| true) };
     let batch = BatchSettings::new(0, Duration::ZERO, None, Duration::from_secs(30));
-    let meters = Metrics::register(&mut Registry::default()).session("m");
+    let meters = Metrics::register(&mut Registry::default()).pool_metrics("m");
     let queue = QueueLimits { rows: 10_000, bytes: 1 << 30 };
     let pool =
         Arc::new(Pool::start(fake, &blueprint, &PoolSettings { bytes: 1000, sessions: 1, queue, batch, meters }));

@@ -1,12 +1,12 @@
-//! Models that are made of others.
+//! ModelRegistry that are made of others.
 
 use std::fs;
 use std::time::Duration;
 
-use model_api::models::Models;
+use model_api::registry::ModelRegistry;
 use model_api::repository::Repository;
+use model_api::repository::Selection;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
-use model_api::settings::Selection;
 use open_inference::{Datatype, ModelState, TensorMetadata};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -69,12 +69,12 @@ async fn serving(settings: &str) -> Service {
 }
 
 /// Why `p` cannot be asked, and its state.
-fn unready(models: &Models) -> (ModelState, String) {
+fn unready(models: &ModelRegistry) -> (ModelState, String) {
     let model = models.list().into_iter().find(|model| model.name == "p").unwrap();
     (model.state, model.reason.unwrap_or_default())
 }
 
-fn digest(models: &Models) -> String {
+fn digest(models: &ModelRegistry) -> String {
     models.get("p", None).map_or_else(|error| error.to_string(), |model| model.digest.clone())
 }
 
@@ -108,19 +108,19 @@ fn a_folder_without_a_graph_is_a_pipeline_if_its_settings_say_so() {
         .with("q/2/model-settings.json", "{}")
         .with("none/model-settings.json", "{}")
         .with("broken/model-settings.json", "{");
-    let found = Repository::new(folder.path()).find().unwrap();
+    let found = Repository::new(folder.path()).scan().unwrap();
     let versions = |name: &str| found[name].versions.iter().map(|files| &*files.version).collect::<Vec<_>>();
     assert_eq!((versions("p"), versions("q"), versions("none")), (vec!["1"], vec!["1"], vec![]));
-    assert!(found["none"].why_none.as_deref().unwrap().starts_with("its folder has no model.onnx, and no folder"));
+    assert!(found["none"].rejection.as_deref().unwrap().starts_with("its folder has no model.onnx, and no folder"));
     let reason = "its folder has no model.onnx, and model-settings.json: EOF while parsing";
-    assert!(found["broken"].why_none.as_deref().unwrap().starts_with(reason));
+    assert!(found["broken"].rejection.as_deref().unwrap().starts_with(reason));
 }
 
 #[test]
 fn whoever_wants_a_pipeline_gets_its_steps() {
     let outer = pipeline(&json!([{ "model": "p", "inputs": { "image": "image" } }]));
     let folder = folder().with("p/model-settings.json", two_steps()).with("outer/model-settings.json", outer);
-    let selected = Repository::new(folder.path()).select(&Selection::Names(vec!["outer".to_owned()])).unwrap();
+    let selected = Repository::new(folder.path()).select_models(&Selection::Names(vec!["outer".to_owned()])).unwrap();
     assert_eq!(selected.into_keys().collect::<Vec<_>>(), ["cut", "outer", "p", "read"]);
 }
 
@@ -160,7 +160,7 @@ async fn its_settings_may_rename_and_add_outputs_narrow_shapes_and_say_words() {
     let service = serving(&settings.to_string()).await;
     let model = service.models.get("p", None).unwrap();
     assert_eq!(
-        model.extra.notice.as_deref(),
+        model.texts.notice.as_deref(),
         Some("Both are toys. A toy."),
         "what is to be said of a step's answers is"
     );
@@ -245,7 +245,7 @@ async fn what_does_not_fit_is_unavailable_and_names_the_step_and_the_field_and_o
         assert!(state == ModelState::Unavailable && why.starts_with(&reason), "{settings}: {state:?}: {why}");
         let index = service.models.index().await.into_iter().find(|line| line.name == "p").unwrap();
         assert_eq!((index.state, index.reason), (ModelState::Unavailable, why));
-        assert!(service.models.get("read", None).is_ok() && service.models.are_ready());
+        assert!(service.models.get("read", None).is_ok() && service.models.is_ready());
     }
     write(&service, "p/model-settings.json", two_steps());
     service.models.load("p").await.unwrap();
@@ -271,7 +271,7 @@ async fn pipelines_that_lead_back_to_each_other_are_refused_whichever_comes_firs
     // Mended: `r` is two steps now, and all of them come by themselves.
     write(&service, "r/model-settings.json", two_steps());
     service.models.load("r").await.unwrap();
-    until(|| service.models.are_ready()).await;
+    until(|| service.models.is_ready()).await;
     // One that is served goes on when another would lead back to it.
     write(&service, "r/model-settings.json", of("p"));
     let told = service.models.load("r").await.unwrap_err().to_string();
@@ -312,14 +312,14 @@ async fn a_pipeline_waits_for_a_step_that_comes_later_and_for_one_that_goes_and_
     let service = Service::new(folder, &Kinds);
     let missing = "model-settings.json: step \"read\": model: read is not loaded".to_owned();
     until(|| unready(&service.models) == (ModelState::Unavailable, missing.clone())).await;
-    assert_eq!(service.models.why_not_ready(), Some(format!("p: {missing}")));
+    assert_eq!(service.models.not_ready_reason(), Some(format!("p: {missing}")));
     write(&service, "read/model.onnx", graph(2));
     service.models.load("read").await.unwrap();
     assert_eq!(unready(&service.models).0, ModelState::Ready, "without being loaded again");
     let first = digest(&service.models);
     service.models.unload("read").await.unwrap();
     assert_eq!(unready(&service.models), (ModelState::Unavailable, missing));
-    assert!(service.models.are_ready(), "it has been ready once");
+    assert!(service.models.is_ready(), "it has been ready once");
     assert_eq!(ask(&service, "image", [0.; 4]).await.error().0, 503);
     service.models.load("read").await.unwrap();
     assert_eq!(digest(&service.models), first);

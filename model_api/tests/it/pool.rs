@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use model_api::analysis::{GraphFacts, RowAnalysis};
 use model_api::metrics::{Metrics, ModelLabel};
+use model_api::onnx::analysis::{GraphFacts, RowAnalysis};
 use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Ran, RunError, State, Urgency};
 use model_api::session::{Blueprint, Hello, StartError};
 use open_inference::{Datatype, RowDependence, Tensor};
@@ -55,7 +55,7 @@ fn start_of(
 ) -> Arc<Pool> {
     let blueprint =
         Blueprint { model: "m".to_owned(), graph: PathBuf::new(), threads: 1, shapes: BTreeMap::new(), unchanged };
-    let meters = Metrics::register(&mut Registry::default()).session("m");
+    let meters = Metrics::register(&mut Registry::default()).pool_metrics("m");
     let settings = PoolSettings { bytes, sessions: 1, queue, batch, meters };
     Arc::new(Pool::start(fake, &blueprint, &settings))
 }
@@ -480,7 +480,7 @@ fn start_counted(fake: &Fake, batch: BatchSettings) -> (Arc<Pool>, Metrics) {
     let unchanged: Arc<dyn Fn() -> bool + Send + Sync> = Arc::new(|| true);
     let (model, graph, shapes) = ("m".to_owned(), PathBuf::new(), BTreeMap::new());
     let blueprint = Blueprint { model, graph, threads: 1, shapes, unchanged };
-    let settings = PoolSettings { bytes: 1000, sessions: 1, queue: QUEUE, batch, meters: metrics.session("m") };
+    let settings = PoolSettings { bytes: 1000, sessions: 1, queue: QUEUE, batch, meters: metrics.pool_metrics("m") };
     (Arc::new(Pool::start(fake, &blueprint, &settings)), metrics)
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use model_api::analysis::{GraphFacts, RowAnalysis};
 use model_api::memory::Exceeded;
 use model_api::metrics::{Metrics, ModelLabel};
+use model_api::onnx::analysis::{GraphFacts, RowAnalysis};
 use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Ran, RunError, Urgency};
 use model_api::session::{Blueprint, Hello};
 use open_inference::Tensor;
@@ -39,7 +39,7 @@ async fn start_with(fake: &Fake, independent: Option<bool>) -> (Arc<Pool>, Metri
         sessions: 1,
         queue: QueueLimits { rows: 8, bytes: 1 << 20 },
         batch: BatchSettings::new(3, Duration::ZERO, independent, RUN_TIMEOUT),
-        meters: metrics.session("m"),
+        meters: metrics.pool_metrics("m"),
     };
     let pool = Arc::new(Pool::start(fake, &blueprint, &settings));
     pool.ready(|_| ()).await.unwrap();

@@ -3,8 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use model_api::repository::Selection;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
-use model_api::settings::Selection;
 use open_inference::ModelState;
 use serde_json::json;
 use tokio::time::sleep;
@@ -117,7 +117,7 @@ async fn what_of_tritons_configuration_is_not_used_is_in_the_index_and_labels_co
 async fn a_model_that_model_name_does_not_select_says_so_and_can_be_loaded() {
     let folder = Folder::new().with("a.onnx", "").with("b.onnx", "");
     let selection = Selection::Names(vec!["a".to_owned()]);
-    let service = Service::selecting(folder, &Fake::default(), &selection).warm().await;
+    let service = Service::with_selection(folder, &Fake::default(), &selection).warm().await;
     let index = service.models.index().await;
     assert_eq!(index[1].reason, "MODEL_NAME=a does not select it");
     let list = service.get("/models").await.json();

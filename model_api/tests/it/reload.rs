@@ -1,4 +1,4 @@
-//! Models come, change and go while the service runs.
+//! ModelRegistry come, change and go while the service runs.
 
 use std::fs;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use model_api::error::Error;
 use model_api::metrics::DeviceLabels;
-use model_api::models::Models;
 use model_api::pool::Urgency;
+use model_api::registry::ModelRegistry;
 use model_api::session::{Blueprint, Hello, Launcher, StartError};
 use open_inference::{ModelIndex, ModelState};
 use tokio::sync::Semaphore;
@@ -51,7 +51,7 @@ fn write(service: &Service, name: &str, content: impl AsRef<[u8]>) {
     fs::write(path, content).unwrap();
 }
 
-fn default_of(models: &Models, name: &str) -> String {
+fn default_of(models: &ModelRegistry, name: &str) -> String {
     models.get(name, None).map_or_else(|error| error.to_string(), |model| model.version.clone())
 }
 
@@ -60,7 +60,7 @@ fn said(outcome: Result<(), Error>) -> (u16, String) {
     (error.status().0.as_u16(), error.to_string())
 }
 
-async fn index(models: &Models) -> Vec<(String, String, ModelState, String)> {
+async fn index(models: &ModelRegistry) -> Vec<(String, String, ModelState, String)> {
     let line = |ModelIndex { name, version, state, reason, .. }| (name, version, state, reason);
     models.index().await.into_iter().map(line).collect()
 }
@@ -104,7 +104,7 @@ async fn a_new_version_is_warmed_up_beside_the_old_one_and_then_takes_over() {
         async move { models.load("m").await }
     });
     until(|| service.models.list().len() == 2).await;
-    assert_eq!((default_of(&service.models, "m"), service.models.are_ready()), ("1".to_owned(), true));
+    assert_eq!((default_of(&service.models, "m"), service.models.is_ready()), ("1".to_owned(), true));
     assert!(service.models.get("m", Some("2")).is_err(), "it has never been warm");
     assert_eq!(index(&service.models).await[1].2, ModelState::Loading);
     gated.gate.add_permits(1);
@@ -120,7 +120,7 @@ async fn at_the_start_no_older_version_answers_just_because_it_was_warm_sooner()
     until(|| service.models.versions("m").len() == 1).await;
     let first = service.models.versions("m").remove(0);
     let default = service.models.get("m", None).map(|model| model.version.clone());
-    assert_eq!((default.is_ok(), service.models.are_ready()), (first == "2", false));
+    assert_eq!((default.is_ok(), service.models.is_ready()), (first == "2", false));
     gated.gate.add_permits(1);
     assert_eq!(default_of(&service.warm().await.models, "m"), "2");
 }
@@ -139,7 +139,7 @@ async fn a_changed_version_takes_over_and_what_has_begun_finishes_on_the_old_one
         old.run(input(0.5), Urgency::Interactive).await.is_ok()
             && new.run(input(0.5), Urgency::Interactive).await.is_ok()
     );
-    let ended = old.ended();
+    let ended = old.stopped();
     drop(old);
     timeout(Duration::from_secs(5), ended).await.expect("its sessions end with the last request");
     assert!(new.run(input(0.5), Urgency::Interactive).await.is_ok());
@@ -181,7 +181,7 @@ async fn a_broken_change_leaves_the_last_good_one_in_service_and_says_why() {
         let reason =
             format!("version 3 on disk cannot be served: {reason}; the last good one ({digest}) is still served");
         let line = ("m".to_owned(), "3".to_owned(), ModelState::Ready, reason);
-        assert_eq!((index(&service.models).await, service.models.are_ready()), (vec![line], true));
+        assert_eq!((index(&service.models).await, service.models.is_ready()), (vec![line], true));
     }
     fs::remove_file(service.folder.path().join("m/3/model-settings.json")).unwrap();
     service.models.load("m").await.unwrap();
@@ -247,8 +247,8 @@ async fn only_what_is_in_the_repository_can_be_loaded_and_garbage_says_what_is_w
         reasons,
         [unavailable("empty"), unavailable("garbage"), ("m".to_owned(), ModelState::Ready), unavailable("two words")]
     );
-    assert!(service.models.are_ready(), "what is loaded later makes nothing unready");
-    assert_eq!(service.models.only().unwrap().name, "m", "a broken one makes no request ambiguous");
+    assert!(service.models.is_ready(), "what is loaded later makes nothing unready");
+    assert_eq!(service.models.get_only().unwrap().name, "m", "a broken one makes no request ambiguous");
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn an_unloaded_model_is_gone_at_once_and_what_has_begun_is_answered() {
     unloading.await.unwrap().unwrap();
     assert_eq!(index(&models).await[0], line(ModelState::Unavailable, "it was unloaded"));
     assert_eq!(said(models.unload("m").await), (404, "there is no such model; there are: n".to_owned()));
-    assert!(models.are_ready(), "it counts no longer");
+    assert!(models.is_ready(), "it counts no longer");
     models.load("m").await.unwrap();
     assert!(models.get("m", None).unwrap().run(input(0.5), Urgency::Interactive).await.is_ok());
 }
@@ -349,13 +349,13 @@ async fn a_model_that_was_asked_for_is_waited_for_until_it_has_been_mended() {
     let service = Service::new(folder, &Fake::default());
     until(|| service.models.list().iter().all(|model| model.state != ModelState::Loading)).await;
     let reason = "broken: the file is no ONNX model, or is damaged";
-    assert_eq!(service.models.why_not_ready().as_deref(), Some(reason));
+    assert_eq!(service.models.not_ready_reason().as_deref(), Some(reason));
     write(&service, "broken/model.onnx", graph(1));
     service.models.load("broken").await.unwrap();
-    assert_eq!(service.models.why_not_ready(), None);
+    assert_eq!(service.models.not_ready_reason(), None);
     write(&service, "broken/model.onnx", [0xff]);
     assert!(service.models.load("broken").await.is_err());
-    assert_eq!(service.models.why_not_ready(), None, "it has been warm once");
+    assert_eq!(service.models.not_ready_reason(), None, "it has been warm once");
 }
 
 #[tokio::test]
@@ -371,7 +371,7 @@ async fn a_broken_newest_version_stands_back_at_the_start() {
 async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
     let fake = Fake::failing([StartError::Model("no memory".to_owned())]);
     let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
-    until(|| service.models.why_not_ready().as_deref() == Some("m: no memory")).await;
+    until(|| service.models.not_ready_reason().as_deref() == Some("m: no memory")).await;
     service.warm().await;
 }
 
@@ -379,7 +379,7 @@ async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
 async fn a_load_that_fails_as_well_does_not_end_these_attempts() {
     let fake = Fake::failing([const { StartError::NoDevice(String::new()) }; 4]);
     let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
-    until(|| service.models.why_not_ready().is_some_and(|reason| reason.contains("DEVICE=cuda"))).await;
+    until(|| service.models.not_ready_reason().is_some_and(|reason| reason.contains("DEVICE=cuda"))).await;
     assert_eq!(said(service.models.load("m").await).0, 422);
     service.warm().await;
 }

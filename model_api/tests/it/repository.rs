@@ -3,23 +3,23 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use model_api::repository::{Found, Repository};
-use model_api::settings::Selection;
+use model_api::repository::Selection;
+use model_api::repository::{Repository, RepositoryEntry};
 
 use crate::support::folder::Folder;
 
-fn versions(found: &Found) -> Vec<&str> {
+fn versions(found: &RepositoryEntry) -> Vec<&str> {
     found.versions.iter().map(|files| files.version.as_str()).collect()
 }
 
-fn find(folder: &Folder, name: &str) -> Found {
-    Repository::new(folder.path()).look_up(name).unwrap()
+fn find(folder: &Folder, name: &str) -> RepositoryEntry {
+    Repository::new(folder.path()).find(name).unwrap()
 }
 
-fn why_none(folder: &Folder, name: &str) -> String {
+fn rejection(folder: &Folder, name: &str) -> String {
     let found = find(folder, name);
     assert_eq!(versions(&found), [""; 0]);
-    found.why_none.unwrap()
+    found.rejection.unwrap()
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_model_is_a_file_or_a_folder_or_a_folder_of_versions() {
         .with("both/model.onnx", "")
         .with("both/2/model.onnx", "")
         .with("README.md", "");
-    let found = Repository::new(folder.path()).find().unwrap();
+    let found = Repository::new(folder.path()).scan().unwrap();
     let all: Vec<_> = found.iter().map(|(name, found)| (name.as_str(), versions(found))).collect();
     assert_eq!(
         all,
@@ -58,7 +58,7 @@ fn the_extension_may_be_in_any_case_and_ort_is_served_as_well() {
         .with("versions/2/model.Onnx", "")
         .with("both.onnx", "")
         .with("both.ort", "");
-    let found = Repository::new(folder.path()).find().unwrap();
+    let found = Repository::new(folder.path()).scan().unwrap();
     let all: Vec<_> = found.iter().map(|(name, found)| (name.as_str(), versions(found))).collect();
     let one = || vec!["1"];
     assert_eq!(
@@ -67,7 +67,7 @@ fn the_extension_may_be_in_any_case_and_ort_is_served_as_well() {
     );
     assert_eq!(found["folder"].versions[0].graph, Some(folder.path().join("folder/model.ORT")));
     assert_eq!(found["both"].versions[0].graph, Some(folder.path().join("both.onnx")));
-    assert_eq!(found["both"].passed_over, ["both.ort is passed over: there is both.onnx"]);
+    assert_eq!(found["both"].skipped, ["both.ort is passed over: there is both.onnx"]);
     assert_eq!(find(&folder, "upper"), found["upper"]);
 }
 
@@ -79,14 +79,14 @@ fn a_file_of_another_library_is_named_with_the_reason_and_data_files_are_not() {
         .with("notes.txt", "")
         .with("resnet.pt", "")
         .with("keras/model.h5", "");
-    let found = Repository::new(folder.path()).find().unwrap();
+    let found = Repository::new(folder.path()).scan().unwrap();
     assert_eq!(found.keys().collect::<Vec<_>>(), ["keras", "m", "resnet.pt"]);
     assert_eq!(
-        why_none(&folder, "resnet.pt"),
+        rejection(&folder, "resnet.pt"),
         "\"resnet.pt\" is a file of PyTorch: only .onnx and .ort files are served, see docs/BRING_YOUR_MODEL.md for how to \
          export one"
     );
-    let keras = why_none(&folder, "keras");
+    let keras = rejection(&folder, "keras");
     assert!(keras.starts_with("its folder has no model.onnx; \"model.h5\" is a file of TensorFlow: only"), "{keras}");
 }
 
@@ -94,7 +94,7 @@ fn a_file_of_another_library_is_named_with_the_reason_and_data_files_are_not() {
 fn what_lies_beside_a_folder_or_a_version_of_its_name_is_passed_over_with_a_word() {
     let folder = Folder::new().with("m.onnx", "").with("m/model.onnx", "").with("m/1/model.onnx", "");
     assert_eq!(
-        find(&folder, "m").passed_over,
+        find(&folder, "m").skipped,
         [
             "the graph in the folder itself is passed over: there is a folder 1",
             "m.onnx is passed over: there is a folder m"
@@ -134,13 +134,13 @@ fn a_folder_that_looks_like_a_model_and_is_none_says_why() {
         .with("resnet/resnet50.onnx", "")
         .with("my model/model.onnx", "")
         .with("odd/two words/model.onnx", "");
-    assert_eq!(why_none(&folder, "empty"), "its folder has no model.onnx, and no folder of a version that has one");
+    assert_eq!(rejection(&folder, "empty"), "its folder has no model.onnx, and no folder of a version that has one");
     assert_eq!(
-        why_none(&folder, "resnet"),
+        rejection(&folder, "resnet"),
         "its folder has no model.onnx; there is \"resnet50.onnx\", which would have to be renamed"
     );
-    assert!(why_none(&folder, "my model").starts_with("a model's name is made of"));
-    assert!(why_none(&folder, "odd").starts_with("its folder has no model.onnx"));
+    assert!(rejection(&folder, "my model").starts_with("a model's name is made of"));
+    assert!(rejection(&folder, "odd").starts_with("its folder has no model.onnx"));
 }
 
 #[test]
@@ -150,11 +150,11 @@ fn what_is_hidden_or_leads_out_of_the_folder_is_no_model() {
         .with(".hidden.onnx", "")
         .with("m/.3/model.onnx", "")
         .with("m/2/model.onnx", "");
-    let found = Repository::new(folder.path()).find().unwrap();
+    let found = Repository::new(folder.path()).scan().unwrap();
     assert_eq!(found.keys().collect::<Vec<_>>(), ["m"]);
     assert_eq!(versions(&found["m"]), ["2"]);
     for name in ["", ".", "..", ".part", "m/2", "../m", "/etc", "m\0", "%2e%2e"] {
-        assert_eq!(Repository::new(folder.path()).look_up(name), None, "{name:?}");
+        assert_eq!(Repository::new(folder.path()).find(name), None, "{name:?}");
     }
 }
 
@@ -164,7 +164,7 @@ fn models_and_versions_may_be_links() {
     symlink(".store/a", folder.path().join("linked")).unwrap();
     symlink("1", folder.path().join("m/latest")).unwrap();
     symlink("nowhere", folder.path().join("dangling")).unwrap();
-    let found = Repository::new(folder.path()).find().unwrap();
+    let found = Repository::new(folder.path()).scan().unwrap();
     let all: Vec<_> = found.iter().map(|(name, found)| (name.as_str(), versions(found))).collect();
     assert_eq!(all, [("linked", vec!["1"]), ("m", vec!["latest", "1"])]);
 }
@@ -174,7 +174,7 @@ fn a_name_that_is_not_there_stops_the_start_with_those_that_are() {
     let folder = Folder::new().with("a.onnx", "").with("b/model.onnx", "").with("c/c.onnx", "");
     let select = |names: &[&str]| {
         let names = Selection::Names(names.iter().map(|&name| name.to_owned()).collect());
-        Repository::new(folder.path()).select(&names).map(|models| models.into_keys().collect::<Vec<_>>())
+        Repository::new(folder.path()).select_models(&names).map(|models| models.into_keys().collect::<Vec<_>>())
     };
     assert_eq!(select(&["b"]).unwrap(), ["b"]);
     assert_eq!(select(&["b", "x"]).unwrap_err().to_string(), "MODEL_NAME: there is no model \"x\"; there are: a, b");
@@ -182,6 +182,6 @@ fn a_name_that_is_not_there_stops_the_start_with_those_that_are() {
     assert!(unnamed.contains("\"c\", as its folder has no model.onnx; there is \"c.onnx\""), "{unnamed}");
     fs::remove_file(folder.path().join("a.onnx")).unwrap();
     fs::remove_dir_all(folder.path().join("b")).unwrap();
-    let none = Repository::new(folder.path()).select(&Selection::All).unwrap_err().to_string();
+    let none = Repository::new(folder.path()).select_models(&Selection::All).unwrap_err().to_string();
     assert!(none.starts_with("MODELS_DIR: there is no model:"), "{none}");
 }

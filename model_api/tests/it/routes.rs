@@ -1,5 +1,5 @@
 use axum::http::StatusCode;
-use model_api::repository_access::RepositoryAccess;
+use model_api::repository::RepositoryAccess;
 use model_api::session::StartError;
 use serde_json::json;
 

@@ -6,9 +6,9 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model_api::registry::watch::RepositoryWatcher;
 use model_api::repository::Repository;
-use model_api::settings::Selection;
-use model_api::watch::Watch;
+use model_api::repository::Selection;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -29,7 +29,7 @@ struct Watched {
 
 impl Watched {
     async fn new(folder: Folder, selection: Selection) -> Self {
-        let (fake, watch) = (Fake::default(), Watch::new(Repository::new(folder.path()), selection));
+        let (fake, watch) = (Fake::default(), RepositoryWatcher::new(Repository::new(folder.path()), selection));
         let service = Service::new(folder, &fake).warm().await;
         let watch = tokio::spawn(watch.run(Arc::clone(&service.models), PAUSE));
         Self { service, fake, watch }
@@ -79,12 +79,12 @@ async fn a_folder_that_is_dropped_in_is_served_and_one_that_is_taken_away_is_not
     watched.write("new/2/model.onnx", [8, 2]);
     watched.until(|watched| watched.service.models.versions("new") == ["1", "2"]).await;
     fs::remove_dir_all(watched.service.folder.path().join("new")).unwrap();
-    watched.until(|watched| !watched.service.models.knows("new")).await;
+    watched.until(|watched| !watched.service.models.contains("new")).await;
     watched.write("m/model.onnx", "");
     fs::remove_file(watched.service.folder.path().join("m.onnx")).unwrap();
     sleep(LONG).await;
     assert!(watched.digest("m").is_some(), "a file that became a folder was never gone");
-    assert_eq!(watched.service.models.why_not_ready(), None);
+    assert_eq!(watched.service.models.not_ready_reason(), None);
 }
 
 #[tokio::test]

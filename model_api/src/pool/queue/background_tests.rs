@@ -11,7 +11,7 @@ use crate::pool::Ran;
 type Response = oneshot::Receiver<Result<Ran, RunError>>;
 
 fn queue(rows: usize) -> Queue {
-    let meters = Metrics::register(&mut Registry::default()).session("x");
+    let meters = Metrics::register(&mut Registry::default()).pool_metrics("x");
     Queue::new("x".to_owned(), QueueLimits { rows, bytes: 1 << 20 }, 1, meters)
 }
 

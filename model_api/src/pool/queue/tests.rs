@@ -18,7 +18,7 @@ pub(super) const SETTINGS: BatchSettings = BatchSettings {
 
 /// In front of one session, and shedding from now on.
 fn short_queue() -> Queue {
-    let meters = Metrics::register(&mut Registry::default()).session("x");
+    let meters = Metrics::register(&mut Registry::default()).pool_metrics("x");
     let queue = Queue::new("x".to_owned(), QueueLimits { rows: 100, bytes: 1 << 20 }, 1, meters);
     queue.pace.observe(1, Duration::from_millis(4));
     queue.waiting().shedding = Some(Shedding::since(Instant::now()));

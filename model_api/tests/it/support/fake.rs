@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use contract::Device;
-use model_api::analysis::GraphFacts;
 use model_api::memory::Exceeded;
+use model_api::onnx::analysis::GraphFacts;
 use model_api::pool::probe_rows;
 use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, SessionMemory, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};

@@ -6,18 +6,19 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use model_api::app::{App, router};
 use model_api::blocking_pool::BlockingPool;
-use model_api::loader::LoadSettings;
 use model_api::memory::Budget;
 use model_api::metrics::Metrics;
-use model_api::models::Models;
+use model_api::model::loader::LoadSettings;
 use model_api::pool::QueueLimits;
 use model_api::preprocessing::ImageLimits;
+use model_api::registry::ModelRegistry;
 use model_api::repository::Repository;
-use model_api::repository_access::RepositoryAccess;
+use model_api::repository::RepositoryAccess;
+use model_api::repository::Selection;
+use model_api::router::router;
 use model_api::session::Launcher;
-use model_api::settings::Selection;
+use model_api::state::AppState;
 use open_inference::Statistics;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -35,7 +36,7 @@ pub const MAX_BODY_BYTES: usize = 256 << 10;
 
 /// The router over all models of a folder, without a socket.
 pub struct Service {
-    pub models: Arc<Models>,
+    pub models: Arc<ModelRegistry>,
     pub readiness: Readiness,
     pub metrics: Metrics,
     router: Router,
@@ -53,11 +54,11 @@ pub struct Answer {
 
 impl Service {
     pub fn new<L: Launcher>(folder: Folder, launcher: &L) -> Self {
-        Self::selecting(folder, launcher, &Selection::All)
+        Self::with_selection(folder, launcher, &Selection::All)
     }
 
     /// With this `MODEL_NAME`.
-    pub fn selecting<L: Launcher>(folder: Folder, launcher: &L, selection: &Selection) -> Self {
+    pub fn with_selection<L: Launcher>(folder: Folder, launcher: &L, selection: &Selection) -> Self {
         Self::with_access(folder, launcher, selection, RepositoryAccess::Loopback)
     }
 
@@ -75,29 +76,29 @@ impl Service {
             queue: QueueLimits { rows: 4, bytes: 1 << 20 },
             run_timeout: Duration::from_secs(5),
         };
-        let repository = Repository::new(folder.path()).selecting(selection.clone());
-        let models = repository.select(selection).unwrap_or_default();
-        let models = Models::start(repository, models, launcher, settings, &metrics);
+        let repository = Repository::new(folder.path()).with_selection(selection.clone());
+        let models = repository.select_models(selection).unwrap_or_default();
+        let models = ModelRegistry::start(repository, models, launcher, settings, &metrics);
         let server = ServerSettings { max_body_bytes: MAX_BODY_BYTES, ..ServerSettings::from_env(0, 0).unwrap() };
         let readiness = Readiness::default();
-        let app = Arc::new(App {
-            models: Arc::clone(&models),
+        let state = Arc::new(AppState {
+            registry: Arc::clone(&models),
             decoder: BlockingPool::new(1, 4),
             image_limits: ImageLimits::default(),
-            inputs: Budget::new(64 << 20),
-            bodies: BodyReader::new(&server),
+            input_budget: Budget::new(64 << 20),
+            body_reader: BodyReader::new(&server),
             readiness: readiness.clone(),
             guard: RequestGuard::private(server.address.ip(), Vec::new()),
             repository_access,
             metrics: metrics.clone(),
             statistics: Statistics::default(),
         });
-        Self { models, readiness, metrics, router: router(&app, http), folder }
+        Self { models, readiness, metrics, router: router(&state, http), folder }
     }
 
     /// Waits until every model is warm.
     pub async fn warm(self) -> Self {
-        while !self.models.are_ready() {
+        while !self.models.is_ready() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self

@@ -1,5 +1,5 @@
-use model_api::repository_access::RepositoryAccess;
-use model_api::settings::Selection;
+use model_api::repository::RepositoryAccess;
+use model_api::repository::Selection;
 
 use super::fake::Fake;
 use super::folder::Folder;

@@ -1,0 +1,5 @@
+//! Operators that move, select or repeat elements.
+
+pub mod gather;
+pub mod layout;
+pub mod shape;
