@@ -11,7 +11,7 @@ use service::readiness::Readiness;
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::image_input::ImageLimits;
-use crate::memory::{Budget, Reserved, bytes_of};
+use crate::memory::{Budget, Reservation, bytes_of};
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::repository_access::RepositoryAccess;
@@ -45,11 +45,11 @@ pub struct App {
 impl App {
     /// Reserves memory for inputs, until the last copy of them is dropped.
     pub fn hold(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
-        Ok(self.reserve(bytes_of(&inputs))?.hold_all(inputs))
+        Ok(self.reserve(bytes_of(&inputs))?.attach_all(inputs))
     }
 
     /// Reserves memory for inputs of so many bytes.
-    pub fn reserve(&self, bytes: usize) -> Result<Reserved, Error> {
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, Error> {
         self.inputs.try_reserve(bytes).ok_or_else(|| Error::InputsFull(self.inputs.bytes()))
     }
 }

@@ -12,14 +12,14 @@ use crate::app::App;
 use crate::error::Error;
 use crate::model::{Model, Steps};
 use crate::pictures;
-use crate::pool::Urgency;
+use crate::scheduler::Priority;
 
 /// The one verb: held against the signature → pictures decoded → its batch awaited → run.
 ///
 /// Dropping the future gives the request up: what waits is left out, and a batch of pictures is decoded no further.
-pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Inference, Error> {
+pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, priority: Priority) -> Result<Inference, Error> {
     let (begun, rows) = (Instant::now(), model.signature.rows(&inputs));
-    let answer = answer(app, model, inputs, urgency).await;
+    let answer = answer(app, model, inputs, priority).await;
     let (name, version, took) = (&model.name, &model.version, begun.elapsed());
     match &answer {
         Ok(answer) => {
@@ -34,17 +34,17 @@ pub async fn infer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: 
     answer
 }
 
-async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urgency) -> Result<Inference, Error> {
+async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, priority: Priority) -> Result<Inference, Error> {
     // Also where a transport has done so: the model may have been changed since then.
     check(&inputs, &model.metadata)?;
     if let Some(steps) = model.steps() {
-        return run_steps(app, model, steps, inputs, urgency).await;
+        return run_steps(app, model, steps, inputs, priority).await;
     }
     let inputs = app.hold(inputs)?;
     let begun = Instant::now();
     let decoded = pictures::decode(app, model, inputs).await?;
     let decoding = begun.elapsed();
-    let ran = model.run(decoded, urgency).await?;
+    let ran = model.run(decoded, priority).await?;
     Ok(Inference {
         model: model.name.clone(),
         version: model.version.clone(),
@@ -52,7 +52,7 @@ async fn answer(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>, urgency: Urg
         provenance: Provenance {
             model_digest: model.digest.clone(),
             device: ran.session.device.name.clone(),
-            timing_ms: Timing { decode: ms(decoding), queue: ms(ran.waited), infer: ms(ran.ran) },
+            timing_ms: Timing { decode: ms(decoding), queue: ms(ran.queue_time), infer: ms(ran.run_time) },
         },
         headers: HeaderMap::new(),
     })
@@ -65,7 +65,7 @@ async fn run_steps(
     model: &Model,
     steps: &Steps,
     inputs: Vec<Tensor>,
-    urgency: Urgency,
+    priority: Priority,
 ) -> Result<Inference, Error> {
     let changed = |error: contract::Missing| Error::Unfit(error.to_string());
     let mut progress = Progress::new(&steps.pipeline, inputs);
@@ -75,7 +75,7 @@ async fn run_steps(
             return progress.finish(&model.name, &model.version).map_err(changed);
         }
         let ask = |(number, inputs): (usize, _)| async move {
-            let answer = run_step(app, &steps.models[number], inputs, urgency).await;
+            let answer = run_step(app, &steps.models[number], inputs, priority).await;
             let answer = answer.map_err(|error| error.of_step(&steps.pipeline.steps[number].name))?;
             Ok::<_, Error>((number, answer))
         };
@@ -90,10 +90,10 @@ fn run_step<'a>(
     app: &'a App,
     model: &'a Arc<Model>,
     inputs: Vec<Tensor>,
-    urgency: Urgency,
+    priority: Priority,
 ) -> BoxFuture<'a, Result<Inference, Error>> {
     let Some(outputs) = answer_to_nothing(&inputs, &model.metadata.outputs) else {
-        return infer(app, model, inputs, urgency).boxed();
+        return infer(app, model, inputs, priority).boxed();
     };
     let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
     let (name, version) = (model.name.clone(), model.version.clone());

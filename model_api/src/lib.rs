@@ -45,7 +45,7 @@ pub mod memory;
 pub mod session;
 
 /// A model's sessions, and the requests that wait for them.
-pub mod pool;
+pub mod scheduler;
 
 /// Settings held against the graph.
 mod signature;

@@ -8,9 +8,9 @@ use crate::contents::{Contents, read};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::model_settings::BatchingMode;
-use crate::pool::{BatchSettings, Pool, PoolSettings, QueueLimits};
 use crate::repository::ModelFiles;
-use crate::session::{Blueprint, Launcher, StartError};
+use crate::scheduler::{BatchSettings, Pool, PoolSettings, QueueLimits};
+use crate::session::{Launcher, SessionConfig, StartError};
 
 /// How models are loaded and run.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct Loader {
 }
 
 /// What starts sessions, whichever launcher it uses.
-type StartPool = Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>;
+type StartPool = Box<dyn Fn(&SessionConfig, &PoolSettings) -> Pool + Send + Sync>;
 
 /// A model version whose sessions are being started.
 pub struct Attempt {
@@ -59,13 +59,16 @@ impl Loader {
     /// Starts sessions with this launcher.
     pub fn new<L: Launcher>(launcher: &L, settings: LoadSettings, metrics: Metrics) -> Self {
         let launcher = launcher.clone();
-        let start = Box::new(move |blueprint: &Blueprint, pool: &PoolSettings| Pool::start(&launcher, blueprint, pool));
+        let start = Box::new(move |session_config: &SessionConfig, pool: &PoolSettings| {
+            Pool::start(&launcher, session_config, pool)
+        });
         Self { settings, start, metrics }
     }
 
     /// Starts a model version's sessions and comes back at once.
     pub fn start(&self, files: &ModelFiles, contents: Contents) -> Attempt {
-        let pool = Arc::new((self.start)(&self.blueprint(files, &contents), &self.pool_settings(files, &contents)));
+        let pool =
+            Arc::new((self.start)(&self.session_config(files, &contents), &self.pool_settings(files, &contents)));
         for note in &contents.notes {
             info!(model = files.name, version = files.version, note, "files of a model are used in part");
         }
@@ -73,11 +76,11 @@ impl Loader {
         Attempt { announced: Arc::new(announced), files: files.clone(), contents, pool }
     }
 
-    fn blueprint(&self, files: &ModelFiles, contents: &Contents) -> Blueprint {
+    fn session_config(&self, files: &ModelFiles, contents: &Contents) -> SessionConfig {
         let settings = &contents.settings;
         let shapes = settings.inputs.iter().filter_map(|input| Some((input.name.clone(), input.shape.clone()?)));
         let (digest, unchanged) = (contents.digest.clone(), files.clone());
-        Blueprint {
+        SessionConfig {
             model: files.name.clone(),
             graph: contents.graph.clone(),
             threads: (self.settings.threads / self.sessions(contents)).max(1),
@@ -96,11 +99,11 @@ impl Loader {
         );
         let off = settings.batching == Some(BatchingMode::Off);
         PoolSettings {
-            bytes: contents.bytes,
+            model_bytes: contents.bytes,
             sessions: self.sessions(contents),
             queue: self.settings.queue,
             batch: if off { batch.without_batching() } else { batch },
-            meters: self.metrics.session(&files.name),
+            metrics: self.metrics.session(&files.name),
         }
     }
 
@@ -117,14 +120,14 @@ impl Attempt {
         let mut deaths = 0;
         let note = |error: &StartError| {
             deaths += 1;
-            if !matches!(error, StartError::Died(_)) || deaths >= BAD_LUCK {
+            if !matches!(error, StartError::Crashed(_)) || deaths >= BAD_LUCK {
                 fail.send_replace(Some(error.clone()));
             }
         };
         tokio::select! {
             warm = self.whenever_warm(note) => warm,
             Ok(failure) = failure.wait_for(Option::is_some) => {
-                let error = failure.clone().unwrap_or_else(|| StartError::Died("it did not start".to_owned()));
+                let error = failure.clone().unwrap_or_else(|| StartError::Crashed("it did not start".to_owned()));
                 Err(Failure::NoSession(error))
             }
         }
@@ -133,7 +136,7 @@ impl Attempt {
     /// Waits as long as it takes.
     pub async fn whenever_warm(&self, failed: impl FnMut(&StartError)) -> Result<Arc<Model>, Failure> {
         let Some(hello) = self.pool.ready(failed).await else {
-            return Err(Failure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
+            return Err(Failure::NoSession(StartError::Crashed("its sessions have been stopped".to_owned())));
         };
         let model = Model::new(&self.files, &self.contents, &hello, Arc::clone(&self.pool));
         let model = model.map_err(Failure::Unfit)?;

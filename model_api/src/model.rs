@@ -12,9 +12,9 @@ use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
 use crate::pipeline::{Definition, Wired};
-use crate::pool::{Pool, Ran, State, Urgency};
 use crate::repository::ModelFiles;
-use crate::session::{Hello, StartError};
+use crate::scheduler::{Pool, PoolState, Priority, RunOutput};
+use crate::session::{SessionInfo, StartError};
 use crate::signature::Signature;
 
 /// A model whose files have been read, and what runs it.
@@ -58,7 +58,7 @@ pub struct Steps {
 
 impl Model {
     /// A model whose first session has said hello. The error names the setting that contradicts the graph.
-    pub fn new(files: &ModelFiles, contents: &Contents, graph: &Hello, pool: Arc<Pool>) -> Result<Self, String> {
+    pub fn new(files: &ModelFiles, contents: &Contents, graph: &SessionInfo, pool: Arc<Pool>) -> Result<Self, String> {
         let signature = Signature::agree(&contents.settings, graph)?;
         let (settings, digest) = (&contents.settings, contents.digest.clone());
         let model = Self::with(files, settings, digest, signature, Runs::Sessions(pool));
@@ -156,7 +156,7 @@ impl Model {
     }
 
     /// Runs the model on these inputs, as soon as a session is idle. A pipeline has none: its steps are to be run.
-    pub async fn run(&self, mut inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, Error> {
+    pub async fn run(&self, mut inputs: Vec<Tensor>, priority: Priority) -> Result<RunOutput, Error> {
         if inputs.len() > 1 {
             // Requests go together when their inputs stand in the same order, and callers have an order each.
             let place = |tensor: &Tensor| self.signature.inputs.iter().position(|input| input.name == tensor.name);
@@ -164,9 +164,9 @@ impl Model {
         }
         match &self.runs {
             Runs::Sessions(pool) if gives_optional(&inputs, &self.signature.inputs) => {
-                Ok(pool.run_alone(inputs, urgency).await?)
+                Ok(pool.run_unbatched(inputs, priority).await?)
             }
-            Runs::Sessions(pool) => Ok(pool.run(inputs, urgency).await?),
+            Runs::Sessions(pool) => Ok(pool.run(inputs, priority).await?),
             Runs::Steps(_) => Err(Error::Internal),
         }
     }
@@ -181,7 +181,7 @@ impl Model {
     /// Resolves when its sessions have ended, as they do when nobody holds the model any more.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let ended = match &self.runs {
-            Runs::Sessions(pool) => Some(pool.ended()),
+            Runs::Sessions(pool) => Some(pool.stopped()),
             Runs::Steps(_) => None,
         };
         async move {
@@ -192,7 +192,7 @@ impl Model {
     }
 
     /// What its sessions can do now, or those of its steps.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> PoolState {
         match &self.runs {
             Runs::Sessions(pool) => pool.state(),
             Runs::Steps(steps) => steps.state(),
@@ -200,7 +200,7 @@ impl Model {
     }
 
     /// What people and programs may know of it, with its sessions in this state.
-    pub fn describe(&self, state: State) -> ModelDescription {
+    pub fn describe(&self, state: PoolState) -> ModelDescription {
         let signature = &self.signature;
         let batching = self.runs.batching();
         // What has shown that its rows depend on each other has none that could be kept one by one.
@@ -251,7 +251,7 @@ impl Runs {
             return Some(NotCached::Settings);
         }
         match self {
-            Self::Sessions(pool) => (cache.is_none() && pool.is_random()).then_some(NotCached::Random),
+            Self::Sessions(pool) => (cache.is_none() && pool.is_nondeterministic()).then_some(NotCached::Random),
             Self::Steps(steps) => steps.models.iter().find_map(|model| model.not_cached()),
         }
     }
@@ -259,7 +259,7 @@ impl Runs {
     /// The last moment of its steps, where it is a pipeline.
     fn wrong_before_ms(&self) -> Option<u64> {
         match self {
-            Self::Sessions(pool) => pool.wrong_before_ms(),
+            Self::Sessions(pool) => pool.invalid_before_ms(),
             Self::Steps(steps) => steps.models.iter().filter_map(|model| model.runs.wrong_before_ms()).max(),
         }
     }
@@ -267,27 +267,27 @@ impl Runs {
 
 impl Steps {
     /// That of the step which does worst.
-    fn state(&self) -> State {
+    fn state(&self) -> PoolState {
         let mut devices: Vec<Device> = Vec::new();
         let mut is_starting = false;
         for (step, model) in self.pipeline.steps.iter().zip(&self.models) {
             match model.state() {
-                State::Ready(hello) => devices.push(hello.device.clone()),
-                State::Starting => is_starting = true,
-                State::Unavailable(error) => {
-                    return State::Unavailable(StartError::Model(format!("step {:?}: {error}", step.name)));
+                PoolState::Ready(hello) => devices.push(hello.device.clone()),
+                PoolState::Starting => is_starting = true,
+                PoolState::Unavailable(error) => {
+                    return PoolState::Unavailable(StartError::Model(format!("step {:?}: {error}", step.name)));
                 }
             }
         }
         match devices.split_first() {
-            Some((first, others)) if !is_starting => State::Ready(Arc::new(Hello {
+            Some((first, others)) if !is_starting => PoolState::Ready(Arc::new(SessionInfo {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 left_out: Vec::new(),
                 device: joined(first, others),
                 facts: GraphFacts::default(),
             })),
-            _ => State::Starting,
+            _ => PoolState::Starting,
         }
     }
 }
@@ -317,11 +317,11 @@ fn joined(first: &Device, others: &[Device]) -> Device {
 }
 
 /// What there is to say of a model whose files have not been read.
-pub fn describe_state(name: &str, version: &str, state: State) -> ModelDescription {
+pub fn describe_state(name: &str, version: &str, state: PoolState) -> ModelDescription {
     let (state, reason, device) = match state {
-        State::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),
-        State::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
-        State::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
+        PoolState::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),
+        PoolState::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
+        PoolState::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
     };
     ModelDescription { device, ..ModelDescription::unread(name, version, state, reason) }
 }

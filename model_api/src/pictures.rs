@@ -27,7 +27,7 @@ pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Resul
     if batches.iter().flatten().all(Batch::is_small) {
         let reserved = app.reserve(bytes)?;
         if let Some(inputs) = read_here(&inputs, &batches, &limits) {
-            return Ok(reserved.hold_all(inputs));
+            return Ok(reserved.attach_all(inputs));
         }
     }
     let gone = CancellationToken::new();
@@ -40,7 +40,7 @@ pub async fn decode(app: &App, model: &Arc<Model>, inputs: Vec<Tensor>) -> Resul
             Some(batch) => batch.read(&limits, &gone),
             None => Ok(tensor),
         };
-        Ok(reserved.hold_all(inputs.into_iter().map(read).collect::<Result<_, Error>>()?))
+        Ok(reserved.attach_all(inputs.into_iter().map(read).collect::<Result<_, Error>>()?))
     };
     app.decoder.run(work).await
 }

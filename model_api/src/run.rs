@@ -21,12 +21,12 @@ use tracing::{info, warn};
 use crate::app::{App, health_router, router};
 use crate::decoder::Decoder;
 use crate::loader::LoadSettings;
-use crate::memory::{Budget, SessionLimits};
+use crate::memory::{Budget, MAX_RESULT_BYTES, SessionLimits};
 use crate::metrics::Metrics;
 use crate::models::Models;
-use crate::pool::QueueLimits;
 use crate::repository::{Found, Repository};
-use crate::session::{ChildLauncher, MAX_RESULT_BYTES};
+use crate::scheduler::QueueLimits;
+use crate::session::ChildLauncher;
 use crate::settings::{Selection, Settings};
 use crate::watch::Watch;
 

@@ -8,7 +8,7 @@ use service::shared_secret::SharedSecret;
 use crate::image_input::ImageLimits;
 use crate::memory::{self, Bounds, Shares};
 use crate::repository_access::RepositoryAccess;
-use crate::session::DeviceWish;
+use crate::session::DevicePreference;
 
 /// Every variable that `model_api` reads, checked before a port is bound.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Settings {
     /// changed or gone; with `off` it never is.
     pub watch: Option<Duration>,
     /// `DEVICE` (`auto`): `auto`, `cpu` or `cuda`.
-    pub device: DeviceWish,
+    pub device: DevicePreference,
     /// `ORT_DYLIB_PATH`: the ONNX Runtime library, out of the wheel `onnxruntime` or `onnxruntime-gpu`.
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of a model together; 0 is what the cgroup's quota allows.
@@ -94,7 +94,7 @@ impl Settings {
             guard: Guard::private_from_env(host)?,
             repository_access: RepositoryAccess::new(SharedSecret::from_env()?, host),
             server,
-            memory: Shares::new(memory::limit(), &bounds, session_memory),
+            memory: Shares::new(memory::total_limit(), &bounds, session_memory),
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
             watch: watch(&parse("MODEL_WATCH", "poll".to_owned())?, millis("MODEL_WATCH_INTERVAL_MS", 1000)?)?,
@@ -148,11 +148,11 @@ fn watch(text: &str, interval: Duration) -> Result<Option<Duration>, SettingErro
     }
 }
 
-fn device(text: &str) -> Result<DeviceWish, SettingError> {
+fn device(text: &str) -> Result<DevicePreference, SettingError> {
     match text {
-        "auto" => Ok(DeviceWish::Auto),
-        "cpu" => Ok(DeviceWish::Cpu),
-        "cuda" => Ok(DeviceWish::Cuda),
+        "auto" => Ok(DevicePreference::Auto),
+        "cpu" => Ok(DevicePreference::Cpu),
+        "cuda" => Ok(DevicePreference::Cuda),
         other => Err(SettingError::new("DEVICE", format!("{other:?} is none of auto, cpu and cuda"))),
     }
 }

@@ -9,8 +9,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::error::Error;
 use crate::model::{Model, describe_state};
 use crate::pipeline::Definition;
-use crate::pool::State;
 use crate::repository::ModelFiles;
+use crate::scheduler::PoolState;
 use crate::session::StartError;
 use crate::version::Version;
 
@@ -171,7 +171,7 @@ impl Slot {
     fn is_promising(&self) -> bool {
         match &self.next {
             Some(Next::Reading) => true,
-            Some(Next::Starting { announced, .. }) => !matches!(announced.state(), State::Unavailable(_)),
+            Some(Next::Starting { announced, .. }) => !matches!(announced.state(), PoolState::Unavailable(_)),
             Some(Next::Waiting { unready, .. }) => unready.waits,
             Some(Next::Broken(_)) | None => false,
         }
@@ -181,17 +181,17 @@ impl Slot {
         match &self.next {
             Some(Next::Starting { announced, .. }) => announced.describe(match announced.state() {
                 // Its first session may be warm before the settings have been held against it.
-                State::Ready(_) => State::Starting,
+                PoolState::Ready(_) => PoolState::Starting,
                 other => other,
             }),
             Some(Next::Waiting { unready: Unready { reason, waits: true }, .. }) => {
                 let reason = Some(reason.clone());
-                ModelDescription { reason, ..describe_state(name, &version.0, State::Starting) }
+                ModelDescription { reason, ..describe_state(name, &version.0, PoolState::Starting) }
             }
             Some(Next::Broken(reason) | Next::Waiting { unready: Unready { reason, .. }, .. }) => {
-                describe_state(name, &version.0, State::Unavailable(StartError::Model(reason.clone())))
+                describe_state(name, &version.0, PoolState::Unavailable(StartError::Model(reason.clone())))
             }
-            Some(Next::Reading) | None => describe_state(name, &version.0, State::Starting),
+            Some(Next::Reading) | None => describe_state(name, &version.0, PoolState::Starting),
         }
     }
 }

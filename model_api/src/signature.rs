@@ -8,7 +8,7 @@ use crate::image_input::{ImageSettings, ImageSpec};
 use crate::model_settings::{ModelSettings, TensorSettings};
 use crate::onnx_file::TensorNames;
 use crate::output_settings;
-use crate::session::{Hello, narrows};
+use crate::session::{SessionInfo, narrows};
 use crate::triton_config::TritonConfig;
 use words::{Words, of_triton};
 
@@ -31,7 +31,7 @@ pub struct Signature {
 
 impl Signature {
     /// Holds the settings against the graph. The error names the field that contradicts it.
-    pub fn agree(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
+    pub fn agree(settings: &ModelSettings, graph: &SessionInfo) -> Result<Self, String> {
         let triton = &settings.triton;
         let of = Of { whom: "graph", left_out: &graph.left_out, from: Words::Triton };
         let inputs = merge("inputs", &of_triton(&triton.inputs, &graph.inputs), &graph.inputs, &of)?;
@@ -268,9 +268,9 @@ mod tests {
     use super::*;
     use crate::analysis::GraphFacts;
 
-    fn graph() -> Hello {
+    fn graph() -> SessionInfo {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
-        Hello {
+        SessionInfo {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
             left_out: vec!["output \"maps\" is a sequence".to_owned()],
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn each_of_several_inputs_may_be_a_picture() {
         let tensor = |name: &str, datatype, shape: &[i64]| TensorMetadata::new(name, datatype, shape);
-        let graph = Hello {
+        let graph = SessionInfo {
             inputs: vec![
                 tensor("age", Datatype::Fp32, &[-1, 1]),
                 tensor("face", Datatype::Fp32, &[-1, 8, 8, 3]),
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_batch_axis_that_is_not_open_everywhere_is_none() {
-        let fixed = Hello { outputs: vec![TensorMetadata::new("sum", Datatype::Fp32, &[])], ..graph() };
+        let fixed = SessionInfo { outputs: vec![TensorMetadata::new("sum", Datatype::Fp32, &[])], ..graph() };
         let settings = |json: &[u8]| ModelSettings::from_json(json, "m").unwrap();
         let signature = Signature::agree(&settings(br#"{"max_batch_size": 64}"#), &fixed).unwrap();
         assert_eq!(signature.max_batch_size, 0);
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn settings_say_the_shape_where_the_graph_says_nothing_of_it() {
-        let unranked = Hello { inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[])], ..graph() };
+        let unranked = SessionInfo { inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[])], ..graph() };
         let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "x", "shape": [-1, 4]}]}"#, "m").unwrap();
         assert_eq!(Signature::agree(&settings, &unranked).unwrap().inputs[0].shape, [-1, 4]);
     }

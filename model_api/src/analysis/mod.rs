@@ -1,7 +1,7 @@
 //! Static analysis of an ONNX graph: what can be known of a model before it has run.
 //!
 //! It runs in the session's process, where a damaged file can do no harm, and reaches the parent in
-//! [`Hello`](crate::session::Hello).
+//! [`SessionInfo`](crate::session::SessionInfo).
 
 mod random;
 mod rows;

@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::loader::{Attempt, Failure};
 use crate::model::Model;
 use crate::pipeline::Definition;
-use crate::pool::{RunError, State};
 use crate::repository::{Found, ModelFiles};
+use crate::scheduler::{PoolState, RunError};
 use crate::session::StartError;
 use crate::shelf::{Next, Place, Served, Slot, Unready};
 use crate::version::Version;
@@ -163,7 +163,7 @@ impl Models {
         let contents = contents.map_err(|_| "its files could not be read".to_owned())??;
         let is_served = |slot: &mut Slot| {
             let same = slot.served.as_ref().is_some_and(|Served { model, files: from }| {
-                let works = !matches!(model.state(), State::Unavailable(_));
+                let works = !matches!(model.state(), PoolState::Unavailable(_));
                 works && from == files && model.digest == contents.digest
             });
             if same {
@@ -238,7 +238,7 @@ impl Models {
 
     /// In the background, until it works, another attempt takes over, or the model is taken out.
     fn go_on_trying(self: &Arc<Self>, load: &Load, files: &ModelFiles, attempt: Attempt, error: &StartError) {
-        if matches!(error, StartError::NoDevice(_)) {
+        if matches!(error, StartError::DeviceUnavailable(_)) {
             self.refusal.send_replace(Some(format!("{}: {error}", load.name)));
         }
         let trying = CancellationToken::new();

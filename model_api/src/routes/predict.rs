@@ -8,7 +8,7 @@ use super::ask::Ask;
 use crate::app::App;
 use crate::error::Error;
 use crate::infer::infer;
-use crate::pool::Urgency;
+use crate::scheduler::Priority;
 
 /// `POST /predict_array`, `/predict_array/{model}`: `{"image_arr": …}` → `{"cls", "value"}`, as the first MLServe had it.
 pub async fn predict_array(State(app): State<Arc<App>>, ask: Ask) -> Result<Json<LegacyAnswer>, Error> {
@@ -19,7 +19,7 @@ pub async fn predict_array(State(app): State<Arc<App>>, ask: Ask) -> Result<Json
         array.fit(reader.only_input()?).map_err(|error| Error::Unfit(error.to_string()))
     };
     let input = app.decoder.run(read).await?;
-    let inference = infer(&app, &model, vec![input], Urgency::Interactive).await?;
+    let inference = infer(&app, &model, vec![input], Priority::Interactive).await?;
     let (cls, value) = Prediction::class_of_row_0(&inference, &model.metadata.outputs)?;
     Ok(Json(LegacyAnswer { cls, value }))
 }

@@ -5,11 +5,11 @@ use super::Signature;
 use crate::analysis::GraphFacts;
 use crate::model_settings::{BatchingMode, ModelSettings};
 use crate::onnx_file::TensorNames;
-use crate::session::Hello;
+use crate::session::SessionInfo;
 use crate::triton_config::TritonConfig;
 
-fn graph() -> Hello {
-    Hello {
+fn graph() -> SessionInfo {
+    SessionInfo {
         inputs: vec![TensorMetadata::new("image", Datatype::Fp32, &[-1, -1, 28, 1])],
         outputs: vec![TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 2])],
         left_out: Vec::new(),
@@ -68,7 +68,7 @@ fn inputs_that_are_optional_need_no_batch_axis_and_all_of_a_model_may_be_empty()
 #[test]
 fn moments_may_be_seconds_and_text_may_not() {
     let agree = |datatype, content_type: &str| {
-        let graph = Hello { inputs: vec![TensorMetadata::new("when", datatype, &[-1])], ..graph() };
+        let graph = SessionInfo { inputs: vec![TensorMetadata::new("when", datatype, &[-1])], ..graph() };
         let json = format!(r#"{{"inputs": [{{"name": "when", "parameters": {{"content_type": "{content_type}"}}}}]}}"#);
         Signature::agree(&ModelSettings::from_json(json.as_bytes(), "m").unwrap(), &graph).map(|_| ())
     };
