@@ -78,11 +78,11 @@ impl<L: Launcher> SessionStarter<L> {
         }
         let added = match timeout(batch.run_timeout, add_buckets(session, session_info, &self.config, &batch)).await {
             Ok(added) => added,
-            Err(_) => Err("that took too long".to_owned()),
+            Err(_) => Err("the measurement took too long".to_owned()),
         };
         added.map_err(|reason| {
             self.shared.buckets_disabled.store(true, Ordering::Relaxed);
-            StartError::Crashed(format!("when it was to keep batches of different sizes apart, {reason}"))
+            StartError::Crashed(format!("while it added batch buckets, {reason}"))
         })
     }
 
@@ -96,8 +96,8 @@ impl<L: Launcher> SessionStarter<L> {
             let probed = match timeout(settings.run_timeout, probe(session, session_info, &self.config, settings)).await
             {
                 Ok(Ok(probed)) => probed,
-                Ok(Err(reason)) => difference(failure.insert(format!("its session died: {reason}")).clone()),
-                Err(_) => difference(failure.insert("a run took too long and did not end".to_owned()).clone()),
+                Ok(Err(reason)) => difference(failure.insert(format!("its session crashed: {reason}")).clone()),
+                Err(_) => difference(failure.insert("a run exceeded RUN_TIMEOUT_MS".to_owned()).clone()),
             };
             let decision = BatchingDecision::new(&session_info.facts, &probed, settings);
             decision.log_conflict(&self.config.model);
@@ -105,6 +105,6 @@ impl<L: Launcher> SessionStarter<L> {
             decision
         };
         self.shared.policy.decide(decide).await;
-        failure.map_or(Ok(()), |reason| Err(StartError::Crashed(format!("when batches were tried, {reason}"))))
+        failure.map_or(Ok(()), |reason| Err(StartError::Crashed(format!("during the batching probe, {reason}"))))
     }
 }

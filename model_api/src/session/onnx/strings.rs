@@ -30,8 +30,8 @@ pub fn from_ort(name: &str, shape: Vec<usize>, value: &DynValue) -> ort::Result<
 #[allow(unsafe_code, reason = "ort's setter for string tensors stops at the first zero byte")]
 fn set(strings: &mut DynTensor, index: usize, string: &[u8]) -> ort::Result<()> {
     let mut buffer: *mut c_char = ptr::null_mut();
-    // SAFETY: the pointer is that of a live tensor of strings, borrowed exclusively; ONNX Runtime checks the index, and
-    // leaves in `buffer` where that string's `string.len()` bytes are, which nobody else uses until it is padded.
+    // SAFETY: the pointer belongs to a live string tensor, borrowed exclusively. ONNX Runtime checks the index and sets `buffer`
+    // to the `string.len()` bytes of that string. Nothing else uses them before they are filled.
     unsafe {
         let resize = ort::api().GetResizedStringTensorElementBuffer;
         ort::Error::result_from_status(resize(strings.ptr_mut(), index, string.len(), &raw mut buffer))?;

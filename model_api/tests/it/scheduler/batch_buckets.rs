@@ -33,7 +33,7 @@ async fn a_crash_while_adding_a_bucket_disables_buckets() {
     let pool = start_with(&fake, 64, Duration::ZERO);
     let mut reasons = Vec::new();
     pool.ready(|reason| reasons.push(reason.to_string())).await.unwrap();
-    assert_eq!(reasons, ["when it was to keep batches of different sizes apart, no memory"]);
+    assert_eq!(reasons, ["while it added batch buckets, no memory"]);
     assert_eq!((fake.launches(), &fake.kept.lock().unwrap()[..]), (2, &[1, 2][..]));
     run(&pool, 0.5).await.unwrap();
 }

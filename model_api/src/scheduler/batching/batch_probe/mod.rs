@@ -158,7 +158,7 @@ impl<S: Session> Probe<'_, S> {
             self.repeat(&first[0]).await?;
         }
         if self.max_rows < 2 {
-            return Ok(Some("every request runs alone".to_owned()));
+            return Ok(Some("batching is disabled".to_owned()));
         }
         // The greatest contrasts of each length run before more batches of any length.
         for (_, alone) in &accepted {
