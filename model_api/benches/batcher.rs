@@ -14,8 +14,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use futures_util::future::join_all;
 use model_api::analysis::GraphFacts;
 use model_api::metrics::Metrics;
-use model_api::scheduler::{BatchSettings, Pool, PoolSettings, Priority, QueueLimits};
-use model_api::session::{Launcher, Session, SessionConfig, SessionError, SessionInfo, StartError};
+use model_api::scheduler::{BatchSettings, Pool, PoolSettings, QueueLimits, Priority};
+use model_api::session::{SessionConfig, SessionInfo, Launcher, Session, SessionError, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ impl Launcher for AtOnce {
 
     async fn launch(&self, _: &SessionConfig) -> Result<(SessionInfo, Self), StartError> {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
-        let device = Device { name: "cpu".to_owned(), stepped_down: None, runtime: "none".to_owned() };
+        let device = Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "none".to_owned() };
         let (inputs, outputs) = (vec![tensor("x", &[-1, 784])], vec![tensor("y", &[-1, 1])]);
         Ok((SessionInfo { inputs, outputs, left_out: Vec::new(), device, facts: GraphFacts::default() }, Self))
     }

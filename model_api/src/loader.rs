@@ -8,9 +8,9 @@ use crate::contents::{Contents, read};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::model_settings::BatchingMode;
-use crate::repository::ModelFiles;
 use crate::scheduler::{BatchSettings, Pool, PoolSettings, QueueLimits};
-use crate::session::{Launcher, SessionConfig, StartError};
+use crate::repository::ModelFiles;
+use crate::session::{SessionConfig, Launcher, StartError};
 
 /// How models are loaded and run.
 #[derive(Clone, Debug)]
@@ -59,16 +59,13 @@ impl Loader {
     /// Starts sessions with this launcher.
     pub fn new<L: Launcher>(launcher: &L, settings: LoadSettings, metrics: Metrics) -> Self {
         let launcher = launcher.clone();
-        let start = Box::new(move |session_config: &SessionConfig, pool: &PoolSettings| {
-            Pool::start(&launcher, session_config, pool)
-        });
+        let start = Box::new(move |session_config: &SessionConfig, pool: &PoolSettings| Pool::start(&launcher, session_config, pool));
         Self { settings, start, metrics }
     }
 
     /// Starts a model version's sessions and comes back at once.
     pub fn start(&self, files: &ModelFiles, contents: Contents) -> Attempt {
-        let pool =
-            Arc::new((self.start)(&self.session_config(files, &contents), &self.pool_settings(files, &contents)));
+        let pool = Arc::new((self.start)(&self.session_config(files, &contents), &self.pool_settings(files, &contents)));
         for note in &contents.notes {
             info!(model = files.name, version = files.version, note, "files of a model are used in part");
         }

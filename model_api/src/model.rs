@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::image_input::ImageSpec;
 use crate::model_settings::{Extra, ModelSettings};
 use crate::pipeline::{Definition, Wired};
+use crate::scheduler::{Pool, RunOutput, PoolState, Priority};
 use crate::repository::ModelFiles;
-use crate::scheduler::{Pool, PoolState, Priority, RunOutput};
 use crate::session::{SessionInfo, StartError};
 use crate::signature::Signature;
 
@@ -311,7 +311,7 @@ fn joined(first: &Device, others: &[Device]) -> Device {
         if !joined.name.split(", ").any(|name| name == other.name) {
             joined.name = format!("{}, {}", joined.name, other.name);
         }
-        joined.stepped_down = joined.stepped_down.or_else(|| other.stepped_down.clone());
+        joined.fallback_reason = joined.fallback_reason.or_else(|| other.fallback_reason.clone());
     }
     joined
 }
@@ -323,5 +323,5 @@ pub fn describe_state(name: &str, version: &str, state: PoolState) -> ModelDescr
         PoolState::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
         PoolState::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
     };
-    ModelDescription { device, ..ModelDescription::unread(name, version, state, reason) }
+    ModelDescription { device, ..ModelDescription::placeholder(name, version, state, reason) }
 }

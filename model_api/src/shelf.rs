@@ -9,8 +9,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::error::Error;
 use crate::model::{Model, describe_state};
 use crate::pipeline::Definition;
-use crate::repository::ModelFiles;
 use crate::scheduler::PoolState;
+use crate::repository::ModelFiles;
 use crate::session::StartError;
 use crate::version::Version;
 

@@ -6,7 +6,7 @@ pub const MAX_RESULT_BYTES: usize = 256 << 20;
 /// Code, tables, threads and metrics of the process.
 const PROGRAM_BYTES: u64 = 64 << 20;
 
-/// Bytes of a body that each connection may have without a reservation (`service::body`).
+/// Bytes of a body that each connection may have without a reservation (`service::body_limits`).
 const FREE_BODY_BYTES: u64 = 128 << 10;
 
 /// Outputs are in memory twice: as tensors and in the response.

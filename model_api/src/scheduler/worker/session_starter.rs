@@ -44,7 +44,7 @@ impl<L: Launcher> SessionStarter<L> {
         info!(
             model = self.config.model,
             device = device.name,
-            stepped_down = device.stepped_down,
+            fallback_reason = device.fallback_reason,
             batching = batching.as_ref().map(|batching| if batching.enabled { "on" } else { "off" }),
             rows = batching.as_ref().map(|batching| batching.rows.name()),
             reason = batching.as_ref().map(|batching| &*batching.reason),

@@ -49,7 +49,7 @@ impl OnnxModel {
                 Ok(model)
             })?;
         let runtime = library_version(&load.library);
-        let device = Device { name: kind.name().to_owned(), stepped_down: fallback_reason, runtime };
+        let device = Device { name: kind.name().to_owned(), fallback_reason, runtime };
         let Graph { inputs, outputs, left_out } = &model.graph;
         let (inputs, outputs, left_out) = (inputs.clone(), outputs.clone(), left_out.clone());
         // ONNX Runtime has just read the file. A file in its own format has no facts.

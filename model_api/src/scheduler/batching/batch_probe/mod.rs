@@ -210,7 +210,9 @@ impl<S: Session> Probe<'_, S> {
                 return Ok(());
             }
             let Ok(again) = self.run(&[&row.inputs]).await? else {
-                return Err(Stop::Nondeterministic("equal inputs are sometimes accepted and sometimes rejected".to_owned()));
+                return Err(Stop::Nondeterministic(
+                    "equal inputs are sometimes accepted and sometimes rejected".to_owned(),
+                ));
             };
             for (one, other) in row.outputs.iter().zip(&again) {
                 if distance(one, other, magnitude(one)) > same_size_tolerance(one.datatype) {
