@@ -23,7 +23,7 @@ const OOM_SCORE: &str = "500";
 /// Runs the child process. Standard input carries requests and responses, standard output carries cancellations.
 pub fn child_main() -> ExitCode {
     let (Ok(mut requests), Ok(cancellations)) = (parent(io::stdin().as_fd()), parent(io::stdout().as_fd())) else {
-        eprintln!("model_api session is a child process of model_api and cannot be started by hand");
+        eprintln!("model_api session is a child process of model_api: model_api starts it, never by hand");
         return ExitCode::from(64);
     };
     // If memory runs out in spite of all limits, the kernel is to kill a session instead of the service.
