@@ -14,8 +14,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use futures_util::future::join_all;
 use model_api::metrics::Metrics;
 use model_api::onnx::analysis::GraphFacts;
-use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Urgency};
-use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, StartError};
+use model_api::scheduler::{BatchSettings, Pool, PoolSettings, Priority, QueueLimits};
+use model_api::session::{Launcher, Session, SessionConfig, SessionError, SessionInfo, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
@@ -27,11 +27,11 @@ struct AtOnce;
 impl Launcher for AtOnce {
     type Session = Self;
 
-    async fn launch(&self, _: &Blueprint) -> Result<(Hello, Self), StartError> {
+    async fn launch(&self, _: &SessionConfig) -> Result<(SessionInfo, Self), StartError> {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
         let device = Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "none".to_owned() };
         let (inputs, outputs) = (vec![tensor("x", &[-1, 784])], vec![tensor("y", &[-1, 1])]);
-        Ok((Hello { inputs, outputs, left_out: Vec::new(), device, facts: GraphFacts::default() }, Self))
+        Ok((SessionInfo { inputs, outputs, left_out: Vec::new(), device, facts: GraphFacts::default() }, Self))
     }
 }
 
@@ -46,13 +46,13 @@ impl Session for AtOnce {
         Ok(vec![Tensor { name: "y".to_owned(), datatype: Datatype::Fp32, shape, data: data.into() }])
     }
 
-    async fn died(&mut self) -> String {
+    async fn exited(&mut self) -> String {
         pending().await
     }
 }
 
 fn pool() -> Pool {
-    let blueprint = Blueprint {
+    let session_config = SessionConfig {
         model: "m".to_owned(),
         graph: PathBuf::new(),
         threads: 1,
@@ -60,13 +60,13 @@ fn pool() -> Pool {
         unchanged: Arc::new(|| true),
     };
     let settings = PoolSettings {
-        bytes: 0,
+        model_bytes: 0,
         sessions: 1,
         queue: QueueLimits { rows: 1024, bytes: 64 << 20 },
         batch: BatchSettings::new(64, Duration::ZERO, Some(true), Duration::from_secs(30)),
-        meters: Metrics::register(&mut Registry::default()).pool_metrics("m"),
+        metrics: Metrics::register(&mut Registry::default()).pool_metrics("m"),
     };
-    Pool::start(&AtOnce, &blueprint, &settings)
+    Pool::start(&AtOnce, &session_config, &settings)
 }
 
 fn batcher(criterion: &mut Criterion) {
@@ -82,7 +82,7 @@ fn batcher(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(askers as u64));
         group.bench_with_input(BenchmarkId::from_parameter(askers), &askers, |bencher, &askers| {
             bencher.iter(|| {
-                let asked = (0..askers).map(|_| pool.run(input.clone(), Urgency::Interactive));
+                let asked = (0..askers).map(|_| pool.run(input.clone(), Priority::Interactive));
                 black_box(runtime.block_on(join_all(asked)))
             });
         });

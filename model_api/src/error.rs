@@ -5,8 +5,8 @@ use service::body_limits::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
 use tracing::error;
 
-use crate::pool::RunError;
 use crate::preprocessing::ImageError;
+use crate::scheduler::RunError;
 
 /// Why a request got no answer. The texts are for whoever asked: what was wrong with this request, and no path.
 #[derive(Debug, thiserror::Error)]
@@ -132,12 +132,12 @@ impl Error {
             Self::NoPrediction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "no_prediction"),
             Self::Run(RunError::Rows { error, .. }) => Self::Run(error.cause().clone()).status(),
             Self::Run(RunError::OutOfMemory(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "out_of_memory"),
-            Self::Run(RunError::Refused(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
+            Self::Run(RunError::Rejected(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             Self::Run(RunError::Crashed) => (StatusCode::INTERNAL_SERVER_ERROR, "crashed"),
             Self::Internal | Self::Image(ImageError::Unprocessable { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")
             }
-            Self::DecodeQueueFull | Self::InputBudgetExceeded(_) | Self::Run(RunError::Full { .. }) => {
+            Self::DecodeQueueFull | Self::InputBudgetExceeded(_) | Self::Run(RunError::QueueFull { .. }) => {
                 (StatusCode::SERVICE_UNAVAILABLE, OVERLOAD_LABEL)
             }
             Self::Unavailable { .. } | Self::Run(RunError::Unavailable(_) | RunError::Stopped) => {
@@ -164,7 +164,7 @@ impl Error {
     /// How long its caller is asked to stay away, where the status says that he may come back.
     fn retry_after_s(&self) -> u32 {
         match self {
-            Self::Run(RunError::Full { retry_after }) => retry_after.as_secs().try_into().unwrap_or(u32::MAX),
+            Self::Run(RunError::QueueFull { retry_after }) => retry_after.as_secs().try_into().unwrap_or(u32::MAX),
             Self::Step { error, .. } => error.retry_after_s(),
             _ => RETRY_AFTER_SECONDS,
         }
@@ -202,7 +202,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::memory::Exceeded;
+    use crate::memory::LimitExceeded;
 
     #[test]
     fn every_error_has_its_status_and_its_label() {
@@ -233,10 +233,10 @@ mod tests {
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodeQueueFull, 503, "full"),
             (Error::InputBudgetExceeded(1), 503, "full"),
-            (Error::Run(RunError::Full { retry_after: Duration::ZERO }), 503, "full"),
+            (Error::Run(RunError::QueueFull { retry_after: Duration::ZERO }), 503, "full"),
             (Error::Run(RunError::Unavailable(text())), 503, "unavailable"),
-            (Error::Run(RunError::Refused(text())), 422, "refused"),
-            (Error::Run(RunError::OutOfMemory(Exceeded::Each(1))), 500, "out_of_memory"),
+            (Error::Run(RunError::Rejected(text())), 422, "refused"),
+            (Error::Run(RunError::OutOfMemory(LimitExceeded::PerSession(1))), 500, "out_of_memory"),
             (Error::Run(RunError::TooLarge(text())), 413, "too_large"),
             (Error::Run(RunError::Rows { first: 0, last: 1, error: Box::new(RunError::Crashed) }), 500, "crashed"),
             (Error::Run(RunError::Crashed), 500, "crashed"),

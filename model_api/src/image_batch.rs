@@ -29,7 +29,7 @@ pub async fn decode_images(app: &AppState, model: &Arc<Model>, inputs: Vec<Tenso
     if batches.iter().flatten().all(ImageBatch::is_inline) {
         let reserved = app.reserve_input_bytes(bytes)?;
         if let Some(inputs) = decode_inline(&inputs, &batches, &limits) {
-            return Ok(reserved.hold_all(inputs));
+            return Ok(reserved.attach_all(inputs));
         }
     }
     let cancelled = CancellationToken::new();
@@ -42,7 +42,7 @@ pub async fn decode_images(app: &AppState, model: &Arc<Model>, inputs: Vec<Tenso
             Some(batch) => batch.decode(&limits, &cancelled),
             None => Ok(tensor),
         };
-        Ok(reserved.hold_all(inputs.into_iter().map(decode).collect::<Result<_, Error>>()?))
+        Ok(reserved.attach_all(inputs.into_iter().map(decode).collect::<Result<_, Error>>()?))
     };
     app.decoder.run(work).await
 }

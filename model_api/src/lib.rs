@@ -22,7 +22,7 @@ pub mod memory;
 pub mod session;
 
 /// Scheduling of one model: queue, batches and sessions.
-pub mod pool;
+pub mod scheduler;
 
 /// Environment variables with their defaults.
 pub mod settings;

@@ -1,4 +1,3 @@
-use open_inference::{Batching, RowDependence};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -7,7 +6,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use service::instrument::seconds_histogram;
 
-use crate::pool::Meters;
+use crate::scheduler::{BatchingInfo, BatchingLabels, PoolMetrics};
 
 /// Metrics of `model_api` beside those of its HTTP requests.
 #[derive(Clone, Debug)]
@@ -74,43 +73,6 @@ pub struct DeviceLabels {
     pub device: String,
 }
 
-/// Labels of `batching_info`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-#[allow(missing_docs, reason = "labels")]
-pub struct BatchingLabels {
-    pub model: String,
-    pub rows: &'static str,
-    pub enabled: &'static str,
-}
-
-/// The gauge `batching_info` of one model.
-#[derive(Clone, Debug)]
-pub struct BatchingInfo {
-    model: String,
-    gauges: Family<BatchingLabels, Gauge>,
-}
-
-impl BatchingInfo {
-    /// Replaces the current state.
-    pub fn set(&self, batching: &Batching) {
-        self.clear();
-        let enabled = if batching.enabled { "true" } else { "false" };
-        self.gauges.get_or_create(&self.labels(batching.rows, enabled)).set(1);
-    }
-
-    fn clear(&self) {
-        for rows in RowDependence::ALL {
-            for enabled in ["true", "false"] {
-                self.gauges.remove(&self.labels(rows, enabled));
-            }
-        }
-    }
-
-    fn labels(&self, rows: RowDependence, enabled: &'static str) -> BatchingLabels {
-        BatchingLabels { model: self.model.clone(), rows: rows.name(), enabled }
-    }
-}
-
 impl Metrics {
     /// Registers `predictions_total`, `runs_total`, `run_seconds`, `batch_rows`, `queue_rows`, `queue_seconds`,
     /// `queue_refusals_total`, `session_restarts_total`, `session_replacements_total`, `model_loads_total`, `batching_info`, `batching_checks_total`,
@@ -174,13 +136,13 @@ impl Metrics {
     }
 
     /// The metrics of one model's pool.
-    pub fn pool_metrics(&self, model: &str) -> Meters {
+    pub fn pool_metrics(&self, model: &str) -> PoolMetrics {
         let label = ModelLabel { model: model.to_owned() };
         let on = |device: &str| {
             let labels = DeviceLabels { model: model.to_owned(), device: device.to_owned() };
             self.devices.get_or_create(&labels).clone()
         };
-        Meters {
+        PoolMetrics {
             runs: self.runs.get_or_create(&label).clone(),
             run_seconds: self.run_seconds.get_or_create(&label).clone(),
             batch_rows: self.batch_rows.get_or_create(&label).clone(),
@@ -203,7 +165,7 @@ impl Metrics {
     }
 
     fn batching_of(&self, model: &str) -> BatchingInfo {
-        BatchingInfo { model: model.to_owned(), gauges: self.batching.clone() }
+        BatchingInfo::new(model, self.batching.clone())
     }
 
     /// Removes the information gauges of a model that was unloaded.

@@ -21,15 +21,15 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::blocking_pool::BlockingPool;
-use crate::memory::{Budget, SessionLimits};
+use crate::memory::{Budget, MAX_RESULT_BYTES, SessionLimits};
 use crate::metrics::Metrics;
 use crate::model::loader::LoadSettings;
-use crate::pool::QueueLimits;
 use crate::registry::ModelRegistry;
 use crate::registry::watch::RepositoryWatcher;
 use crate::repository::{Repository, RepositoryEntry, Selection};
 use crate::router::{health_router, router};
-use crate::session::{ChildLauncher, MAX_RESULT_BYTES};
+use crate::scheduler::QueueLimits;
+use crate::session::ChildLauncher;
 use crate::settings::Settings;
 use crate::state::AppState;
 

@@ -8,7 +8,7 @@ use service::shared_secret::SharedSecret;
 use crate::memory::{self, Bounds, Shares};
 use crate::preprocessing::ImageLimits;
 use crate::repository::{RepositoryAccess, Selection};
-use crate::session::DeviceWish;
+use crate::session::DevicePreference;
 
 /// Environment variables of `model_api`, with their defaults in parentheses. They are validated before a port is bound.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Settings {
     /// `off`.
     pub watch_interval: Option<Duration>,
     /// `DEVICE` (`auto`): `auto`, `cpu` or `cuda`.
-    pub device: DeviceWish,
+    pub device: DevicePreference,
     /// `ORT_DYLIB_PATH`: the ONNX Runtime library from the wheel `onnxruntime` or `onnxruntime-gpu`.
     pub library: PathBuf,
     /// `SESSION_THREADS` (0): threads of all sessions of one model together; 0 stands for the CPU quota of the cgroup.
@@ -87,7 +87,7 @@ impl Settings {
             guard: RequestGuard::private_from_env(host)?,
             repository_access: RepositoryAccess::new(SharedSecret::from_env()?, host),
             server,
-            memory: Shares::new(memory::limit(), &bounds, session_memory),
+            memory: Shares::new(memory::total_limit(), &bounds, session_memory),
             models: selection(optional("MODEL_NAME").as_deref())?,
             models_dir: models_dir()?,
             watch_interval: watch_interval(
@@ -144,11 +144,11 @@ fn watch_interval(text: &str, interval: Duration) -> Result<Option<Duration>, Se
     }
 }
 
-fn device(text: &str) -> Result<DeviceWish, SettingError> {
+fn device(text: &str) -> Result<DevicePreference, SettingError> {
     match text {
-        "auto" => Ok(DeviceWish::Auto),
-        "cpu" => Ok(DeviceWish::Cpu),
-        "cuda" => Ok(DeviceWish::Cuda),
+        "auto" => Ok(DevicePreference::Auto),
+        "cpu" => Ok(DevicePreference::Cpu),
+        "cuda" => Ok(DevicePreference::Cuda),
         other => Err(SettingError::new("DEVICE", format!("{other:?} is none of auto, cpu and cuda"))),
     }
 }

@@ -7,7 +7,7 @@ use service::request_guard::RequestGuard;
 
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::memory::{Budget, Reserved, bytes_of};
+use crate::memory::{Budget, Reservation, bytes_of};
 use crate::metrics::Metrics;
 use crate::preprocessing::ImageLimits;
 use crate::registry::ModelRegistry;
@@ -40,11 +40,11 @@ pub struct AppState {
 impl AppState {
     /// Reserves memory for inputs until the last copy of them is dropped.
     pub fn reserve_inputs(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Error> {
-        Ok(self.reserve_input_bytes(bytes_of(&inputs))?.hold_all(inputs))
+        Ok(self.reserve_input_bytes(bytes_of(&inputs))?.attach_all(inputs))
     }
 
     /// Reserves memory for inputs of this size in bytes.
-    pub fn reserve_input_bytes(&self, bytes: usize) -> Result<Reserved, Error> {
+    pub fn reserve_input_bytes(&self, bytes: usize) -> Result<Reservation, Error> {
         self.input_budget.try_reserve(bytes).ok_or_else(|| Error::InputBudgetExceeded(self.input_budget.bytes()))
     }
 }

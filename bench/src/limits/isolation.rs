@@ -8,8 +8,10 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use model_api::memory::{Budget, SessionLimits};
 use model_api::metrics::Metrics;
-use model_api::pool::{BatchSettings, Pool, PoolSettings, QueueLimits, Urgency};
-use model_api::session::{Blueprint, ChildLauncher, DeviceWish, Hello, Launcher, Session, SessionError, StartError};
+use model_api::scheduler::{BatchSettings, Pool, PoolSettings, Priority, QueueLimits};
+use model_api::session::{
+    ChildLauncher, DevicePreference, Launcher, Session, SessionConfig, SessionError, SessionInfo, StartError,
+};
 use open_inference::{Datatype, Tensor};
 use ort::environment::Environment;
 use prometheus_client::registry::Registry;
@@ -38,22 +40,22 @@ pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Re
     let children = ChildLauncher {
         program: program.to_owned(),
         library: PathBuf::from(std::env::var_os("ORT_DYLIB_PATH").context("ORT_DYLIB_PATH is not set")?),
-        device: DeviceWish::Cpu,
+        device: DevicePreference::Cpu,
         start_timeout: Duration::from_mins(1),
         limits: SessionLimits::none(),
         results: Budget::new(MAX_RESULT_BYTES),
     };
-    let blueprint = Blueprint {
+    let session_config = SessionConfig {
         model: "mnist".to_owned(),
         graph: model.to_owned(),
         threads: 1,
         shapes: BTreeMap::new(),
         unchanged: Arc::new(|| true),
     };
-    let in_children = start(&children, &blueprint);
+    let in_children = start(&children, &session_config);
     let hello = in_children.ready(|_| ()).await.context("no child")?;
     let here = InProcess { environment: Arc::new(raw::environment()?), hello };
-    let in_process = start(&here, &blueprint);
+    let in_process = start(&here, &session_config);
     in_process.ready(|_| ()).await.context("no session")?;
     let mut asked = BTreeMap::new();
     for askers in [1, 64] {
@@ -64,11 +66,15 @@ pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Re
     Ok(asked)
 }
 
-fn start<L: Launcher>(launcher: &L, blueprint: &Blueprint) -> Arc<Pool> {
+fn start<L: Launcher>(launcher: &L, session_config: &SessionConfig) -> Arc<Pool> {
     let batch = BatchSettings::new(MAX_ROWS, Duration::ZERO, Some(true), Duration::from_secs(30));
-    let meters = Metrics::register(&mut Registry::default()).pool_metrics("mnist");
+    let metrics = Metrics::register(&mut Registry::default()).pool_metrics("mnist");
     let queue = QueueLimits { rows: 256, bytes: 64 << 20 };
-    Arc::new(Pool::start(launcher, blueprint, &PoolSettings { bytes: 0, sessions: SESSIONS, queue, batch, meters }))
+    Arc::new(Pool::start(
+        launcher,
+        session_config,
+        &PoolSettings { model_bytes: 0, sessions: SESSIONS, queue, batch, metrics },
+    ))
 }
 
 async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<Asked> {
@@ -81,7 +87,7 @@ async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<
             let mut took = Histogram::<u64>::new(3)?;
             while Instant::now() < end {
                 let sent = Instant::now();
-                pool.run(vec![picture()], Urgency::Interactive).await?;
+                pool.run(vec![picture()], Priority::Interactive).await?;
                 if sent >= begin {
                     took.record(sent.elapsed().as_nanos() as u64)?;
                 }
@@ -107,14 +113,14 @@ fn picture() -> Tensor {
 struct InProcess {
     environment: Arc<Environment>,
     /// What a child said of the same model.
-    hello: Arc<Hello>,
+    hello: Arc<SessionInfo>,
 }
 
 impl Launcher for InProcess {
     type Session = Here;
 
-    async fn launch(&self, blueprint: &Blueprint) -> Result<(Hello, Here), StartError> {
-        let session = raw::session(&self.environment, &blueprint.graph)
+    async fn launch(&self, session_config: &SessionConfig) -> Result<(SessionInfo, Here), StartError> {
+        let session = raw::session(&self.environment, &session_config.graph)
             .map_err(|error| StartError::Model(format!("{error:#}")))?;
         Ok(((*self.hello).clone(), Here(session)))
     }
@@ -127,19 +133,19 @@ impl Session for Here {
     async fn run(
         &mut self,
         requests: &[&[Tensor]],
-        _give_up: impl Future<Output = ()> + Send,
+        _cancel: impl Future<Output = ()> + Send,
     ) -> Result<Vec<Tensor>, SessionError> {
         let floats = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         let pixels: Vec<f32> = requests.iter().flat_map(|inputs| inputs[0].data.chunks_exact(4)).map(floats).collect();
         let rows = pixels.len() / PIXELS;
         let ran = block_in_place(|| raw::run(&mut self.0, &pixels, rows));
-        let values = ran.map_err(|error| SessionError::Refused(format!("{error:#}")))?;
+        let values = ran.map_err(|error| SessionError::Rejected(format!("{error:#}")))?;
         let data = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let shape = vec![rows, values.len() / rows];
         Ok(vec![Tensor { name: "probabilities".to_owned(), datatype: Datatype::Fp32, shape, data: data.into() }])
     }
 
-    async fn died(&mut self) -> String {
+    async fn exited(&mut self) -> String {
         std::future::pending().await
     }
 }

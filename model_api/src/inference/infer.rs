@@ -13,7 +13,7 @@ use open_inference::{Inference, Provenance, Tensor, Timing, validate_inputs};
 use crate::error::Error;
 use crate::image_batch;
 use crate::model::{Model, PipelineSteps};
-use crate::pool::Urgency;
+use crate::scheduler::Priority;
 use crate::state::AppState;
 
 /// Runs one inference request: validates it against the signature, decodes its images, waits for a batch, runs.
@@ -23,10 +23,10 @@ pub async fn infer(
     state: &AppState,
     model: &Arc<Model>,
     inputs: Vec<Tensor>,
-    urgency: Urgency,
+    priority: Priority,
 ) -> Result<Inference, Error> {
     let (started, rows) = (Instant::now(), model.signature.row_count(&inputs));
-    let result = run_inference(state, model, inputs, urgency).await;
+    let result = run_inference(state, model, inputs, priority).await;
     let (name, version, took) = (&model.name, &model.version, started.elapsed());
     match &result {
         Ok(inference) => {
@@ -45,18 +45,18 @@ async fn run_inference(
     state: &AppState,
     model: &Arc<Model>,
     inputs: Vec<Tensor>,
-    urgency: Urgency,
+    priority: Priority,
 ) -> Result<Inference, Error> {
     // Transports validate as well, but the model may have been replaced since then.
     validate_inputs(&inputs, &model.metadata)?;
     if let Some(steps) = model.steps() {
-        return run_pipeline(state, model, steps, inputs, urgency).await;
+        return run_pipeline(state, model, steps, inputs, priority).await;
     }
     let inputs = state.reserve_inputs(inputs)?;
     let started = Instant::now();
     let decoded = image_batch::decode_images(state, model, inputs).await?;
     let decoding = started.elapsed();
-    let ran = model.run(decoded, urgency).await?;
+    let ran = model.run(decoded, priority).await?;
     Ok(Inference {
         model: model.name.clone(),
         version: model.version.clone(),
@@ -64,7 +64,7 @@ async fn run_inference(
         provenance: Provenance {
             model_digest: model.digest.clone(),
             device: ran.session.device.name.clone(),
-            timing_ms: Timing { decode: ms(decoding), queue: ms(ran.waited), infer: ms(ran.ran) },
+            timing_ms: Timing { decode: ms(decoding), queue: ms(ran.queue_time), infer: ms(ran.run_time) },
         },
         headers: HeaderMap::new(),
     })
@@ -76,7 +76,7 @@ async fn run_pipeline(
     model: &Model,
     steps: &PipelineSteps,
     inputs: Vec<Tensor>,
-    urgency: Urgency,
+    priority: Priority,
 ) -> Result<Inference, Error> {
     let changed = |error: contract::MissingTensor| Error::InvalidInput(error.to_string());
     let mut progress = PipelineRun::new(&steps.pipeline, inputs);
@@ -86,7 +86,7 @@ async fn run_pipeline(
             return progress.finish(&model.name, &model.version).map_err(changed);
         }
         let run = |(number, inputs): (usize, _)| async move {
-            let result = run_step(state, &steps.models[number], inputs, urgency).await;
+            let result = run_step(state, &steps.models[number], inputs, priority).await;
             let inference = result.map_err(|error| error.in_step(&steps.pipeline.steps[number].name))?;
             Ok::<_, Error>((number, inference))
         };
@@ -101,10 +101,10 @@ fn run_step<'a>(
     state: &'a AppState,
     model: &'a Arc<Model>,
     inputs: Vec<Tensor>,
-    urgency: Urgency,
+    priority: Priority,
 ) -> BoxFuture<'a, Result<Inference, Error>> {
     let Some(outputs) = empty_outputs(&inputs, &model.metadata.outputs) else {
-        return infer(state, model, inputs, urgency).boxed();
+        return infer(state, model, inputs, priority).boxed();
     };
     let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
     let (name, version) = (model.name.clone(), model.version.clone());

@@ -3,7 +3,7 @@
 use contract::{Device, ModelDescription};
 use open_inference::ModelState;
 
-use crate::pool::State;
+use crate::scheduler::PoolState;
 
 /// Joins the notice of a pipeline with those of its steps' models, each once: a result is always shown with all of them.
 pub fn combined_notice<'a>(notices: impl Iterator<Item = Option<&'a String>>) -> Option<String> {
@@ -29,11 +29,11 @@ pub fn combined_device(first: &Device, others: &[Device]) -> Device {
 }
 
 /// Describes a model by its state alone, for a model whose files have not been read.
-pub fn describe_state(name: &str, version: &str, state: State) -> ModelDescription {
+pub fn describe_state(name: &str, version: &str, state: PoolState) -> ModelDescription {
     let (state, reason, device) = match state {
-        State::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),
-        State::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
-        State::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
+        PoolState::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),
+        PoolState::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
+        PoolState::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
     };
     ModelDescription { device, ..ModelDescription::placeholder(name, version, state, reason) }
 }

@@ -8,11 +8,11 @@ use tracing::info;
 
 use super::Model;
 use crate::metrics::Metrics;
-use crate::pool::{BatchSettings, Pool, PoolSettings, QueueLimits};
 use crate::repository::ModelFiles;
 use crate::repository::manifest::{ModelManifest, read_manifest};
 use crate::repository::model_settings::BatchingMode;
-use crate::session::{Blueprint, Launcher, StartError};
+use crate::scheduler::{BatchSettings, Pool, PoolSettings, QueueLimits};
+use crate::session::{Launcher, SessionConfig, StartError};
 
 /// Settings for loading and running models.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct Loader {
 }
 
 /// Starts a pool. It hides the launcher's type.
-type StartPool = Box<dyn Fn(&Blueprint, &PoolSettings) -> Pool + Send + Sync>;
+type StartPool = Box<dyn Fn(&SessionConfig, &PoolSettings) -> Pool + Send + Sync>;
 
 /// A model version whose sessions are being started.
 pub struct PendingLoad {
@@ -62,7 +62,7 @@ impl Loader {
     /// Starts sessions with this launcher.
     pub fn new<L: Launcher>(launcher: &L, settings: LoadSettings, metrics: Metrics) -> Self {
         let launcher = launcher.clone();
-        let start = Box::new(move |session: &Blueprint, pool: &PoolSettings| Pool::start(&launcher, session, pool));
+        let start = Box::new(move |session: &SessionConfig, pool: &PoolSettings| Pool::start(&launcher, session, pool));
         Self { settings, start, metrics }
     }
 
@@ -77,11 +77,11 @@ impl Loader {
         PendingLoad { preliminary: Arc::new(preliminary), files: files.clone(), manifest, pool }
     }
 
-    fn session_config(&self, files: &ModelFiles, manifest: &ModelManifest) -> Blueprint {
+    fn session_config(&self, files: &ModelFiles, manifest: &ModelManifest) -> SessionConfig {
         let settings = &manifest.settings;
         let shapes = settings.inputs.iter().filter_map(|input| Some((input.name.clone(), input.shape.clone()?)));
         let (digest, unchanged) = (manifest.digest.clone(), files.clone());
-        Blueprint {
+        SessionConfig {
             model: files.name.clone(),
             graph: manifest.graph.clone(),
             threads: (self.settings.threads / self.session_count(manifest)).max(1),
@@ -100,11 +100,11 @@ impl Loader {
         );
         let off = settings.batching == Some(BatchingMode::Off);
         PoolSettings {
-            bytes: manifest.bytes,
+            model_bytes: manifest.bytes,
             sessions: self.session_count(manifest),
             queue: self.settings.queue,
             batch: if off { batch.without_batching() } else { batch },
-            meters: self.metrics.pool_metrics(&files.name),
+            metrics: self.metrics.pool_metrics(&files.name),
         }
     }
 
@@ -123,14 +123,14 @@ impl PendingLoad {
         let mut crashes = 0;
         let note = |error: &StartError| {
             crashes += 1;
-            if !matches!(error, StartError::Died(_)) || crashes >= MAX_START_CRASHES {
+            if !matches!(error, StartError::Crashed(_)) || crashes >= MAX_START_CRASHES {
                 fail.send_replace(Some(error.clone()));
             }
         };
         tokio::select! {
             warm = self.wait_until_warm(note) => warm,
             Ok(failure) = failure.wait_for(Option::is_some) => {
-                let error = failure.clone().unwrap_or_else(|| StartError::Died("it did not start".to_owned()));
+                let error = failure.clone().unwrap_or_else(|| StartError::Crashed("it did not start".to_owned()));
                 Err(LoadFailure::NoSession(error))
             }
         }
@@ -139,7 +139,7 @@ impl PendingLoad {
     /// Waits until the first session is warm, without a limit. `failed` receives the error of each failed start.
     pub async fn wait_until_warm(&self, failed: impl FnMut(&StartError)) -> Result<Arc<Model>, LoadFailure> {
         let Some(session) = self.pool.ready(failed).await else {
-            return Err(LoadFailure::NoSession(StartError::Died("its sessions have been stopped".to_owned())));
+            return Err(LoadFailure::NoSession(StartError::Crashed("its sessions have been stopped".to_owned())));
         };
         let model = Model::from_session(&self.files, &self.manifest, &session, Arc::clone(&self.pool));
         let model = model.map_err(LoadFailure::Invalid)?;

@@ -16,12 +16,12 @@ use open_inference::{
 
 use crate::error::Error;
 use crate::onnx::analysis::GraphFacts;
-use crate::pool::{Pool, Ran, State, Urgency};
 use crate::preprocessing::ImageSpec;
 use crate::repository::ModelFiles;
 use crate::repository::manifest::ModelManifest;
 use crate::repository::model_settings::{DisplayTexts, ModelSettings};
-use crate::session::{Hello, StartError};
+use crate::scheduler::{Pool, PoolState, Priority, RunOutput};
+use crate::session::{SessionInfo, StartError};
 pub use description::describe_state;
 use description::{combined_device, combined_notice};
 use pipeline::{PipelineDefinition, StepModel, ValidatedPipeline};
@@ -71,7 +71,7 @@ impl Model {
     pub fn from_session(
         files: &ModelFiles,
         manifest: &ModelManifest,
-        session: &Hello,
+        session: &SessionInfo,
         pool: Arc<Pool>,
     ) -> Result<Self, String> {
         let signature = Signature::merge(&manifest.settings, session)?;
@@ -184,7 +184,7 @@ impl Model {
     }
 
     /// Runs the model on these inputs when a session is idle. Fails for a pipeline, whose steps run one by one.
-    pub async fn run(&self, mut inputs: Vec<Tensor>, urgency: Urgency) -> Result<Ran, Error> {
+    pub async fn run(&self, mut inputs: Vec<Tensor>, priority: Priority) -> Result<RunOutput, Error> {
         if inputs.len() > 1 {
             // Requests can share a batch only if their inputs are in the same order.
             let index = |tensor: &Tensor| self.signature.inputs.iter().position(|input| input.name == tensor.name);
@@ -192,9 +192,9 @@ impl Model {
         }
         match &self.executor {
             Executor::Sessions(pool) if has_optional_input(&inputs, &self.signature.inputs) => {
-                Ok(pool.run_alone(inputs, urgency).await?)
+                Ok(pool.run_unbatched(inputs, priority).await?)
             }
-            Executor::Sessions(pool) => Ok(pool.run(inputs, urgency).await?),
+            Executor::Sessions(pool) => Ok(pool.run(inputs, priority).await?),
             Executor::Pipeline(_) => Err(Error::Internal),
         }
     }
@@ -209,7 +209,7 @@ impl Model {
     /// Resolves when its sessions have ended, which they do once the last reference to the model is dropped.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let ended = match &self.executor {
-            Executor::Sessions(pool) => Some(pool.ended()),
+            Executor::Sessions(pool) => Some(pool.stopped()),
             Executor::Pipeline(_) => None,
         };
         async move {
@@ -220,7 +220,7 @@ impl Model {
     }
 
     /// The state of its sessions, or of its steps' sessions.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> PoolState {
         match &self.executor {
             Executor::Sessions(pool) => pool.state(),
             Executor::Pipeline(steps) => steps.state(),
@@ -228,7 +228,7 @@ impl Model {
     }
 
     /// Its public description, with its sessions in this state.
-    pub fn describe(&self, state: State) -> ModelDescription {
+    pub fn describe(&self, state: PoolState) -> ModelDescription {
         let signature = &self.signature;
         let batching = self.executor.batching();
         // Rows of a model that has shown dependent rows cannot be cached one by one.
@@ -279,7 +279,7 @@ impl Executor {
             return Some(NotCached::Settings);
         }
         match self {
-            Self::Sessions(pool) => (cache.is_none() && pool.is_random()).then_some(NotCached::Random),
+            Self::Sessions(pool) => (cache.is_none() && pool.is_nondeterministic()).then_some(NotCached::Random),
             Self::Pipeline(steps) => steps.models.iter().find_map(|model| model.not_cached()),
         }
     }
@@ -287,7 +287,7 @@ impl Executor {
     /// The latest of its steps for a pipeline.
     fn wrong_before_ms(&self) -> Option<u64> {
         match self {
-            Self::Sessions(pool) => pool.wrong_before_ms(),
+            Self::Sessions(pool) => pool.invalid_before_ms(),
             Self::Pipeline(steps) => steps.models.iter().filter_map(|model| model.executor.wrong_before_ms()).max(),
         }
     }
@@ -295,27 +295,27 @@ impl Executor {
 
 impl PipelineSteps {
     /// The worst state of all steps.
-    fn state(&self) -> State {
+    fn state(&self) -> PoolState {
         let mut devices: Vec<Device> = Vec::new();
         let mut is_starting = false;
         for (step, model) in self.pipeline.steps.iter().zip(&self.models) {
             match model.state() {
-                State::Ready(hello) => devices.push(hello.device.clone()),
-                State::Starting => is_starting = true,
-                State::Unavailable(error) => {
-                    return State::Unavailable(StartError::Model(format!("step {:?}: {error}", step.name)));
+                PoolState::Ready(hello) => devices.push(hello.device.clone()),
+                PoolState::Starting => is_starting = true,
+                PoolState::Unavailable(error) => {
+                    return PoolState::Unavailable(StartError::Model(format!("step {:?}: {error}", step.name)));
                 }
             }
         }
         match devices.split_first() {
-            Some((first, others)) if !is_starting => State::Ready(Arc::new(Hello {
+            Some((first, others)) if !is_starting => PoolState::Ready(Arc::new(SessionInfo {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 left_out: Vec::new(),
                 device: combined_device(first, others),
                 facts: GraphFacts::default(),
             })),
-            _ => State::Starting,
+            _ => PoolState::Starting,
         }
     }
 }

@@ -11,9 +11,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::error::Error;
 use crate::model::pipeline::PipelineDefinition;
 use crate::model::{Model, describe_state};
-use crate::pool::State;
 use crate::repository::ModelFiles;
 use crate::repository::version::Version;
+use crate::scheduler::PoolState;
 use crate::session::StartError;
 
 /// All models that are served or are to be served, by name.
@@ -177,7 +177,7 @@ impl VersionEntry {
     fn may_become_ready(&self) -> bool {
         match &self.pending {
             Some(LoadState::Reading) => true,
-            Some(LoadState::Starting { preliminary, .. }) => !matches!(preliminary.state(), State::Unavailable(_)),
+            Some(LoadState::Starting { preliminary, .. }) => !matches!(preliminary.state(), PoolState::Unavailable(_)),
             Some(LoadState::WaitingForSteps { unready, .. }) => unready.is_transient,
             Some(LoadState::Failed(_)) | None => false,
         }
@@ -187,17 +187,17 @@ impl VersionEntry {
         match &self.pending {
             Some(LoadState::Starting { preliminary, .. }) => preliminary.describe(match preliminary.state() {
                 // The first session may be warm before its settings have been validated against the graph.
-                State::Ready(_) => State::Starting,
+                PoolState::Ready(_) => PoolState::Starting,
                 other => other,
             }),
             Some(LoadState::WaitingForSteps { unready: Unready { reason, is_transient: true }, .. }) => {
                 let reason = Some(reason.clone());
-                ModelDescription { reason, ..describe_state(name, &version.0, State::Starting) }
+                ModelDescription { reason, ..describe_state(name, &version.0, PoolState::Starting) }
             }
             Some(LoadState::Failed(reason) | LoadState::WaitingForSteps { unready: Unready { reason, .. }, .. }) => {
-                describe_state(name, &version.0, State::Unavailable(StartError::Model(reason.clone())))
+                describe_state(name, &version.0, PoolState::Unavailable(StartError::Model(reason.clone())))
             }
-            Some(LoadState::Reading) | None => describe_state(name, &version.0, State::Starting),
+            Some(LoadState::Reading) | None => describe_state(name, &version.0, PoolState::Starting),
         }
     }
 }

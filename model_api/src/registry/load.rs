@@ -17,10 +17,10 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::model::loader::{LoadFailure, PendingLoad};
 use crate::model::pipeline::PipelineDefinition;
-use crate::pool::{RunError, State};
 use crate::repository::manifest::read_manifest;
 use crate::repository::version::Version;
 use crate::repository::{ModelFiles, RepositoryEntry};
+use crate::scheduler::{PoolState, RunError};
 use crate::session::StartError;
 
 /// Interval at which a pipeline that waits for its steps is resolved again, beside every update of the registry: the sessions
@@ -173,7 +173,7 @@ impl ModelRegistry {
         let manifest = manifest.map_err(|_| "its files could not be read".to_owned())??;
         let is_unchanged = |version: &mut VersionEntry| {
             let same = version.active.as_ref().is_some_and(|ActiveVersion { model, files: from }| {
-                let works = !matches!(model.state(), State::Unavailable(_));
+                let works = !matches!(model.state(), PoolState::Unavailable(_));
                 works && from == files && model.digest == manifest.digest
             });
             if same {
@@ -251,7 +251,7 @@ impl ModelRegistry {
 
     /// Retries in the background until a session starts, another load replaces this one, or the model is unloaded.
     fn retry_until_loaded(self: &Arc<Self>, load: &Load, files: &ModelFiles, pending: PendingLoad, error: &StartError) {
-        if matches!(error, StartError::NoDevice(_)) {
+        if matches!(error, StartError::DeviceUnavailable(_)) {
             self.device_failure.send_replace(Some(format!("{}: {error}", load.name)));
         }
         let retrying = CancellationToken::new();

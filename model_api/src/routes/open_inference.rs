@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use open_inference::{Error, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata, Statistics};
 
 use crate::inference::infer;
-use crate::pool::{State, Urgency};
+use crate::scheduler::{PoolState, Priority};
 use crate::state::AppState;
 
 /// Implementation of the Open Inference Protocol; REST and gRPC call it.
@@ -31,7 +31,7 @@ impl InferenceServer for OpenInferenceService {
 
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, Error> {
         match self.0.registry.get(name, version) {
-            Ok(model) => Ok(matches!(model.state(), State::Ready(_))),
+            Ok(model) => Ok(matches!(model.state(), PoolState::Ready(_))),
             Err(crate::error::Error::Unavailable { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -39,8 +39,8 @@ impl InferenceServer for OpenInferenceService {
 
     async fn infer(&self, request: InferRequest) -> Result<Inference, Error> {
         let model = self.0.registry.get(&request.model, request.version.as_deref())?;
-        let urgency = Urgency::from_headers(&request.headers);
-        Ok(infer(&self.0, &model, request.inputs, urgency).await?)
+        let priority = Priority::from_headers(&request.headers);
+        Ok(infer(&self.0, &model, request.inputs, priority).await?)
     }
 
     fn statistics(&self) -> &Statistics {

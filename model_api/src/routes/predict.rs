@@ -7,7 +7,7 @@ use contract::{ImageArray, LegacyResponse, Prediction};
 use super::extract::InferenceInput;
 use crate::error::Error;
 use crate::inference::infer;
-use crate::pool::Urgency;
+use crate::scheduler::Priority;
 use crate::state::AppState;
 
 /// `POST /predict_array`, `/predict_array/{model}`: takes `{"image_arr": …}`, returns `{"cls", "value"}`, the format of the
@@ -23,7 +23,7 @@ pub async fn predict_array(
         array.to_tensor(reader.only_input()?).map_err(|error| Error::InvalidInput(error.to_string()))
     };
     let tensor = state.decoder.run(read).await?;
-    let inference = infer(&state, &model, vec![tensor], Urgency::Interactive).await?;
+    let inference = infer(&state, &model, vec![tensor], Priority::Interactive).await?;
     let (cls, value) = Prediction::first_row_class(&inference, &model.metadata.outputs)?;
     Ok(Json(LegacyResponse { cls, value }))
 }

@@ -1,4 +1,4 @@
-//! What is said of a model's batching and caching.
+//! Batching and caching in the description of a model.
 
 use contract::ModelDescription;
 use open_inference::{Batching, NotCached, RowDependence};
@@ -19,7 +19,7 @@ fn batching(model: &ModelDescription) -> (RowDependence, bool) {
 }
 
 #[tokio::test]
-async fn settings_decide_over_batching_and_the_cache_of_single_rows() {
+async fn the_settings_override_batching_and_row_caching() {
     use RowDependence::{Dependent, IndependentByProbe, IndependentBySettings};
     for (settings, rows, enabled, by_rows) in [
         ("{}", IndependentByProbe, true, false),
@@ -35,7 +35,7 @@ async fn settings_decide_over_batching_and_the_cache_of_single_rows() {
 }
 
 #[tokio::test]
-async fn a_model_that_draws_random_numbers_is_not_cached_unless_the_settings_say_so() {
+async fn a_nondeterministic_model_is_cached_only_if_the_settings_say_so() {
     for (settings, random, steady) in [
         ("{}", Some(NotCached::Random), None),
         (r#"{"cache": true}"#, None, None),
@@ -47,7 +47,7 @@ async fn a_model_that_draws_random_numbers_is_not_cached_unless_the_settings_say
 }
 
 #[tokio::test]
-async fn a_pipeline_is_not_cached_when_a_step_is_not() {
+async fn a_pipeline_with_an_uncached_step_is_not_cached() {
     let pipeline = json!({"implementation": "pipeline", "steps": [{"model": "m", "inputs": {"x": "x"}}]}).to_string();
     let folder = Folder::new().with("m/model.onnx", "").with("p/model-settings.json", pipeline);
     let service =
@@ -58,7 +58,7 @@ async fn a_pipeline_is_not_cached_when_a_step_is_not() {
 }
 
 #[tokio::test]
-async fn metadata_and_index_say_why() {
+async fn metadata_and_index_give_the_reasons() {
     let folder = Folder::new().with("m/model.onnx", "").with("m/model-settings.json", r#"{"cache": false}"#);
     let service = Service::new(folder, &Fake::default()).warm().await;
     let parameters = service.get("/v2/models/m").await.json()["parameters"].clone();

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use contract::Device;
 use model_api::onnx::analysis::GraphFacts;
-use model_api::session::Hello;
+use model_api::session::SessionInfo;
 use open_inference::{Datatype, Tensor, TensorMetadata, client};
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ async fn what_is_wrong_with_a_picture_is_told_with_its_own_status() {
 
 #[tokio::test]
 async fn a_batch_that_would_be_too_large_as_numbers_is_refused_before_it_is_decoded() {
-    let hello = Hello {
+    let hello = SessionInfo {
         inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 4096, 4096, 3])],
         outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1, 4])],
         left_out: Vec::new(),

@@ -18,11 +18,7 @@ mod infer;
 
 mod readiness;
 
-mod pool;
-
-mod overload;
-
-mod pool_memory;
+mod scheduler;
 
 mod session;
 
@@ -30,11 +26,11 @@ mod service;
 
 mod protocol;
 
-mod survival;
+mod session_recovery;
 
 mod batching;
 
-mod killers;
+mod poison_requests;
 
 mod samples;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use model_api::registry::ModelRegistry;
 use model_api::repository::Repository;
 use model_api::repository::Selection;
-use model_api::session::{Blueprint, Hello, Launcher, StartError};
+use model_api::session::{Launcher, SessionConfig, SessionInfo, StartError};
 use open_inference::{Datatype, ModelState, TensorMetadata};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -23,15 +23,15 @@ struct Kinds;
 impl Launcher for Kinds {
     type Session = Fake;
 
-    async fn launch(&self, blueprint: &Blueprint) -> Result<(Hello, Fake), StartError> {
+    async fn launch(&self, session_config: &SessionConfig) -> Result<(SessionInfo, Fake), StartError> {
         let mut hello = hello();
-        if blueprint.model == "wide" {
+        if session_config.model == "wide" {
             hello.inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 1, 4, 1])];
-        } else if blueprint.model != "cut" {
-            let datatype = if blueprint.model == "counts" { Datatype::Int64 } else { Datatype::Fp32 };
+        } else if session_config.model != "cut" {
+            let datatype = if session_config.model == "counts" { Datatype::Int64 } else { Datatype::Fp32 };
             hello.inputs = vec![TensorMetadata::new("x", datatype, &[-1, 4])];
         }
-        Fake::saying(hello).launch(blueprint).await
+        Fake::saying(hello).launch(session_config).await
     }
 }
 

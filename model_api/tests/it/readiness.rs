@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use model_api::repository::Selection;
-use model_api::session::{Blueprint, Hello, Launcher, StartError};
+use model_api::session::{Launcher, SessionConfig, SessionInfo, StartError};
 use open_inference::ModelState;
 use serde_json::json;
 use tokio::time::sleep;
@@ -34,7 +34,7 @@ async fn ready_names_every_model_and_what_runs_it() {
 
 #[tokio::test]
 async fn is_not_ready_before_every_model_has_been_warm() {
-    let fake = Fake::failing([StartError::Died("no memory".to_owned())]);
+    let fake = Fake::failing([StartError::Crashed("no memory".to_owned())]);
     let service = Service::new(Folder::new().with("a.onnx", ""), &fake);
     while fake.launches() == 0 {
         sleep(Duration::from_millis(1)).await;
@@ -56,7 +56,7 @@ async fn a_model_that_is_still_loading_says_what_its_files_say() {
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4], "parameters": {"labels": ["a", "b", "c", "d"]}}],
         "parameters": {"extra": {"title": "Squares", "notice": "A toy."}}
     }"#;
-    let fake = Fake::failing([StartError::Died("no memory".to_owned())]);
+    let fake = Fake::failing([StartError::Crashed("no memory".to_owned())]);
     let folder = Folder::new().with("m/model.onnx", onnx::of_one("x", "y")).with("m/model-settings.json", settings);
     let service = Service::new(folder, &fake);
     while fake.launches() == 0 {
@@ -148,7 +148,7 @@ async fn a_loader_that_panics_leaves_no_model_loading_for_ever() {
     impl Launcher for Broken {
         type Session = Fake;
 
-        async fn launch(&self, _: &Blueprint) -> Result<(Hello, Fake), StartError> {
+        async fn launch(&self, _: &SessionConfig) -> Result<(SessionInfo, Fake), StartError> {
             unreachable!("it is never started")
         }
     }
@@ -193,7 +193,7 @@ async fn a_broken_model_is_reported_and_stops_no_other() {
 async fn a_model_that_breaks_later_makes_the_service_unready_only_if_it_was_the_last() {
     let fake = Fake::default();
     let service = Service::new(Folder::new().with("m.onnx", ""), &fake).warm().await;
-    fake.failures.lock().unwrap().push_back(StartError::Died("no memory".to_owned()));
+    fake.failures.lock().unwrap().push_back(StartError::Crashed("no memory".to_owned()));
     fake.kill.notify_one();
     while service.get("/health/ready").await.status == StatusCode::OK {
         sleep(Duration::from_millis(1)).await;

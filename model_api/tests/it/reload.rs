@@ -7,9 +7,9 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use model_api::error::Error;
 use model_api::metrics::DeviceLabels;
-use model_api::pool::Urgency;
 use model_api::registry::ModelRegistry;
-use model_api::session::{Blueprint, Hello, Launcher, StartError};
+use model_api::scheduler::Priority;
+use model_api::session::{Launcher, SessionConfig, SessionInfo, StartError};
 use open_inference::{ModelIndex, ModelState};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -39,9 +39,9 @@ impl Gated {
 impl Launcher for Gated {
     type Session = Fake;
 
-    async fn launch(&self, blueprint: &Blueprint) -> Result<(Hello, Fake), StartError> {
+    async fn launch(&self, session_config: &SessionConfig) -> Result<(SessionInfo, Fake), StartError> {
         self.gate.acquire().await.unwrap().forget();
-        self.fake.launch(blueprint).await
+        self.fake.launch(session_config).await
     }
 }
 
@@ -136,13 +136,13 @@ async fn a_changed_version_takes_over_and_what_has_begun_finishes_on_the_old_one
     let new = service.models.get("m", None).unwrap();
     assert_ne!(old.digest, new.digest);
     assert!(
-        old.run(input(0.5), Urgency::Interactive).await.is_ok()
-            && new.run(input(0.5), Urgency::Interactive).await.is_ok()
+        old.run(input(0.5), Priority::Interactive).await.is_ok()
+            && new.run(input(0.5), Priority::Interactive).await.is_ok()
     );
     let ended = old.stopped();
     drop(old);
     timeout(Duration::from_secs(5), ended).await.expect("its sessions end with the last request");
-    assert!(new.run(input(0.5), Urgency::Interactive).await.is_ok());
+    assert!(new.run(input(0.5), Priority::Interactive).await.is_ok());
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn a_broken_change_leaves_the_last_good_one_in_service_and_says_why() {
         let told = format!("m cannot be loaded: version 3: {reason}");
         assert_eq!(said(service.models.load("m").await), (422, told));
         let served = service.models.get("m", None).unwrap();
-        assert!(served.digest == digest && served.run(input(0.5), Urgency::Interactive).await.is_ok());
+        assert!(served.digest == digest && served.run(input(0.5), Priority::Interactive).await.is_ok());
         let reason =
             format!("version 3 on disk cannot be served: {reason}; the last good one ({digest}) is still served");
         let line = ("m".to_owned(), "3".to_owned(), ModelState::Ready, reason);
@@ -196,7 +196,7 @@ async fn a_graph_that_does_not_run_is_tried_once_and_a_crash_three_times() {
     fake.failures.lock().unwrap().push_back(StartError::Model("no such operator".to_owned()));
     assert_eq!(said(service.models.load("m").await).1, "m cannot be loaded: version 1: no such operator");
     assert_eq!(fake.launches(), 2);
-    fake.failures.lock().unwrap().extend([const { StartError::Died(String::new()) }; 2]);
+    fake.failures.lock().unwrap().extend([const { StartError::Crashed(String::new()) }; 2]);
     service.models.load("m").await.unwrap();
     assert_eq!(fake.launches(), 5, "two that died, and one that did not");
 }
@@ -281,14 +281,14 @@ async fn an_unloaded_model_is_gone_at_once_and_what_has_begun_is_answered() {
     let line = |state, reason: &str| ("m".to_owned(), "1".to_owned(), state, reason.to_owned());
     let leaving = line(ModelState::Unloading, "requests that have begun are still being answered");
     assert_eq!(index(&models).await[0], leaving);
-    assert!(begun.run(input(0.5), Urgency::Interactive).await.is_ok() && !unloading.is_finished());
+    assert!(begun.run(input(0.5), Priority::Interactive).await.is_ok() && !unloading.is_finished());
     drop(begun);
     unloading.await.unwrap().unwrap();
     assert_eq!(index(&models).await[0], line(ModelState::Unavailable, "it was unloaded"));
     assert_eq!(said(models.unload("m").await), (404, "there is no such model; there are: n".to_owned()));
     assert!(models.is_ready(), "it counts no longer");
     models.load("m").await.unwrap();
-    assert!(models.get("m", None).unwrap().run(input(0.5), Urgency::Interactive).await.is_ok());
+    assert!(models.get("m", None).unwrap().run(input(0.5), Priority::Interactive).await.is_ok());
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
 
 #[tokio::test]
 async fn a_load_that_fails_as_well_does_not_end_these_attempts() {
-    let fake = Fake::failing([const { StartError::NoDevice(String::new()) }; 4]);
+    let fake = Fake::failing([const { StartError::DeviceUnavailable(String::new()) }; 4]);
     let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
     until(|| service.models.not_ready_reason().is_some_and(|reason| reason.contains("DEVICE=cuda"))).await;
     assert_eq!(said(service.models.load("m").await).0, 422);

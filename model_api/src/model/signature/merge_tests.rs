@@ -6,10 +6,10 @@ use crate::onnx::analysis::GraphFacts;
 use crate::onnx::proto::TensorNames;
 use crate::repository::model_settings::{BatchingMode, ModelSettings};
 use crate::repository::triton_config::TritonConfig;
-use crate::session::Hello;
+use crate::session::SessionInfo;
 
-fn graph() -> Hello {
-    Hello {
+fn graph() -> SessionInfo {
+    SessionInfo {
         inputs: vec![TensorMetadata::new("image", Datatype::Fp32, &[-1, -1, 28, 1])],
         outputs: vec![TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 2])],
         left_out: Vec::new(),
@@ -75,7 +75,7 @@ fn optional_inputs_need_no_batch_axis_and_allow_empty_applies_to_all_inputs() {
 #[test]
 fn datetimes_may_be_numbers_and_text_may_not() {
     let merge = |datatype, content_type: &str| {
-        let graph = Hello { inputs: vec![TensorMetadata::new("when", datatype, &[-1])], ..graph() };
+        let graph = SessionInfo { inputs: vec![TensorMetadata::new("when", datatype, &[-1])], ..graph() };
         let json = format!(r#"{{"inputs": [{{"name": "when", "parameters": {{"content_type": "{content_type}"}}}}]}}"#);
         Signature::merge(&ModelSettings::from_json(json.as_bytes(), "m").unwrap(), &graph).map(|_| ())
     };

@@ -13,7 +13,7 @@ use crate::onnx::proto::TensorNames;
 use crate::preprocessing::{ImageSettings, ImageSpec};
 use crate::repository::model_settings::{ModelSettings, TensorSettings};
 use crate::repository::triton_config::TritonConfig;
-use crate::session::{Hello, narrows};
+use crate::session::{SessionInfo, narrows};
 use field_names::{SettingsFile, settings_from_triton};
 
 /// Inputs and outputs of a model.
@@ -35,7 +35,7 @@ pub struct Signature {
 
 impl Signature {
     /// Merges the settings with the graph. The error names the field that contradicts the graph.
-    pub fn merge(settings: &ModelSettings, graph: &Hello) -> Result<Self, String> {
+    pub fn merge(settings: &ModelSettings, graph: &SessionInfo) -> Result<Self, String> {
         let triton = &settings.triton;
         let context = MergeContext { subject: "graph", skipped_outputs: &graph.left_out, file: SettingsFile::Triton };
         let inputs =
@@ -282,9 +282,9 @@ mod tests {
     use super::*;
     use crate::onnx::analysis::GraphFacts;
 
-    fn graph() -> Hello {
+    fn graph() -> SessionInfo {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
-        Hello {
+        SessionInfo {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
             left_out: vec!["output \"maps\" is a sequence".to_owned()],
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn each_of_several_inputs_may_be_an_image() {
         let tensor = |name: &str, datatype, shape: &[i64]| TensorMetadata::new(name, datatype, shape);
-        let graph = Hello {
+        let graph = SessionInfo {
             inputs: vec![
                 tensor("age", Datatype::Fp32, &[-1, 1]),
                 tensor("face", Datatype::Fp32, &[-1, 8, 8, 3]),
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_batch_axis_must_be_open_in_all_inputs_and_outputs() {
-        let fixed = Hello { outputs: vec![TensorMetadata::new("sum", Datatype::Fp32, &[])], ..graph() };
+        let fixed = SessionInfo { outputs: vec![TensorMetadata::new("sum", Datatype::Fp32, &[])], ..graph() };
         let settings = |json: &[u8]| ModelSettings::from_json(json, "m").unwrap();
         let signature = Signature::merge(&settings(br#"{"max_batch_size": 64}"#), &fixed).unwrap();
         assert_eq!(signature.max_batch_size, 0);
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn settings_define_the_shape_if_the_graph_has_none() {
-        let unranked = Hello { inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[])], ..graph() };
+        let unranked = SessionInfo { inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[])], ..graph() };
         let settings = ModelSettings::from_json(br#"{"inputs": [{"name": "x", "shape": [-1, 4]}]}"#, "m").unwrap();
         assert_eq!(Signature::merge(&settings, &unranked).unwrap().inputs[0].shape, [-1, 4]);
     }

@@ -1,7 +1,7 @@
 //! Static analysis of an ONNX graph: row independence, random operators and tasks of outputs.
 //!
 //! It runs in the session process, where a damaged file can do no harm. The result reaches the parent process in
-//! [`Hello`](crate::session::Hello).
+//! [`SessionInfo`](crate::session::SessionInfo).
 
 mod facts;
 mod graph;

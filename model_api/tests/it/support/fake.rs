@@ -4,10 +4,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use contract::Device;
-use model_api::memory::Exceeded;
+use model_api::memory::LimitExceeded;
 use model_api::onnx::analysis::GraphFacts;
-use model_api::pool::probe_rows;
-use model_api::session::{Blueprint, Hello, Launcher, Session, SessionError, SessionMemory, StartError};
+use model_api::scheduler::probe_rows;
+use model_api::session::{Launcher, Session, SessionConfig, SessionError, SessionInfo, SessionMemory, StartError};
 use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -49,7 +49,7 @@ pub struct Fake {
     /// Ends an idle session.
     pub kill: Arc<Notify>,
     /// What it says instead of [`hello`].
-    hello: Option<Arc<Hello>>,
+    hello: Option<Arc<SessionInfo>>,
     died_once: Arc<AtomicUsize>,
     /// How many requests each run had.
     pub batches: Arc<Mutex<Vec<usize>>>,
@@ -82,12 +82,12 @@ impl Fake {
     }
 
     /// Says this of itself.
-    pub fn saying(hello: Hello) -> Self {
+    pub fn saying(hello: SessionInfo) -> Self {
         Self { hello: Some(Arc::new(hello)), ..Self::default() }
     }
 
     /// That says this of itself.
-    pub fn with_hello(self, hello: Hello) -> Self {
+    pub fn with_hello(self, hello: SessionInfo) -> Self {
         Self { hello: Some(Arc::new(hello)), ..self }
     }
 
@@ -127,15 +127,15 @@ impl Fake {
     }
 
     /// [`Self::changing_slowly`] on a card.
-    pub fn on_card(change_takes: Duration) -> Self {
+    pub fn on_gpu(change_takes: Duration) -> Self {
         let device = Device { name: "cuda".to_owned(), ..hello().device };
-        let hello = Hello { device, ..hello() };
+        let hello = SessionInfo { device, ..hello() };
         Self { hello: Some(Arc::new(hello)), ..Self::changing_slowly(change_takes) }
     }
 
-    /// [`Self::on_card`], whose memory does not do for a session of so many rows.
-    pub fn on_small_card(change_takes: Duration, too_large: usize) -> Self {
-        Self { too_large, ..Self::on_card(change_takes) }
+    /// [`Self::on_gpu`], whose memory does not do for a session of so many rows.
+    pub fn on_small_gpu(change_takes: Duration, too_large: usize) -> Self {
+        Self { too_large, ..Self::on_gpu(change_takes) }
     }
 
     pub fn launches(&self) -> usize {
@@ -150,7 +150,7 @@ impl Fake {
 impl Launcher for Fake {
     type Session = Self;
 
-    async fn launch(&self, _: &Blueprint) -> Result<(Hello, Self), StartError> {
+    async fn launch(&self, _: &SessionConfig) -> Result<(SessionInfo, Self), StartError> {
         self.launches.fetch_add(1, Ordering::SeqCst);
         if let Some(error) = self.failures.lock().unwrap().pop_front() {
             return Err(error);
@@ -164,7 +164,7 @@ impl Session for Fake {
     async fn run(
         &mut self,
         requests: &[&[Tensor]],
-        give_up: impl Future<Output = ()> + Send,
+        cancel: impl Future<Output = ()> + Send,
     ) -> Result<Vec<Tensor>, SessionError> {
         let input = Tensor::concat_rows(&requests.iter().map(|request| &request[0]).collect::<Vec<_>>()).unwrap();
         let values = input.to_f32();
@@ -194,30 +194,30 @@ impl Session for Fake {
         let firsts: Vec<f32> = values.chunks(4).map(|row| row[0]).collect();
         let has = |what: f32| firsts.contains(&what);
         if has(DIE) || (has(DIE_ONCE) && self.died_once.fetch_add(1, Ordering::SeqCst) == 0) {
-            return Err(SessionError::Died("killed".to_owned()));
+            return Err(SessionError::Crashed("killed".to_owned()));
         }
         if has(TAKE_ALL_MEMORY) {
-            return Err(SessionError::OutOfMemory(Exceeded::Each(GROWN_BYTES)));
+            return Err(SessionError::OutOfMemory(LimitExceeded::PerSession(GROWN_BYTES)));
         }
         if has(GROW) {
             self.grown.store(GROWN_BYTES, Ordering::SeqCst);
         }
         if has(HANG) {
-            give_up.await;
-            return Err(SessionError::GivenUp);
+            cancel.await;
+            return Err(SessionError::Cancelled);
         }
         if has(TAKE_LONG) {
             tokio::select! {
-                () = give_up => return Err(SessionError::GivenUp),
+                () = cancel => return Err(SessionError::Cancelled),
                 () = sleep(Duration::from_secs(20)) => return answer(&values),
             }
         }
         if has(HANG_DEAF) {
-            give_up.await;
-            return Err(SessionError::Died("deaf".to_owned()));
+            cancel.await;
+            return Err(SessionError::Crashed("deaf".to_owned()));
         }
         if has(REFUSE) {
-            return Err(SessionError::Refused("no such input".to_owned()));
+            return Err(SessionError::Rejected("no such input".to_owned()));
         }
         if has(DISTURB) {
             let disturbed = |value: &f32| if value.to_bits() == DISTURB.to_bits() { *value } else { value + 1.0 };
@@ -233,9 +233,9 @@ impl Session for Fake {
         answer(&values)
     }
 
-    async fn keep_size(&mut self, rows: usize) -> Result<(), SessionError> {
+    async fn add_bucket(&mut self, rows: usize) -> Result<(), SessionError> {
         if rows >= self.too_large {
-            return Err(SessionError::Died("no memory".to_owned()));
+            return Err(SessionError::Crashed("no memory".to_owned()));
         }
         self.kept.lock().unwrap().push(rows);
         Ok(())
@@ -243,10 +243,10 @@ impl Session for Fake {
 
     fn memory(&self) -> Option<SessionMemory> {
         let used = WARM_BYTES + self.grown.load(Ordering::SeqCst);
-        Some(SessionMemory { used, room: self.room.load(Ordering::SeqCst) })
+        Some(SessionMemory { used, available: self.room.load(Ordering::SeqCst) })
     }
 
-    async fn died(&mut self) -> String {
+    async fn exited(&mut self) -> String {
         self.kill.notified().await;
         "killed while idle".to_owned()
     }
@@ -258,9 +258,9 @@ fn is_trial(input: &Tensor) -> bool {
     input.split_rows().iter().all(|row| ROWS.iter().any(|probe| probe.data == row.data))
 }
 
-pub fn hello() -> Hello {
+pub fn hello() -> SessionInfo {
     let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
-    Hello {
+    SessionInfo {
         inputs: vec![tensor("x", &[-1, 2, 2, 1])],
         outputs: vec![tensor("y", &[-1, 4])],
         left_out: Vec::new(),
