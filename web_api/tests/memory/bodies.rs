@@ -191,7 +191,7 @@ fn app() -> App {
     settings.model_api = vec!["http://127.0.0.1:1".parse().unwrap()];
     settings.redis_url = None;
     let (app, _) = App::new(&settings, &mut Registry::default()).unwrap();
-    app.catalog.learn(Ok(models()));
+    app.catalog.apply(Ok(models()));
     app
 }
 
@@ -216,7 +216,7 @@ async fn read_submission(app: &App, request: Request<Body>) {
     let name = if submission.asked.kind == db_api::jobs::Kind::Image { "image" } else { "table" };
     let model = app.catalog.find(Some(name)).unwrap();
     let mut inputs = submission.inputs(app, &model);
-    while let Ok((piece, rest)) = inputs.next(app).await {
+    while let Ok((piece, rest)) = inputs.next_chunk(&app.blocking_pool).await {
         if piece.is_empty() {
             break;
         }

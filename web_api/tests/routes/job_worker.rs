@@ -33,7 +33,7 @@ async fn until_begun(stack: &Stack, job: &str, runs: u64) {
 }
 
 async fn until_the_worker_has_ended(stack: &Stack) {
-    timeout(Duration::from_secs(10), stack.worker.ended()).await.unwrap();
+    timeout(Duration::from_secs(10), stack.worker.wait_until_stopped()).await.unwrap();
 }
 
 /// The inputs that wait in the queue.

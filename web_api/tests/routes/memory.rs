@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
-use web_api::job_watcher::MAX_LISTENERS_PER_JOB;
+use web_api::jobs::watcher::MAX_LISTENERS_PER_JOB;
 use web_api::settings::AppType;
 
 use crate::fake_model_api::model;

@@ -171,7 +171,7 @@ async fn who_never_takes_it_is_left_alone_and_no_redirect_is_followed() {
     let receiver = Receiver::start(&[500, 302, 404]).await;
     let stack = allowing(&receiver.address.to_string()).await;
     let job = settled(&stack, &receiver.url()).await;
-    assert_eq!(job["webhook"], json!({"status": "failed", "tries": 3, "error": "it answered 404"}));
+    assert_eq!(job["webhook"], json!({"status": "failed", "tries": 3, "error": "it responded with status 404"}));
     sleep(Duration::from_secs(1)).await;
     let paths: Vec<String> = receiver.heard().into_iter().map(|(path, ..)| path).collect();
     assert_eq!(paths, ["/told?by=us"; TRIES]);
