@@ -17,7 +17,7 @@ use crate::settings::{AppType, JobSettings, Settings};
 use crate::upstream::catalog::Catalog;
 use crate::upstream::external_workers::ExternalWorkers;
 use crate::upstream::model_client::ModelClient;
-use crate::webhook::WebhookSettings;
+use crate::webhook::settings::WebhookSettings;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Router};

@@ -6,7 +6,7 @@ use service::body::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_for};
 
 use crate::archive::ArchiveError;
-use crate::webhook::InvalidWebhook;
+use crate::webhook::allow_list::InvalidWebhook;
 
 /// Characters of a method that an error repeats.
 const MAX_SHOWN_METHOD: usize = 32;

@@ -50,7 +50,7 @@ pub(crate) async fn run(catalog: Catalog, cache: Memory<Error>, jobs: Jobs) {
             match purge(&model.name, &cache, &jobs).await {
                 Ok(()) => purged.record(model, wrong_before_ms),
                 Err(reason) => {
-                    warn!(model = model.name, reason, "cached results that may be wrong cannot be dropped yet")
+                    warn!(model = model.name, reason, "cached results that may be wrong cannot be dropped yet");
                 }
             }
         }

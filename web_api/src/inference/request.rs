@@ -65,7 +65,7 @@ impl PredictionRequest {
         });
         let (key, row_count) = (key_of(input_digest), rows.unwrap_or(1).max(1) as u64);
         let (input, rows) = (RequestInput::Tensors(inputs), request_rows);
-        Self { app_type, version_is_named, input, input_digest, key, rows, row_count, model }
+        Self { app_type, model, version_is_named, input, input_digest, key, rows, row_count }
     }
 
     /// Builds a request from an encoded image for the default version of `model`, whose only input must accept images. Hashes the

@@ -47,8 +47,8 @@ impl JobExecutor {
     }
 
     /// Runs `model` on one input.
-    pub async fn execute(&self, model: &str, asked: &Asked, data: Bytes, scope: Scope) -> Execution {
-        let request = Self::request(model, asked, data, scope);
+    pub async fn execute(&self, model: &str, spec: &Asked, data: Bytes, scope: Scope) -> Execution {
+        let request = Self::request(model, spec, data, scope);
         let response = match self.routes.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -70,26 +70,26 @@ impl JobExecutor {
         }
     }
 
-    fn request(model: &str, asked: &Asked, data: Bytes, scope: Scope) -> Request<Body> {
-        let version = asked.version.as_ref().map_or_else(String::new, |version| format!("/versions/{version}"));
-        let (path, media_type) = match asked.kind {
+    fn request(model: &str, spec: &Asked, data: Bytes, scope: Scope) -> Request<Body> {
+        let version = spec.version.as_ref().map_or_else(String::new, |version| format!("/versions/{version}"));
+        let (path, media_type) = match spec.kind {
             Kind::Image => {
-                let query = asked.top_k.as_ref().map_or_else(String::new, |top_k| format!("?top_k={top_k}"));
+                let query = spec.top_k.as_ref().map_or_else(String::new, |top_k| format!("?top_k={top_k}"));
                 (format!("/predict/{model}{query}"), "application/octet-stream")
             }
-            // The only event of the stream is the response as JSON, also if the request asks for binary outputs.
+            // The only event of the stream is the response as JSON, even if binary outputs are requested.
             Kind::V2 => (format!("/v2/models/{model}{version}/infer_stream"), "application/json"),
         };
         let mut request = Request::new(Body::from(data));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.parse().unwrap_or_default();
         let headers = request.headers_mut();
-        let media_type = match asked.content_type.as_str() {
+        let media_type = match spec.content_type.as_str() {
             "" => Ok(HeaderValue::from_static(media_type)),
             named => HeaderValue::try_from(named),
         };
         headers.extend(media_type.ok().map(|value| (header::CONTENT_TYPE, value)));
-        if let Some(length) = asked.json_length {
+        if let Some(length) = spec.json_length {
             headers.insert("inference-header-content-length", HeaderValue::from(length));
         }
         match scope {

@@ -219,12 +219,12 @@ fn max_unescaped_bytes(text: &[u8]) -> usize {
 /// An input with the `id` of the request as its name, if it has one.
 fn input_of_request(text: &Bytes, index: usize) -> Result<Input, Error> {
     #[derive(Deserialize)]
-    struct RequestId {
+    struct InferenceRequest {
         #[serde(default)]
         id: Option<String>,
     }
     let invalid = |error| Error::Job(format!("input {index} is not an inference request: {error}"));
-    let request: RequestId = serde_json::from_slice(text).map_err(invalid)?;
+    let request: InferenceRequest = serde_json::from_slice(text).map_err(invalid)?;
     let name = request.id.unwrap_or_default().chars().take(MAX_NAME).collect();
     // A copy: a slice would keep the whole body in memory as long as the queue keeps the input.
     Ok(Input { name, data: Bytes::copy_from_slice(text), known: None })

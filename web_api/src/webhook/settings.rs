@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use service::settings::{SettingError, optional};
 
-use super::{AllowList, Secret};
+use super::allow_list::AllowList;
+use super::secret::Secret;
 
 /// Delays between attempts: six attempts in three hours. A receiver that is being updated misses nothing, and one that is gone is soon
 /// given up.

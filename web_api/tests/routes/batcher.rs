@@ -10,12 +10,12 @@ use web_api::settings::AppType;
 use crate::fake_model_api::model;
 use crate::stack::{Answer, Stack, image_request};
 
-/// Calls of one core to a model that are under way at the same time.
-fn lanes() -> usize {
+/// Concurrent calls to a model on one core.
+fn calls_per_core() -> usize {
     4usize.div_ceil(service::cores::count())
 }
 
-/// A stack all of whose calls to the model `mnist` are under way for 200 ms, so that what comes now waits and goes together.
+/// A stack whose concurrent calls to the model `mnist` are all in flight for 200 ms, so that further requests are queued and batched.
 async fn busy() -> Arc<Stack> {
     let stack = Arc::new(
         Stack::serving(vec![model("mnist"), model("whole"), model("sluggish")], |settings| {
@@ -24,215 +24,220 @@ async fn busy() -> Arc<Stack> {
         })
         .await,
     );
-    for under_way in 1..=lanes() {
+    for in_flight in 1..=calls_per_core() {
         let mut slow = image_request("/predict/mnist", "slow");
         slow.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         tokio::spawn({
             let stack = Arc::clone(&stack);
             async move { stack.send(slow).await }
         });
-        while stack.runs() < under_way {
+        while stack.runs() < in_flight {
             sleep(Duration::from_millis(1)).await;
         }
     }
     stack
 }
 
-fn ask(stack: &Arc<Stack>, picture: impl Into<String>) -> JoinHandle<Answer> {
-    let (stack, picture) = (Arc::clone(stack), picture.into());
-    tokio::spawn(async move { stack.send(image_request("/predict/mnist", &picture)).await })
+fn predict(stack: &Arc<Stack>, image: impl Into<String>) -> JoinHandle<Answer> {
+    let (stack, image) = (Arc::clone(stack), image.into());
+    tokio::spawn(async move { stack.send(image_request("/predict/mnist", &image)).await })
 }
 
-/// Asks with pictures of these lengths, which the fake gives back in millionths as the probability of the third class.
-fn ask_lengths(stack: &Arc<Stack>, lengths: impl IntoIterator<Item = usize>) -> Vec<JoinHandle<Answer>> {
-    lengths.into_iter().map(|length| ask(stack, "x".repeat(length))).collect()
+/// Sends images of these lengths. The fake returns the length in millionths as the probability of the third class.
+fn predict_lengths(stack: &Arc<Stack>, lengths: impl IntoIterator<Item = usize>) -> Vec<JoinHandle<Answer>> {
+    lengths.into_iter().map(|length| predict(stack, "x".repeat(length))).collect()
 }
 
-async fn lengths(asked: Vec<JoinHandle<Answer>>) -> Vec<usize> {
+/// The lengths that the responses contain.
+async fn lengths(requests: Vec<JoinHandle<Answer>>) -> Vec<usize> {
     let length = |answer: Answer| {
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         (answer.json()["probabilities"][2]["value"].as_f64().unwrap() * 1e6).round() as usize
     };
-    join_all(asked).await.into_iter().map(|answer| length(answer.unwrap())).collect()
+    join_all(requests).await.into_iter().map(|answer| length(answer.unwrap())).collect()
 }
 
 #[tokio::test]
-async fn what_waits_goes_in_one_call_and_everybody_gets_his_own_answer() {
+async fn pending_requests_are_sent_as_one_batch_and_each_gets_its_own_result() {
     let stack = busy().await;
-    assert_eq!(lengths(ask_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
-    assert_eq!((stack.runs(), stack.rows()), (lanes() + 1, lanes() + 20));
-    assert_eq!(lengths(ask_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
-    assert_eq!(stack.runs(), lanes() + 1, "each is remembered by itself");
+    assert_eq!(lengths(predict_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
+    assert_eq!((stack.runs(), stack.rows()), (calls_per_core() + 1, calls_per_core() + 20));
+    assert_eq!(lengths(predict_lengths(&stack, 10..30)).await, (10..30).collect::<Vec<_>>());
+    assert_eq!(stack.runs(), calls_per_core() + 1, "each result is cached on its own");
 }
 
 #[tokio::test]
-async fn a_full_call_leaves_at_once() {
+async fn a_full_batch_is_sent_immediately() {
     let stack = busy().await;
-    let begun = Instant::now();
-    let asked = ask_lengths(&stack, 10..50);
-    while stack.runs() == lanes() {
+    let started = Instant::now();
+    let requests = predict_lengths(&stack, 10..50);
+    while stack.runs() == calls_per_core() {
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!((stack.runs(), stack.rows()), (lanes() + 1, lanes() + 32));
-    assert!(begun.elapsed() < Duration::from_millis(150), "while the others are under way: {:?}", begun.elapsed());
-    assert_eq!(lengths(asked).await, (10..50).collect::<Vec<_>>());
-    assert_eq!((stack.runs(), stack.rows()), (lanes() + 2, lanes() + 40));
+    assert_eq!((stack.runs(), stack.rows()), (calls_per_core() + 1, calls_per_core() + 32));
+    assert!(
+        started.elapsed() < Duration::from_millis(150),
+        "while the other calls are in flight: {:?}",
+        started.elapsed()
+    );
+    assert_eq!(lengths(requests).await, (10..50).collect::<Vec<_>>());
+    assert_eq!((stack.runs(), stack.rows()), (calls_per_core() + 2, calls_per_core() + 40));
 }
 
 #[tokio::test]
-async fn a_slow_model_is_asked_one_by_one() {
+async fn requests_to_a_slow_model_are_not_batched() {
     let stack = busy().await;
-    let ask = |length: usize| {
+    let predict = |length: usize| {
         let stack = Arc::clone(&stack);
         tokio::spawn(async move { stack.send(image_request("/predict/sluggish", &"x".repeat(length))).await })
     };
-    assert_eq!(lengths(vec![ask(9)]).await, [9], "it is known how long a row takes");
-    assert_eq!(lengths((10..40).map(ask).collect()).await, (10..40).collect::<Vec<_>>());
-    assert_eq!((stack.runs(), stack.rows()), (lanes() + 1 + 30, lanes() + 1 + 30));
+    assert_eq!(lengths(vec![predict(9)]).await, [9], "the time per row is measured");
+    assert_eq!(lengths((10..40).map(predict).collect()).await, (10..40).collect::<Vec<_>>());
+    assert_eq!((stack.runs(), stack.rows()), (calls_per_core() + 1 + 30, calls_per_core() + 1 + 30));
 }
 
 #[tokio::test]
-async fn a_model_that_says_later_is_sent_no_more_than_it_takes() {
+async fn an_overloaded_model_is_sent_no_more_than_it_accepts() {
     let stack = Arc::new(Stack::start(AppType::Cli, &["busy"]).await);
-    let ask = |picture: &'static str| {
+    let predict = |image: &'static str| {
         let stack = Arc::clone(&stack);
-        let mut request = image_request("/predict/busy", picture);
+        let mut request = image_request("/predict/busy", image);
         request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         tokio::spawn(async move { stack.send(request).await })
     };
     let refused = async || {
-        let answer = ask("any").await.unwrap();
+        let answer = predict("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        let words = "The model \"busy\" is overloaded: it is sent more requests than it can answer. Try again in 1 s.";
-        assert_eq!(answer.json()["detail"], words, "not what the model said to another caller");
+        let detail = "The model \"busy\" is overloaded: it is sent more requests than it can answer. Try again in 1 s.";
+        assert_eq!(answer.json()["detail"], detail, "not the message that the model sent for another request");
         assert_eq!(answer.header("retry-after"), "1");
     };
     let mut slow = Vec::new();
-    for under_way in 1..=3 {
-        slow.push(ask("slow"));
-        while stack.runs() < under_way {
+    for in_flight in 1..=3 {
+        slow.push(predict("slow"));
+        while stack.runs() < in_flight {
             sleep(Duration::from_millis(1)).await;
         }
     }
     for _ in 0..5 {
         refused().await;
     }
-    assert_eq!(stack.runs(), 3 + 1, "three are under way, and one more was too much");
+    assert_eq!(stack.runs(), 3 + 1, "three were accepted, and a fourth was rejected");
     for answer in join_all(slow).await {
         assert_eq!(answer.unwrap().status, StatusCode::OK);
     }
     refused().await;
-    assert_eq!(stack.runs(), 3 + 1 + 1, "there is room again");
+    assert_eq!(stack.runs(), 3 + 1 + 1, "the next request is sent again");
 }
 
 #[tokio::test]
 async fn an_interactive_request_does_not_wait_for_the_call_of_a_job_with_the_same_input() {
     let stack = Arc::new(Stack::start(AppType::Cli, &["mnist"]).await);
-    let ask = |priority: &'static str| {
+    let predict = |priority: &'static str| {
         let stack = Arc::clone(&stack);
         let mut request = image_request("/predict/mnist", "slow");
         request.headers_mut().insert("priority", HeaderValue::from_static(priority));
         tokio::spawn(async move { stack.send(request).await })
     };
-    let mut asked = Vec::new();
-    // The second of each kind joins the first.
+    let mut requests = Vec::new();
+    // The second request of each priority joins the flight of the first.
     for (priority, runs) in [("u=7", 1), ("u=7", 1), ("u=3", 2), ("u=3", 2)] {
-        asked.push(ask(priority));
-        let begun = Instant::now();
-        while stack.runs() < runs && begun.elapsed() < Duration::from_secs(9) {
+        requests.push(predict(priority));
+        let started = Instant::now();
+        while stack.runs() < runs && started.elapsed() < Duration::from_secs(9) {
             sleep(Duration::from_millis(1)).await;
         }
     }
-    assert_eq!(lengths(asked).await, ["slow".len(); 4]);
-    assert_eq!(stack.runs(), 2, "one for the jobs, and one for those who wait");
+    assert_eq!(lengths(requests).await, ["slow".len(); 4]);
+    assert_eq!(stack.runs(), 2, "one call for the jobs, and one for the interactive requests");
 }
 
 #[tokio::test]
-async fn a_503_that_says_nothing_of_load_keeps_no_other_request_away() {
+async fn a_503_without_overload_does_not_limit_other_requests() {
     let stack = Arc::new(Stack::start(AppType::Cli, &["loading"]).await);
-    let ask = |picture: &'static str| {
+    let predict = |image: &'static str| {
         let stack = Arc::clone(&stack);
-        let mut request = image_request("/predict/loading", picture);
+        let mut request = image_request("/predict/loading", image);
         request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         tokio::spawn(async move { stack.send(request).await })
     };
-    let slow = ask("slow");
+    let slow = predict("slow");
     while stack.runs() < 1 {
         sleep(Duration::from_millis(1)).await;
     }
-    for asked in 1..=5 {
-        let answer = ask("any").await.unwrap();
+    for sent in 1..=5 {
+        let answer = predict("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.json()["detail"], "loading cannot be asked now: it is being loaded");
         assert_eq!(answer.header("retry-after"), "9");
-        assert_eq!(stack.runs(), 1 + asked, "the model has been asked each time");
+        assert_eq!(stack.runs(), 1 + sent, "each request reaches the model");
     }
     assert_eq!(slow.await.unwrap().status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn one_that_is_refused_or_crashes_is_the_only_one_to_be_told_so() {
-    for (bad, status, words) in [
+async fn only_the_request_that_is_rejected_or_crashes_the_model_fails() {
+    for (bad, status, detail) in [
         ("text", StatusCode::UNSUPPORTED_MEDIA_TYPE, "element 0 of image is not an image we read"),
         ("killer", StatusCode::INTERNAL_SERVER_ERROR, "the model crashed on this request"),
     ] {
         let stack = busy().await;
-        let mut good = ask_lengths(&stack, 10..13);
-        let bad = ask(&stack, bad);
-        good.extend(ask_lengths(&stack, 13..17));
+        let mut good = predict_lengths(&stack, 10..13);
+        let bad = predict(&stack, bad);
+        good.extend(predict_lengths(&stack, 13..17));
         assert_eq!(lengths(good).await, (10..17).collect::<Vec<_>>());
         let bad = bad.await.unwrap();
-        assert_eq!((bad.status, bad.json()["detail"].as_str().unwrap()), (status, words));
-        assert_eq!(stack.runs(), lanes() + 1 + 8, "together, and then each alone");
+        assert_eq!((bad.status, bad.json()["detail"].as_str().unwrap()), (status, detail));
+        assert_eq!(stack.runs(), calls_per_core() + 1 + 8, "first as a batch, and then each alone");
     }
 }
 
 #[tokio::test]
-async fn one_that_takes_for_ever_costs_the_others_half_of_their_time_and_no_answer() {
+async fn a_request_that_hangs_delays_its_batch_by_half_of_the_timeout() {
     let stack = busy().await;
-    let begun = Instant::now();
-    let endless = ask(&stack, "stuck");
-    assert_eq!(lengths(ask_lengths(&stack, 10..17)).await, (10..17).collect::<Vec<_>>());
-    assert!(begun.elapsed() < Duration::from_secs(1), "within the time for one: {:?}", begun.elapsed());
-    assert_eq!(endless.await.unwrap().status, StatusCode::GATEWAY_TIMEOUT);
+    let started = Instant::now();
+    let hanging = predict(&stack, "stuck");
+    assert_eq!(lengths(predict_lengths(&stack, 10..17)).await, (10..17).collect::<Vec<_>>());
+    assert!(started.elapsed() < Duration::from_secs(1), "within one timeout: {:?}", started.elapsed());
+    assert_eq!(hanging.await.unwrap().status, StatusCode::GATEWAY_TIMEOUT);
 }
 
 #[tokio::test]
-async fn who_has_gone_is_not_asked_for() {
+async fn requests_of_disconnected_callers_are_not_sent() {
     let stack = busy().await;
-    let gone = ask_lengths(&stack, 10..20);
-    let stayed = ask_lengths(&stack, 20..25);
+    let disconnected = predict_lengths(&stack, 10..20);
+    let connected = predict_lengths(&stack, 20..25);
     sleep(Duration::from_millis(20)).await;
-    gone.iter().for_each(JoinHandle::abort);
-    assert_eq!(lengths(stayed).await, (20..25).collect::<Vec<_>>());
-    assert_eq!(stack.rows(), lanes() + 5);
+    disconnected.iter().for_each(JoinHandle::abort);
+    assert_eq!(lengths(connected).await, (20..25).collect::<Vec<_>>());
+    assert_eq!(stack.rows(), calls_per_core() + 5);
 }
 
 #[tokio::test]
-async fn a_model_without_independent_rows_is_asked_one_by_one() {
+async fn requests_to_a_model_without_independent_rows_are_not_batched() {
     let stack = busy().await;
     let before = stack.runs();
-    let asked = (10..20).map(|length| {
+    let requests = (10..20).map(|length| {
         let stack = Arc::clone(&stack);
         tokio::spawn(async move { stack.send(image_request("/predict/whole", &"x".repeat(length))).await })
     });
-    assert_eq!(lengths(asked.collect()).await, (10..20).collect::<Vec<_>>());
+    assert_eq!(lengths(requests.collect()).await, (10..20).collect::<Vec<_>>());
     assert_eq!(stack.runs() - before, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_at_a_time_never_get_each_others_answers() {
+async fn hundreds_of_concurrent_requests_never_get_the_results_of_others() {
     let stack = busy().await;
-    // As many as are sent to a model that has not answered yet, with those that are under way.
-    let crowd = 64 * service::cores::count() - lanes() * service::cores::count();
+    // The initial congestion window, without the calls that are in flight.
+    let count = 64 * service::cores::count() - calls_per_core() * service::cores::count();
     let lengths_of = |number: usize| number * 7919 % 997 + 10;
     for round in 0..10 {
-        let expected: Vec<usize> = (0..crowd).map(|number| lengths_of(number + round)).collect();
-        let asked = ask_lengths(&stack, expected.iter().copied());
-        // Some lose their patience.
-        asked.iter().skip(round).step_by(10).for_each(JoinHandle::abort);
-        for (asked, expected) in asked.into_iter().zip(expected) {
-            let Ok(answer) = asked.await else { continue };
+        let expected: Vec<usize> = (0..count).map(|number| lengths_of(number + round)).collect();
+        let requests = predict_lengths(&stack, expected.iter().copied());
+        // Some callers disconnect.
+        requests.iter().skip(round).step_by(10).for_each(JoinHandle::abort);
+        for (request, expected) in requests.into_iter().zip(expected) {
+            let Ok(answer) = request.await else { continue };
             assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
             let value = answer.json()["probabilities"][2]["value"].as_f64().unwrap();
             assert_eq!((value * 1e6).round() as usize, expected);

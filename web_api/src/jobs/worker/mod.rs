@@ -22,7 +22,8 @@ use super::throttle::BackgroundThrottle;
 use crate::metrics::Metrics;
 use crate::settings::JobSettings;
 use crate::upstream::catalog::Catalog;
-use crate::webhook::{WebhookDelivery, WebhookSettings};
+use crate::webhook::delivery::WebhookDelivery;
+use crate::webhook::settings::WebhookSettings;
 
 /// Availability of a model.
 mod availability;
