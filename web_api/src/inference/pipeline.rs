@@ -3,7 +3,7 @@
 //! Steps that pipelines share, or that clients have requested directly, are not computed again. When the model of a step changes, the
 //! steps before it are still cached.
 
-use contract::{Missing, Pipeline, Progress, Step, answer_to_nothing};
+use contract::{MissingTensor, Pipeline, PipelineRun, Step, empty_outputs};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use http::{HeaderMap, StatusCode};
@@ -25,20 +25,20 @@ impl Predictor {
         pipeline: &Pipeline,
         steering: Steering,
     ) -> Result<Inference, Error> {
-        let mut progress = Progress::new(pipeline, request.inputs());
+        let mut run = PipelineRun::new(pipeline, request.inputs());
         loop {
-            let next = progress.next().map_err(|missing| pipeline_changed(&missing))?;
-            if next.is_empty() {
+            let ready = run.ready_steps().map_err(|missing| pipeline_changed(&missing))?;
+            if ready.is_empty() {
                 let model = request.model();
-                return progress.finish(&model.name, &model.version).map_err(|missing| pipeline_changed(&missing));
+                return run.finish(&model.name, &model.version).map_err(|missing| pipeline_changed(&missing));
             }
-            let run = |(number, inputs): (usize, _)| async move {
+            let execute = |(number, inputs): (usize, _)| async move {
                 let step = &pipeline.steps[number];
                 let in_step = |error| Error::Step { step: step.name.clone(), error: Box::new(error) };
                 Ok::<_, Error>((number, self.run_step(step, inputs, steering).await.map_err(in_step)?))
             };
-            for (number, inference) in try_join_all(next.into_iter().map(run)).await? {
-                progress.answered(number, inference);
+            for (number, inference) in try_join_all(ready.into_iter().map(execute)).await? {
+                run.complete(number, inference);
             }
         }
     }
@@ -53,7 +53,7 @@ impl Predictor {
         let run = async move {
             let request = self.request_of(step, inputs.clone()).await?;
             let model = request.model();
-            if let Some(outputs) = answer_to_nothing(&inputs, &model.outputs) {
+            if let Some(outputs) = empty_outputs(&inputs, &model.outputs) {
                 let (name, version) = (model.name.clone(), model.version.clone());
                 let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
                 return Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() });
@@ -81,6 +81,6 @@ impl Predictor {
 }
 
 /// A retry succeeds, because the catalog is refreshed every second.
-fn pipeline_changed(missing: &Missing) -> Error {
+fn pipeline_changed(missing: &MissingTensor) -> Error {
     Error::Model(open_inference::Error::new(StatusCode::SERVICE_UNAVAILABLE, missing.to_string()))
 }

@@ -82,14 +82,14 @@ impl Predictor {
         memory: &mut Reservation,
     ) -> Result<PredictionRequest, Error> {
         let model = self.find_loaded(model)?;
-        let values = ImageArray::capacity(body);
+        let values = ImageArray::max_value_bytes(body);
         memory.reserve(values)?;
         let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
         let input = only_required(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
         memory.reserve(array.values.len() * input.datatype.size().unwrap_or_default())?;
         // For a model with channels first, the values are transposed.
         memory.reserve(values)?;
-        let tensor = array.fit(input)?;
+        let tensor = array.to_tensor(input)?;
         memory.release(2 * values);
         Ok(PredictionRequest::new(self.app_type, model, false, vec![tensor]))
     }

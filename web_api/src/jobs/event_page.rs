@@ -119,7 +119,7 @@ fn render(
         // A comment, so that the listener continues after these events.
         text.extend_from_slice(b":\n\n");
     }
-    memory.grow(text.capacity())?;
+    memory.grow_to(text.capacity())?;
     let last = events.last().map(|event| event.id.clone()).unwrap_or_default();
     Ok(EventPage { text: Bytes::from_owner(ReservedText { text, _memory: memory }), last })
 }

@@ -5,7 +5,7 @@
 //! immediately and alone. A full batch is sent immediately as well. Its size is limited by the measured time per row, so requests to
 //! a slow model are not batched. This queue stays short: `model_api` owns the queue of a model and its limit.
 //!
-//! Requests are batched only with requests from connections of the same core ([`service::cores`]). Waking the thread of another core
+//! Requests are batched only with requests from connections of the same core ([`service::runtime`]). Waking the thread of another core
 //! costs more than half of what batching saves.
 //!
 //! Only models with independent rows are batched, and batching does not change results: if a batch is rejected or fails, each of its
@@ -16,8 +16,8 @@
 
 use contract::ModelDescription;
 use open_inference::{Inference, Tensor, gives_optional};
-use service::cores;
-use service::middleware::request_id;
+use service::request_id::current_request_id;
+use service::runtime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -70,7 +70,8 @@ impl RequestBatcher {
             self.infer_batched(model, &key, inputs, rows, permit).await
         } else {
             let timeout = self.client.timeout();
-            let options = CallOptions { model: &model.name, version, request_id: request_id(), timeout, in_background };
+            let options =
+                CallOptions { model: &model.name, version, request_id: current_request_id(), timeout, in_background };
             let rows = inputs.first().and_then(Tensor::rows).unwrap_or(1);
             let result = self.client.infer(options, inputs).await;
             self.targets.record_cost(&key, &result, rows);
@@ -108,11 +109,11 @@ impl RequestBatcher {
         permit: OwnedSemaphorePermit,
     ) -> Result<Inference, Error> {
         let (reply, result) = oneshot::channel();
-        let (request_id, span) = (request_id(), Span::current());
+        let (request_id, span) = (current_request_id(), Span::current());
         let deadline = Instant::now() + self.client.timeout();
         let request = PendingRequest { inputs, rows, deadline, request_id, span, reply, _permit: permit };
         let max_rows = if model.max_batch_size > 0 { model.max_batch_size as usize } else { DEFAULT_MAX_ROWS };
-        let core = cores::own();
+        let core = runtime::current_core();
         if self.enqueue(key, core, max_rows, request) {
             // A task of its own: it sends batches of other callers after the first caller has its result.
             tokio::spawn(self.sender(key, core, max_rows).run());

@@ -168,7 +168,7 @@ fn describe(announced: &Announced) -> Option<ModelDescription> {
         inputs: metadata.inputs,
         outputs: metadata.outputs,
         platform: Platform::Queue,
-        ..ModelDescription::unread(name, &version, ModelState::Ready, None)
+        ..ModelDescription::placeholder(name, &version, ModelState::Ready, None)
     })
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderValue, header};
 use open_inference::{Inference, ModelIndex, ModelState, Tensor, client};
 use reqwest::Method;
 use service::memory_budget::{MemoryBudget, Reservation};
-use service::middleware::request_id;
+use service::request_id::current_request_id;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::replicas::{Payload, Replicas};
@@ -71,8 +71,10 @@ impl ModelClient {
 
     /// Lists the models.
     pub async fn models(&self) -> Result<ModelList, Error> {
-        let response =
-            self.replicas.send_with_failover(Method::GET, &["models"], None, request_id(), LIST_TIMEOUT).await?;
+        let response = self
+            .replicas
+            .send_with_failover(Method::GET, &["models"], None, current_request_id(), LIST_TIMEOUT)
+            .await?;
         decode_json(&read_body(response).await?)
     }
 
@@ -124,7 +126,7 @@ impl ModelClient {
         let payload = Payload { headers: [octets].into_iter().collect(), bytes: image };
         let (path, timeout) = (["input", model], self.request_timeout);
         let response =
-            self.replicas.send_with_failover(Method::POST, &path, Some(payload), request_id(), timeout).await?;
+            self.replicas.send_with_failover(Method::POST, &path, Some(payload), current_request_id(), timeout).await?;
         read_body(response).await
     }
 

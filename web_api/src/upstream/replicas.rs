@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
-use service::cores;
-use service::middleware::request_id;
+use service::request_id::current_request_id;
+use service::runtime;
 use service::shared_secret::SharedSecret;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
@@ -57,7 +57,7 @@ impl Replicas {
                 .build()
         };
         Ok(Self {
-            http: (0..cores::count()).map(client).collect::<reqwest::Result<_>>()?,
+            http: (0..runtime::core_count()).map(client).collect::<reqwest::Result<_>>()?,
             urls: settings.model_api.clone().into(),
             credentials: settings.model_api_secret.iter().map(SharedSecret::header).collect(),
             next: Arc::default(),
@@ -110,7 +110,7 @@ impl Replicas {
     pub async fn broadcast(&self, path: &[&str], timeout: Duration) -> Vec<Result<Bytes, Error>> {
         let urls = join_all(self.urls.iter().cloned().map(resolve)).await;
         let send = async |url: Url| match self
-            .request(Method::POST, url, path, None, request_id(), timeout)
+            .request(Method::POST, url, path, None, current_request_id(), timeout)
             .headers(self.credentials.clone())
             .send()
             .await
@@ -138,7 +138,7 @@ impl Replicas {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let mut request = self.http[cores::own()].request(method, url).timeout(timeout);
+        let mut request = self.http[runtime::current_core()].request(method, url).timeout(timeout);
         if let Some(Payload { headers, bytes }) = payload {
             request = request.headers(headers).body(bytes);
         }

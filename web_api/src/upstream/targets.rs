@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use open_inference::Inference;
-use service::cores;
+use service::runtime;
 
 use super::batch::PendingRequest;
 use super::congestion_window::CongestionWindow;
@@ -72,7 +72,7 @@ impl Targets {
 
 impl Target {
     pub fn new() -> Self {
-        let queues = (0..cores::count()).map(|_| CoreQueue::default()).collect();
+        let queues = (0..runtime::core_count()).map(|_| CoreQueue::default()).collect();
         Self { window: CongestionWindow::default(), queues, time_per_row: Duration::ZERO }
     }
 
@@ -102,7 +102,7 @@ impl CoreQueue {
 
 /// Share of [`MAX_CONCURRENT_CALLS`] of one core.
 pub fn calls_per_core() -> usize {
-    MAX_CONCURRENT_CALLS.div_ceil(cores::count())
+    MAX_CONCURRENT_CALLS.div_ceil(runtime::core_count())
 }
 
 /// Time that the model spent on a call; zero if it was not measured.

@@ -12,7 +12,7 @@ use crate::stack::{Answer, Stack, image_request};
 
 /// Concurrent calls to a model on one core.
 fn calls_per_core() -> usize {
-    4usize.div_ceil(service::cores::count())
+    4usize.div_ceil(service::runtime::core_count())
 }
 
 /// A stack whose concurrent calls to the model `mnist` are all in flight for 200 ms, so that further requests are queued and batched.
@@ -229,7 +229,7 @@ async fn requests_to_a_model_without_independent_rows_are_not_batched() {
 async fn hundreds_of_concurrent_requests_never_get_the_results_of_others() {
     let stack = busy().await;
     // The initial congestion window, without the calls that are in flight.
-    let count = 64 * service::cores::count() - calls_per_core() * service::cores::count();
+    let count = 64 * service::runtime::core_count() - calls_per_core() * service::runtime::core_count();
     let lengths_of = |number: usize| number * 7919 % 997 + 10;
     for round in 0..10 {
         let expected: Vec<usize> = (0..count).map(|number| lengths_of(number + round)).collect();

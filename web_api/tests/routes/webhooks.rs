@@ -53,7 +53,7 @@ impl Receiver {
         let server = tokio::spawn(async move {
             let settings = crate::stack::settings("http://127.0.0.1:1").server;
             let ready = Readiness::default();
-            let _ = service::server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
+            let _ = service::http_server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
         });
         Self { address, state, server }
     }
@@ -149,18 +149,18 @@ async fn a_failed_delivery_is_retried_and_all_attempts_are_signed() {
     let stack = allowing(&format!("127.0.0.0/8:{}", receiver.address.port())).await;
     let job = settled(&stack, &receiver.url()).await;
     assert_eq!(job["webhook"], json!({"status": "delivered", "tries": 2, "error": null}));
-    let received = receiver.received();
-    assert_eq!(received.len(), 2);
+    let requests = receiver.received();
+    assert_eq!(requests.len(), 2);
     let secret: Secret = SECRET.parse().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    for (path, headers, body) in &received {
+    for (path, headers, body) in &requests {
         let header = |name: &str| headers[name].to_str().unwrap();
         assert_eq!((path.as_str(), header("content-type")), ("/hook?from=test", "application/json"));
         assert_eq!(header("host"), receiver.address.to_string());
         let timestamp: u64 = header("webhook-timestamp").parse().unwrap();
         assert!(now.abs_diff(timestamp) < 30, "{timestamp}");
         assert_eq!(header("webhook-signature"), secret.sign(header("webhook-id"), timestamp, body));
-        assert_eq!(header("webhook-id"), received[0].1["webhook-id"]);
+        assert_eq!(header("webhook-id"), requests[0].1["webhook-id"]);
         assert!(!header("webhook-id").contains('.'));
         let body: Value = serde_json::from_slice(body).unwrap();
         for field in ["id", "model", "status", "total", "done", "created", "finished"] {

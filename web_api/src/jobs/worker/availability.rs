@@ -81,7 +81,8 @@ mod tests {
     fn status(availability: &Availability, state: Option<ModelState>) -> ModelStatus {
         let catalog = Catalog::default();
         let reason = (state != Some(ModelState::Ready)).then(|| "its file is no ONNX model".to_owned());
-        let models = state.map(|state| ModelDescription::unread("mnist", "1", state, reason)).into_iter().collect();
+        let models =
+            state.map(|state| ModelDescription::placeholder("mnist", "1", state, reason)).into_iter().collect();
         catalog.apply(Ok(ModelList { models, ready: true, unselected: Unselected::default() }));
         availability.status("mnist", &catalog.snapshot())
     }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use open_inference::Datatype;
-use service::cores;
 use service::memory_budget::MemoryBudget;
+use service::runtime;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -17,7 +17,7 @@ fn target(time_per_row: Duration) -> Target {
 
 #[test]
 fn the_initial_window_holds_before_the_first_result() {
-    let cores = cores::count();
+    let cores = runtime::core_count();
     assert_eq!(target(Duration::ZERO).initial_window(), INITIAL_WINDOW * cores);
     assert_eq!(target(Duration::from_millis(20)).initial_window(), INITIAL_WINDOW * cores);
     assert_eq!(target(Duration::from_millis(1)).initial_window(), 150 * cores);
