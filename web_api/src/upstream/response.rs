@@ -2,7 +2,6 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
-use open_inference::OVERLOADED;
 use reqwest::Response;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -29,7 +28,7 @@ enum ErrorBody {
 pub async fn error_from(response: Response) -> Error {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let is_overload = response.headers().contains_key(OVERLOADED);
+    let is_overload = response.headers().contains_key(open_inference::OVERLOADED);
     let body = read_body(response).await.and_then(|body| decode_json::<ErrorBody>(&body));
     match body {
         Ok(ErrorBody::Protocol { error: message } | ErrorBody::Problem(Problem { detail: message, .. })) => {
