@@ -2,22 +2,22 @@ use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::job_watcher::JobWatchers;
-use crate::job_worker::JobWorker;
+use crate::inference::predictor::Predictor;
+use crate::inference::purge;
+use crate::jobs::executor::JobExecutor;
+use crate::jobs::queue_probe::QueueProbe;
+use crate::jobs::watcher::JobWatchers;
+use crate::jobs::worker::JobWorker;
 use crate::metrics::Metrics;
-use crate::model_client::ModelClient;
-use crate::predictor::Predictor;
-use crate::purge;
-use crate::queue_client::QueueClient;
-use crate::queue_probe::QueueProbe;
 use crate::rarely::Rarely;
-use crate::replay::Replay;
 use crate::routes::{cache, cors, docs, health, input, jobs, page, predict, security, static_files, web_api};
 use crate::settings::{AppType, JobSettings, Settings};
-use crate::webhook::WebhookSettings;
-use crate::workbench::Workbench;
+use crate::upstream::catalog::Catalog;
+use crate::upstream::external_workers::ExternalWorkers;
+use crate::upstream::model_client::ModelClient;
+use crate::webhook::settings::WebhookSettings;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
@@ -49,7 +49,7 @@ pub struct Parts {
     /// Bounds for request bodies.
     pub bodies: BodyReader,
     /// Where large bodies are taken apart.
-    pub workbench: Workbench,
+    pub blocking_pool: BlockingPool,
     /// Held while stopping.
     pub readiness: Readiness,
     /// Which requests reach their routes.
@@ -108,13 +108,13 @@ impl App {
                 .map_err(|error| SettingError::new("REDIS_URL", error))?,
             None => Jobs::InMemory(InMemoryJobs::new(settings.jobs.limits)),
         };
-        let workbench = Workbench::default();
+        let blocking_pool = BlockingPool::default();
         let catalog = Catalog::default();
         let metrics = Metrics::register(registry);
-        let queue = QueueClient::new(jobs.clone());
+        let queue = ExternalWorkers::new(jobs.clone());
         let purged_jobs = jobs.clone();
         let (bodies, readiness) = (BodyReader::new(&settings.server), Readiness::default());
-        let client = ModelClient::new(settings, workbench.clone(), bodies.budget().clone())?;
+        let client = ModelClient::new(settings, blocking_pool.clone(), bodies.budget().clone())?;
         let watchers = JobWatchers::new(jobs.clone(), bodies.budget().clone(), readiness.clone());
         let queue_probe = QueueProbe::register(jobs.clone(), registry);
         let probe = queue_probe.clone();
@@ -127,12 +127,12 @@ impl App {
                 client.clone(),
                 queue.clone(),
                 metrics.clone(),
-                workbench.clone(),
+                blocking_pool.clone(),
             ),
             catalog: catalog.clone(),
             memory: memory.clone(),
             bodies,
-            workbench,
+            blocking_pool,
             readiness,
             guard: settings.guard.clone(),
             client: client.clone(),
@@ -149,8 +149,14 @@ impl App {
             assets: Arc::default(),
         };
         let background = async move {
-            let purge = purge::follow(catalog.clone(), memory.clone(), purged_jobs);
-            tokio::join!(memory.run(), catalog.clone().follow(client), catalog.follow_queue(queue), purge, probe.run());
+            let purge = purge::run(catalog.clone(), memory.clone(), purged_jobs);
+            tokio::join!(
+                memory.run(),
+                catalog.clone().poll(client),
+                catalog.poll_external_workers(queue),
+                purge,
+                probe.run()
+            );
         };
         Ok((Self(Arc::new(parts)), background))
     }
@@ -164,7 +170,7 @@ pub fn router(app: &App) -> Router {
         .route("/jobs/{id}/retry", post(jobs::job::retry))
         .route("/jobs/{id}/events", get(jobs::events::listen))
         .route("/jobs/{id}/results", get(jobs::results::collect))
-        .layer(Extension(replay(app)));
+        .layer(Extension(job_executor(app)));
     let respond_async = from_fn_with_state(app.clone(), jobs::submit::respond_async);
     let respond_async = Rarely { is_for: jobs::submit::prefers_async, layer: respond_async };
     let routes = Router::new()
@@ -203,8 +209,8 @@ fn questions(app: &App) -> Router {
 }
 
 /// Asks those routes what jobs ask.
-fn replay(app: &App) -> Replay {
-    Replay::new(questions(app))
+fn job_executor(app: &App) -> JobExecutor {
+    JobExecutor::new(questions(app))
 }
 
 /// Works on jobs. Nothing begins before it is run.
@@ -212,12 +218,12 @@ pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
     JobWorker::new(
         app.jobs.clone(),
         app.catalog.clone(),
-        replay(app),
+        job_executor(app),
         app.metrics.clone(),
-        app.predictor.people().clone(),
+        app.predictor.throttle().clone(),
         *settings,
     )
-    .telling(app.webhooks.clone())
+    .with_webhooks(app.webhooks.clone())
 }
 
 /// What there is to ask of a process that works on jobs and answers nobody.

@@ -6,7 +6,7 @@ use service::body_limits::BodyError;
 use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
 
 use crate::archive::ArchiveError;
-use crate::webhook::BadWebhook;
+use crate::webhook::allow_list::InvalidWebhook;
 
 /// Characters of a method that an error repeats.
 const MAX_SHOWN_METHOD: usize = 32;
@@ -210,7 +210,7 @@ pub enum Error {
     NoWebhooks,
     /// A webhook that is not called.
     #[error("The webhook cannot be called: {0}.")]
-    Webhook(#[from] BadWebhook),
+    Webhook(#[from] InvalidWebhook),
     /// The queue did not do it.
     #[error("{}", job_words(.0))]
     Queue(#[from] JobError),
@@ -415,7 +415,7 @@ mod tests {
             (Error::TooManyListeners { most: 1 }, 503),
             (Error::JobListClosed, 403),
             (Error::NoWebhooks, 403),
-            (Error::Webhook(BadWebhook::Scheme), 422),
+            (Error::Webhook(InvalidWebhook::UnsupportedScheme), 422),
             (Error::Queue(JobError::Conflict), 409),
             (Error::Queue(JobError::OutOfMemory), 503),
             (Error::Queue(JobError::QueueFull(7)), 503),

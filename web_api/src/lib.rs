@@ -20,8 +20,8 @@ mod rarely;
 /// The model in a path.
 pub mod model_name;
 
-/// Where large bodies are taken apart.
-pub mod workbench;
+/// Bounded pool of threads for CPU-bound work on large bodies.
+pub mod blocking_pool;
 
 /// A picture out of a request, settled before our code runs.
 pub mod upload;
@@ -35,9 +35,6 @@ mod image_files;
 /// Many inputs out of one request, settled before our code runs.
 pub mod submission;
 
-/// The inputs of a submission, piece by piece.
-pub mod inputs;
-
 /// One file per thing a client can ask.
 pub mod routes;
 
@@ -50,50 +47,17 @@ pub mod openapi;
 /// How a client steers the memory and sees what it did, in HTTP's own words.
 pub mod steering;
 
-/// What is asked, the same from every route, and its keys.
-pub mod question;
+/// A request to a model, its cache key, and its result from the cache or from the model.
+pub mod inference;
 
-/// The heart: key → near → Redis → flight → model.
-pub mod predictor;
+/// Model servers: catalog of models, HTTP client, batching, congestion control, external workers.
+pub mod upstream;
 
-/// The same for each step of a pipeline.
-mod pipeline;
-
-/// The same for each row of a batch.
-mod row_memory;
-
-/// Which models there are, as `model_api` last said.
-pub mod catalog;
-
-/// Cached results that turned out to be wrong are dropped.
-mod purge;
-
-/// Questions of different callers, on their way together.
-pub mod gatherer;
-
-/// How `model_api` is called: a deadline, and another replica when one is gone.
-pub mod model_client;
-
-/// Inputs of jobs, asked like any other question.
-pub mod replay;
-
-/// Who waits for an answer, and how work that nobody waits for makes room for him.
-pub mod people;
-
-/// Looks at jobs for all that listen to them.
-pub mod job_watcher;
-
-/// Works on jobs.
-pub mod job_worker;
+/// Asynchronous jobs: reader of inputs, worker, executor, throttle, watcher.
+pub mod jobs;
 
 /// Tells whoever wants to know that a job has ended.
 pub mod webhook;
-
-/// Models that only a queue serves.
-pub mod queue_client;
-
-/// Health of the job queue.
-pub mod queue_probe;
 
 /// What is counted.
 pub mod metrics;

@@ -102,7 +102,7 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
         _ = http_server::serve(numbers, unpublished, &metrics_settings, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };
-    worker.ended().await;
+    worker.wait_until_stopped().await;
     // Also when connections had to be cut: what they were answered is on its way to Redis.
     app.memory.flush().await;
     Ok(drained?)

@@ -9,7 +9,7 @@ use service::request_guard::{self, BindAddress, RequestGuard};
 use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redact_url};
 use service::shared_secret::SharedSecret;
 
-use crate::webhook::WebhookSettings;
+use crate::webhook::settings::WebhookSettings;
 
 /// The longest that an answer may be remembered: more than the near cache can count is not far above.
 const YEAR_S: u64 = 366 * 24 * 3600;

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::app::App;
 use crate::archive::{Bounds, Format, Keep};
 use crate::error::Error;
-use crate::inputs::Inputs;
+use crate::jobs::input_reader::{InputReader, PayloadFormat};
 
 /// Beside inputs, a form of ours has two fields.
 const MAX_OTHER_FIELDS: usize = 16;
@@ -71,7 +71,7 @@ impl FromRequest<App> for Submission {
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = media_type.to_owned();
         let read = move || Parcel::read(bytes, &media_type, &mut share).map(|(parcel, wishes)| (parcel, wishes, share));
-        let (parcel, in_form, memory) = app.workbench.run(length, read).await??;
+        let (parcel, in_form, memory) = app.blocking_pool.run(length, read).await??;
         let webhook = wishes.webhook.filter(|webhook| !webhook.is_empty()).or(in_form.webhook);
         if let Some(webhook) = &webhook {
             app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
@@ -95,7 +95,7 @@ impl Submission {
     }
 
     /// Its inputs for `model`, in pieces. Where the model takes images, other files are skipped.
-    pub fn inputs(&self, app: &App, model: &ModelDescription) -> Inputs {
+    pub fn inputs(&self, app: &App, model: &ModelDescription) -> InputReader {
         let bounds = Bounds {
             inputs: app.max_job_inputs,
             entries: app.max_job_inputs.saturating_mul(4),
@@ -103,7 +103,7 @@ impl Submission {
             bytes: app.max_job_bytes,
         };
         let keep = if takes_images(model) && !self.parcel.is_alone { Keep::Images } else { Keep::All };
-        Inputs::new(self.parcel.form, self.parcel.files.clone(), keep, bounds, self.memory.sibling())
+        InputReader::new(self.parcel.form, self.parcel.files.clone(), keep, bounds, self.memory.sibling())
     }
 }
 
@@ -152,24 +152,13 @@ fn hash<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
 
 /// What a body holds, archives still packed.
 struct Parcel {
-    form: Form,
+    form: PayloadFormat,
     /// Under their names.
     files: Vec<(String, Bytes)>,
     /// Of the files and their names; not of a form's boundary, which is another one each time.
     digest: [u8; 32],
     /// A body whose media type says that it is one image, whatever it holds.
     is_alone: bool,
-}
-
-/// How the inputs of a body are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Images, and archives of images.
-    Files,
-    /// A request, or a list of them.
-    List,
-    /// A request on each line.
-    Lines,
 }
 
 impl Parcel {
@@ -180,20 +169,20 @@ impl Parcel {
         match essence.as_str() {
             "multipart/form-data" => Self::of_form(body, media_type, memory),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json-lines" => {
-                Ok(alone(Form::Lines))
+                Ok(alone(PayloadFormat::Lines))
             }
-            "application/json" => Ok(alone(Form::List)),
-            _ if Format::of(&body).is_some() => Ok(alone(Form::Files)),
+            "application/json" => Ok(alone(PayloadFormat::List)),
+            _ if Format::of(&body).is_some() => Ok(alone(PayloadFormat::Files)),
             // A single image is a job of one.
             _ if essence.starts_with("image/") => {
-                let (parcel, wishes) = alone(Form::Files);
+                let (parcel, wishes) = alone(PayloadFormat::Files);
                 Ok((Self { is_alone: true, ..parcel }, wishes))
             }
             _ => Err(Error::JobMediaType(media_type.chars().take(100).collect())),
         }
     }
 
-    fn new(form: Form, files: Vec<(String, Bytes)>) -> Self {
+    fn new(form: PayloadFormat, files: Vec<(String, Bytes)>) -> Self {
         let digest = hash(files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]));
         Self { form, files, digest, is_alone: false }
     }
@@ -229,7 +218,7 @@ impl Parcel {
             wishes.model = wishes.model.filter(|model| !model.is_empty());
             wishes.webhook = wishes.webhook.filter(|webhook| !webhook.is_empty());
             wishes.top_k = wishes.top_k.filter(|top_k| !top_k.is_empty());
-            Ok((Self::new(Form::Files, files), wishes))
+            Ok((Self::new(PayloadFormat::Files, files), wishes))
         };
         let read = read.now_or_never().unwrap_or(Err(Error::Internal));
         memory.release(copy);
@@ -237,7 +226,7 @@ impl Parcel {
     }
 
     fn kind(&self) -> InputKind {
-        if self.form == Form::Files { InputKind::Image } else { InputKind::V2 }
+        if self.form == PayloadFormat::Files { InputKind::Image } else { InputKind::V2 }
     }
 }
 

@@ -114,7 +114,7 @@ async fn from_form(app: &App, mut body: ReadBody, boundary: String) -> Result<Im
     let copy = bytes.len();
     body.reservation.reserve(copy)?;
     let (form, read) = app
-        .workbench
+        .blocking_pool
         .run(bytes.len(), move || {
             let mut form = Form::default();
             let whole = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);

@@ -6,32 +6,31 @@ use open_inference::{ModelState, Statistics, Tensor};
 
 use crate::app::App;
 use crate::error::Error;
-use crate::predictor::known;
-use crate::question::Question;
+use crate::inference::request::PredictionRequest;
 use crate::routes::predict::tell_provenance;
 use crate::steering::Steering;
 
 /// The Open Inference Protocol over the same predictor, and thereby over the same memory, as every other route.
 impl InferenceServer for App {
     fn is_ready(&self) -> bool {
-        self.readiness.reason().or_else(|| self.catalog.known().reason()).is_none()
+        self.readiness.reason().or_else(|| self.catalog.snapshot().reason()).is_none()
     }
 
     fn models(&self) -> Vec<Arc<ModelMetadata>> {
-        self.catalog.known().metadata()
+        self.catalog.snapshot().metadata()
     }
 
     fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelMetadata>, ProtocolError> {
-        Ok(known(self.catalog.find_version(name, version)?)?.metadata())
+        Ok(self.catalog.find_version(name, version)?.require_loaded()?.metadata())
     }
 
     fn versions(&self, name: &str) -> Vec<String> {
-        self.catalog.known().versions(name)
+        self.catalog.snapshot().versions(name)
     }
 
     fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, ProtocolError> {
         let model = self.catalog.find_version(name, version)?;
-        Ok(self.catalog.known().reachable && model.is_ready())
+        Ok(self.catalog.snapshot().reachable && model.is_ready())
     }
 
     fn caches_results(&self, model: &ModelMetadata) -> bool {
@@ -41,7 +40,7 @@ impl InferenceServer for App {
     async fn infer(&self, request: InferRequest) -> Result<Inference, ProtocolError> {
         let InferRequest { model, version, inputs, headers } = request;
         let question = ask(self, model, version, inputs).await?;
-        let answer = self.predictor.answer(&question, Steering::from_headers(&headers)).await?;
+        let answer = self.predictor.predict(&question, Steering::from_headers(&headers)).await?;
         let mut told = HeaderMap::new();
         tell_provenance(&mut told, &answer)?;
         Ok(Inference { headers: told, ..answer.entry.inference.clone() })
@@ -92,9 +91,9 @@ async fn ask(
     model: String,
     version: Option<String>,
     inputs: Vec<Tensor>,
-) -> Result<Question, ProtocolError> {
+) -> Result<PredictionRequest, ProtocolError> {
     let asked = app.clone();
     let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
-    let ask = move || asked.predictor.ask_tensors(&model, version.as_deref(), inputs);
-    Ok(app.workbench.run(bytes, ask).await??)
+    let ask = move || asked.predictor.request_from_tensors(&model, version.as_deref(), inputs);
+    Ok(app.blocking_pool.run(bytes, ask).await??)
 }

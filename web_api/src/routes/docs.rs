@@ -76,7 +76,7 @@ pub async fn openapi(
     chosen: Result<Query<Chosen>, QueryRejection>,
 ) -> Result<Json<Value>, Error> {
     let chosen = chosen.map(|Query(chosen)| chosen).unwrap_or_default();
-    let known = app.catalog.known();
+    let known = app.catalog.snapshot();
     let models = chosen.among(&known.models);
     match &chosen.model {
         Some(name) if models.is_empty() => Err(app.catalog.find(Some(name)).err().unwrap_or(Error::NoRoute)),
@@ -91,7 +91,7 @@ pub async fn v2() -> Redirect {
 
 /// The same for one model, or for one version of it: its own examples.
 pub async fn model(State(app): State<App>, chosen: Result<Path<Chosen>, PathRejection>) -> Response {
-    let known = app.catalog.known();
+    let known = app.catalog.snapshot();
     let known = |chosen: &Chosen| !chosen.among(&known.models).is_empty();
     match chosen {
         Ok(Path(chosen)) if known(&chosen) => {

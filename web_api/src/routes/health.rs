@@ -16,7 +16,7 @@ pub async fn live() -> Json<Value> {
 
 /// Whether it can do its work, what it does without, and why.
 pub async fn ready(State(app): State<App>) -> impl IntoResponse {
-    let known = app.catalog.known();
+    let known = app.catalog.snapshot();
     let reason = app.readiness.reason().or_else(|| known.reason());
     let ready = reason.is_none();
     let redis = match app.memory.redis() {

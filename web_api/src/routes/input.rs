@@ -13,6 +13,6 @@ pub async fn input(
     ModelName(model): ModelName,
     upload: ImageUpload,
 ) -> Result<impl IntoResponse, Error> {
-    let png = app.predictor.input(model.as_deref(), upload.image).await?;
+    let png = app.predictor.preview(model.as_deref(), upload.image).await?;
     Ok(([(header::CONTENT_TYPE, "image/png")], png))
 }

@@ -20,7 +20,7 @@ use tracing::error;
 
 use crate::app::App;
 use crate::error::Error;
-use crate::predictor::Answer;
+use crate::inference::response::PredictionResponse;
 use crate::routes::predict::{AnswerBody, ask, read_out, tell_provenance};
 use crate::settings::AppType;
 use crate::steering::Steering;
@@ -159,12 +159,12 @@ async fn answer(
     let begun = Instant::now();
     let question = ask(app, model, upload.image.clone()).await?;
     // Not as the headers say: browsers put `max-age=0` on every form they post, and nobody meant it.
-    let answer = app.predictor.answer(&question, Steering::default()).await?;
+    let answer = app.predictor.predict(&question, Steering::default()).await?;
     let mut provenance = HeaderMap::new();
     tell_provenance(&mut provenance, &answer)?;
     let model = question.model();
     // The page is right without this picture, so it is not worth an error.
-    let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
+    let seen = app.predictor.preview(Some(&model.name), upload.image.clone()).await.ok();
     let seen = seen.map(|png| data_uri("image/png", &png));
     let prediction = read_out(&answer, model, top_k)?;
     let images = images(&prediction, upload.file_name.as_deref());
@@ -174,7 +174,7 @@ async fn answer(
         shown: Shown::of(&prediction, || read_out(&answer, model, TopK::All).ok()),
         over: over.map(|(map, seen)| (seen.clone(), map.source.clone())),
         images,
-        remembered: answer.provenance.is_remembered(),
+        remembered: answer.cache_status.is_remembered(),
         model: prediction.model.to_owned(),
         version: prediction.version.to_owned(),
         device: prediction.provenance.device.clone(),
@@ -206,7 +206,7 @@ fn images(prediction: &Prediction<'_>, file_name: Option<&str>) -> Vec<ImageView
 }
 
 fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
-    let known = app.catalog.known();
+    let known = app.catalog.snapshot();
     let models: Vec<_> = known.defaults().collect();
     let chosen = models.iter().find(|model| selected == Some(&model.name));
     let selected = chosen.or(models.iter().find(|model| model.image.is_some())).or(models.first());
@@ -258,7 +258,12 @@ fn data_uri(media_type: &str, bytes: &[u8]) -> String {
     format!("data:{media_type};base64,{}", STANDARD.encode(bytes))
 }
 
-fn pretty(answer: &Answer, prediction: &Prediction<'_>, model: &ModelDescription, begun: Instant) -> String {
+fn pretty(
+    answer: &PredictionResponse,
+    prediction: &Prediction<'_>,
+    model: &ModelDescription,
+    begun: Instant,
+) -> String {
     serde_json::to_string_pretty(&AnswerBody::new(answer, prediction, model, begun)).unwrap_or_default()
 }
 

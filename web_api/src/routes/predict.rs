@@ -14,9 +14,9 @@ use service::response_body::reserve_response;
 
 use crate::app::App;
 use crate::error::Error;
+use crate::inference::request::PredictionRequest;
+use crate::inference::response::PredictionResponse;
 use crate::model_name::ModelName;
-use crate::predictor::Answer;
-use crate::question::Question;
 use crate::routes::page;
 use crate::steering::{Provenance, Steering};
 use crate::upload::{ImageUpload, Rejected};
@@ -107,18 +107,18 @@ async fn answer_request(
     if let Some(response) = not_modified(headers, &question, steering) {
         return Ok(response);
     }
-    let answer = app.predictor.answer(&question, steering).await?;
+    let answer = app.predictor.predict(&question, steering).await?;
     let bytes = answer.entry.inference.outputs.iter().map(|output| output.data.len()).sum();
     let wants_png = accepts_png(headers);
     // Images are encoded, and long tensors written, where no other request waits for it.
     let response =
-        app.workbench.run(bytes, move || render(&answer, question.model(), top_k, wants_png, begun)).await??;
+        app.blocking_pool.run(bytes, move || render(&answer, question.model(), top_k, wants_png, begun)).await??;
     Ok(reserve_response(response, app.bodies.budget().shared_reservation())?)
 }
 
 /// The result as a PNG, where it is one and the client accepts it, and else as JSON.
 fn render(
-    answer: &Answer,
+    answer: &PredictionResponse,
     model: &ModelDescription,
     top_k: TopK,
     wants_png: bool,
@@ -157,15 +157,15 @@ fn accepts_png(headers: &HeaderMap) -> bool {
 }
 
 /// Hashing a large picture is work for the bench.
-pub(crate) async fn ask(app: &App, model: Option<String>, image: Bytes) -> Result<Question, Error> {
+pub(crate) async fn ask(app: &App, model: Option<String>, image: Bytes) -> Result<PredictionRequest, Error> {
     let asked = app.clone();
-    app.workbench.run(image.len(), move || asked.predictor.ask_image(model.as_deref(), image)).await?
+    app.blocking_pool.run(image.len(), move || asked.predictor.request_from_image(model.as_deref(), image)).await?
 }
 
 /// An answer in the form of its task. Classes of a model that has changed since it was looked up have numbers instead of labels,
 /// as they may have other names now.
 pub(crate) fn read_out<'a>(
-    answer: &'a Answer,
+    answer: &'a PredictionResponse,
     model: &'a ModelDescription,
     top_k: TopK,
 ) -> Result<Prediction<'a>, Error> {
@@ -180,21 +180,21 @@ pub(crate) fn read_out<'a>(
 pub(crate) async fn respond(
     app: &App,
     headers: &HeaderMap,
-    question: &Question,
+    question: &PredictionRequest,
     steering: Steering,
-    render: impl FnOnce(&Answer) -> Result<Response, Error>,
+    render: impl FnOnce(&PredictionResponse) -> Result<Response, Error>,
 ) -> Result<Response, Error> {
     if let Some(response) = not_modified(headers, question, steering) {
         return Ok(response);
     }
-    let answer = app.predictor.answer(question, steering).await?;
+    let answer = app.predictor.predict(question, steering).await?;
     let mut response = render(&answer)?;
     tell_provenance(response.headers_mut(), &answer)?;
     Ok(response)
 }
 
 /// 304, where the client has the answer.
-fn not_modified(headers: &HeaderMap, question: &Question, steering: Steering) -> Option<Response> {
+fn not_modified(headers: &HeaderMap, question: &PredictionRequest, steering: Steering) -> Option<Response> {
     let is_cached = steering.reads_memory() && question.uncached().is_none();
     if !is_cached || !headers.contains_key(header::IF_NONE_MATCH) {
         return None;
@@ -204,8 +204,8 @@ fn not_modified(headers: &HeaderMap, question: &Question, steering: Steering) ->
 }
 
 /// Says in HTTP's words how an answer came about.
-pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Result<(), Error> {
-    let provenance = answer.provenance;
+pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &PredictionResponse) -> Result<(), Error> {
+    let provenance = answer.cache_status;
     let status = match provenance.cache_status() {
         Cow::Borrowed(status) => HeaderValue::from_static(status),
         Cow::Owned(status) => HeaderValue::try_from(status).map_err(|_| Error::Internal)?,
@@ -225,7 +225,7 @@ pub(crate) fn tell_provenance(headers: &mut HeaderMap, answer: &Answer) -> Resul
 
 impl<'a> AnswerBody<'a> {
     pub(crate) fn new(
-        answer: &Answer,
+        answer: &PredictionResponse,
         prediction: &'a Prediction<'a>,
         model: &'a ModelDescription,
         begun: Instant,
@@ -237,7 +237,7 @@ impl<'a> AnswerBody<'a> {
             task: prediction.task.name(),
             output: prediction.output,
             result: &prediction.result,
-            cached: answer.provenance.is_remembered(),
+            cached: answer.cache_status.is_remembered(),
             key: answer.entry.key.to_string(),
             model_digest: &prediction.provenance.model_digest,
             device: &prediction.provenance.device,

@@ -19,13 +19,13 @@ pub async fn web_api(State(app): State<App>, ModelName(model): ModelName, reques
     let length = body.bytes.len();
     let ask = move || {
         let ReadBody { bytes, reservation: mut share } = body;
-        let question = asked.predictor.ask_array(model.as_deref(), &bytes, &mut share)?;
+        let question = asked.predictor.request_from_array(model.as_deref(), &bytes, &mut share)?;
         // The body is not kept: the tensor has its own bytes.
         drop(bytes);
         share.release(length);
         Ok::<_, Error>((question, share))
     };
-    let (question, _share) = app.workbench.run(length, ask).await??;
+    let (question, _share) = app.blocking_pool.run(length, ask).await??;
     respond(&app, headers, &question, Steering::from_headers(headers), |answer| {
         let (cls, value) = Prediction::first_row_class(&answer.entry.inference, &question.model().outputs)?;
         Ok(Json(LegacyResponse { cls, value }).into_response())

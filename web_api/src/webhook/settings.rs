@@ -2,10 +2,12 @@ use std::time::Duration;
 
 use service::settings::{SettingError, optional};
 
-use super::{AllowList, Secret};
+use super::allow_list::AllowList;
+use super::secret::Secret;
 
-/// Six tries in three hours: a receiver that is being updated misses nothing, and one that is gone is soon left alone.
-const BACK_OFF: [Duration; 5] = [
+/// Delays between attempts: six attempts in three hours. A receiver that is being updated misses nothing, and one that is gone is soon
+/// given up.
+const RETRY_DELAYS: [Duration; 5] = [
     Duration::from_secs(10),
     Duration::from_mins(1),
     Duration::from_mins(5),
@@ -13,19 +15,19 @@ const BACK_OFF: [Duration; 5] = [
     Duration::from_hours(2),
 ];
 
-/// Who may be called, and how he sees that it was we.
+/// Allowed receivers, signing key, and retries of webhooks.
 #[derive(Clone, Debug)]
 pub struct WebhookSettings {
-    /// `WEBHOOK_ALLOW`: comma-separated names of hosts, and addresses or networks; unset means that there are no webhooks.
+    /// `WEBHOOK_ALLOW`: comma-separated host names, addresses and networks; webhooks are disabled if it is unset.
     pub allow: AllowList,
-    /// `WEBHOOK_SECRET`: `whsec_` and base64, or any text; needed where there are webhooks.
+    /// `WEBHOOK_SECRET`: `whsec_` and base64, or any text; required if webhooks are enabled.
     pub secret: Secret,
-    /// After the first try that failed, the second, …; when this is used up it is given up.
+    /// Delays after the first failed attempt, the second, and so on. There is one more attempt than delays.
     pub back_off: Vec<Duration>,
 }
 
 impl WebhookSettings {
-    /// Reads the variables named at the fields; `None` when there are to be no webhooks.
+    /// Reads the variables named at the fields; `None` if webhooks are disabled.
     pub fn from_env() -> Result<Option<Self>, SettingError> {
         Self::read(optional("WEBHOOK_ALLOW").as_deref(), optional("WEBHOOK_SECRET").as_deref())
     }
@@ -33,10 +35,10 @@ impl WebhookSettings {
     fn read(allow: Option<&str>, secret: Option<&str>) -> Result<Option<Self>, SettingError> {
         let Some(allow) = allow else { return Ok(None) };
         let allow = allow.parse().map_err(|error| SettingError::new("WEBHOOK_ALLOW", error))?;
-        // What is wrong with it is said without saying it.
+        // The error must not contain the secret.
         let bad = |reason: &str| SettingError::new("WEBHOOK_SECRET", reason);
         let secret = secret.ok_or_else(|| bad("is not set, and WEBHOOK_ALLOW is: webhooks are signed with it"))?;
-        Ok(Some(Self { allow, secret: secret.parse().map_err(bad)?, back_off: BACK_OFF.to_vec() }))
+        Ok(Some(Self { allow, secret: secret.parse().map_err(bad)?, back_off: RETRY_DELAYS.to_vec() }))
     }
 }
 
@@ -51,14 +53,14 @@ mod tests {
     }
 
     #[test]
-    fn there_are_none_until_hosts_are_named() {
+    fn webhooks_are_disabled_until_hosts_are_allowed() {
         assert!(WebhookSettings::read(None, Some(SECRET)).unwrap().is_none());
         let settings = WebhookSettings::read(Some("hooks.example.org"), Some(SECRET)).unwrap().unwrap();
         assert!(settings.allow.check("https://hooks.example.org/x").is_ok());
     }
 
     #[test]
-    fn a_bad_one_is_named_and_the_secret_is_never_said() {
+    fn errors_name_the_variable_and_never_contain_the_secret() {
         assert!(error("hooks.example.org", None).starts_with("WEBHOOK_SECRET: is not set"));
         assert!(error("a b", Some(SECRET)).starts_with("WEBHOOK_ALLOW: "));
         let short = error("hooks.example.org", Some("hunter2"));

@@ -24,10 +24,10 @@ use crate::counting::{BUDGET, excess_since, start};
 
 const MIB: usize = 1 << 20;
 
-/// Bodies that are refused by what they hold.
+/// Bodies that are rejected because of their content.
 const WRONG: [&str; 3] = ["V2 JSON of parameters", "V2 JSON with an escaped id", "gzip of blanks"];
 
-/// The same numbers each time (Knuth's multiplier).
+/// Pseudo-random numbers from a fixed seed (Knuth's multiplier).
 struct Random(u64);
 
 impl Random {
@@ -36,8 +36,8 @@ impl Random {
         self.0 >> 33
     }
 
-    fn below(&mut self, most: usize) -> usize {
-        self.next() as usize % most
+    fn below(&mut self, bound: usize) -> usize {
+        self.next() as usize % bound
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
@@ -45,7 +45,7 @@ impl Random {
     }
 }
 
-/// A body, and where it goes.
+/// A request: path, headers and body.
 struct Sent {
     what: &'static str,
     path: &'static str,
@@ -94,7 +94,7 @@ fn form(field: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     body
 }
 
-/// A few large files, or very many small ones; some unpack to a thousand times their length.
+/// A few large files, or many small ones. Some unpack to a thousand times their size.
 fn files(random: &mut Random) -> Vec<(String, Vec<u8>)> {
     let (count, length) = match random.below(3) {
         0 => (1 + random.below(4), 3 * MIB),
@@ -185,17 +185,17 @@ fn models() -> ModelList {
     ModelList { models: vec![image, table], ready: true, ..ModelList::default() }
 }
 
-/// Without `model_api`: what a body becomes on the way there is allocated all the same.
+/// A service without `model_api`. Requests are parsed and encoded before the connection fails.
 fn app() -> App {
     let mut settings = Settings::from_env().unwrap();
     settings.model_api = vec!["http://127.0.0.1:1".parse().unwrap()];
     settings.redis_url = None;
     let (app, _) = App::new(&settings, &mut Registry::default()).unwrap();
-    app.catalog.learn(Ok(models()));
+    app.catalog.apply(Ok(models()));
     app
 }
 
-/// In pieces, as it comes from a connection, with or without its length.
+/// A request whose body arrives in chunks, with or without `Content-Length`.
 fn request(sent: &Sent, declared: bool) -> Request<Body> {
     let body = sent.body.clone();
     let pieces = (0..body.len()).step_by(16 << 10).map(move |at| body.slice(at..body.len().min(at + (16 << 10))));
@@ -210,14 +210,14 @@ fn request(sent: &Sent, declared: bool) -> Request<Body> {
     request
 }
 
-/// Reads a submission to its end, without a queue that keeps it.
+/// Reads all inputs of a submission, without a queue.
 async fn read_submission(app: &App, request: Request<Body>) {
     let Ok(submission) = Submission::from_request(request, app).await else { return };
     let name = if submission.asked.kind == db_api::jobs::InputKind::Image { "image" } else { "table" };
     let model = app.catalog.find(Some(name)).unwrap();
     let mut inputs = submission.inputs(app, &model);
-    while let Ok((piece, rest)) = inputs.next(app).await {
-        if piece.is_empty() {
+    while let Ok((chunk, rest)) = inputs.next_chunk(&app.blocking_pool).await {
+        if chunk.is_empty() {
             break;
         }
         inputs = rest;
@@ -225,7 +225,7 @@ async fn read_submission(app: &App, request: Request<Body>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_request_takes_is_reserved_before() {
+async fn memory_of_a_request_is_reserved_before_it_is_allocated() {
     let app = app();
     let routes = router(&app);
     BUDGET.set(app.bodies.budget().clone()).unwrap();
@@ -239,7 +239,7 @@ async fn what_a_request_takes_is_reserved_before() {
                     read_submission(&app, request).await;
                 } else {
                     let response = routes.clone().oneshot(request).await.unwrap();
-                    // There is no model_api: what is right gets as far as that.
+                    // Valid requests fail because model_api is unreachable.
                     let is_right = !WRONG.contains(&sent.what);
                     let status = response.status();
                     assert_eq!(status == StatusCode::SERVICE_UNAVAILABLE, is_right, "{}: {status}", sent.what);
@@ -251,7 +251,7 @@ async fn what_a_request_takes_is_reserved_before() {
                     "round {round}, {} of {length} bytes: {excess} bytes more than is reserved",
                     sent.what
                 );
-                assert_eq!(app.bodies.budget().used(), 0, "{}: all is given back", sent.what);
+                assert_eq!(app.bodies.budget().used(), 0, "{}: all memory is released", sent.what);
             }
         }
     }

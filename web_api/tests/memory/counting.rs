@@ -9,12 +9,12 @@ use crate::C;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The budget that allocations are compared with.
+/// Budget that allocations are compared with.
 pub static BUDGET: OnceLock<MemoryBudget> = OnceLock::new();
 
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 
-/// The most that was allocated beyond what is reserved, bytes.
+/// Maximum of the bytes allocated beyond what is reserved.
 static EXCESS: AtomicIsize = AtomicIsize::new(0);
 
 struct Counting;
@@ -27,7 +27,7 @@ fn count(bytes: isize) {
     }
 }
 
-// SAFETY: everything is the system allocator's; the counters allocate nothing.
+// SAFETY: all calls are forwarded to the system allocator, and the counters do not allocate.
 #[allow(unsafe_code, reason = "an allocator is unsafe to implement")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both are there while it is copied.
+        // Old and new block exist while the content is copied.
         count(size.cast_signed());
         // SAFETY: as above.
         let moved = unsafe { System.realloc(pointer, layout, size) };
@@ -52,14 +52,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Starts to measure; what is allocated now does not count.
+/// Starts a measurement. Memory that is allocated already does not count.
 pub fn start() -> isize {
     let live = LIVE.load(Ordering::Relaxed);
     EXCESS.store(isize::MIN, Ordering::Relaxed);
     live
 }
 
-/// The most that was allocated since [`start`] beyond [`C`] times what was reserved at that moment.
+/// Maximum of the bytes allocated since [`start`] beyond [`C`] times what was reserved at that moment.
 pub fn excess_since(start: isize) -> isize {
     EXCESS.load(Ordering::Relaxed).saturating_sub(start)
 }

@@ -1,10 +1,10 @@
-//! The memory that requests really take is at most [`C`] times what is reserved for them, and a constant, at every moment.
+//! The memory allocated for requests is at most [`C`] times the reserved memory plus a constant, at all times.
 //!
-//! A binary of its own: its allocator counts. Each allocation is compared with what is reserved at that moment.
+//! A test binary of its own, because its allocator counts. Each allocation is compared with the memory that is reserved at that moment.
 //!
-//! [`C`] is 1.5, because some buffers belong to crates that give no other way: a decoded gRPC message's lists double as they grow, where
-//! twice what they hold is reserved and three times is allocated for a moment; texts of moments and base64 with line breaks are read into
-//! vectors that double. All else is reserved by its capacity.
+//! [`C`] is 1.5 because of buffers in other crates. Lists of decoded gRPC messages double as they grow: twice their content is reserved,
+//! and three times is allocated for a moment. Texts of timestamps and base64 with line breaks are read into vectors that double. All other
+//! buffers are reserved by their capacity.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -12,8 +12,8 @@ mod bodies;
 mod counting;
 mod sum;
 
-/// How many times what is reserved may be allocated: [`web_api::memory_bound`] adds the settings up with it.
+/// Upper bound of the bytes allocated per reserved byte, which [`web_api::memory_bound`] uses as well.
 const C: f64 = web_api::memory_bound::ALLOCATED_PER_RESERVED;
 
-/// What is not reserved: pieces of a body on their way, states of decoders and parsers, the runtime of the test. Bytes.
+/// Memory that is not reserved: body chunks in transit, state of decoders and parsers, the runtime of the test. Bytes.
 const CONSTANT: usize = 3 << 20;

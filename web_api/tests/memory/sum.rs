@@ -18,18 +18,18 @@ fn limit_of(service: &str) -> u64 {
 }
 
 #[test]
-fn the_bounds_of_the_default_settings_fit_the_limit_of_the_container() {
+fn the_memory_bound_of_the_default_settings_is_below_the_limit_of_the_container() {
     let mut settings = Settings::from_env().unwrap();
     settings.redis_url = Some("redis://db_api:6379".to_owned());
     let bound = memory_bound(&settings);
     for service in ["web_api", "job_worker"] {
         let limit = limit_of(service);
-        assert!(bound <= limit, "{service}: {} MiB are possible, and {} MiB allowed", bound / MIB, limit / MIB);
+        assert!(bound <= limit, "{service}: bound of {} MiB, limit of {} MiB", bound / MIB, limit / MIB);
     }
 }
 
 #[test]
-fn each_setting_counts() {
+fn each_setting_changes_the_bound() {
     let settings = Settings::from_env().unwrap();
     let before = memory_bound(&settings);
     let mut more = settings.clone();
@@ -46,5 +46,5 @@ fn each_setting_counts() {
     assert!(memory_bound(&more) > before);
     more = settings.clone();
     more.redis_url = Some("redis://db_api:6379".to_owned());
-    assert!(memory_bound(&more) < before, "with Redis no job is kept here");
+    assert!(memory_bound(&more) < before, "with Redis, jobs are not kept in this process");
 }

@@ -12,10 +12,10 @@ use crate::fake_model_api::model;
 use crate::jobs::{ended, job_of, post, request_of, zip};
 use crate::stack::{Stack, get_request, image_request};
 
-/// Longer than any test waits.
+/// Longer than any test takes.
 const LONG: Duration = Duration::from_mins(1);
 
-/// A job of `count` different inputs, each of which takes 0.2 s: its path.
+/// Submits a job of `count` different inputs, each of which takes 0.2 s. Returns its path.
 async fn submit_slow(stack: &Stack, count: usize) -> String {
     let requests: Vec<Value> = (0..count).map(|number| request_of(&[&number.to_string(), "slow"])).collect();
     job_of(&stack.send(post("/jobs", "application/json", json!(requests).to_string())).await)
@@ -25,15 +25,15 @@ async fn show(stack: &Stack, job: &str) -> Value {
     stack.send(get_request(job)).await.json()
 }
 
-/// Waits until the worker has begun with so many inputs.
-async fn until_begun(stack: &Stack, job: &str, runs: u64) {
+/// Waits until the worker has started `runs` inputs.
+async fn until_started(stack: &Stack, job: &str, runs: u64) {
     while show(stack, job).await["runs"] != runs {
         sleep(Duration::from_millis(5)).await;
     }
 }
 
-async fn until_the_worker_has_ended(stack: &Stack) {
-    timeout(Duration::from_secs(10), stack.worker.ended()).await.unwrap();
+async fn until_the_worker_has_stopped(stack: &Stack) {
+    timeout(Duration::from_secs(10), stack.worker.wait_until_stopped()).await.unwrap();
 }
 
 /// The inputs that wait in the queue.
@@ -43,12 +43,12 @@ async fn waiting(stack: &Stack) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn a_stop_records_what_is_at_the_model_and_takes_nothing_more() {
+async fn shutdown_records_inputs_at_the_model_and_takes_no_others() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let job = submit_slow(&stack, 8).await;
-    until_begun(&stack, &job, 4).await;
+    until_started(&stack, &job, 4).await;
     stack.worker.stop(LONG);
-    until_the_worker_has_ended(&stack).await;
+    until_the_worker_has_stopped(&stack).await;
     let now = show(&stack, &job).await;
     assert_eq!(
         (&now["status"], &now["done"], &now["failed"], &now["runs"]),
@@ -58,7 +58,7 @@ async fn a_stop_records_what_is_at_the_model_and_takes_nothing_more() {
 }
 
 #[tokio::test]
-async fn an_input_that_has_not_ended_after_the_drain_time_goes_back_to_the_queue() {
+async fn an_input_that_is_unfinished_after_the_drain_timeout_goes_back_to_the_queue() {
     let stack = Stack::serving(vec![model("mnist")], |settings| settings.request_timeout = LONG).await;
     let requests = json!([request_of(&["1", "stuck"])]);
     let job = job_of(&stack.send(post("/jobs", "application/json", requests.to_string())).await);
@@ -66,26 +66,26 @@ async fn an_input_that_has_not_ended_after_the_drain_time_goes_back_to_the_queue
         sleep(Duration::from_millis(5)).await;
     }
     stack.worker.stop(Duration::from_millis(500));
-    until_the_worker_has_ended(&stack).await;
+    until_the_worker_has_stopped(&stack).await;
     assert_eq!(waiting(&stack).await, [0]);
     let now = show(&stack, &job).await;
     assert_eq!((&now["status"], &now["done"], &now["dead"]), (&json!("running"), &json!(0), &json!(0)));
 }
 
 #[tokio::test]
-async fn an_input_that_waits_for_a_busy_model_goes_back_to_the_queue_at_once() {
+async fn an_input_that_waits_for_an_overloaded_model_goes_back_to_the_queue_immediately() {
     let stack = Stack::start(AppType::Cli, &["busy"]).await;
     let job = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a")]))).await);
     while stack.runs() == 0 {
         sleep(Duration::from_millis(5)).await;
     }
     stack.worker.stop(LONG);
-    until_the_worker_has_ended(&stack).await;
+    until_the_worker_has_stopped(&stack).await;
     assert_eq!(stack.jobs.receive("busy", 10).await.unwrap().len(), 1, "{}", show(&stack, &job).await);
 }
 
 #[tokio::test]
-async fn interactive_requests_that_hold_every_permit_do_not_stop_jobs() {
+async fn jobs_run_while_interactive_requests_hold_all_permits() {
     let one_at_a_time = |settings: &mut Settings| {
         (settings.max_concurrent_requests, settings.request_timeout) = (1, LONG);
     };
@@ -103,9 +103,9 @@ async fn interactive_requests_that_hold_every_permit_do_not_stop_jobs() {
 }
 
 #[tokio::test]
-async fn a_job_for_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_be_tried_again() {
+async fn a_job_for_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_be_retried() {
     let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
-    let break_it = |broken: bool| {
+    let set_broken = |broken: bool| {
         move |models: &mut Vec<_>| {
             models[0] = model("mnist");
             if broken {
@@ -114,7 +114,7 @@ async fn a_job_for_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_b
             }
         }
     };
-    stack.change(break_it(true)).await;
+    stack.change(set_broken(true)).await;
     let job = job_of(&stack.send(post("/jobs?model=mnist", "application/zip", zip(&[("a.png", "a")]))).await);
     let now = show(&stack, &job).await;
     assert_eq!((&now["status"], &now["reason"]), (&json!("queued"), &json!("mnist: its file is no ONNX model")));
@@ -124,14 +124,14 @@ async fn a_job_for_a_model_that_cannot_be_loaded_fails_with_the_reason_and_can_b
     let detail = error["detail"].as_str().unwrap();
     assert!(detail.contains("its file is no ONNX model") && detail.contains("/retry"), "{detail}");
 
-    stack.change(break_it(false)).await;
+    stack.change(set_broken(false)).await;
     let retried = stack.send(Request::post(format!("{job}/retry")).body(axum::body::Body::empty()).unwrap()).await;
     assert_eq!(retried.status, StatusCode::ACCEPTED);
     assert_eq!(ended(&stack, &job).await["status"], "succeeded");
 }
 
 #[tokio::test]
-async fn a_job_for_a_model_that_is_taken_away_fails_with_the_reason() {
+async fn a_job_for_a_model_that_is_removed_fails_with_the_reason() {
     let stack = Stack::start(AppType::Cli, &["busy", "other"]).await;
     let job = job_of(&stack.send(post("/jobs?model=busy", "application/zip", zip(&[("a.png", "a")]))).await);
     while stack.runs() == 0 {

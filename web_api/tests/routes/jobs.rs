@@ -154,8 +154,12 @@ async fn requests_of_the_protocol_come_as_a_list_or_line_by_line_and_are_answere
         assert_eq!(results[1]["answer"]["outputs"][1]["data"], json!([1.0, 2.0]));
         assert_eq!((&results[2]["status"], &results[2]["error"]["status"]), (&json!("failed"), &json!(422)), "{job}");
     }
-    for (body, words) in [("[1]", "input 0 is no request"), ("[", "no list"), ("[]", "no input"), ("{]", "no request")]
-    {
+    for (body, words) in [
+        ("[1]", "input 0 is not an inference request"),
+        ("[", "the JSON list is not valid"),
+        ("[]", "no input"),
+        ("{]", "not an inference request"),
+    ] {
         let refused = stack.send(post("/jobs", "application/json", body)).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
         assert!(refused.text().contains(words), "{body}: {}", refused.text());

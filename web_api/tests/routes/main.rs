@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod batcher;
 mod browsers;
 mod cache;
 mod docs;
 mod fake_model_api;
-mod gatherer;
 mod health;
 mod job_worker;
 mod jobs;

@@ -1,4 +1,4 @@
-//! What clients make the service hold is bounded, and comes back.
+//! Memory that clients occupy is bounded, and is released.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
-use web_api::job_watcher::MAX_LISTENERS_PER_JOB;
+use web_api::jobs::watcher::MAX_LISTENERS_PER_JOB;
 use web_api::settings::AppType;
 
 use crate::fake_model_api::model;
 use crate::jobs::{job_of, post, request_of, with, zip};
 use crate::stack::{Stack, get_request};
 
-/// One job whose only input is slow: its path, when it has begun.
+/// Submits a job with one slow input, and waits until it has started. Returns its path.
 async fn slow_job(stack: &Stack) -> String {
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "slow")]))).await);
     while stack.runs() == 0 {
@@ -25,7 +25,7 @@ async fn slow_job(stack: &Stack) -> String {
 }
 
 #[tokio::test]
-async fn a_thousand_listeners_have_one_watcher_and_one_copy_of_each_event() {
+async fn a_thousand_listeners_share_one_watcher_and_one_copy_of_each_event() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let path = slow_job(&stack).await;
     let events = format!("{path}/events");
@@ -76,7 +76,7 @@ async fn a_long_poll_and_a_stream_share_a_watcher() {
 }
 
 #[tokio::test]
-async fn a_list_of_a_million_requests_is_refused_at_the_first_one_too_many() {
+async fn a_list_with_too_many_requests_is_rejected_without_parsing_the_rest() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let list = format!("[{}", "{},".repeat(300_000));
     let refused = stack.send(post("/jobs", "application/json", list)).await;
@@ -88,9 +88,9 @@ async fn a_list_of_a_million_requests_is_refused_at_the_first_one_too_many() {
     assert_eq!(job["total"], 2);
 }
 
-/// Each part of a form has one counter of inputs, entries and bytes with all the others.
+/// All parts of a form count towards the same limits of inputs, entries and bytes.
 #[tokio::test]
-async fn archives_of_one_form_share_the_bounds_of_one_submission() {
+async fn archives_of_a_form_share_the_limits_of_the_submission() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let form = |archive: &[u8], count: usize| {
         let mut body = Vec::new();
@@ -116,7 +116,7 @@ async fn archives_of_one_form_share_the_bounds_of_one_submission() {
 }
 
 #[tokio::test]
-async fn what_takes_more_memory_than_one_client_may_hold_is_refused_for_good() {
+async fn a_request_that_exceeds_the_memory_of_one_client_gets_413() {
     let memory = |settings: &mut web_api::settings::Settings| {
         (settings.server.max_body_bytes, settings.server.body_memory_bytes) = (1 << 20, 2 << 20);
     };
@@ -130,7 +130,7 @@ async fn what_takes_more_memory_than_one_client_may_hold_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn a_question_for_later_finds_its_model_under_an_encoded_name() {
+async fn an_asynchronous_request_accepts_a_percent_encoded_model_name() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let request =
         Request::post("/predict/%6Dnist").header("content-type", "image/png").header("prefer", "respond-async");

@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::ServiceExt;
 use web_api::app::{App, job_worker, router};
-use web_api::catalog::Catalog;
-use web_api::job_worker::JobWorker;
+use web_api::jobs::worker::JobWorker;
 use web_api::settings::{AppType, JobSettings, Settings};
+use web_api::upstream::catalog::Catalog;
 
 use crate::fake_model_api::{FakeModelApi, model};
 
@@ -69,7 +69,7 @@ impl Stack {
         let working = worker.clone().run();
         let background = tokio::spawn(async move { tokio::join!(background, working).0 });
         let catalog = app.catalog.clone();
-        while !catalog.known().reachable {
+        while !catalog.snapshot().reachable {
             sleep(Duration::from_millis(5)).await;
         }
         let jobs = app.jobs.clone();
@@ -83,7 +83,7 @@ impl Stack {
             change(&mut models);
             models.clone()
         };
-        while *self.catalog.known().models != models {
+        while *self.catalog.snapshot().models != models {
             sleep(Duration::from_millis(5)).await;
         }
     }

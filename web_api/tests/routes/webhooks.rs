@@ -14,63 +14,67 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use web_api::settings::Settings;
-use web_api::webhook::{Secret, WebhookSettings};
+use web_api::webhook::secret::Secret;
+use web_api::webhook::settings::WebhookSettings;
 
 use crate::fake_model_api::model;
 use crate::stack::{Stack, form_request, get_request, image_request};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// So often a webhook is tried here.
-const TRIES: usize = 3;
+/// Attempts to deliver a webhook in these tests.
+const ATTEMPTS: usize = 3;
 
-/// Path, headers and body of each call.
-type Heard = Vec<(String, HeaderMap, Bytes)>;
+/// Path, headers and body of each request.
+type Received = Vec<(String, HeaderMap, Bytes)>;
 
 #[derive(Clone, Default)]
-struct Ear {
-    heard: Arc<Mutex<Heard>>,
-    answers: Arc<Mutex<VecDeque<u16>>>,
+struct ReceiverState {
+    received: Arc<Mutex<Received>>,
+    statuses: Arc<Mutex<VecDeque<u16>>>,
 }
 
-/// Somebody who is told, and answers one after the other with `answers`, and 204 when those are used up.
+/// A server that responds to webhooks with `statuses`, one after the other, and then with 204.
 struct Receiver {
     address: SocketAddr,
-    ear: Ear,
+    state: ReceiverState,
     server: JoinHandle<()>,
 }
 
 impl Receiver {
-    async fn start(answers: &[u16]) -> Self {
+    async fn start(statuses: &[u16]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let ear = Ear { answers: Arc::new(Mutex::new(answers.iter().copied().collect())), ..Ear::default() };
-        let routes = Router::new().fallback(post(Self::listen)).with_state(ear.clone());
+        let state = ReceiverState {
+            statuses: Arc::new(Mutex::new(statuses.iter().copied().collect())),
+            ..ReceiverState::default()
+        };
+        let routes = Router::new().fallback(post(Self::receive)).with_state(state.clone());
         let server = tokio::spawn(async move {
             let settings = crate::stack::settings("http://127.0.0.1:1").server;
             let ready = Readiness::default();
             let _ = service::http_server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
         });
-        Self { address, ear, server }
+        Self { address, state, server }
     }
 
-    async fn listen(
-        State(Ear { heard, answers }): State<Ear>,
+    async fn receive(
+        State(ReceiverState { received, statuses }): State<ReceiverState>,
         request: axum::extract::Request,
     ) -> (StatusCode, [(header::HeaderName, &'static str); 1]) {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        heard.lock().unwrap().push((parts.uri.to_string(), parts.headers, body));
-        let answer = answers.lock().unwrap().pop_front().unwrap_or(204);
-        (StatusCode::from_u16(answer).unwrap(), [(header::LOCATION, "/elsewhere")])
+        received.lock().unwrap().push((parts.uri.to_string(), parts.headers, body));
+        let status = statuses.lock().unwrap().pop_front().unwrap_or(204);
+        (StatusCode::from_u16(status).unwrap(), [(header::LOCATION, "/elsewhere")])
     }
 
     fn url(&self) -> String {
-        format!("http://{}/told?by=us", self.address)
+        format!("http://{}/hook?from=test", self.address)
     }
 
-    fn heard(&self) -> Heard {
-        self.ear.heard.lock().unwrap().clone()
+    fn received(&self) -> Received {
+        self.state.received.lock().unwrap().clone()
     }
 }
 
@@ -85,15 +89,15 @@ async fn allowing(allow: &str) -> Stack {
         settings.webhooks = Some(WebhookSettings {
             allow: allow.parse().unwrap(),
             secret: SECRET.parse().unwrap(),
-            back_off: vec![Duration::from_millis(10); TRIES - 1],
+            back_off: vec![Duration::from_millis(10); ATTEMPTS - 1],
         });
     };
     Stack::serving(vec![model("mnist")], change).await
 }
 
-/// The job once its webhook is settled.
+/// Submits a job, and waits until its webhook has been delivered or has failed.
 async fn settled(stack: &Stack, url: &str) -> Value {
-    let submitted = stack.send(image_request(&format!("/jobs?webhook={url}"), "a picture")).await;
+    let submitted = stack.send(image_request(&format!("/jobs?webhook={url}"), "an image")).await;
     assert_eq!(submitted.status, StatusCode::ACCEPTED, "{}", submitted.text());
     assert_eq!(submitted.json()["webhook"], json!({"status": "waiting", "tries": 0, "error": null}));
     for _ in 0..1000 {
@@ -103,11 +107,11 @@ async fn settled(stack: &Stack, url: &str) -> Value {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    panic!("the webhook is never settled");
+    panic!("the webhook was neither delivered nor failed");
 }
 
 #[tokio::test]
-async fn there_is_none_until_hosts_are_named() {
+async fn webhooks_are_disabled_until_hosts_are_allowed() {
     let stack = Stack::serving(vec![model("mnist")], |_| {}).await;
     let refused = stack.send(image_request("/jobs?webhook=http://hooks.example.org/", "a")).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
@@ -117,7 +121,7 @@ async fn there_is_none_until_hosts_are_named() {
 }
 
 #[tokio::test]
-async fn one_that_may_not_be_called_is_refused_with_the_reason() {
+async fn a_webhook_that_is_not_allowed_is_rejected_with_the_reason() {
     let stack = allowing("hooks.example.org,*.example.com").await;
     let table = [
         ("ftp://hooks.example.org/", "neither http:// nor https://"),
@@ -140,45 +144,45 @@ async fn one_that_may_not_be_called_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn who_did_not_take_it_is_told_again_and_sees_who_tells_him() {
+async fn a_failed_delivery_is_retried_and_all_attempts_are_signed() {
     let receiver = Receiver::start(&[500]).await;
     let stack = allowing(&format!("127.0.0.0/8:{}", receiver.address.port())).await;
     let job = settled(&stack, &receiver.url()).await;
     assert_eq!(job["webhook"], json!({"status": "delivered", "tries": 2, "error": null}));
-    let heard = receiver.heard();
-    assert_eq!(heard.len(), 2);
+    let requests = receiver.received();
+    assert_eq!(requests.len(), 2);
     let secret: Secret = SECRET.parse().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    for (path, headers, body) in &heard {
+    for (path, headers, body) in &requests {
         let header = |name: &str| headers[name].to_str().unwrap();
-        assert_eq!((path.as_str(), header("content-type")), ("/told?by=us", "application/json"));
+        assert_eq!((path.as_str(), header("content-type")), ("/hook?from=test", "application/json"));
         assert_eq!(header("host"), receiver.address.to_string());
         let timestamp: u64 = header("webhook-timestamp").parse().unwrap();
         assert!(now.abs_diff(timestamp) < 30, "{timestamp}");
         assert_eq!(header("webhook-signature"), secret.sign(header("webhook-id"), timestamp, body));
-        assert_eq!(header("webhook-id"), heard[0].1["webhook-id"]);
+        assert_eq!(header("webhook-id"), requests[0].1["webhook-id"]);
         assert!(!header("webhook-id").contains('.'));
-        let told: Value = serde_json::from_slice(body).unwrap();
+        let body: Value = serde_json::from_slice(body).unwrap();
         for field in ["id", "model", "status", "total", "done", "created", "finished"] {
-            assert_eq!(told[field], job[field], "{field}");
+            assert_eq!(body[field], job[field], "{field}");
         }
-        assert_eq!((&told["status"], &told["results"]), (&json!("succeeded"), &Value::Null));
+        assert_eq!((&body["status"], &body["results"]), (&json!("succeeded"), &Value::Null));
     }
 }
 
 #[tokio::test]
-async fn who_never_takes_it_is_left_alone_and_no_redirect_is_followed() {
+async fn delivery_fails_after_the_last_attempt_and_redirects_are_not_followed() {
     let receiver = Receiver::start(&[500, 302, 404]).await;
     let stack = allowing(&receiver.address.to_string()).await;
     let job = settled(&stack, &receiver.url()).await;
-    assert_eq!(job["webhook"], json!({"status": "failed", "tries": 3, "error": "it answered 404"}));
+    assert_eq!(job["webhook"], json!({"status": "failed", "tries": 3, "error": "it responded with status 404"}));
     sleep(Duration::from_secs(1)).await;
-    let paths: Vec<String> = receiver.heard().into_iter().map(|(path, ..)| path).collect();
-    assert_eq!(paths, ["/told?by=us"; TRIES]);
+    let paths: Vec<String> = receiver.received().into_iter().map(|(path, ..)| path).collect();
+    assert_eq!(paths, ["/hook?from=test"; ATTEMPTS]);
 }
 
 #[tokio::test]
-async fn a_name_that_is_allowed_does_not_lead_into_the_house() {
+async fn an_allowed_name_does_not_permit_private_addresses() {
     let receiver = Receiver::start(&[]).await;
     let name = format!("localhost:{}", receiver.address.port());
     let stack = allowing(&name).await;
@@ -186,16 +190,16 @@ async fn a_name_that_is_allowed_does_not_lead_into_the_house() {
     assert_eq!((&job["webhook"]["status"], &job["webhook"]["tries"]), (&json!("failed"), &json!(3)));
     let error = job["webhook"]["error"].as_str().unwrap();
     assert!(error.contains("no address that may be called") && !error.contains("127.0"), "{error}");
-    assert!(receiver.heard().is_empty());
-    // Unless its address is allowed as well.
+    assert!(receiver.received().is_empty());
+    // It does if the address is allowed as well.
     let stack = allowing(&format!("{name}, 127.0.0.1, ::1")).await;
     let job = settled(&stack, &format!("http://{name}/")).await;
     assert_eq!(job["webhook"]["status"], "delivered");
-    assert_eq!(receiver.heard().len(), 1);
+    assert_eq!(receiver.received().len(), 1);
 }
 
 #[tokio::test]
-async fn who_does_not_listen_is_no_reason_to_end() {
+async fn a_receiver_that_is_unreachable_fails_the_webhook() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let stack = allowing(&gone.to_string()).await;
     let job = settled(&stack, &format!("http://{gone}/")).await;

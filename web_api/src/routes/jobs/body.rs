@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::app::App;
-use crate::catalog::Known;
 use crate::error::Error;
+use crate::upstream::catalog::CatalogSnapshot;
 
 /// A job as clients see it.
 #[derive(Debug, Serialize)]
@@ -66,7 +66,7 @@ pub struct ResultBody<'a> {
 
 impl<'a> JobBody<'a> {
     pub fn new(app: &App, job: &'a Job) -> Self {
-        let reason = if job.status.has_ended() { None } else { why_waiting(&app.catalog.known(), &job.model) };
+        let reason = if job.status.has_ended() { None } else { why_waiting(&app.catalog.snapshot(), &job.model) };
         Self { reason, ..Self::of(&app.jobs, job) }
     }
 
@@ -94,7 +94,7 @@ impl<'a> JobBody<'a> {
 }
 
 /// Why the inputs of `model` wait; `None` while it is ready.
-fn why_waiting(known: &Known, model: &str) -> Option<String> {
+fn why_waiting(known: &CatalogSnapshot, model: &str) -> Option<String> {
     let listed = known.defaults().find(|listed| listed.name == model);
     match listed {
         Some(listed) if listed.platform == Platform::Queue => None,

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::job_path::JobPath;
 use crate::app::App;
 use crate::error::Error;
-use crate::job_watcher::JobListener;
+use crate::jobs::watcher::JobListener;
 
 /// Proxies take a connection without a word for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -18,7 +18,7 @@ use super::body::{JobBody, fresh_json};
 use super::job_path::find;
 use crate::app::App;
 use crate::error::Error;
-use crate::replay::{Reach, Replay, Replayed};
+use crate::jobs::executor::{Execution, JobExecutor, Scope};
 use crate::routes::predict::top_k;
 use crate::submission::{Submission, digest, idempotency_key};
 use crate::upload::ImageUpload;
@@ -29,7 +29,7 @@ const AT_A_TIME: usize = 32;
 /// `POST /jobs`
 pub async fn submit(
     State(app): State<App>,
-    Extension(replay): Extension<Replay>,
+    Extension(executor): Extension<JobExecutor>,
     peer: Option<Extension<Peer>>,
     submission: Submission,
 ) -> Result<Response, Error> {
@@ -47,7 +47,7 @@ pub async fn submit(
         return accepted(&app, id).await;
     }
     let mut upload = app.jobs.upload(caller);
-    let skipped = match send(&app, &replay, &model, &submission, &mut upload).await {
+    let skipped = match send(&app, &executor, &model, &submission, &mut upload).await {
         Ok(skipped) => skipped,
         Err(error) => {
             app.jobs.discard(upload).await;
@@ -78,19 +78,19 @@ fn caller(peer: Option<&Peer>) -> Caller {
 /// Reads the inputs and sends them to the queue, a piece at a time.
 async fn send(
     app: &App,
-    replay: &Replay,
+    executor: &JobExecutor,
     model: &ModelDescription,
     submission: &Submission,
     upload: &mut Upload,
 ) -> Result<SkippedFiles, Error> {
     let mut inputs = submission.inputs(app, model);
     loop {
-        let (piece, rest) = inputs.next(app).await?;
+        let (piece, rest) = inputs.next_chunk(&app.blocking_pool).await?;
         inputs = rest;
         if piece.is_empty() {
-            return inputs.skipped();
+            return inputs.finish();
         }
-        for input in recall(replay, &model.name, &submission.asked, piece).await {
+        for input in recall(executor, &model.name, &submission.asked, piece).await {
             upload.push(input).await?;
         }
     }
@@ -107,11 +107,11 @@ fn content(app: &App, model: &ModelDescription, asked: &str) -> Option<DedupKey>
 }
 
 /// What is remembered, or wrong at first sight, need not wait.
-async fn recall(replay: &Replay, model: &str, asked: &InputSpec, inputs: Vec<Input>) -> Vec<Input> {
+async fn recall(executor: &JobExecutor, model: &str, asked: &InputSpec, inputs: Vec<Input>) -> Vec<Input> {
     let recall = |input: Input| async move {
-        let known = match replay.ask(model, asked, input.data.clone(), Reach::Memory).await {
-            Replayed::Ended(outcome) => Some(outcome),
-            Replayed::NoAnswer(_) | Replayed::NoModel(_) | Replayed::Later(_) => None,
+        let known = match executor.execute(model, asked, input.data.clone(), Scope::CacheOnly).await {
+            Execution::Done(outcome) => Some(outcome),
+            Execution::NoResult(_) | Execution::ModelNotFound(_) | Execution::RetryAfter(_) => None,
         };
         Input { outcome: known, ..input }
     };
