@@ -158,7 +158,7 @@ def test_an_image_that_is_too_large_for_the_queue_is_refused_for_its_length(star
     predicted = requests.post(f"{web.url}/predict/mnist", data=image, headers={"Content-Type": "image/bmp"}, timeout=60)
     assert (predicted.status_code, predicted.json()["label"]) == (200, label)
     again = submit(requests, web, photos(2, side=2500)[1][1], "image/bmp")
-    said = f"An input has {len(image)} bytes; the queue takes at most {16 * MIB} bytes for each. POST /predict takes larger ones."
+    said = f"An input has {len(image)} bytes; the job queue accepts at most {16 * MIB} bytes per input. POST /predict accepts larger ones."
     assert_problem(again, 413, said)
 
 
@@ -193,7 +193,7 @@ def test_results_that_are_too_large_fail_and_the_others_are_collected_in_pages(s
         seen, page, pages = seen + body["results"], body["next"], pages + 1
     assert [result["index"] for result in seen] == list(range(5))
     assert pages > 1, "a page has a bound in bytes"
-    assert seen[2]["error"]["status"] == 413 and "the queue takes at most" in seen[2]["error"]["detail"], seen[2]
+    assert seen[2]["error"]["status"] == 413 and "the job queue accepts at most" in seen[2]["error"]["detail"], seen[2]
     lines = list(map(json.loads, requests.get(f"{web.url}/jobs/{job}/results", timeout=60).text.splitlines()))
     assert [line["answer"]["outputs"][0]["shape"] if "answer" in line else None for line in lines] == [[10], [600_000], None, [600_001], [10]]
     assert requests.get(f"{web.url}/jobs", timeout=30).status_code == 200
@@ -210,7 +210,7 @@ def test_a_client_that_fills_the_queue_leaves_room_for_others(start_web: Start, 
     while (response := submit(greedy, web, noise(8))).status_code == 202:
         accepted.append(response.json()["id"])
     assert 3 <= len(accepted) <= 4
-    assert response.status_code == 503 and "The jobs from this address hold" in response.json()["detail"], response.text
+    assert response.status_code == 503 and "The jobs from this address use" in response.json()["detail"], response.text
     assert int(response.headers["Retry-After"]) >= 1
     assert submit(other, web, zipped(photos(2))).status_code == 202
     # Once cancels, twice deletes.

@@ -102,9 +102,9 @@ impl Known {
                 None if self.defaults().next().is_none() && !self.reachable => Err(Error::ModelUnreachable),
                 None if self.unselected.models.contains(name) => {
                     let model_name = self.unselected.model_name.clone();
-                    Err(Error::Unselected { model: name.to_owned(), model_name })
+                    Err(Error::ModelNotSelected { model: name.to_owned(), model_name })
                 }
-                None => Err(Error::UnknownModel { asked: shortened(name), known: names() }),
+                None => Err(Error::UnknownModel { requested: shortened(name), available: names() }),
             };
         }
         let defaults: Vec<_> = self.models.iter().enumerate().filter(|(_, model)| model.is_default).collect();
@@ -113,8 +113,8 @@ impl Known {
         match (warm.as_slice(), defaults.as_slice()) {
             ([(only, _)], _) | ([], [(only, _)]) => Ok(*only),
             (_, []) if !self.reachable => Err(Error::ModelUnreachable),
-            (_, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
-            _ => Err(Error::NameAModel(names())),
+            (_, []) => Err(Error::UnknownModel { requested: String::new(), available: Vec::new() }),
+            _ => Err(Error::ModelNameRequired(names())),
         }
     }
 
@@ -124,8 +124,8 @@ impl Known {
         let found = self.models.iter().position(|model| model.name == name && model.version == version);
         found.ok_or_else(|| Error::UnknownVersion {
             model: shortened(name),
-            asked: shortened(version),
-            known: of_this_name().map(|model| model.version.clone()).collect(),
+            requested: shortened(version),
+            available: of_this_name().map(|model| model.version.clone()).collect(),
         })
     }
 
@@ -352,9 +352,9 @@ mod tests {
         assert_eq!(catalog.find_version("mnist", None).unwrap().version, "2");
         assert_eq!(catalog.find_version("mnist", Some("1")).unwrap().version, "1");
         let error = catalog.find_version("mnist", Some("3")).unwrap_err().to_string();
-        assert_eq!(error, "mnist has no version \"3\"; there are 1, 2.");
+        assert_eq!(error, "mnist has no version \"3\"; available versions: 1, 2.");
         assert!(
-            catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there are broken, mnist")
+            catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("available models: broken, mnist")
         );
         assert_eq!(
             catalog.find(Some("left")).unwrap_err().to_string(),

@@ -358,7 +358,7 @@ fn took(inference: &Inference) -> Duration {
 /// Whether one of several questions may be to blame, and the others would be answered without it.
 fn may_be_anothers(error: &Error) -> bool {
     let status = error.status().0;
-    status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::Deadline)
+    status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::DeadlineExceeded)
 }
 
 #[cfg(test)]

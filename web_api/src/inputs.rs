@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use service::memory_budget::Reservation;
 
-use crate::app::App;
-use crate::archive::{Archive, Bounds, Budget, Entry, Format, Keep};
 use crate::error::Error;
-use crate::image_files::{has_image_name, is_image, is_left_behind, is_system_file, is_zip_based};
-use crate::submission::Form;
+use crate::http::extract::archive::{Archive, ArchiveEntry, ArchiveFormat, Budget, FileFilter, SubmissionLimits};
+use crate::http::extract::file_type::{has_image_name, is_hidden, is_image, is_system_file, is_zip_based};
+use crate::http::extract::job_submission::Form;
+use crate::state::AppState;
 
 /// A piece has at most so many bytes, or one input.
 const PIECE_BYTES: usize = 1 << 20;
@@ -37,7 +37,13 @@ pub struct Inputs(Unread);
 
 impl Inputs {
     /// Those of `files`, which are told apart as `form` says. What is kept of them is reserved in `memory`.
-    pub fn new(form: Form, files: Vec<(String, Bytes)>, keep: Keep, bounds: Bounds, memory: Reservation) -> Self {
+    pub fn new(
+        form: Form,
+        files: Vec<(String, Bytes)>,
+        keep: FileFilter,
+        bounds: SubmissionLimits,
+        memory: Reservation,
+    ) -> Self {
         Self(Unread {
             form,
             files: files.into_iter(),
@@ -55,12 +61,12 @@ impl Inputs {
     }
 
     /// The next piece; empty after the last. The piece before must have been handed on.
-    pub async fn next(self, app: &App) -> Result<(Vec<Input>, Self), Error> {
+    pub async fn next(self, app: &AppState) -> Result<(Vec<Input>, Self), Error> {
         let Self(mut unread) = self;
         // What an archive unpacks to is not known before.
         let length = if unread.form == Form::Files { PIECE_BYTES } else { unread.bytes() };
         let read = move || unread.piece().map(|piece| (piece, unread));
-        let (piece, unread) = app.workbench.run(length, read).await??;
+        let (piece, unread) = app.blocking_pool.run(length, read).await??;
         Ok((piece, Self(unread)))
     }
 
@@ -68,7 +74,7 @@ impl Inputs {
     pub fn skipped(self) -> Result<Skipped, Error> {
         match self.0 {
             Unread { read: 0, skipped: Skipped { count: 0, .. }, .. } => Err(Error::NoInputs),
-            Unread { read: 0, skipped, .. } => Err(Error::NoImages(skipped)),
+            Unread { read: 0, skipped, .. } => Err(Error::NoImageInputs(skipped)),
             Unread { skipped, .. } => Ok(skipped),
         }
     }
@@ -79,8 +85,8 @@ struct Unread {
     files: vec::IntoIter<(String, Bytes)>,
     archive: Option<Archive>,
     requests: Option<Requests>,
-    keep: Keep,
-    bounds: Bounds,
+    keep: FileFilter,
+    bounds: SubmissionLimits,
     budget: Budget,
     names: UniqueNames,
     /// Inputs so far.
@@ -119,8 +125,8 @@ impl Unread {
             Form::List | Form::Lines => self.read_request()?,
         };
         self.read += usize::from(input.is_some());
-        if self.read > self.bounds.inputs {
-            return Err(Error::TooManyInputs { sent: self.read, most: self.bounds.inputs });
+        if self.read > self.bounds.max_inputs {
+            return Err(Error::TooManyInputs { sent: self.read, max: self.bounds.max_inputs });
         }
         Ok(input)
     }
@@ -139,13 +145,13 @@ impl Unread {
                 self.open(name, bytes)?
             };
             match entry {
-                Some(Entry::Input(name, data)) => {
+                Some(ArchiveEntry::Input(name, data)) => {
                     // As an input's, and among those that are taken.
                     self.budget.memory.reserve(2 * (INPUT_BYTES + name.len().min(MAX_NAME_BYTES)))?;
                     let name = self.names.claim(&name.chars().take(MAX_NAME).collect::<String>());
                     return Ok(Some(Input { name, data, known: None }));
                 }
-                Some(Entry::Skipped(name)) => self.skipped.add(&name),
+                Some(ArchiveEntry::Skipped(name)) => self.skipped.add(&name),
                 // An archive that has begun, or has ended.
                 None => {}
             }
@@ -153,12 +159,12 @@ impl Unread {
     }
 
     /// `None` where the file is an archive, which is open then, or nothing at all.
-    fn open(&mut self, name: String, bytes: Bytes) -> Result<Option<Entry>, Error> {
-        let images = self.keep == Keep::Images;
-        if images && (is_left_behind(&name) || is_system_file(&name)) {
-            return Ok(Some(Entry::Skipped(name)));
+    fn open(&mut self, name: String, bytes: Bytes) -> Result<Option<ArchiveEntry>, Error> {
+        let images = self.keep == FileFilter::ImagesOnly;
+        if images && (is_hidden(&name) || is_system_file(&name)) {
+            return Ok(Some(ArchiveEntry::Skipped(name)));
         }
-        let format = Format::of(&bytes).filter(|_| !images || !is_zip_based(&name));
+        let format = ArchiveFormat::detect(&bytes).filter(|_| !images || !is_zip_based(&name));
         if let Some(format) = format {
             self.archive = Some(Archive::open(bytes, format, self.keep, &mut self.budget)?);
             return Ok(None);
@@ -168,11 +174,11 @@ impl Unread {
             return Ok(None);
         }
         if images && !has_image_name(&name) && !is_image(&bytes) {
-            return Ok(Some(Entry::Skipped(name)));
+            return Ok(Some(ArchiveEntry::Skipped(name)));
         }
         // A part of the body, which is counted already; so are inputs that are unpacked, and all are given back alike.
         self.budget.memory.reserve(bytes.len())?;
-        Ok(Some(Entry::Input(name, bytes)))
+        Ok(Some(ArchiveEntry::Input(name, bytes)))
     }
 
     fn read_request(&mut self) -> Result<Option<Input>, Error> {
@@ -182,8 +188,8 @@ impl Unread {
         }
         let Some(requests) = &mut self.requests else { return Ok(None) };
         let Some(text) = requests.next()? else { return Ok(None) };
-        if self.read == self.bounds.inputs {
-            return Err(Error::TooManyInputs { sent: self.read + 1, most: self.bounds.inputs });
+        if self.read == self.bounds.max_inputs {
+            return Err(Error::TooManyInputs { sent: self.read + 1, max: self.bounds.max_inputs });
         }
         // Its text is copied, and a name with escapes grows in a buffer of its own before it is cut.
         self.budget.memory.reserve(text.len())?;
@@ -208,7 +214,7 @@ struct Requests {
 
 impl Requests {
     fn new(body: Bytes, form: Form) -> Result<Self, Error> {
-        let text = utf8_json(&body).map_err(|error| Error::Job(error.to_string()))?;
+        let text = utf8_json(&body).map_err(|error| Error::InvalidJobRequest(error.to_string()))?;
         let list = text.trim_ascii_start().strip_prefix(b"[").filter(|_| form == Form::List);
         let is_list = list.is_some();
         let at = body.len() - list.unwrap_or(text).len();
@@ -235,7 +241,7 @@ impl Requests {
 
 /// The first element of what is left of a list, and where what follows it and its comma begins.
 fn next_element(rest: &[u8]) -> Result<(Option<&[u8]>, usize), Error> {
-    let no_list = |error: &dyn std::fmt::Display| Error::Job(format!("the JSON is no list: {error}"));
+    let no_list = |error: &dyn std::fmt::Display| Error::InvalidJobRequest(format!("the JSON is no list: {error}"));
     if let Some(behind) = rest.trim_ascii_start().strip_prefix(b"]") {
         let is_end = behind.trim_ascii().is_empty();
         return if is_end { Ok((None, rest.len())) } else { Err(no_list(&"something stands behind its end")) };
@@ -281,7 +287,7 @@ fn request(text: &Bytes, index: usize) -> Result<Input, Error> {
         #[serde(default)]
         id: Option<String>,
     }
-    let no_request = |error| Error::Job(format!("input {index} is no request for inference: {error}"));
+    let no_request = |error| Error::InvalidJobRequest(format!("input {index} is no request for inference: {error}"));
     let named: Named = serde_json::from_slice(text).map_err(no_request)?;
     let name = named.id.unwrap_or_default().chars().take(MAX_NAME).collect();
     // A slice would keep all of the body for as long as the queue keeps the input.
@@ -371,12 +377,12 @@ mod tests {
 
     #[test]
     fn what_stands_behind_the_first_element_too_many_is_not_read() {
-        let bounds = Bounds { inputs: 2, entries: 8, input_bytes: 1 << 20, bytes: 1 << 20 };
+        let bounds = SubmissionLimits { max_inputs: 2, max_entries: 8, max_input_bytes: 1 << 20, max_bytes: 1 << 20 };
         for (form, body) in [(Form::List, "[{}, {}, {}, broken"), (Form::Lines, "{}\n{}\n{}\nbroken")] {
             let files = vec![(String::new(), Bytes::from_static(body.as_bytes()))];
             let budget = MemoryBudget::new(1 << 20);
-            let mut inputs = Inputs::new(form, files, Keep::All, bounds, budget.reservation(None));
-            assert!(matches!(inputs.0.piece(), Err(Error::TooManyInputs { sent: 3, most: 2 })));
+            let mut inputs = Inputs::new(form, files, FileFilter::All, bounds, budget.reservation(None));
+            assert!(matches!(inputs.0.piece(), Err(Error::TooManyInputs { sent: 3, max: 2 })));
             drop(inputs);
             assert_eq!(budget.used(), 0);
         }

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
 use crate::error::Error;
-use crate::routes::jobs::body::{JobBody, ResultBody};
+use crate::job_views::{JobBody, ResultBody};
 
 /// How often a job is looked at while somebody listens to it.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -107,7 +107,7 @@ impl JobWatchers {
 
     /// Listens to `job`, as it was just found. Starts its watcher where there is none.
     pub fn listen(&self, job: Job) -> Result<JobListener, Error> {
-        let too_many = |most| Error::TooManyListeners { most };
+        let too_many = |most| Error::TooManyListeners { max: most };
         let permit = Arc::clone(&self.0.listeners).try_acquire_owned().map_err(|_| too_many(MAX_LISTENERS))?;
         let id = job.id;
         let mut all = self.0.watched();
@@ -213,7 +213,7 @@ impl JobListener {
         let mut memory = budget.shared_reservation();
         memory.reserve(texts + events.len() * EVENT_BYTES)?;
         // Later than its events, so that none of them is older than what is said of the job.
-        let Found::Job(job) = jobs.find(job.id).await? else { return Err(Error::JobGone) };
+        let Found::Job(job) = jobs.find(job.id).await? else { return Err(Error::JobExpired) };
         render(jobs, &job, &events, outcomes, &names, memory)
     }
 }

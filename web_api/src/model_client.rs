@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::error::Error;
+use crate::http::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 use crate::settings::Settings;
-use crate::steering::{BACKGROUND, PRIORITY};
 use crate::workbench::Workbench;
 
 /// A replica that is there accepts a connection long before this.
@@ -140,7 +140,7 @@ impl ModelClient {
         let mut memory = self.reserve(bytes)?;
         let (mut headers, bytes) = self.workbench.run(bytes, move || client::encode_request(&inputs)).await?;
         if in_background {
-            headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND));
+            headers.insert(PRIORITY_HEADER, HeaderValue::from_static(BACKGROUND_PRIORITY));
         }
         let path: Vec<&str> = match version {
             Some(version) => vec!["v2", "models", model, "versions", version, "infer"],
@@ -204,7 +204,7 @@ impl ModelClient {
         {
             Ok(response) if response.status().is_success() => body(response).await,
             Ok(response) => Err(refusal(response).await),
-            Err(error) if error.is_timeout() && !error.is_connect() => Err(Error::Deadline),
+            Err(error) if error.is_timeout() && !error.is_connect() => Err(Error::DeadlineExceeded),
             Err(error) => {
                 warn!(error = %error.without_url(), "a replica of model_api cannot be reached");
                 Err(Error::ModelUnreachable)
@@ -234,14 +234,14 @@ impl ModelClient {
             }
             let patience = deadline.saturating_duration_since(Instant::now());
             if patience.is_zero() {
-                return Err(Error::Deadline);
+                return Err(Error::DeadlineExceeded);
             }
             let replica = self.replicas[(first + attempt) % self.replicas.len()].clone();
             let request = self.request(method.clone(), replica, path, payload.clone(), request_id.clone(), patience);
             match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => return Err(refusal(response).await),
-                Err(error) if error.is_timeout() && !error.is_connect() => return Err(Error::Deadline),
+                Err(error) if error.is_timeout() && !error.is_connect() => return Err(Error::DeadlineExceeded),
                 Err(error) => {
                     let is_sent = !error.is_connect();
                     warn!(error = %error.without_url(), attempt, "model_api cannot be reached");
@@ -307,7 +307,7 @@ fn all_did(answers: Vec<Result<Bytes, Error>>) -> Result<(), Error> {
     if replicas == 1 {
         return Err(reason);
     }
-    Err(Error::Replica { failed: number + 1, replicas, reason: Box::new(reason) })
+    Err(Error::ReplicaFailed { failed: number + 1, replicas, reason: Box::new(reason) })
 }
 
 /// Puts `entry` to those `known`, or in the place of the same version that does better elsewhere.
@@ -372,7 +372,8 @@ async fn body(mut response: Response) -> Result<Bytes, Error> {
         warn!("model_api's answer is too long to be one");
         Error::Internal
     };
-    let broken = |error: reqwest::Error| if error.is_timeout() { Error::Deadline } else { Error::ModelUnreachable };
+    let broken =
+        |error: reqwest::Error| if error.is_timeout() { Error::DeadlineExceeded } else { Error::ModelUnreachable };
     if response.content_length().is_some_and(|length| length > MAX_ANSWER as u64) {
         return Err(too_long());
     }

@@ -9,12 +9,12 @@ use http::{HeaderMap, StatusCode};
 use open_inference::{Inference, Provenance, Tensor};
 
 use crate::error::Error;
+use crate::http::cache_control::RequestOptions;
 use crate::predictor::Predictor;
 use crate::question::Question;
-use crate::steering::Steering;
 
 impl Predictor {
-    /// Asks the steps, those that do not need each other at the same time. What `steering` forbids, it forbids them as well.
+    /// Asks the steps, those that do not need each other at the same time. What `options` forbids, it forbids them as well.
     ///
     /// The answer has the digest of the models that really answered: one that changes meanwhile files nothing under the
     /// pipeline's old key.
@@ -22,7 +22,7 @@ impl Predictor {
         &self,
         question: &Question,
         pipeline: &Pipeline,
-        steering: Steering,
+        options: RequestOptions,
     ) -> Result<Inference, Error> {
         let mut progress = Progress::new(pipeline, question.inputs());
         loop {
@@ -33,8 +33,8 @@ impl Predictor {
             }
             let ask = |(number, inputs): (usize, _)| async move {
                 let step = &pipeline.steps[number];
-                let told = |error| Error::Step { step: step.name.clone(), error: Box::new(error) };
-                Ok::<_, Error>((number, self.ask_step(step, inputs, steering).await.map_err(told)?))
+                let told = |error| Error::PipelineStep { step: step.name.clone(), error: Box::new(error) };
+                Ok::<_, Error>((number, self.ask_step(step, inputs, options).await.map_err(told)?))
             };
             for (number, answer) in try_join_all(next.into_iter().map(ask)).await? {
                 progress.answered(number, answer);
@@ -47,7 +47,7 @@ impl Predictor {
         &'a self,
         step: &'a Step,
         inputs: Vec<Tensor>,
-        steering: Steering,
+        options: RequestOptions,
     ) -> BoxFuture<'a, Result<Inference, Error>> {
         let ask = async move {
             let question = self.question_of(step, inputs.clone()).await?;
@@ -57,7 +57,7 @@ impl Predictor {
                 let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
                 return Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() });
             }
-            Ok(self.answer(&question, steering).await?.entry.inference.clone())
+            Ok(self.answer(&question, options).await?.entry.inference.clone())
         };
         ask.boxed()
     }
@@ -69,10 +69,10 @@ impl Predictor {
         match self.workbench.run(bytes, ask).await? {
             // Whoever asked has named no such model: the pipeline has, and waits for it.
             Err(Error::UnknownModel { .. } | Error::UnknownVersion { .. }) => {
-                Err(Error::NotLoaded { model: step.model.clone(), reason: "it is not loaded".to_owned() })
+                Err(Error::ModelNotReady { model: step.model.clone(), reason: "it is not loaded".to_owned() })
             }
-            Err(Error::Unselected { model, model_name }) => {
-                Err(Error::NotLoaded { model, reason: format!("MODEL_NAME={model_name} does not select it") })
+            Err(Error::ModelNotSelected { model, model_name }) => {
+                Err(Error::ModelNotReady { model, reason: format!("MODEL_NAME={model_name} does not select it") })
             }
             question => question,
         }

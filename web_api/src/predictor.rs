@@ -11,6 +11,7 @@ use service::memory_budget::Reservation;
 use crate::catalog::{Catalog, Listed};
 use crate::error::Error;
 use crate::gatherer::Gatherer;
+use crate::http::cache_control::{CacheStatus, RequestOptions, UncachedReason};
 use crate::metrics::Metrics;
 use crate::model_client::ModelClient;
 use crate::people::People;
@@ -18,7 +19,6 @@ use crate::question::Question;
 use crate::queue_client::QueueClient;
 use crate::row_memory::RowMemory;
 use crate::settings::AppType;
-use crate::steering::{Provenance, Steering, Uncached};
 use crate::workbench::Workbench;
 
 /// Answers questions: from memory where it can, from the model where it must.
@@ -50,7 +50,7 @@ pub struct Answer {
     /// All outputs, their key and their age.
     pub entry: Arc<Entry>,
     /// Where it came from.
-    pub provenance: Provenance,
+    pub provenance: CacheStatus,
 }
 
 impl Predictor {
@@ -87,8 +87,8 @@ impl Predictor {
         let model = self.catalog.find(model).and_then(known)?;
         let values = ImageArray::capacity(body);
         memory.reserve(values)?;
-        let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
-        let input = only_required(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
+        let array = ImageArray::from_json(body).map_err(|error| Error::InvalidJson(error.to_string()))?;
+        let input = only_required(&model.inputs).ok_or_else(|| Error::ArrayNotAccepted(model.name.clone()))?;
         memory.reserve(array.values.len() * input.datatype.size().unwrap_or_default())?;
         // For a model that has its channels first, the numbers are put in another order.
         memory.reserve(values)?;
@@ -113,71 +113,71 @@ impl Predictor {
         &self.statistics
     }
 
-    /// The answer, within what `steering` allows.
-    pub async fn answer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
+    /// The answer, within what `options` allows.
+    pub async fn answer(&self, question: &Question, options: RequestOptions) -> Result<Answer, Error> {
         let begun = Instant::now();
-        let answer = self.find_or_infer(question, steering).await;
+        let answer = self.find_or_infer(question, options).await;
         let (name, rows) = (question.model().name.as_str(), question.count());
         match &answer {
             Ok(Answer { entry, provenance }) => {
                 let inference = &entry.inference;
                 let cache = match provenance {
-                    Provenance::Bypass(_) | Provenance::Uncached(_) => None,
-                    _ if provenance.cost_nothing() => Some(CacheLookup::Hit),
+                    CacheStatus::Bypass(_) | CacheStatus::Uncached(_) => None,
+                    _ if provenance.is_reused() => Some(CacheLookup::Hit),
                     _ => Some(CacheLookup::Miss),
                 };
                 // Of a batch of which some rows were known, only the others have run.
-                let ran = if let Provenance::Rows(rows) = provenance { rows.miss } else { rows };
+                let ran = if let CacheStatus::Rows(rows) = provenance { rows.miss } else { rows };
                 let timing = &inference.provenance.timing_ms;
                 self.statistics.succeeded(name, &inference.version, ran, timing, begun.elapsed(), cache);
-                self.model.metrics.answered(name, *provenance, rows);
+                self.model.metrics.record_results(name, *provenance, rows);
             }
             Err(error) => {
                 self.statistics.failed(name, &question.model().version, begun.elapsed());
-                self.model.metrics.failed(error.status().1);
+                self.model.metrics.record_error(error.status().1);
             }
         }
         answer
     }
 
-    async fn find_or_infer(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
-        if steering.reads_memory()
+    async fn find_or_infer(&self, question: &Question, options: RequestOptions) -> Result<Answer, Error> {
+        if options.allows_lookup()
             && question.rows().is_empty()
             && question.uncached().is_none()
             && let Some(entry) = self.memory.recall_near(question.key())
         {
-            return Ok(Answer { entry, provenance: Provenance::Memory(Outcome::Near) });
+            return Ok(Answer { entry, provenance: CacheStatus::Lookup(Outcome::Near) });
         }
         // What a hit does not need stays out of its future, which is moved several times on the way.
-        Box::pin(self.look_further(question, steering)).await
+        Box::pin(self.look_further(question, options)).await
     }
 
-    async fn look_further(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
+    async fn look_further(&self, question: &Question, options: RequestOptions) -> Result<Answer, Error> {
         if let Some(reason) = question.uncached() {
-            return self.compute_uncached(question, reason, steering).await;
+            return self.compute_uncached(question, reason, options).await;
         }
-        if !steering.reads_memory() {
-            return self.bypass(question, steering).await;
+        if !options.allows_lookup() {
+            return self.bypass(question, options).await;
         }
         if !question.rows().is_empty()
-            && let Some(answer) = self.rows.answer(question, steering).await?
+            && let Some(answer) = self.rows.answer(question, options).await?
         {
             return Ok(answer);
         }
         let (key, name) = (question.key(), question.model().name.as_str());
-        let (entry, outcome) = if steering.only_if_cached {
-            self.memory.recall(key, name).await.ok_or(Error::NotRemembered)?
+        let (entry, outcome) = if options.only_if_cached {
+            self.memory.recall(key, name).await.ok_or(Error::NotCached)?
         } else {
-            let infer = async { self.infer(question, steering).await.map_err(Failure::from) };
-            let (priority, key_of) = (steering.priority(), |inference: &Inference| question.key_of(inference));
+            let infer = async { self.infer(question, options).await.map_err(Failure::from) };
+            let (priority, key_of) = (options.priority(), |inference: &Inference| question.key_of(inference));
             let found = self.memory.recall_or_infer(key, name, priority, key_of, infer).await;
             found.map_err(|failure| failure.error)?
         };
         if question.version().is_some_and(|version| version != entry.inference.version) {
             // Somebody who left the choice asked for the same at the same moment, and the choice changed.
-            return self.bypass(question, Steering { no_cache: true, ..steering }).await;
+            return self.bypass(question, RequestOptions { no_cache: true, ..options }).await;
         }
-        Ok(Answer { entry, provenance: Provenance::Memory(outcome) })
+        Ok(Answer { entry, provenance: CacheStatus::Lookup(outcome) })
     }
 
     /// Runs a model whose results are not cached. Identical concurrent requests are computed one by one: a shared result
@@ -185,38 +185,38 @@ impl Predictor {
     async fn compute_uncached(
         &self,
         question: &Question,
-        reason: Uncached,
-        steering: Steering,
+        reason: UncachedReason,
+        options: RequestOptions,
     ) -> Result<Answer, Error> {
-        if steering.only_if_cached {
-            return Err(Error::NotRemembered);
+        if options.only_if_cached {
+            return Err(Error::NotCached);
         }
-        let inference = self.infer(question, steering).await?;
+        let inference = self.infer(question, options).await?;
         let entry = Arc::new(Entry::new(question.key_of(&inference), inference));
-        Ok(Answer { entry, provenance: Provenance::Uncached(reason) })
+        Ok(Answer { entry, provenance: CacheStatus::Uncached(reason) })
     }
 
     /// Does not look before it asks the model.
-    async fn bypass(&self, question: &Question, steering: Steering) -> Result<Answer, Error> {
-        if steering.only_if_cached {
-            return Err(Error::NotRemembered);
+    async fn bypass(&self, question: &Question, options: RequestOptions) -> Result<Answer, Error> {
+        if options.only_if_cached {
+            return Err(Error::NotCached);
         }
-        let inference = self.infer(question, steering).await?;
+        let inference = self.infer(question, options).await?;
         let key = question.key_of(&inference);
-        if steering.no_store {
-            return Ok(Answer { entry: Arc::new(Entry::new(key, inference)), provenance: Provenance::Bypass(None) });
+        if options.no_store {
+            return Ok(Answer { entry: Arc::new(Entry::new(key, inference)), provenance: CacheStatus::Bypass(None) });
         }
         let (entry, storage) = match self.rows.remember(question, &inference).await? {
             Some(storage) => (Arc::new(Entry::new(key, inference)), storage),
             None => self.memory.remember(key, inference),
         };
-        Ok(Answer { entry, provenance: Provenance::Bypass(Some(storage)) })
+        Ok(Answer { entry, provenance: CacheStatus::Bypass(Some(storage)) })
     }
 
-    async fn infer(&self, question: &Question, steering: Steering) -> Result<Inference, Error> {
+    async fn infer(&self, question: &Question, options: RequestOptions) -> Result<Inference, Error> {
         match &question.model().pipeline {
-            Some(pipeline) => self.run_steps(question, pipeline, steering).await,
-            None => self.model.infer(question, steering.in_background).await,
+            Some(pipeline) => self.run_steps(question, pipeline, options).await,
+            None => self.model.infer(question, options.in_background).await,
         }
     }
 }
@@ -248,7 +248,7 @@ impl Model {
         };
         // A request that was rejected for load has not been run.
         if !matches!(inference, Err(Error::Busy | Error::Overloaded { .. })) {
-            self.metrics.inferred(&model.name, rows);
+            self.metrics.record_inferences(&model.name, rows);
         }
         let inference = inference?;
         if inference.provenance.model_digest != model.digest {
@@ -262,7 +262,7 @@ impl Model {
 pub(crate) fn known(model: Listed) -> Result<Listed, Error> {
     if model.inputs.is_empty() && model.outputs.is_empty() {
         let reason = model.reason.clone().unwrap_or_else(|| "it is being loaded".to_owned());
-        return Err(Error::NotLoaded { model: model.name.clone(), reason });
+        return Err(Error::ModelNotReady { model: model.name.clone(), reason });
     }
     Ok(model)
 }

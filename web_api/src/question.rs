@@ -10,8 +10,8 @@ use open_inference::{
 
 use crate::catalog::Listed;
 use crate::error::Error;
+use crate::http::cache_control::UncachedReason;
 use crate::settings::AppType;
-use crate::steering::Uncached;
 
 /// Batches with more rows are remembered as a whole: each row costs a look-up and a kilobyte of book-keeping, and nobody
 /// sends so many to have a few of them found.
@@ -72,8 +72,8 @@ impl Question {
         if picture_input(&model).is_none() {
             let name = model.name.clone();
             return Err(match image_settings(&name, &model.inputs) {
-                Some(remedy) => Error::NoImageSettings { model: name, remedy },
-                None => Error::NoPictures(name),
+                Some(remedy) => Error::ImageSettingsMissing { model: name, remedy },
+                None => Error::ImageNotAccepted(name),
             });
         }
         let input = Input::Image(&image).into();
@@ -88,7 +88,7 @@ impl Question {
     }
 
     /// Why its result is neither looked up nor stored; `None` where it is cached.
-    pub fn uncached(&self) -> Option<Uncached> {
+    pub fn uncached(&self) -> Option<UncachedReason> {
         uncached(&self.model)
     }
 
@@ -149,11 +149,11 @@ impl Question {
     }
 }
 
-fn uncached(model: &ModelDescription) -> Option<Uncached> {
+fn uncached(model: &ModelDescription) -> Option<UncachedReason> {
     match model.not_cached {
-        Some(NotCached::Random) => Some(Uncached::Random),
-        Some(NotCached::Settings) => Some(Uncached::Settings),
-        None => (model.digest.is_empty() && model.platform == Platform::Queue).then_some(Uncached::NoDigest),
+        Some(NotCached::Random) => Some(UncachedReason::Random),
+        Some(NotCached::Settings) => Some(UncachedReason::Settings),
+        None => (model.digest.is_empty() && model.platform == Platform::Queue).then_some(UncachedReason::NoDigest),
     }
 }
 
@@ -256,7 +256,7 @@ mod tests {
         model.inputs[0].parameters.content_type = None;
         let refused = Question::of_picture(AppType::Cli, model.into(), Bytes::from_static(b"cat")).err().unwrap();
         let words = refused.to_string();
-        assert!(words.starts_with("m does not take a picture yet. If its input \"x\""), "{words}");
+        assert!(words.starts_with("m does not accept an image yet. If its input \"x\""), "{words}");
         assert!(words.contains("m/model-settings.json"), "{words}");
     }
 

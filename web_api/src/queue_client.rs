@@ -79,14 +79,14 @@ impl QueueClient {
             let Some(outcome) = self.jobs.results(id, &[0], usize::MAX).await?.pop().flatten() else {
                 // Forgotten by a Redis that lost everything.
                 if self.jobs.find(id).await? == Found::Unknown {
-                    return Err(Error::Queue(db_api::jobs::JobError::Unavailable));
+                    return Err(Error::JobQueue(db_api::jobs::JobError::Unavailable));
                 }
                 continue;
             };
             given_up.never_mind();
             return read(model, outcome);
         }
-        Err(Error::Deadline)
+        Err(Error::DeadlineExceeded)
     }
 }
 

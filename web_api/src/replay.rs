@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::steering::{BACKGROUND, PRIORITY};
+use crate::http::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 
 /// Inputs of jobs as requests to our own routes, so that a job and a click are answered by the same code in the same words.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Replay {
         }
         match reach {
             Reach::Memory => headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("only-if-cached")),
-            Reach::Model => headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND)),
+            Reach::Model => headers.insert(PRIORITY_HEADER, HeaderValue::from_static(BACKGROUND_PRIORITY)),
         };
         request
     }

@@ -27,9 +27,9 @@ use tokio::task::yield_now;
 use tracing::warn;
 
 use crate::error::Error;
+use crate::http::cache_control::{CacheStatus, RequestOptions, RowCounts};
 use crate::predictor::{Answer, Model};
 use crate::question::{Question, Row};
-use crate::steering::{Provenance, RowCounts, Steering};
 use crate::workbench::Workbench;
 
 /// Remembers the rows of batches one by one.
@@ -63,7 +63,7 @@ impl RowMemory {
     }
 
     /// The answer to a `question` that has rows; `None` when it has to be asked as a whole.
-    pub(crate) async fn answer(&self, question: &Question, steering: Steering) -> Result<Option<Answer>, Error> {
+    pub(crate) async fn answer(&self, question: &Question, options: RequestOptions) -> Result<Option<Answer>, Error> {
         if self.is_not_by_rows(&question.model().digest) {
             return Ok(None);
         }
@@ -81,12 +81,12 @@ impl RowMemory {
         let mut found = self.memory.recall_all(&keys, &question.model().name).await;
         let unknown: Vec<usize> = (0..found.len()).filter(|&number| found[number].is_none()).collect();
         if !unknown.is_empty() {
-            if steering.only_if_cached {
+            if options.only_if_cached {
                 return Ok(None);
             }
             let rows: Vec<usize> = unknown.iter().map(|&number| different[number]).collect();
             let is_all = rows.len() == question.rows().len();
-            let landed = self.fly(question, &rows, steering).await;
+            let landed = self.fly(question, &rows, options).await;
             for (number, landed) in unknown.into_iter().zip(landed) {
                 match landed {
                     Ok(answer) => found[number] = Some(answer),
@@ -123,9 +123,14 @@ impl RowMemory {
     }
 
     /// Computes `rows` of `question`, or waits for who is computing them.
-    async fn fly(&self, question: &Question, rows: &[usize], steering: Steering) -> Vec<Result<Found, Failure<Error>>> {
+    async fn fly(
+        &self,
+        question: &Question,
+        rows: &[usize],
+        options: RequestOptions,
+    ) -> Vec<Result<Found, Failure<Error>>> {
         let cargo = Cargo::default();
-        let priority = steering.priority();
+        let priority = options.priority();
         let flight = |at: usize| {
             let row = &question.rows()[at];
             let key_of = |inference: &Inference| question.key_of_row(row, inference);
@@ -137,7 +142,7 @@ impl RowMemory {
                 cargo.came.notified().await;
                 // However many flights are begun at a time, each has been polled once now.
                 yield_now().await;
-                self.carry(question, cargo.take(), steering.in_background).await;
+                self.carry(question, cargo.take(), options.in_background).await;
             }
         };
         tokio::select! {
@@ -237,7 +242,7 @@ impl RowMemory {
         let mut entry = Entry::new(question.key_of(&inference), inference);
         let oldest = found.iter().map(|(entry, _)| entry.stored_at).min();
         entry.stored_at = oldest.unwrap_or(entry.stored_at);
-        Ok(Some(Answer { entry: Arc::new(entry), provenance: Provenance::Rows(counts) }))
+        Ok(Some(Answer { entry: Arc::new(entry), provenance: CacheStatus::Rows(counts) }))
     }
 
     /// Rows of tensors as tensors of rows.

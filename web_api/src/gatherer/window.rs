@@ -241,7 +241,9 @@ mod tests {
     #[test]
     fn only_an_overload_shrinks_the_window() {
         let refusal = |status: u16| Error::Model(open_inference::Error::new(status.try_into().unwrap(), "is loading"));
-        for error in [refusal(503), refusal(500), refusal(422), Error::Busy, Error::Deadline, Error::ModelUnreachable] {
+        for error in
+            [refusal(503), refusal(500), refusal(422), Error::Busy, Error::DeadlineExceeded, Error::ModelUnreachable]
+        {
             assert_eq!(End::of(&Err(error.clone()), TOOK), End::Other, "{error:?}");
         }
         let overloaded = Error::Overloaded { model: "m".to_owned(), retry_after_s: 7 };

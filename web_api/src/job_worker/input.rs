@@ -55,7 +55,7 @@ impl Input {
     pub async fn work(self) {
         if let Err(Unfinished::HandBack) = self.finish().await {
             self.of.hand_back(std::slice::from_ref(&self.delivery)).await;
-            self.of.worker.metrics.job_input(&self.delivery.model, "handed_back");
+            self.of.worker.metrics.record_job_input(&self.delivery.model, "handed_back");
         }
     }
 
@@ -142,7 +142,7 @@ impl Input {
             };
             match recorded {
                 Ok(counted) => {
-                    metrics.job_input(&self.delivery.model, label(counted, &outcome));
+                    metrics.record_job_input(&self.delivery.model, label(counted, &outcome));
                     return Ok(());
                 }
                 Err(error) if !self.is_permanent(&error, &mut retries).await => {
@@ -150,7 +150,7 @@ impl Input {
                 }
                 Err(error) if is_replaced => {
                     warn!(%error, model = self.delivery.model, "the queue takes no outcome of an input of a job");
-                    metrics.job_input(&self.delivery.model, "not_recorded");
+                    metrics.record_job_input(&self.delivery.model, "not_recorded");
                     return Err(Unfinished::Leave);
                 }
                 Err(error) => {

@@ -96,6 +96,6 @@ async fn all_tries_of_a_request_have_one_deadline() {
     let (replicas, requests) = replicas_that_break(2, Duration::from_millis(700)).await;
     let begun = Instant::now();
     let error = ask(replicas, Duration::from_secs(1)).await.unwrap_err();
-    assert!(matches!(error, Error::Deadline), "{error:?} after {:?}", begun.elapsed());
+    assert!(matches!(error, Error::DeadlineExceeded), "{error:?} after {:?}", begun.elapsed());
     assert_eq!(requests.load(Ordering::SeqCst), 2, "the second one in what was left of the time");
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::routes::jobs::body::JobBody;
+use crate::job_views::JobBody;
 
 /// Which hosts and addresses may be called.
 mod allow;

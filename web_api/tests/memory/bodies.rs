@@ -13,9 +13,10 @@ use http_body_util::BodyExt;
 use open_inference::{ContentType, Datatype, ModelState, TensorMetadata};
 use prometheus_client::registry::Registry;
 use tower::ServiceExt;
-use web_api::app::{App, router};
+use web_api::http::extract::job_submission::JobSubmission;
+use web_api::router::router;
 use web_api::settings::Settings;
-use web_api::submission::Submission;
+use web_api::state::AppState;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -186,11 +187,11 @@ fn models() -> ModelList {
 }
 
 /// Without `model_api`: what a body becomes on the way there is allocated all the same.
-fn app() -> App {
+fn app() -> AppState {
     let mut settings = Settings::from_env().unwrap();
     settings.model_api = vec!["http://127.0.0.1:1".parse().unwrap()];
     settings.redis_url = None;
-    let (app, _) = App::new(&settings, &mut Registry::default()).unwrap();
+    let (app, _) = AppState::new(&settings, &mut Registry::default()).unwrap();
     app.catalog.learn(Ok(models()));
     app
 }
@@ -211,8 +212,8 @@ fn request(sent: &Sent, declared: bool) -> Request<Body> {
 }
 
 /// Reads a submission to its end, without a queue that keeps it.
-async fn read_submission(app: &App, request: Request<Body>) {
-    let Ok(submission) = Submission::from_request(request, app).await else { return };
+async fn read_submission(app: &AppState, request: Request<Body>) {
+    let Ok(submission) = JobSubmission::from_request(request, app).await else { return };
     let name = if submission.asked.kind == db_api::jobs::Kind::Image { "image" } else { "table" };
     let model = app.catalog.find(Some(name)).unwrap();
     let mut inputs = submission.inputs(app, &model);

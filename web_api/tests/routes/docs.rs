@@ -95,7 +95,7 @@ async fn every_path_that_is_described_is_there() {
             *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             let answer = stack.send(request).await;
             assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            let nothing = ["There is nothing here", "there is nothing at"];
+            let nothing = ["No such route", "there is nothing at"];
             assert!(!nothing.iter().any(|words| answer.text().contains(words)), "{method} {path}");
             let declared = &item[method]["responses"][answer.status.as_str()];
             assert!(!declared.is_null(), "{method} {path} answers {}, which is not described", answer.status);

@@ -103,7 +103,8 @@ async fn a_model_that_says_later_is_sent_no_more_than_it_takes() {
     let refused = async || {
         let answer = ask("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        let words = "The model \"busy\" is overloaded: it is sent more requests than it can answer. Try again in 1 s.";
+        let words =
+            "The model \"busy\" is overloaded: it receives more requests than it can process. Try again in 1 s.";
         assert_eq!(answer.json()["detail"], words, "not what the model said to another caller");
         assert_eq!(answer.header("retry-after"), "1");
     };

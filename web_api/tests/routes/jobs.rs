@@ -154,7 +154,7 @@ async fn requests_of_the_protocol_come_as_a_list_or_line_by_line_and_are_answere
         assert_eq!(results[1]["answer"]["outputs"][1]["data"], json!([1.0, 2.0]));
         assert_eq!((&results[2]["status"], &results[2]["error"]["status"]), (&json!("failed"), &json!(422)), "{job}");
     }
-    for (body, words) in [("[1]", "input 0 is no request"), ("[", "no list"), ("[]", "no input"), ("{]", "no request")]
+    for (body, words) in [("[1]", "input 0 is no request"), ("[", "no list"), ("[]", "no inputs"), ("{]", "no request")]
     {
         let refused = stack.send(post("/jobs", "application/json", body)).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
@@ -392,5 +392,5 @@ async fn a_queue_that_is_long_enough_takes_no_more() {
     }
     let last = last.unwrap();
     assert_eq!((last.status, last.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
-    assert!(last.text().contains("inputs wait for this model already"), "{}", last.text());
+    assert!(last.text().contains("inputs already wait for this model"), "{}", last.text());
 }

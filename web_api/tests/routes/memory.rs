@@ -81,7 +81,7 @@ async fn a_list_of_a_million_requests_is_refused_at_the_first_one_too_many() {
     let list = format!("[{}", "{},".repeat(300_000));
     let refused = stack.send(post("/jobs", "application/json", list)).await;
     assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(refused.text().contains("11 inputs or more are too many"), "{}", refused.text());
+    assert!(refused.text().contains("11 or more inputs are too many"), "{}", refused.text());
     assert_eq!(stack.parts.bodies.budget().used(), 0);
     let list = format!("[{},{}]", request_of(&["a"]), request_of(&["b"]));
     let job = stack.send(post("/jobs", "application/json", list)).await.json();

@@ -43,7 +43,7 @@ async fn a_plain_form_post_gets_the_answer_as_a_page() {
     assert!(html.contains("Not for clinical use."));
     let again = post_form(&stack, &[("image", Some("7.png"), "seven")]).await;
     assert_eq!(again.header("cache-status"), "mlserve; hit");
-    assert!(again.text().contains("data-remembered=\"true\""));
+    assert!(again.text().contains("data-cached=\"true\""));
     assert_eq!(stack.runs(), 1);
 }
 
@@ -113,7 +113,7 @@ async fn what_has_no_task_is_shown_as_it_is_and_never_as_a_class() {
     assert!(html.contains("<h3 data-slot=\"label\">2 outputs</h3>"), "{html}");
     assert!(html.contains("<td>FP32 1 × 20</td><td>0, 1, 2, 3, 4, 5, 6, 7, … 12 more</td>"), "{html}");
     assert!(html.contains("&#60;words&#62;") && html.contains("“&#60;b&#62;”"), "{html}");
-    assert!(html.contains("“task” of an output in model-settings.json says it"), "{html}");
+    assert!(html.contains("Declare it with “task” of an output in model-settings.json"), "{html}");
     assert!(!html.contains('%'), "{html}");
 }
 

@@ -181,7 +181,7 @@ async fn an_error_of_a_step_names_it() {
     stack.change(|models| drop(models.pop())).await;
     let gone = stack.send(post(INFER, &digits(2))).await;
     assert_eq!(gone.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(gone.json()["error"], "step \"read\": mnist cannot be asked now: it is not loaded.");
+    assert_eq!(gone.json()["error"], "step \"read\": mnist is not available: it is not loaded.");
     assert!(gone.headers.contains_key(header::RETRY_AFTER));
     let problem = stack.send(image_request("/predict/digits", "text")).await;
     assert_eq!(problem.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);

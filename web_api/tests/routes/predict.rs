@@ -128,13 +128,13 @@ async fn bad_input_is_told_what_is_wrong_with_it() {
         (typed("text/plain", "x"), 415, "text/plain"),
         (image_request("/predict", &large), 413, "larger than 1048576 bytes"),
         (image_request("/predict", "text"), 415, "not an image we read"),
-        (image_request("/predict/nonesuch", "seven"), 404, "there is mnist"),
+        (image_request("/predict/nonesuch", "seven"), 404, "available models: mnist"),
         (image_request("/predict/..%2f..%2fetc", "seven"), 404, "no model"),
         (image_request("/predict/mnist%00", "seven"), 404, "no model"),
-        (image_request("/predict/%ff", "seven"), 404, "nothing here"),
-        (get_request("/static/%ff"), 404, "nothing here"),
-        (get_request("/predict"), 405, "does not answer GET"),
-        (get_request("/nowhere"), 404, "nothing here"),
+        (image_request("/predict/%ff", "seven"), 404, "No such route"),
+        (get_request("/static/%ff"), 404, "No such route"),
+        (get_request("/predict"), 405, "Method GET is not allowed"),
+        (get_request("/nowhere"), 404, "No such route"),
     ] {
         let path = request.uri().to_string();
         let answer = stack.send(request).await;
@@ -184,5 +184,5 @@ async fn without_model_api_what_is_remembered_is_still_given() {
     let other = stack.send(image_request("/predict", "eight")).await;
     assert_eq!(other.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(other.header("retry-after"), "1");
-    assert!(other.json()["detail"].as_str().unwrap().contains("cannot be reached"));
+    assert!(other.json()["detail"].as_str().unwrap().contains("is unreachable"));
 }

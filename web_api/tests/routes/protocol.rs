@@ -181,7 +181,7 @@ async fn errors_have_the_protocols_shape_and_the_models_words() {
     for (request, status, words) in [
         (post(INFER, &text), 415, "element 0 of image is not an image we read"),
         (post(INFER, &wrong), 422, "picture"),
-        (post("/v2/models/nonesuch/infer", &question(&[[0.; 4]])), 404, "there is mnist"),
+        (post("/v2/models/nonesuch/infer", &question(&[[0.; 4]])), 404, "available models: mnist"),
         (post("/v2/models/mnist/versions/7/infer", &question(&[[0.; 4]])), 404, "no version"),
         (post("/v2/nowhere", &json!({})), 404, "nothing"),
         (get_request(INFER), 405, "GET"),

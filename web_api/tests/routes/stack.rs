@@ -17,10 +17,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::ServiceExt;
-use web_api::app::{App, job_worker, router};
 use web_api::catalog::Catalog;
 use web_api::job_worker::JobWorker;
+use web_api::router::{job_worker, router};
 use web_api::settings::{AppType, JobSettings, Settings};
+use web_api::state::AppState;
 
 use crate::fake_model_api::{FakeModelApi, model};
 
@@ -29,7 +30,7 @@ pub struct Stack {
     pub model_api: FakeModelApi,
     pub registry: Registry,
     /// The parts behind the routes.
-    pub parts: App,
+    pub parts: AppState,
     pub jobs: Jobs,
     pub worker: JobWorker,
     catalog: Catalog,
@@ -64,7 +65,7 @@ impl Stack {
             })
         };
         let mut registry = Registry::default();
-        let (app, background) = App::new(&settings, &mut registry).unwrap();
+        let (app, background) = AppState::new(&settings, &mut registry).unwrap();
         let worker = job_worker(&app, &settings.jobs);
         let working = worker.clone().run();
         let background = tokio::spawn(async move { tokio::join!(background, working).0 });

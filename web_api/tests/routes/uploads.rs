@@ -66,7 +66,7 @@ async fn where_no_image_is_left_the_submission_is_refused_with_what_it_held() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let files = [("Thumbs.db", "x"), ("a.txt", "x"), ("b.txt", "x"), ("c.txt", "x")];
     let refused = stack.send(post("/jobs", "application/zip", zip(&files))).await;
-    let words = "There is no image in it: 4 files were skipped (\"Thumbs.db\", \"a.txt\", \"b.txt\", …). Send images, or a ZIP or TAR of images.";
+    let words = "The submission contains no images: 4 files were skipped (\"Thumbs.db\", \"a.txt\", \"b.txt\", …). Send images, or a ZIP or TAR of images.";
     assert_eq!((refused.status, &refused.json()["detail"]), (StatusCode::BAD_REQUEST, &json!(words)));
     let refused = stack.send(form_request("/jobs", &[("file", Some("a.txt"), "x")])).await;
     assert!(refused.text().contains("1 file was skipped (\\\"a.txt\\\")"), "{}", refused.text());

@@ -2,14 +2,14 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use http::header;
 
-use crate::app::App;
 use crate::error::Error;
-use crate::model_name::ModelName;
-use crate::upload::ImageUpload;
+use crate::http::extract::image_upload::ImageUpload;
+use crate::http::extract::model_name::ModelName;
+use crate::state::AppState;
 
-/// The picture as the model sees it, as a PNG.
-pub async fn input(
-    State(app): State<App>,
+/// Returns the image after the model's preprocessing, as a PNG.
+pub async fn preview(
+    State(app): State<AppState>,
     ModelName(model): ModelName,
     upload: ImageUpload,
 ) -> Result<impl IntoResponse, Error> {

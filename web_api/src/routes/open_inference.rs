@@ -4,15 +4,15 @@ use http::HeaderMap;
 use open_inference::{Error as ProtocolError, InferRequest, Inference, InferenceServer, ModelIndex, ModelMetadata};
 use open_inference::{ModelState, Statistics, Tensor};
 
-use crate::app::App;
+use super::prediction::insert_cache_headers;
 use crate::error::Error;
+use crate::http::cache_control::RequestOptions;
 use crate::predictor::known;
 use crate::question::Question;
-use crate::routes::predict::tell_provenance;
-use crate::steering::Steering;
+use crate::state::AppState;
 
-/// The Open Inference Protocol over the same predictor, and thereby over the same memory, as every other route.
-impl InferenceServer for App {
+/// Open Inference Protocol over the same predictor, and therefore the same cache, as every other route.
+impl InferenceServer for AppState {
     fn is_ready(&self) -> bool {
         self.readiness.reason().or_else(|| self.catalog.known().reason()).is_none()
     }
@@ -40,11 +40,11 @@ impl InferenceServer for App {
 
     async fn infer(&self, request: InferRequest) -> Result<Inference, ProtocolError> {
         let InferRequest { model, version, inputs, headers } = request;
-        let question = ask(self, model, version, inputs).await?;
-        let answer = self.predictor.answer(&question, Steering::from_headers(&headers)).await?;
-        let mut told = HeaderMap::new();
-        tell_provenance(&mut told, &answer)?;
-        Ok(Inference { headers: told, ..answer.entry.inference.clone() })
+        let request = hashed_request(self, model, version, inputs).await?;
+        let answer = self.predictor.answer(&request, RequestOptions::from_headers(&headers)).await?;
+        let mut headers = HeaderMap::new();
+        insert_cache_headers(&mut headers, &answer)?;
+        Ok(Inference { headers, ..answer.entry.inference.clone() })
     }
 
     fn statistics(&self) -> &Statistics {
@@ -53,7 +53,7 @@ impl InferenceServer for App {
 
     async fn index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
         let index = self.client.index().await?;
-        // Who waits here until a model is ready, and then asks it, is served.
+        // A client that polls the index until a model is ready must be able to use the model immediately afterwards.
         let is_known = |line: &ModelIndex| {
             let known = self.catalog.find_version(&line.name, Some(&line.version));
             (line.state == ModelState::Ready) == known.is_ok_and(|model| model.is_ready())
@@ -65,36 +65,37 @@ impl InferenceServer for App {
     }
 
     async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), ProtocolError> {
-        self.change(self.client.load(model)).await
+        change_repository(self, self.client.load(model)).await
     }
 
     async fn unload(&self, model: &str, _: &HeaderMap) -> Result<(), ProtocolError> {
-        self.change(self.client.unload(model)).await
+        change_repository(self, self.client.unload(model)).await
     }
 }
 
-impl App {
-    /// Has the repository changed, and learns of it before the caller does: who loads a model and then asks it is served.
-    async fn change(&self, change: impl Future<Output = Result<(), Error>>) -> Result<(), ProtocolError> {
-        if !self.repository_api {
-            return Err(Error::RepositoryClosed.into());
-        }
-        let changed = change.await;
-        // Also after an error: some replicas may have done it.
-        self.catalog.refresh(&self.client).await;
-        Ok(changed?)
+/// Runs `change` and then refreshes the catalog, so that a client that has loaded a model can use it immediately afterwards.
+async fn change_repository(
+    app: &AppState,
+    change: impl Future<Output = Result<(), Error>>,
+) -> Result<(), ProtocolError> {
+    if !app.repository_api {
+        return Err(Error::RepositoryApiDisabled.into());
     }
+    let changed = change.await;
+    // Also after an error, because the change may have succeeded on some replicas.
+    app.catalog.refresh(&app.client).await;
+    Ok(changed?)
 }
 
-/// Hashing large tensors is work for the bench.
-async fn ask(
-    app: &App,
+/// Builds a request, which hashes all tensors. Large ones are hashed in the blocking pool.
+async fn hashed_request(
+    app: &AppState,
     model: String,
     version: Option<String>,
     inputs: Vec<Tensor>,
 ) -> Result<Question, ProtocolError> {
-    let asked = app.clone();
+    let state = app.clone();
     let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
-    let ask = move || asked.predictor.ask_tensors(&model, version.as_deref(), inputs);
-    Ok(app.workbench.run(bytes, ask).await??)
+    let build = move || state.predictor.ask_tensors(&model, version.as_deref(), inputs);
+    Ok(app.blocking_pool.run(bytes, build).await??)
 }

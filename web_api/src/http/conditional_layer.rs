@@ -7,30 +7,31 @@ use futures_util::future::Either;
 use http::HeaderMap;
 use tower::{Layer, Service};
 
-/// Puts a layer around routes for the requests that it is for: it would copy and box the route for all the others too, and
-/// hardly anybody asks for it.
+/// Conditional layer: wraps a route only for the requests for which `applies` returns true.
+///
+/// An unconditional `from_fn` layer would clone and box the route for every request, although few requests need it.
 #[derive(Clone)]
-pub(crate) struct Rarely<L> {
-    pub is_for: fn(&HeaderMap) -> bool,
+pub(crate) struct ConditionalLayer<L> {
+    pub applies: fn(&HeaderMap) -> bool,
     pub layer: L,
 }
 
-/// A route, with a layer that it may get.
+/// Service of a [`ConditionalLayer`].
 #[derive(Clone)]
-pub(crate) struct Bare<L, S> {
-    rarely: Rarely<L>,
+pub(crate) struct ConditionalService<L, S> {
+    conditional: ConditionalLayer<L>,
     route: S,
 }
 
-impl<L: Clone, S> Layer<S> for Rarely<L> {
-    type Service = Bare<L, S>;
+impl<L: Clone, S> Layer<S> for ConditionalLayer<L> {
+    type Service = ConditionalService<L, S>;
 
-    fn layer(&self, route: S) -> Bare<L, S> {
-        Bare { rarely: self.clone(), route }
+    fn layer(&self, route: S) -> ConditionalService<L, S> {
+        ConditionalService { conditional: self.clone(), route }
     }
 }
 
-impl<L, S> Service<Request> for Bare<L, S>
+impl<L, S> Service<Request> for ConditionalService<L, S>
 where
     L: Layer<S, Service: Service<Request, Response = Response, Error = Infallible>>,
     S: Service<Request, Response = Response, Error = Infallible> + Clone,
@@ -44,8 +45,8 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Rarely { is_for, layer } = &self.rarely;
-        if is_for(request.headers()) {
+        let ConditionalLayer { applies, layer } = &self.conditional;
+        if applies(request.headers()) {
             Either::Right(layer.layer(self.route.clone()).call(request))
         } else {
             Either::Left(self.route.call(request))

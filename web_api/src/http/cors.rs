@@ -7,11 +7,11 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Time for which a browser may keep what a preflight allowed.
+/// `Access-Control-Max-Age`: time for which a browser may cache a preflight response.
 const MAX_AGE: Duration = Duration::from_mins(10);
 
-/// Response headers that scripts may read, beside those that browsers always let them read.
-const EXPOSED: [HeaderName; 9] = [
+/// `Access-Control-Expose-Headers`: response headers that scripts may read, in addition to the CORS-safelisted ones.
+const EXPOSED_HEADERS: [HeaderName; 9] = [
     header::AGE,
     header::CONTENT_DISPOSITION,
     header::ETAG,
@@ -23,7 +23,7 @@ const EXPOSED: [HeaderName; 9] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// CORS for pages of `origins`. Without any, the routes are as they were and cost nothing more.
+/// Adds CORS for pages of `origins`. Returns `routes` without any layer where there are no origins.
 pub fn allow(routes: Router, origins: &[HeaderValue]) -> Router {
     if origins.is_empty() {
         return routes;
@@ -32,16 +32,16 @@ pub fn allow(routes: Router, origins: &[HeaderValue]) -> Router {
         .allow_origin(AllowOrigin::list(origins.iter().cloned()))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED)
-        // A public page may reach a server in a private network, where the browser asks for that.
+        .expose_headers(EXPOSED_HEADERS)
+        // Browsers with private network access checks require it for a public page that calls a private address.
         .allow_private_network(true)
         .max_age(MAX_AGE);
-    // Every other response says `same-origin`.
-    let policy = SetResponseHeaderLayer::if_not_present(CROSS_ORIGIN_RESOURCE_POLICY, policy);
+    // Without this header, the default of `security_headers` is `same-origin`.
+    let policy = SetResponseHeaderLayer::if_not_present(CROSS_ORIGIN_RESOURCE_POLICY, resource_policy);
     routes.layer(cors).layer(policy)
 }
 
-fn policy<B>(response: &Response<B>) -> Option<HeaderValue> {
+fn resource_policy<B>(response: &Response<B>) -> Option<HeaderValue> {
     let is_allowed = response.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
     is_allowed.then(|| HeaderValue::from_static("cross-origin"))
 }

@@ -6,29 +6,29 @@ use service::memory_budget::Reservation;
 use tar::EntryType;
 
 use super::{
-    ArchiveError, Budget, DECODER_BYTES, ENDS_EARLY, Entry, Keep, is_skipped_by_name, plain_path, read_entry,
-    shortened, unreadable,
+    ArchiveEntry, ArchiveError, Budget, DECODER_BYTES, ENDS_EARLY, FileFilter, is_skipped_by_name, normalized_path,
+    read_entry, shortened, unreadable,
 };
-use crate::image_files::HEAD_BYTES;
+use crate::http::extract::file_type::HEAD_BYTES;
 
-/// Entries and their headers stand in blocks of this length.
-const BLOCK: u64 = 512;
+/// Block size of the TAR format: entries and headers are padded to it.
+const BLOCK_BYTES: u64 = 512;
 
-/// Headers of one entry, with a long name.
+/// Allowance for the headers of one entry, including a long name, in bytes.
 const HEADER_BYTES: u64 = 4096;
 
-/// Bytes of a header that describes the next entry: a long name, or PAX records. `tar` would read one of any length.
+/// Maximum size of an extension header (long name or PAX records) in bytes. The `tar` crate has no limit of its own.
 const MAX_EXTENSION_BYTES: u64 = 64 << 10;
 
-/// The files of a TAR, which may be packed with gzip.
+/// Files of a TAR, which may be compressed with gzip.
 pub struct TarEntries {
-    /// Bounded: what is skipped is unpacked as well, and headers without end hold no file.
+    /// Limited, because skipped files are unpacked, too, and a stream of headers has no end without any file.
     tar: io::Take<Box<dyn Read + Send>>,
-    /// For what unpacks it.
+    /// Reservation for the decoder.
     _memory: Reservation,
 }
 
-/// What headers before an entry say of it.
+/// Extension headers of the next entry.
 #[derive(Default)]
 struct Extensions {
     name: Option<Vec<u8>>,
@@ -36,24 +36,28 @@ struct Extensions {
 }
 
 impl TarEntries {
-    pub(super) fn plain(body: Bytes, budget: &Budget) -> Result<Self, ArchiveError> {
+    pub(super) fn open(body: Bytes, budget: &Budget) -> Result<Self, ArchiveError> {
         Self::new(Box::new(Cursor::new(body)), budget)
     }
 
-    /// Of one gzip member or several, as `pigz`, `bgzip` and `cat` write them.
-    pub(super) fn packed(body: Bytes, budget: &Budget) -> Result<Self, ArchiveError> {
+    /// Opens a gzip with one or several members. `pigz`, `bgzip` and `cat` write several.
+    pub(super) fn open_gzip(body: Bytes, budget: &Budget) -> Result<Self, ArchiveError> {
         Self::new(Box::new(MultiGzDecoder::new(Cursor::new(body))), budget)
     }
 
     fn new(tar: Box<dyn Read + Send>, budget: &Budget) -> Result<Self, ArchiveError> {
         let mut memory = budget.memory.sibling();
         memory.reserve(DECODER_BYTES + MAX_EXTENSION_BYTES as usize)?;
-        let headers = (budget.bounds.entries as u64).saturating_mul(HEADER_BYTES);
-        Ok(Self { tar: tar.take(budget.bounds.bytes.saturating_add(headers)), _memory: memory })
+        let headers = (budget.limits.max_entries as u64).saturating_mul(HEADER_BYTES);
+        Ok(Self { tar: tar.take(budget.limits.max_bytes.saturating_add(headers)), _memory: memory })
     }
 
-    pub(super) fn next(&mut self, keep: Keep, budget: &mut Budget) -> Result<Option<Entry>, ArchiveError> {
-        let found = self.find(keep, budget);
+    pub(super) fn next(
+        &mut self,
+        filter: FileFilter,
+        budget: &mut Budget,
+    ) -> Result<Option<ArchiveEntry>, ArchiveError> {
+        let found = self.find_file(filter, budget);
         match found {
             Err(ArchiveError::Unreadable(_) | ArchiveError::Damaged(..)) if self.tar.limit() == 0 => {
                 Err(budget.too_many_bytes())
@@ -62,10 +66,10 @@ impl TarEntries {
         }
     }
 
-    fn find(&mut self, keep: Keep, budget: &mut Budget) -> Result<Option<Entry>, ArchiveError> {
+    fn find_file(&mut self, filter: FileFilter, budget: &mut Budget) -> Result<Option<ArchiveEntry>, ArchiveError> {
         let mut extensions = Extensions::default();
         loop {
-            // Each time an archive of its own, which begins with the next header: an iterator over all would borrow the first.
+            // A new `tar::Archive` per entry starts at the next header. One iterator over all entries would be self-referential.
             let mut archive = tar::Archive::new(&mut self.tar);
             let Some(entry) = archive.entries().map_err(unreadable)?.raw(true).next() else { return Ok(None) };
             let mut entry = entry.map_err(unreadable)?;
@@ -74,21 +78,21 @@ impl TarEntries {
                 None
             } else {
                 budget.count_entry()?;
-                let Extensions { name, size: said } = std::mem::take(&mut extensions);
-                if said.is_some_and(|said| said != size) {
-                    return Err(unreadable("an entry's PAX records and its header say different sizes"));
+                let Extensions { name, size: pax_size } = std::mem::take(&mut extensions);
+                if pax_size.is_some_and(|pax_size| pax_size != size) {
+                    return Err(unreadable("an entry's PAX records and its header have different sizes"));
                 }
                 let name = name.unwrap_or_else(|| entry.path_bytes().into_owned());
-                read_file(&String::from_utf8_lossy(&name), &mut entry, keep, budget)?
+                read_file(&String::from_utf8_lossy(&name), &mut entry, filter, budget)?
             };
             let rest = io::copy(&mut entry, &mut io::sink()).map_err(unreadable)?;
-            // An input has been read to its end, a skipped file at most for its first bytes.
-            if let Some(Entry::Skipped(name)) = &found
+            // An input has been read completely. Of a skipped file at most the first bytes have been read, so the rest must be here.
+            if let Some(ArchiveEntry::Skipped(name)) = &found
                 && rest + HEAD_BYTES.min(size) < size
             {
                 return Err(ArchiveError::Damaged(shortened(name), ENDS_EARLY.to_owned()));
             }
-            let padding = size.next_multiple_of(BLOCK) - size;
+            let padding = size.next_multiple_of(BLOCK_BYTES) - size;
             io::copy(&mut self.tar.by_ref().take(padding), &mut io::sink()).map_err(unreadable)?;
             if found.is_some() {
                 return Ok(found);
@@ -98,7 +102,8 @@ impl TarEntries {
 }
 
 impl Extensions {
-    /// Whether `entry` describes the next one. Its words are read then, but not those of a link's target: links are refused.
+    /// Reads `entry` if it is an extension header, and returns whether it is one. The target of a link is not read, because links
+    /// are rejected.
     fn read(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool, ArchiveError> {
         let kind = entry.header().entry_type();
         let (is_name, is_pax) = (kind == EntryType::GNULongName, kind == EntryType::XHeader);
@@ -107,22 +112,21 @@ impl Extensions {
         }
         let size = entry.size();
         if size > MAX_EXTENSION_BYTES {
-            let words =
-                format!("a name, or what describes an entry, has {size} bytes, more than {MAX_EXTENSION_BYTES}");
-            return Err(unreadable(words));
+            let reason = format!("an extension header has {size} bytes, more than {MAX_EXTENSION_BYTES}");
+            return Err(unreadable(reason));
         }
-        let mut words = Vec::with_capacity(size as usize);
-        entry.read_to_end(&mut words).map_err(unreadable)?;
-        if words.len() as u64 != size {
+        let mut content = Vec::with_capacity(size as usize);
+        entry.read_to_end(&mut content).map_err(unreadable)?;
+        if content.len() as u64 != size {
             return Err(unreadable(ENDS_EARLY));
         }
         if is_name {
-            let length = words.iter().position(|&byte| byte == 0).unwrap_or(words.len());
-            words.truncate(length);
-            self.name = Some(words);
+            let length = content.iter().position(|&byte| byte == 0).unwrap_or(content.len());
+            content.truncate(length);
+            self.name = Some(content);
             return Ok(true);
         }
-        for record in tar::PaxExtensions::new(&words) {
+        for record in tar::PaxExtensions::new(&content) {
             let record = record.map_err(unreadable)?;
             match record.key_bytes() {
                 b"path" => self.name = Some(record.value_bytes().to_vec()),
@@ -134,26 +138,26 @@ impl Extensions {
     }
 }
 
-/// `None` for a folder.
+/// Reads one file. Returns `None` for a folder.
 fn read_file(
     name: &str,
     entry: &mut tar::Entry<'_, impl Read>,
-    keep: Keep,
+    filter: FileFilter,
     budget: &mut Budget,
-) -> Result<Option<Entry>, ArchiveError> {
+) -> Result<Option<ArchiveEntry>, ArchiveError> {
     match entry.header().entry_type() {
         EntryType::Regular | EntryType::Continuous => {}
         EntryType::Directory => return Ok(None),
         _ => return Err(ArchiveError::Unsafe(shortened(name))),
     }
-    let path = plain_path(name)?;
-    // The oldest format marks folders by their names alone.
+    let path = normalized_path(name)?;
+    // The oldest TAR format marks a folder only by a slash at the end of its name.
     if name.ends_with('/') {
         return Ok(None);
     }
-    if is_skipped_by_name(&path, keep) {
-        return Ok(Some(Entry::Skipped(path)));
+    if is_skipped_by_name(&path, filter) {
+        return Ok(Some(ArchiveEntry::Skipped(path)));
     }
     let size = entry.size();
-    read_entry(path, size, entry, keep, budget).map(Some)
+    read_entry(path, size, entry, filter, budget).map(Some)
 }

@@ -4,7 +4,7 @@ use http::request::Parts;
 
 use crate::error::Error;
 
-/// The model in a route's path, where there is one.
+/// The model that a route's path names, or `None` where the path has no model.
 pub struct ModelName(pub Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for ModelName {
@@ -12,7 +12,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelName {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         let path = parts.extract::<Option<Path<String>>>().await;
-        // What is no text names no model.
-        path.map(|path| Self(path.map(|Path(name)| name))).map_err(|_| Error::NoRoute)
+        // A path segment that is not UTF-8 cannot be the name of a model.
+        path.map(|path| Self(path.map(|Path(name)| name))).map_err(|_| Error::RouteNotFound)
     }
 }

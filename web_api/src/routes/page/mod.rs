@@ -1,6 +1,4 @@
-mod availability;
-mod image_hint;
-mod shown;
+//! The page, rendered on the server: it works without JavaScript. `static/` has the scripts.
 
 use std::time::Instant;
 
@@ -18,28 +16,44 @@ use serde::Deserialize;
 use service::problem::RETRY_AFTER_SECONDS;
 use tracing::error;
 
-use crate::app::App;
+use super::assets;
+use super::prediction::{PredictionBody, image_request, insert_cache_headers, read_prediction};
 use crate::error::Error;
+use crate::http::cache_control::RequestOptions;
+use crate::http::extract::image_upload::{ImageUpload, UploadRejection};
 use crate::predictor::Answer;
-use crate::routes::predict::{AnswerBody, ask, read_out, tell_provenance};
 use crate::settings::AppType;
-use crate::steering::Steering;
-use crate::upload::{ImageUpload, Rejected};
+use crate::state::AppState;
+
+/// Availability of a model as text.
+mod availability;
+
+/// Numbers and lists as text.
+mod format;
+
+/// Hint for a model that could take images.
+mod image_hint;
+
+/// Result by its task as text and bars.
+mod result_display;
+
 use availability::Availability;
 use image_hint::ImageHint;
-use shown::Shown;
+use result_display::ResultDisplay;
 
-/// Images of a result that are shown.
+/// Maximum number of images of a result that the page shows.
 const MAX_IMAGES: usize = 32;
 
-/// Characters of a line of JSON that are shown, and lines.
-const MAX_LINE: usize = 1000;
+/// Maximum number of characters per line of JSON that the page shows.
+const MAX_LINE_LENGTH: usize = 1000;
+
+/// Maximum number of lines of JSON that the page shows.
 const MAX_LINES: usize = 1000;
 
-/// Pictures up to this size are shown again in the page of a plain form post, inside its HTML.
+/// Maximum size of an uploaded image that the response to a plain form post embeds, in bytes.
 const MAX_INLINE_BYTES: usize = 4 << 20;
 
-/// What browsers show. Others are described, not embedded.
+/// Media types that browsers display. Other images are not embedded.
 const INLINE_MEDIA_TYPES: [&str; 5] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp"];
 
 #[derive(Template)]
@@ -48,18 +62,18 @@ struct Page<'a> {
     models: &'a [Listing<'a>],
     selected: &'a str,
     models_json: String,
-    /// Whether `model_api` answers.
+    /// Whether `model_api` responds.
     reachable: bool,
     result: Option<ResultView>,
     error: Option<String>,
     asset_version: &'a str,
 }
 
-/// A model as the page introduces it.
+/// Model in the page.
 struct Listing<'a> {
     model: &'a ModelDescription,
     availability: Availability,
-    /// What is missing for it to take images.
+    /// Settings that are missing for the model to accept images.
     image_hint: Option<ImageHint>,
 }
 
@@ -69,53 +83,55 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// One answer as the page shows it.
+/// Result in the page.
 #[derive(Default)]
 struct ResultView {
     task: &'static str,
-    shown: Shown,
+    display: ResultDisplay,
     images: Vec<ImageView>,
-    /// What the model saw, and the class map to lay over it.
-    over: Option<(String, String)>,
-    remembered: bool,
+    /// Preprocessed image, and the class map that lies over it, as data URIs.
+    overlay: Option<(String, String)>,
+    cached: bool,
     model: String,
     version: String,
     device: String,
     total_ms: String,
     notice: Option<String>,
-    sent: Option<String>,
-    seen: Option<String>,
+    /// Uploaded image as a data URI.
+    uploaded: Option<String>,
+    /// Preprocessed image as a data URI.
+    preview: Option<String>,
     json: String,
     curl: String,
 }
 
-/// An image that is a result.
+/// Image that is a result.
 struct ImageView {
     title: String,
-    /// A data URI.
+    /// Data URI.
     source: String,
     width: usize,
     height: usize,
     save_as: String,
 }
 
-/// `?model=` of the page's address.
+/// Query parameter `?model=` of the page.
 #[derive(Debug, Deserialize)]
-pub struct Chosen {
+pub struct Selection {
     model: Option<String>,
 }
 
-/// The page, or the greeting that scripts know.
-pub async fn show(State(app): State<App>, chosen: Result<Query<Chosen>, QueryRejection>) -> Response {
-    let chosen = chosen.ok().and_then(|Query(chosen)| chosen.model);
+/// Returns the page, or a greeting as JSON with `APP_TYPE=cli`.
+pub async fn show(State(app): State<AppState>, selection: Result<Query<Selection>, QueryRejection>) -> Response {
+    let model = selection.ok().and_then(|Query(selection)| selection.model);
     match app.app_type {
-        AppType::Ui => render(&app, chosen.as_deref(), None, None),
+        AppType::Ui => render(&app, model.as_deref(), None, None),
         AppType::Cli => Json("Can curl web api!").into_response(),
     }
 }
 
-/// Whether a request comes from the page's form: it is a form, browsers name HTML first, and there is a page.
-pub(crate) fn is_wanted(app: &App, headers: &HeaderMap) -> bool {
+/// Whether a request is a plain form post of the page: it is a form, and its client prefers HTML.
+pub(crate) fn is_form_post(app: &AppState, headers: &HeaderMap) -> bool {
     let begins = |name: HeaderName, start: &str| {
         headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|value| value.trim().starts_with(start))
     };
@@ -124,76 +140,76 @@ pub(crate) fn is_wanted(app: &App, headers: &HeaderMap) -> bool {
         && begins(header::CONTENT_TYPE, "multipart/form-data")
 }
 
-/// The answer to a plain form post: the page again, with the answer or the error in it.
-pub(crate) async fn answer_form(
-    app: &App,
+/// Responds to a plain form post with the page that contains the result or the error.
+pub(crate) async fn respond_to_form(
+    app: &AppState,
     headers: &HeaderMap,
-    in_path: Option<String>,
+    path_model: Option<String>,
     top_k: TopK,
-    upload: Result<ImageUpload, Rejected>,
+    upload: Result<ImageUpload, UploadRejection>,
 ) -> Response {
-    let (model, answered) = match upload {
+    let (model, result) = match upload {
         Ok(upload) => {
-            let model = in_path.or_else(|| upload.model.clone());
-            (model.clone(), answer(app, headers, model, top_k, upload).await)
+            let model = path_model.or_else(|| upload.model.clone());
+            (model.clone(), predict(app, headers, model, top_k, upload).await)
         }
-        Err(Rejected { error, model }) => (in_path.or(model), Err(error)),
+        Err(UploadRejection { error, model }) => (path_model.or(model), Err(error)),
     };
-    match answered {
-        Ok((view, provenance)) => {
+    match result {
+        Ok((view, cache_headers)) => {
             let mut response = render(app, model.as_deref(), Some(view), None);
-            response.headers_mut().extend(provenance);
+            response.headers_mut().extend(cache_headers);
             response
         }
         Err(error) => render(app, model.as_deref(), None, Some(error)),
     }
 }
 
-async fn answer(
-    app: &App,
+async fn predict(
+    app: &AppState,
     headers: &HeaderMap,
     model: Option<String>,
     top_k: TopK,
     upload: ImageUpload,
 ) -> Result<(ResultView, HeaderMap), Error> {
-    let begun = Instant::now();
-    let question = ask(app, model, upload.image.clone()).await?;
-    // Not as the headers say: browsers put `max-age=0` on every form they post, and nobody meant it.
-    let answer = app.predictor.answer(&question, Steering::default()).await?;
-    let mut provenance = HeaderMap::new();
-    tell_provenance(&mut provenance, &answer)?;
-    let model = question.model();
-    // The page is right without this picture, so it is not worth an error.
-    let seen = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
-    let seen = seen.map(|png| data_uri("image/png", &png));
-    let prediction = read_out(&answer, model, top_k)?;
+    let start = Instant::now();
+    let request = image_request(app, model, upload.image.clone()).await?;
+    // Cache directives of the request are ignored: browsers send `max-age=0` with every form post.
+    let answer = app.predictor.answer(&request, RequestOptions::default()).await?;
+    let mut cache_headers = HeaderMap::new();
+    insert_cache_headers(&mut cache_headers, &answer)?;
+    let model = request.model();
+    // The result is valid without the preview, so a failure is not an error.
+    let preview = app.predictor.input(Some(&model.name), upload.image.clone()).await.ok();
+    let preview = preview.map(|png| data_uri("image/png", &png));
+    let prediction = read_prediction(&answer, model, top_k)?;
     let images = images(&prediction, upload.file_name.as_deref());
-    let over = images.first().filter(|_| prediction.task == Task::Segmentation).zip(seen.as_ref());
+    let overlay = images.first().filter(|_| prediction.task == Task::Segmentation).zip(preview.as_ref());
     let view = ResultView {
         task: prediction.task.name(),
-        shown: Shown::of(&prediction, || read_out(&answer, model, TopK::All).ok()),
-        over: over.map(|(map, seen)| (seen.clone(), map.source.clone())),
+        display: ResultDisplay::new(&prediction, || read_prediction(&answer, model, TopK::All).ok()),
+        overlay: overlay.map(|(map, preview)| (preview.clone(), map.source.clone())),
         images,
-        remembered: answer.provenance.is_remembered(),
+        cached: answer.provenance.is_hit(),
         model: prediction.model.to_owned(),
         version: prediction.version.to_owned(),
         device: prediction.provenance.device.clone(),
-        total_ms: format!("{:.1}", begun.elapsed().as_secs_f64() * 1e3),
+        total_ms: format!("{:.1}", start.elapsed().as_secs_f64() * 1e3),
         notice: model.notice.clone(),
-        sent: shown_again(&upload),
-        seen,
-        json: bounded(&pretty(&answer, &prediction, model, begun)),
+        uploaded: uploaded_image(&upload),
+        preview,
+        json: truncated(&pretty_json(&answer, &prediction, model, start)),
         curl: curl(headers, upload.file_name.as_deref(), &model.name),
     };
-    Ok((view, provenance))
+    Ok((view, cache_headers))
 }
 
 fn images(prediction: &Prediction<'_>, file_name: Option<&str>) -> Vec<ImageView> {
     let images = prediction.result.images();
     let title = if prediction.task == Task::Segmentation { "Class map" } else { "Result" };
     let stem = file_name.map_or("image", |name| name.rsplit_once('.').map_or(name, |(stem, _)| stem));
-    let view = |(place, Png { file, width, height }): (usize, &Png)| {
-        let number = (images.len() > 1).then_some(place + 1);
+    let view = |(index, Png { file, width, height }): (usize, &Png)| {
+        let number = (images.len() > 1).then_some(index + 1);
         ImageView {
             title: number.map_or(title.to_owned(), |number| format!("{title} {number}")),
             source: data_uri("image/png", file),
@@ -205,12 +221,12 @@ fn images(prediction: &Prediction<'_>, file_name: Option<&str>) -> Vec<ImageView
     images.iter().take(MAX_IMAGES).enumerate().map(view).collect()
 }
 
-fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
+fn render(app: &AppState, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
     let known = app.catalog.known();
     let models: Vec<_> = known.defaults().collect();
-    let chosen = models.iter().find(|model| selected == Some(&model.name));
-    let selected = chosen.or(models.iter().find(|model| model.image.is_some())).or(models.first());
-    // Inside a script element only "<" could end the element.
+    let selected = models.iter().find(|model| selected == Some(&model.name));
+    let selected = selected.or(models.iter().find(|model| model.image.is_some())).or(models.first());
+    // Inside a script element, only "<" can end the element.
     let models_json = serde_json::to_string(&models).unwrap_or_default().replace('<', "\\u003c");
     let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
     let retry_after_s = error.as_ref().map_or(RETRY_AFTER_SECONDS, Error::retry_after_s);
@@ -221,7 +237,7 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
         models_json,
         result,
         error: error.map(|error| error.to_string()),
-        asset_version: &app.assets.version,
+        asset_version: assets::VERSION.as_str(),
     };
     match page.render() {
         Ok(html) if status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -229,19 +245,19 @@ fn render(app: &App, selected: Option<&str>, result: Option<ResultView>, error: 
         }
         Ok(html) => (status, Html(html)).into_response(),
         Err(error) => {
-            error!(%error, "the page cannot be rendered");
+            error!(%error, "page rendering failed");
             Error::Internal.into_response()
         }
     }
 }
 
-/// An image in base64, or thousands of numbers, would fill the page.
-fn bounded(json: &str) -> String {
-    let short = |line: &str| match line.char_indices().nth(MAX_LINE) {
+/// Truncates long JSON: an image in base64, or thousands of numbers, would fill the page.
+fn truncated(json: &str) -> String {
+    let truncate_line = |line: &str| match line.char_indices().nth(MAX_LINE_LENGTH) {
         Some((end, _)) => format!("{}… {} more characters", &line[..end], line[end..].chars().count()),
         None => line.to_owned(),
     };
-    let mut lines: Vec<String> = json.lines().take(MAX_LINES).map(short).collect();
+    let mut lines: Vec<String> = json.lines().take(MAX_LINES).map(truncate_line).collect();
     let left = json.lines().count().saturating_sub(MAX_LINES);
     if left > 0 {
         lines.push(format!("… {left} more lines"));
@@ -249,26 +265,26 @@ fn bounded(json: &str) -> String {
     lines.join("\n")
 }
 
-fn shown_again(upload: &ImageUpload) -> Option<String> {
-    let is_shown = INLINE_MEDIA_TYPES.contains(&&*upload.media_type) && upload.image.len() <= MAX_INLINE_BYTES;
-    is_shown.then(|| data_uri(&upload.media_type, &upload.image))
+fn uploaded_image(upload: &ImageUpload) -> Option<String> {
+    let is_embeddable = INLINE_MEDIA_TYPES.contains(&&*upload.media_type) && upload.image.len() <= MAX_INLINE_BYTES;
+    is_embeddable.then(|| data_uri(&upload.media_type, &upload.image))
 }
 
 fn data_uri(media_type: &str, bytes: &[u8]) -> String {
     format!("data:{media_type};base64,{}", STANDARD.encode(bytes))
 }
 
-fn pretty(answer: &Answer, prediction: &Prediction<'_>, model: &ModelDescription, begun: Instant) -> String {
-    serde_json::to_string_pretty(&AnswerBody::new(answer, prediction, model, begun)).unwrap_or_default()
+fn pretty_json(answer: &Answer, prediction: &Prediction<'_>, model: &ModelDescription, start: Instant) -> String {
+    serde_json::to_string_pretty(&PredictionBody::new(answer, prediction, model, start)).unwrap_or_default()
 }
 
 fn curl(headers: &HeaderMap, file_name: Option<&str>, model: &str) -> String {
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost:5000");
-    let file = file_name.filter(|name| !name.is_empty()).unwrap_or("picture.png");
+    let file = file_name.filter(|name| !name.is_empty()).unwrap_or("image.png");
     if file.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         return format!("curl -F image=@{file} http://{host}/predict/{model}");
     }
-    // curl reads `;` and `,` in a form's value as its own; in double quotes it does not. A shell keeps single quotes.
+    // `;` and `,` are special to curl in a form value, except in double quotes. Single quotes protect the value from the shell.
     let form = format!("image=@\"{}\"", file.replace('\\', "\\\\").replace('"', "\\\""));
     format!("curl -F '{}' http://{host}/predict/{model}", form.replace('\'', "'\\''"))
 }
@@ -278,16 +294,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_json_is_cut() {
-        assert_eq!(bounded("{\n  \"a\": 1\n}"), "{\n  \"a\": 1\n}");
+    fn long_json_is_truncated() {
+        assert_eq!(truncated("{\n  \"a\": 1\n}"), "{\n  \"a\": 1\n}");
         let long = format!("{}\n{}", "ä".repeat(1005), "1,\n".repeat(1000));
-        let short = bounded(&long);
+        let short = truncated(&long);
         assert!(short.starts_with(&format!("{}… 5 more characters\n", "ä".repeat(1000))));
         assert!(short.ends_with("1,\n… 1 more lines"), "{}", &short[short.len() - 40..]);
     }
 
     #[test]
-    fn the_curl_line_quotes_what_a_shell_would_read() {
+    fn the_curl_command_quotes_special_characters() {
         let line = curl(&HeaderMap::new(), Some("seven.png"), "mnist");
         assert_eq!(line, "curl -F image=@seven.png http://localhost:5000/predict/mnist");
         let line = curl(&HeaderMap::new(), Some("it's; \"a\".png"), "mnist");

@@ -1,3 +1,5 @@
+//! JSON representation of jobs and results.
+
 use std::iter::repeat;
 use std::ops::Range;
 
@@ -9,50 +11,49 @@ use open_inference::Platform;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::app::App;
-use crate::catalog::Known;
+use crate::catalog::Catalog;
 use crate::error::Error;
 
-/// A job as clients see it.
+/// Job in responses, events and webhooks.
 #[derive(Debug, Serialize)]
 pub struct JobBody<'a> {
     id: String,
     model: &'a str,
     status: &'static str,
-    /// Whether it outlives a restart.
+    /// Whether the job survives a restart.
     durable: bool,
     total: u32,
-    /// Inputs with an answer.
+    /// Number of inputs with a result.
     done: u32,
-    /// Inputs with an error.
+    /// Number of inputs with an error.
     failed: u32,
-    /// Of those the ones whose workers died over them.
+    /// Number of failed inputs whose workers died.
     dead: u32,
-    /// How often an input was begun; the memory spares some, and a worker that died costs some.
+    /// Number of started runs. Cached inputs need none, and an input whose worker died needs several.
     runs: u32,
-    /// Why one that has not ended makes no progress.
+    /// Why an unfinished job makes no progress.
     reason: Option<String>,
     created: String,
     started: Option<String>,
     finished: Option<String>,
-    /// When it and its results will be forgotten.
+    /// Time at which the job and its results are deleted.
     expires: Option<String>,
-    /// Files that were sent with it and are no inputs.
+    /// Files of the submission that are not inputs.
     skipped: &'a Skipped,
     webhook: Option<WebhookBody<'a>>,
 }
 
-/// Whether whoever wanted to be told knows. Without his URL: it may hold what only he should know, and jobs are listed.
+/// Delivery of a webhook. It does not contain the URL, which may be secret: `GET /jobs` shows jobs to every client.
 #[derive(Debug, Serialize)]
 struct WebhookBody<'a> {
-    /// `waiting` for the job's end, `due`, `delivered` or `failed`.
+    /// `waiting` for the end of the job, `due`, `delivered` or `failed`.
     status: &'static str,
     tries: u32,
-    /// Why the last try failed.
+    /// Error of the last attempt.
     error: Option<&'a str>,
 }
 
-/// What came of one input.
+/// Result of one input.
 #[derive(Debug, Serialize)]
 pub struct ResultBody<'a> {
     pub index: u32,
@@ -65,12 +66,13 @@ pub struct ResultBody<'a> {
 }
 
 impl<'a> JobBody<'a> {
-    pub fn new(app: &App, job: &'a Job) -> Self {
-        let reason = if job.status.has_ended() { None } else { why_waiting(&app.catalog.known(), &job.model) };
-        Self { reason, ..Self::of(&app.jobs, job) }
+    /// Represents a job. Includes the reason why it makes no progress.
+    pub fn new(catalog: &Catalog, jobs: &Jobs, job: &'a Job) -> Self {
+        let reason = if job.status.has_ended() { None } else { why_waiting(catalog, &job.model) };
+        Self { reason, ..Self::of(jobs, job) }
     }
 
-    /// A job out of these `jobs`.
+    /// Represents a job without `reason`.
     pub fn of(jobs: &Jobs, job: &'a Job) -> Self {
         Self {
             id: job.id.to_string(),
@@ -83,18 +85,19 @@ impl<'a> JobBody<'a> {
             dead: job.dead,
             runs: job.runs,
             reason: None,
-            created: moment(job.created_ms),
-            started: job.started_ms.map(moment),
-            finished: job.finished_ms.map(moment),
-            expires: job.expires_ms.map(moment),
+            created: timestamp(job.created_ms),
+            started: job.started_ms.map(timestamp),
+            finished: job.finished_ms.map(timestamp),
+            expires: job.expires_ms.map(timestamp),
             skipped: &job.skipped,
             webhook: job.webhook.as_ref().map(|webhook| WebhookBody::new(job, webhook)),
         }
     }
 }
 
-/// Why the inputs of `model` wait; `None` while it is ready.
-fn why_waiting(known: &Known, model: &str) -> Option<String> {
+/// Why inputs of `model` wait. `None` while the model is ready.
+fn why_waiting(catalog: &Catalog, model: &str) -> Option<String> {
+    let known = catalog.known();
     let listed = known.defaults().find(|listed| listed.name == model);
     match listed {
         Some(listed) if listed.platform == Platform::Queue => None,
@@ -118,7 +121,7 @@ impl<'a> WebhookBody<'a> {
 }
 
 impl<'a> ResultBody<'a> {
-    /// An error when what a worker wrote is no JSON.
+    /// Represents a result. Fails where a worker has written invalid JSON.
     pub fn new(index: u32, name: &'a str, outcome: &'a Outcome) -> Result<Self, Error> {
         let raw = |json: &'a str| serde_json::from_str::<&RawValue>(json).map_err(|_| Error::Internal);
         Ok(match outcome {
@@ -128,34 +131,34 @@ impl<'a> ResultBody<'a> {
     }
 }
 
-/// Results of consecutive inputs.
-pub struct Ended {
-    /// Those inputs that have ended: index, what the client calls it, and what came of it.
+/// Page of results of consecutive inputs.
+pub struct ResultsPage {
+    /// Index, name and outcome of each input that has ended.
     pub results: Vec<(u32, String, Outcome)>,
-    /// The first input after this page.
+    /// Index of the first input after this page.
     pub next: u32,
 }
 
-/// The first of these inputs, as many as have `most_bytes` of results together and at least one.
-pub async fn ended(app: &App, job: JobId, inputs: Range<u32>, most_bytes: usize) -> Result<Ended, Error> {
+/// Reads results of `inputs`, up to `max_bytes` in total and at least one.
+pub async fn results_page(jobs: &Jobs, job: JobId, inputs: Range<u32>, max_bytes: usize) -> Result<ResultsPage, Error> {
     let indices: Vec<u32> = inputs.clone().collect();
-    let outcomes = app.jobs.results(job, &indices, most_bytes).await?;
+    let outcomes = jobs.results(job, &indices, max_bytes).await?;
     let next = inputs.start + outcomes.len() as u32;
-    // Programs that submit without us may have named fewer.
-    let names = app.jobs.names(job, inputs.start..next).await?.into_iter().chain(repeat(String::new()));
+    // A program that submits through Redis directly may have stored fewer names than inputs.
+    let names = jobs.names(job, inputs.start..next).await?.into_iter().chain(repeat(String::new()));
     let all = indices.into_iter().zip(names).zip(outcomes);
     let results = all.filter_map(|((index, name), outcome)| Some((index, name, outcome?))).collect();
-    Ok(Ended { results, next })
+    Ok(ResultsPage { results, next })
 }
 
-/// JSON whose like is different in a moment.
-pub fn fresh_json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
+/// JSON response that no client or proxy may cache.
+pub fn no_store_json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
     let json = serde_json::to_vec(body).map_err(|_| Error::Internal)?;
     Ok((status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], json)
         .into_response())
 }
 
-/// RFC 3339.
-fn moment(ms: u64) -> String {
+/// Timestamp in the format of RFC 3339.
+fn timestamp(ms: u64) -> String {
     Timestamp::from_millisecond(ms.cast_signed()).unwrap_or_default().to_string()
 }

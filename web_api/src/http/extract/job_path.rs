@@ -3,27 +3,27 @@ use axum::extract::{FromRequestParts, Path};
 use db_api::jobs::{Found, Job, JobId};
 use http::request::Parts;
 
-use crate::app::App;
 use crate::error::Error;
+use crate::state::AppState;
 
-/// The job that a path names, as it is now.
+/// The job that a path names, in its current state.
 pub struct JobPath(pub Job);
 
-impl FromRequestParts<App> for JobPath {
+impl FromRequestParts<AppState> for JobPath {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Error> {
         let Path(id) = parts.extract::<Path<String>>().await.map_err(|_| Error::UnknownJob)?;
         let id = id.parse().map_err(|_| Error::UnknownJob)?;
-        find(app, id).await.map(Self)
+        find_job(app, id).await.map(Self)
     }
 }
 
-/// The job of this name, or that there is none, or none any more.
-pub async fn find(app: &App, id: JobId) -> Result<Job, Error> {
+/// Looks up a job. Distinguishes a job that has expired from an ID that never existed.
+pub async fn find_job(app: &AppState, id: JobId) -> Result<Job, Error> {
     match app.jobs.find(id).await? {
         Found::Job(job) => Ok(*job),
-        Found::Gone => Err(Error::JobGone),
+        Found::Gone => Err(Error::JobExpired),
         Found::Unknown => Err(Error::UnknownJob),
     }
 }
