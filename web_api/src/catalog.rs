@@ -354,7 +354,11 @@ mod tests {
         let error = catalog.find_version("mnist", Some("3")).unwrap_err().to_string();
         assert_eq!(error, "mnist has no version \"3\"; available versions: 1, 2.");
         assert!(
-            catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("available models: broken, mnist")
+            catalog
+                .find_version("leukemia", Some("1"))
+                .unwrap_err()
+                .to_string()
+                .contains("available models: broken, mnist")
         );
         assert_eq!(
             catalog.find(Some("left")).unwrap_err().to_string(),

@@ -1,4 +1,4 @@
-//! The description of the public port: `openapi/openapi.yaml`, and what is known only while running.
+//! OpenAPI document of the public port: `openapi/openapi.yaml`, completed at run time with models and examples.
 
 mod examples;
 
@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use contract::ModelDescription;
 use serde_json::{Map, Value, json};
 
-/// As written, with each path below `MODEL` once more for a version.
-static WRITTEN: LazyLock<Value> = LazyLock::new(|| {
-    let written = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
-    let mut document: Value = serde_json::from_str(written).expect("build.rs has written it");
+/// The static document, with a versioned copy of each path below [`MODEL_PATH`].
+static TEMPLATE: LazyLock<Value> = LazyLock::new(|| {
+    let json = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
+    let mut document: Value = serde_json::from_str(json).expect("build.rs writes valid JSON");
     document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     if let Some(paths) = document["paths"].as_object_mut() {
         let versioned: Vec<_> = paths.iter().filter_map(|(path, item)| with_version(path, item)).collect();
@@ -19,23 +19,23 @@ static WRITTEN: LazyLock<Value> = LazyLock::new(|| {
     document
 });
 
-/// What has versions.
-const MODEL: &str = "/v2/models/{model}";
+/// Path of a model, below which every path also exists with a version.
+const MODEL_PATH: &str = "/v2/models/{model}";
 
-/// The description with these models' names, versions and examples. A `single` one was chosen: the page is about it.
+/// Builds the document with the names, versions and examples of `models`. `single`: the document is about one model, which is its title.
 pub fn describe(models: &[&ModelDescription], single: bool) -> Value {
-    let mut document = WRITTEN.clone();
+    let mut document = TEMPLATE.clone();
     let parameters = &mut document["components"]["parameters"];
     for name in ["Model", "JobModel"] {
-        allow_only(&mut parameters[name]["schema"], models.iter().map(|model| model.name.as_str()));
+        restrict_to(&mut parameters[name]["schema"], models.iter().map(|model| model.name.as_str()));
     }
-    allow_only(&mut parameters["Version"]["schema"], models.iter().map(|model| model.version.as_str()));
+    restrict_to(&mut parameters["Version"]["schema"], models.iter().map(|model| model.version.as_str()));
     let bodies = &mut document["components"]["requestBodies"];
-    let known = || models.iter().filter(|model| !model.inputs.is_empty());
-    set_examples(&mut bodies["InferenceRequest"], known().flat_map(|model| examples::requests(model)).collect());
-    set_examples(&mut bodies["ImageArray"], known().filter_map(|model| examples::image_array(model)).collect());
+    let loaded = || models.iter().filter(|model| !model.inputs.is_empty());
+    set_examples(&mut bodies["InferenceRequest"], loaded().flat_map(|model| examples::requests(model)).collect());
+    set_examples(&mut bodies["ImageArray"], loaded().filter_map(|model| examples::image_array(model)).collect());
     let result = &mut document["components"]["responses"]["Prediction"];
-    set_examples(result, known().filter_map(|model| examples::result(model)).collect());
+    set_examples(result, loaded().filter_map(|model| examples::result(model)).collect());
     if let (true, Some(model)) = (single, models.first()) {
         let notice = model.notice.as_deref().unwrap_or_default();
         document["info"]["title"] = format!("MLServe: {}", model.title).into();
@@ -45,7 +45,7 @@ pub fn describe(models: &[&ModelDescription], single: bool) -> Value {
 }
 
 fn with_version(path: &str, item: &Value) -> Option<(String, Value)> {
-    let rest = path.strip_prefix(MODEL)?;
+    let rest = path.strip_prefix(MODEL_PATH)?;
     let mut item = item.clone();
     item["parameters"].as_array_mut()?.push(json!({ "$ref": "#/components/parameters/Version" }));
     for operation in item.as_object_mut()?.values_mut() {
@@ -53,11 +53,11 @@ fn with_version(path: &str, item: &Value) -> Option<(String, Value)> {
             id.push_str("OfVersion");
         }
     }
-    Some((format!("{MODEL}/versions/{{version}}{rest}"), item))
+    Some((format!("{MODEL_PATH}/versions/{{version}}{rest}"), item))
 }
 
-/// A list of nothing would allow nothing: without models any name is let through, and answered with 404.
-fn allow_only<'a>(schema: &mut Value, names: impl Iterator<Item = &'a str>) {
+/// Restricts a parameter to `names`. An empty list would allow no value, so without models any name is allowed.
+fn restrict_to<'a>(schema: &mut Value, names: impl Iterator<Item = &'a str>) {
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
     names.dedup();

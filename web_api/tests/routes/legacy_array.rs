@@ -11,11 +11,11 @@ fn array(path: &str, json: &str) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn an_old_client_gets_its_old_answer() {
+async fn the_legacy_response_is_unchanged() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let answer = stack.send(array("/web_api", r#"{"image_arr": [[0, 0.5], [1, 0]]}"#)).await;
     assert_eq!(answer.json(), json!({"cls": 1, "value": 0.75}));
-    // Another spelling of the same numbers is the same question, axes of length one included; other numbers are another.
+    // The spelling of numbers and axes of length one do not change the cache key. Other numbers do.
     for same in [r#"{"image_arr":[[0.0,5e-1],[1.0,0]]}"#, r#"{"image_arr":[[[[0],[0.5]],[[1],[0]]]]}"#] {
         let again = stack.send(array("/web_api/mnist", same)).await;
         assert_eq!(again.header("cache-status"), "mlserve; hit", "{same}");
@@ -25,7 +25,7 @@ async fn an_old_client_gets_its_old_answer() {
 }
 
 #[tokio::test]
-async fn an_array_that_does_not_fit_is_told_both_shapes() {
+async fn a_shape_mismatch_names_both_shapes() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let answer = stack.send(array("/web_api", r#"{"image_arr": [1, 2, 3, 4]}"#)).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.text());
@@ -34,7 +34,7 @@ async fn an_array_that_does_not_fit_is_told_both_shapes() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_no_array_is_told_why() {
+async fn an_invalid_array_is_rejected_with_the_reason() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let deep = format!(r#"{{"image_arr": {}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
     for (json, words) in [

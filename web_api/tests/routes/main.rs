@@ -1,4 +1,4 @@
-//! The routes over a fake `model_api`: everything but the network between them is real.
+//! Tests of the routes with a fake `model_api`. Everything except the network is real.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
