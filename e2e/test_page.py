@@ -219,7 +219,7 @@ def test_many_pictures_are_a_job_of_which_some_hundreds_are_shown(page: Browser)
     page.choose_files({f"{number}.png": encode(seven()) for number in range(320)})
     page.predict()
     wait_for_job(page, "Finished")
-    wait_until(lambda: job_says(page, "more") == "And 120 more, which are in the CSV.", "it says how many are not shown")
+    wait_until(lambda: job_says(page, "more") == "And 120 more in the CSV.", "it says how many are not shown")
     assert len(table(page)) == 200
     assert job_says(page, "name") == "320 images"
     assert len(downloaded(page)) == 320
@@ -267,7 +267,7 @@ def test_the_page_finds_back_to_a_job_when_the_server_is_started_anew(
     wait_for_job(page, "Waiting")
     assert "this process" not in job_says(page, "facts")
     web.terminate()
-    wait_until(lambda: "connecting again" in job_says(page, "progress-label"), "the page notices")
+    wait_until(lambda: "reconnecting" in job_says(page, "progress-label"), "the page notices")
     web.environment["JOB_CONCURRENCY"] = "1"
     web.start().wait_ready()
     wait_for_job(page, "Finished")
