@@ -15,7 +15,7 @@ from services import Service
 
 PNG = encode(seven())
 JPEG = encode(seven(), "JPEG")
-MODELS = "there are leukemia, mnist."
+MODELS = "available models: leukemia, mnist."
 NO_IMAGE = "Upload an image first!"
 FORMATS = "PNG, JPEG, BMP, GIF, WebP, TIFF or PNM"
 NO_ARRAY = 'the body is not {"image_arr": <nested list of numbers>}: '
@@ -116,7 +116,7 @@ def test_a_form_with_a_wrong_field_name(web: Service):
 
 
 def test_a_form_with_two_files(web: Service):
-    several = "The form holds several files; send one per request."
+    several = "The form contains several files; send one file per request."
     assert_problem(form(web, ("image", PNG), ("image", JPEG)), 400, several)
     assert_problem(form(web, ("image", PNG), ("file", JPEG)), 400, several)
 
@@ -162,7 +162,7 @@ def test_a_model_name_that_is_not_even_text(web: Service):
 
 
 def test_a_path_with_dots_leads_nowhere(web: Service):
-    nothing, no_post = (404, "There is nothing here."), (405, "This path does not answer POST.")
+    nothing, no_post = (404, "No such route."), (405, "Method POST is not allowed for this path.")
     for path, said in (
         ("/predict/../mnist", nothing),
         ("/static/../Cargo.toml", nothing),
@@ -210,8 +210,8 @@ def test_json_without_an_array(web: Service):
 
 
 def test_a_path_that_is_not_there_and_a_method_that_a_path_does_not_answer(web: Service):
-    assert_problem(requests.get(f"{web.url}/nowhere", timeout=10), 404, "There is nothing here.")
-    assert_problem(requests.get(f"{web.url}/predict", timeout=10), 405, "This path does not answer GET.")
+    assert_problem(requests.get(f"{web.url}/nowhere", timeout=10), 404, "No such route.")
+    assert_problem(requests.get(f"{web.url}/predict", timeout=10), 405, "Method GET is not allowed for this path.")
     assert_problem(requests.delete(f"{web.url}/cache/nope", timeout=10), 404, f'There is no model "nope"; {MODELS}')
 
 

@@ -19,7 +19,7 @@ from services import ROOT, wait_until
 from test_folders import blocks
 
 NETWORK = f"{PROJECT}_stack_api"
-UNREACHABLE = "The model cannot be reached at the moment; answers that are remembered are still given."
+UNREACHABLE = "The model server is unreachable; only cached results are available."
 
 
 @pytest.fixture(scope="module")

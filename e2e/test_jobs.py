@@ -200,7 +200,7 @@ def test_a_worker_needs_a_queue_that_others_see(spawn: Spawn, model_api: Service
     worker = spawn("web_api", MODEL_API_URL=model_api.url)
     done = subprocess.run([*worker.command, "worker"], env=worker.environment | {"PORT": "0"}, capture_output=True, timeout=30)
     assert done.returncode == 64
-    assert b"REDIS_URL: a worker of its own needs the queue in Redis" in done.stderr
+    assert b"REDIS_URL: a separate worker needs the job queue in Redis" in done.stderr
 
 
 # ---- Nothing lost ---------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_
     assert wait_until(lambda: queue_in_health(web)["ready"], "the queue has been probed")
     redis.kill()
     for answer in (submit(web, zipped([("a.png", never_seen())])), requests.get(f"{web.url}/jobs/{job}", timeout=30)):
-        assert_problem(answer, 503, "The queue for jobs does not answer at the moment; try again shortly.")
+        assert_problem(answer, 503, "The job queue does not respond; try again shortly.")
     wait_until(lambda: not queue_in_health(web)["ready"], "the probe has failed", 20)
     assert (queue_in_health(web)["reason"], queue_in_health(web)["waiting"]) == ("the job queue does not respond", None)
     assert web.count("web_api_jobs_ready") == 0
@@ -304,4 +304,4 @@ def test_a_model_whose_workers_are_all_gone_says_so(
     wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "it is known")
     worker.kill()
     answer = requests.post(f"{web.url}/v2/models/keywords/infer", json=json.loads(texts(["hello"]))[0], timeout=30)
-    assert (answer.status_code, answer.json()["error"]) == (504, "The model did not answer in time.")
+    assert (answer.status_code, answer.json()["error"]) == (504, "The model did not respond in time.")

@@ -18,7 +18,7 @@ from pictures import never_seen
 from services import BINARIES, Process, Service, children_of, free_port, wait_until
 
 Spawn = Callable[..., Service]
-UNREACHABLE = "The model cannot be reached at the moment; answers that are remembered are still given."
+UNREACHABLE = "The model server is unreachable; only cached results are available."
 
 
 # ---- Settings -------------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_no_store_leaves_no_trace(stack: Stack):
     picture = never_seen()
     assert ask(stack.url, picture, Cache_Control="no-store").headers["Cache-Status"] == "mlserve; fwd=request"
     unknown = ask(stack.url, picture, Cache_Control="only-if-cached")
-    assert_problem(unknown, 504, "The answer is not remembered, or the request forbids to look, and it allows no other.")
+    assert_problem(unknown, 504, "The result is not cached, or the request forbids a cached result, and only-if-cached forbids inference.")
 
 
 def test_who_has_the_answer_gets_304_without_a_body(stack: Stack):

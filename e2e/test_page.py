@@ -47,19 +47,19 @@ def test_a_picture_that_is_uploaded_gets_its_answer(page: Browser):
     assert len(page.parts("#chosen img")) == 1
     page.predict()
     page.wait_for("answer")
-    assert (page.slot("label"), page.slot("memory"), page.slot("device")) == ("7", "Fresh", "CPU")
+    assert (page.slot("label"), page.slot("cache"), page.slot("device")) == ("7", "Computed", "CPU")
     assert page.slot("percent").endswith("%")
     assert page.slot("total").endswith("ms")
     assert len(page.parts("#answer [data-slot=bars] li")) == 5
     assert json.loads(page.slot("json"))["label"] == "7"
     assert re.fullmatch(r"curl -F image=@picture-0\.png http://127\.0\.0\.1:\d+/predict/mnist", page.slot("curl"))
-    for picture in ("sent", "seen"):
+    for picture in ("uploaded", "preview"):
         shown = page.part(f"#answer [data-slot={picture}] img")
         wait_until(lambda: int(shown.get_property("naturalWidth")) > 0, f"the picture as {picture} is shown")
     assert page.part("#status").text.startswith("7, ")
 
     page.predict()
-    wait_until(lambda: page.slot("memory").startswith("Remembered"), "it is remembered")
+    wait_until(lambda: page.slot("cache").startswith("Cached"), "it is remembered")
 
 
 @pytest.mark.parametrize("how", ["drop", "paste"])
@@ -76,9 +76,9 @@ def test_several_files_at_once_show_their_progress_and_one_row_each(page: Browse
     page.choose(known, *[never_seen() for _ in range(5)], known)
     page.predict()
     page.wait_for("several")
-    wait_until(lambda: page.part("#status").text == "Finished: 7 of 7 answered.", "all are answered")
+    wait_until(lambda: page.part("#status").text == "Finished: 7 of 7 succeeded.", "all are answered")
     assert [float(page.part("#progress").get_property(name)) for name in ("value", "max")] == [7, 7]
-    assert page.part("#progress-label").text.startswith("7 of 7 pictures")
+    assert page.part("#progress-label").text.startswith("7 of 7 images")
     rows = page.parts("#results tbody tr")
     assert [row.get_attribute("data-state") for row in rows] == ["answered"] * 7
     assert {row.find_element("css selector", "strong").text for row in rows} == {"7"}
@@ -166,10 +166,10 @@ def test_a_zip_becomes_a_job_with_a_table_and_a_csv_and_a_reload_shows_them_agai
     assert "damaged or truncated" in page.part("#job tr[data-state=failed] small").text
     assert seen[1:] == [("answered", name, sample.label) for name, sample in shipped.items()]
     assert job_says(page, "name") == "digits.zip"
-    assert job_says(page, "progress-label") == f"{everything} of {everything} pictures · 1 without an answer"
+    assert job_says(page, "progress-label") == f"{everything} of {everything} images · 1 failed"
     assert [float(page.part("#job-progress").get_property(name)) for name in ("value", "max")] == [everything] * 2
     assert job_says(page, "facts").endswith("in this process only")
-    wait_until(lambda: page.part("#status").text == f"Finished: {len(shipped)} of {everything} answered.", "it is announced")
+    wait_until(lambda: page.part("#status").text == f"Finished: {len(shipped)} of {everything} succeeded.", "it is announced")
 
     rows = {row["name"]: row for row in downloaded(page)}
     assert {name: row["label"] for name, row in rows.items() if row["status"] == "succeeded"} == {
@@ -219,9 +219,9 @@ def test_many_pictures_are_a_job_of_which_some_hundreds_are_shown(page: Browser)
     page.choose_files({f"{number}.png": encode(seven()) for number in range(320)})
     page.predict()
     wait_for_job(page, "Finished")
-    wait_until(lambda: job_says(page, "more") == "And 120 more, which are in the CSV.", "it says how many are not shown")
+    wait_until(lambda: job_says(page, "more") == "And 120 more in the CSV.", "it says how many are not shown")
     assert len(table(page)) == 200
-    assert job_says(page, "name") == "320 pictures"
+    assert job_says(page, "name") == "320 images"
     assert len(downloaded(page)) == 320
 
 
@@ -244,7 +244,7 @@ def test_a_reload_in_the_middle_shows_how_far_it_is_and_it_can_be_cancelled(page
     for _ in range(2):
         wait_for_job(page, "Waiting")
         wait_until(lambda: [name for _, name, _ in table(page)] == known, "what is remembered is shown")
-        assert job_says(page, "progress-label") == "6 of 15 pictures"
+        assert job_says(page, "progress-label") == "6 of 15 images"
         assert float(page.part("#job-progress").get_property("value")) == 6
         assert job_says(page, "csv") == "CSV so far" and len(downloaded(page)) == 6
         page.open(page.chrome.current_url)
@@ -267,7 +267,7 @@ def test_the_page_finds_back_to_a_job_when_the_server_is_started_anew(
     wait_for_job(page, "Waiting")
     assert "this process" not in job_says(page, "facts")
     web.terminate()
-    wait_until(lambda: "connecting again" in job_says(page, "progress-label"), "the page notices")
+    wait_until(lambda: "reconnecting" in job_says(page, "progress-label"), "the page notices")
     web.environment["JOB_CONCURRENCY"] = "1"
     web.start().wait_ready()
     wait_for_job(page, "Finished")
@@ -280,16 +280,16 @@ def test_an_error_of_the_server_to_a_job_is_shown_in_its_words(page: Browser, we
     page.choose_files(sevens(21))
     page.predict()
     page.wait_for("failed")
-    assert page.part("#error").text.startswith("21 inputs or more are too many for one job; 20 are the most")
+    assert page.part("#error").text.startswith("21 or more inputs are too many for one job; the maximum is 20")
     page.choose_files({"pictures.zip": b"This is no archive."})
     page.predict()
-    wait_until(lambda: "holds no inputs" in page.part("#error").text, "it says so")
+    wait_until(lambda: "is not a format for the inputs of a job" in page.part("#error").text, "it says so")
     assert not page.part("#jobs").is_displayed()
 
 
 def test_what_is_sent_once_more_is_not_called_fresh(page: Browser):
     archive = zipped(sevens(3))
-    for said in ("Fresh", "Remembered"):
+    for said in ("Computed", "Cached"):
         page.choose_files({"sevens.zip": archive})
         page.predict()
         wait_until(lambda: [row.text.split(" · ")[0] for row in page.parts("#job tbody th small")] == [said] * 3, said)
@@ -313,7 +313,7 @@ def test_the_list_keeps_this_browsers_jobs_until_they_expire_an_error(page: Brow
     job = re.search(r"job=(\w+)", page.chrome.current_url)[1]
     wait_until(lambda: requests.get(f"{web.url}/jobs/{job}", timeout=10).status_code == 410, "it has expired", 40)
     page.open(page.chrome.current_url)
-    wait_until(lambda: page.part("#error").text == "The job has expired, and its results with it.", "it says so")
+    wait_until(lambda: page.part("#error").text == "The job has expired or was deleted, and its results with it.", "it says so")
     assert not page.part("#jobs").is_displayed()
     assert "job=" not in page.chrome.current_url
 
@@ -339,7 +339,7 @@ def test_an_error_among_several_files_leaves_the_others_answered(page: Browser):
     page.choose(never_seen(), b"This is no picture.", never_seen())
     page.predict()
     page.wait_for("several")
-    wait_until(lambda: page.part("#status").text == "Finished: 2 of 3 answered.", "all have come back")
+    wait_until(lambda: page.part("#status").text == "Finished: 2 of 3 succeeded.", "all have come back")
     states = [row.get_attribute("data-state") for row in page.parts("#results tbody tr")]
     assert states == ["answered", "failed", "answered"]
 
@@ -389,8 +389,8 @@ def test_the_form_works_without_javascript(plain_page: Browser):
     choose_plainly(plain_page, never_seen())
     plain_page.predict()
     wait_until(lambda: plain_page.part("#answer article"), "the page comes back with the answer")
-    assert (plain_page.slot("label"), plain_page.slot("memory")) == ("7", "Fresh")
-    for picture in ("sent", "seen"):
+    assert (plain_page.slot("label"), plain_page.slot("cache")) == ("7", "Computed")
+    for picture in ("uploaded", "preview"):
         assert plain_page.part(f"#answer [data-slot={picture}] img").get_attribute("src").startswith("data:image/png")
     assert json.loads(plain_page.slot("json"))["label"] == "7"
     assert plain_page.part("#model").get_attribute("value") == "mnist", "the same model stays chosen"
@@ -399,10 +399,10 @@ def test_the_form_works_without_javascript(plain_page: Browser):
 
 def test_the_form_remembers_without_javascript(plain_page: Browser):
     picture = never_seen()
-    for said in ("Fresh", "Remembered"):
+    for said in ("Computed", "Cached"):
         choose_plainly(plain_page, picture)
         plain_page.predict()
-        wait_until(lambda: plain_page.slot("memory") == said, f"the answer is marked: {said}")
+        wait_until(lambda: plain_page.slot("cache") == said, f"the answer is marked: {said}")
 
 
 def test_the_form_says_what_is_wrong_without_javascript_an_error(plain_page: Browser):

@@ -48,13 +48,13 @@ def test_a_stopped_model_server_is_named_before_and_after_an_image_is_sent(brows
     model.kill()
 
     wait_until(lambda: facts(browser, "mnist") == "Model server not reachable", "the open page notices", 15)
-    assert browser.part("[data-about=mnist] .error").text.startswith("The model server does not answer.")
+    assert browser.part("[data-about=mnist] .error").text.startswith("The model server does not respond.")
     browser.predict()
     browser.wait_for("answer")
-    assert browser.slot("memory").startswith("Remembered"), "cached results are still given"
+    assert browser.slot("cache").startswith("Cached"), "cached results are still given"
     browser.choose(never_seen())
     browser.predict()
-    wait_until(lambda: "The model cannot be reached at the moment" in browser.part("#status").text, "the reason is told, not that the server is busy")
+    wait_until(lambda: "The model server is unreachable" in browser.part("#status").text, "the reason is told, not that the server is busy")
     browser.screenshot("model-server-stopped")
     browser.open(web.url)
     assert facts(browser, "mnist") == "Model server not reachable", "a page that is opened now says the same"

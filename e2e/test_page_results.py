@@ -107,7 +107,7 @@ def show(request: pytest.FixtureRequest, chromium: Browser, web: Service) -> Ite
         chromium.predict()
         wait_until(lambda: chromium.parts("#answer article"), "the answer is there")
         if request.param:
-            wait_until(lambda: chromium.part("#answer [data-slot=seen]").is_displayed(), "it is shown as the model saw it")
+            wait_until(lambda: chromium.part("#answer [data-slot=preview]").is_displayed(), "it is shown as the model saw it")
         chromium.screenshot(f"result-{name}-{'with' if request.param else 'without'}-scripts")
         return chromium
 
@@ -277,7 +277,7 @@ def test_a_segmentation_is_a_map_with_a_legend_and_lies_over_the_picture(show: C
 def test_outputs_without_a_task_are_shown_as_they_are(show: Callable[..., Browser]):
     page = show("tensors", plain(255, 0, 255))
     assert (page.slot("label"), page.slot("percent"), bars(page)) == ("2 outputs", "y 1 × 64, mean 1 × 3", [])
-    assert "“task” of an output in model-settings.json says it" in page.slot("hint")
+    assert "Declare it with “task” of an output in model-settings.json" in page.slot("hint")
     (name, kind, values), mean = outputs(page)
     assert (name, kind, values.endswith(", … 56 more")) == ("y", "FP32 1 × 64", True)
     assert mean == ["mean", "FP32 1 × 3", "1, 0, 1"]

@@ -189,7 +189,7 @@ def test_a_pipeline_whose_step_is_unloaded_waits_for_it(web: Service, model_serv
         assert health["digits"]["reason"] == 'model-settings.json: step "read": model: mnist is not loaded'
         assert answer_of(ask(web.url, remembered, "digits"))["cached"], "what is known is still given"
         fresh = ask(web.url, never_seen(number("24")), "digits")
-        assert_problem(fresh, 503, 'step "read": mnist cannot be asked now: it is not loaded.')
+        assert_problem(fresh, 503, 'step "read": mnist is not available: it is not loaded.')
     finally:
         of_mnist("load")
     assert said(answer_of(ask(web.url, never_seen(number("24")), "digits"))) == "24"

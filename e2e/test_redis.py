@@ -287,7 +287,7 @@ def test_redis_may_come_after_web_api(spawn: Spawn, model_api: Service, redis: R
 
 def test_without_redis_nothing_can_be_forgotten_for_good_and_that_is_said(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
-    said = "The durable memory does not answer, so perhaps not everything has been forgotten; try again shortly."
+    said = "Redis does not respond, so some cached results may remain; try again shortly."
     assert_problem(requests.delete(f"{web.url}/cache/mnist", timeout=10), 503, said)
 
 

@@ -31,7 +31,7 @@ def random(*shape: int) -> np.ndarray:
 def no_version(server: Service) -> str:
     """What is said of version 3 of the model `versioned`, which has 1, 2 and 10."""
     if server.name == "web_api":
-        return 'versioned has no version "3"; there are 1, 2, 10.'
+        return 'versioned has no version "3"; available versions: 1, 2, 10.'
     return "there is no such version of this model; there are: 1, 2, 10"
 
 

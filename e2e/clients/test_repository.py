@@ -162,5 +162,5 @@ def test_a_repository_that_is_closed_is_listed_and_not_changed(spawn: Callable[.
     closed = Client(module, spawn("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url, REPOSITORY_API="off").port)
     status = "403" if module is triton else "StatusCode.PERMISSION_DENIED"
     for call in (closed.load, closed.unload):
-        assert_refused(status, "Models are not loaded or unloaded over this port: REPOSITORY_API is off.", call, "served")
+        assert_refused(status, "Models cannot be loaded or unloaded over this port: REPOSITORY_API is off.", call, "served")
     assert closed.index()["served"] == ("READY", "") and closed.is_ready("served")

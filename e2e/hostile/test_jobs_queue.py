@@ -158,7 +158,7 @@ def test_an_image_that_is_too_large_for_the_queue_is_refused_for_its_length(star
     predicted = requests.post(f"{web.url}/predict/mnist", data=image, headers={"Content-Type": "image/bmp"}, timeout=60)
     assert (predicted.status_code, predicted.json()["label"]) == (200, label)
     again = submit(requests, web, photos(2, side=2500)[1][1], "image/bmp")
-    said = f"An input has {len(image)} bytes; the queue takes at most {16 * MIB} bytes for each. POST /predict takes larger ones."
+    said = f"An input has {len(image)} bytes; the job queue accepts at most {16 * MIB} bytes per input. POST /predict accepts larger ones."
     assert_problem(again, 413, said)
 
 
@@ -210,7 +210,7 @@ def test_a_client_that_fills_the_queue_leaves_room_for_others(start_web: Start, 
     while (response := submit(greedy, web, noise(8))).status_code == 202:
         accepted.append(response.json()["id"])
     assert 3 <= len(accepted) <= 4
-    assert response.status_code == 503 and "The jobs from this address hold" in response.json()["detail"], response.text
+    assert response.status_code == 503 and "The jobs from this address use" in response.json()["detail"], response.text
     assert int(response.headers["Retry-After"]) >= 1
     assert submit(other, web, zipped(photos(2))).status_code == 202
     # Once cancels, twice deletes.

@@ -1,4 +1,4 @@
-// Shows /openapi.json; the page's own query (?model=…&version=…) chooses whose examples.
+// Shows /openapi.json. The query of the page (?model=…&version=…) selects the model of the examples.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
@@ -11,6 +11,6 @@ SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
-  // The only thing it would ask of another host.
+  // Disables the validator badge, which would send a request to another host.
   validatorUrl: null,
 });

@@ -1,6 +1,6 @@
 use service::command_line::{Program, Setting, setting};
 
-/// What `web_api --help` shows.
+/// Commands and settings that `web_api --help` shows.
 pub const PROGRAM: Program = Program {
     name: "web_api",
     version: env!("CARGO_PKG_VERSION"),

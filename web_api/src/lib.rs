@@ -1,51 +1,36 @@
-//! What people talk to: the page, the command line's answers, and the memory in front of the models.
+//! The public service of MLServe: the page, the HTTP and gRPC routes, jobs, and the result cache in front of the models.
 //!
-//! Modules stand in the order in which a request meets them.
+//! Modules are listed in the order in which a request meets them.
 
-/// The command line, and its `--help`.
+/// Command line of the service, and the text of `--help`.
 pub mod help;
 
-/// Every variable, its default, its meaning.
+/// Settings, which the service reads from environment variables.
 pub mod settings;
 
 /// How much memory these settings allow.
 pub mod memory_bound;
 
-/// The state and all routes on one screen.
-pub mod app;
+/// All routes.
+pub mod router;
 
-/// What few requests need, around routes that many ask.
-mod rarely;
+/// State that all handlers share.
+pub mod state;
 
-/// The model in a path.
-pub mod model_name;
+/// HTTP layers and extractors: cache directives, CORS, security headers, uploads, archives.
+pub mod http;
 
 /// Bounded pool of threads for CPU-bound work on large bodies.
 pub mod blocking_pool;
 
-/// A picture out of a request, settled before our code runs.
-pub mod upload;
-
-/// Files out of archives, within bounds.
-pub mod archive;
-
-/// Which files are images, and which belong to an operating system.
-mod image_files;
-
-/// Many inputs out of one request, settled before our code runs.
-pub mod submission;
-
-/// One file per thing a client can ask.
+/// Handlers, one file per route.
 pub mod routes;
 
-/// The Open Inference Protocol, answered by the same predictor.
-mod v2;
+/// JSON representation of jobs and results.
+pub(crate) mod job_views;
 
-/// The description of the public port.
+/// OpenAPI description of the public port.
 pub mod openapi;
-
-/// How a client steers the memory and sees what it did, in HTTP's own words.
-pub mod steering;
 
 /// A request to a model, its cache key, and its result from the cache or from the model.
 pub mod inference;
@@ -59,8 +44,8 @@ pub mod jobs;
 /// Tells whoever wants to know that a job has ended.
 pub mod webhook;
 
-/// What is counted.
+/// Prometheus metrics of the service.
 pub mod metrics;
 
-/// One error, one table.
+/// Error type of the service, with one table of statuses and labels.
 pub mod error;

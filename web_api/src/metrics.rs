@@ -3,19 +3,19 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::steering::Provenance;
+use crate::http::cache_control::CacheStatus;
 
-/// What `web_api` counts beside requests and Redis.
+/// Metrics of results and jobs. Metrics of HTTP requests and of Redis are in other crates.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    answers: Family<AnswerLabels, Counter>,
+    answers: Family<OutcomeLabels, Counter>,
     inferences: Family<ModelLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
-    job_inputs: Family<AnswerLabels, Counter>,
+    job_inputs: Family<OutcomeLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AnswerLabels {
+struct OutcomeLabels {
     model: String,
     outcome: &'static str,
 }
@@ -31,41 +31,37 @@ struct ErrorLabel {
 }
 
 impl Metrics {
-    /// Registers them; the registry carries the service's prefix.
+    /// Registers the metrics. The registry adds the prefix of the service.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
-            "answers",
-            "Answers given, counted in rows, by where they came from",
-            metrics.answers.clone(),
-        );
-        registry.register("inferences", "Rows that model_api was asked", metrics.inferences.clone());
-        registry.register("errors", "Questions that got an error, by kind", metrics.errors.clone());
+        registry.register("answers", "Rows of results returned to clients, by cache outcome", metrics.answers.clone());
+        registry.register("inferences", "Rows sent to model_api for inference", metrics.inferences.clone());
+        registry.register("errors", "Inference requests that failed, by kind of error", metrics.errors.clone());
         registry.register(
             "job_inputs",
-            "Inputs of jobs that this process has worked on, by what came of them",
+            "Inputs of jobs that this process has worked on, by outcome",
             metrics.job_inputs.clone(),
         );
         metrics
     }
 
-    pub(crate) fn answered(&self, model: &str, provenance: Provenance, rows: u64) {
-        provenance.each_label(rows, |outcome, rows| {
+    pub(crate) fn record_results(&self, model: &str, status: CacheStatus, rows: u64) {
+        status.for_each_label(rows, |outcome, rows| {
             if rows > 0 {
-                self.answers.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc_by(rows);
+                self.answers.get_or_create(&OutcomeLabels { model: model.to_owned(), outcome }).inc_by(rows);
             }
         });
     }
 
-    pub(crate) fn inferred(&self, model: &str, rows: u64) {
+    pub(crate) fn record_inferences(&self, model: &str, rows: u64) {
         self.inferences.get_or_create(&ModelLabel { model: model.to_owned() }).inc_by(rows);
     }
 
-    pub(crate) fn job_input(&self, model: &str, outcome: &'static str) {
-        self.job_inputs.get_or_create(&AnswerLabels { model: model.to_owned(), outcome }).inc();
+    pub(crate) fn record_job_input(&self, model: &str, outcome: &'static str) {
+        self.job_inputs.get_or_create(&OutcomeLabels { model: model.to_owned(), outcome }).inc();
     }
 
-    pub(crate) fn failed(&self, error: &'static str) {
+    pub(crate) fn record_error(&self, error: &'static str) {
         self.errors.get_or_create(&ErrorLabel { error }).inc();
     }
 }

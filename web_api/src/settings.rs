@@ -11,79 +11,80 @@ use service::shared_secret::SharedSecret;
 
 use crate::webhook::settings::WebhookSettings;
 
-/// The longest that an answer may be remembered: more than the near cache can count is not far above.
-const YEAR_S: u64 = 366 * 24 * 3600;
+/// Maximum of settings that are times to live. The in-process cache cannot represent much longer times.
+const MAX_TTL_S: u64 = 366 * 24 * 3600;
 
-/// What the Redis of `redis.conf` takes of one client while no other jobs are in it: four fifths of four fifths of its 320 MiB.
+/// Size of the largest job that the Redis of `redis.conf` accepts from one client while it holds no other jobs:
+/// 0.8 × 0.8 × 320 MiB, rounded down.
 const DEFAULT_JOB_BYTES: u64 = 192 << 20;
 
-/// After so long inputs of jobs for a model that cannot be loaded, or is gone, fail. A model that is replaced sooner loses none.
+/// Time after which inputs of jobs fail when their model is unavailable. A model that is replaced within this time fails none.
 const MODEL_UNAVAILABLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Everything the environment decides.
+/// Settings of the service.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where and how it listens.
+    /// Listeners, connection limits and timeouts.
     pub server: ServerSettings,
-    /// `PUBLISH`, `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`: under which names it is reached, and from which origins' pages.
+    /// `PUBLISH`, `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`: host names that requests may use, and origins whose pages may send requests.
     pub guard: RequestGuard,
-    /// `APP_TYPE`: a page for people, or JSON everywhere.
+    /// `APP_TYPE`: HTML page, or JSON on every route.
     pub app_type: AppType,
-    /// `MODEL_API_URL`: one or several, comma-separated; several are asked in turn.
+    /// `MODEL_API_URL`: one or several URLs, comma-separated. Several replicas are used in turn.
     pub model_api: Vec<Url>,
-    /// `MODEL_API_SECRET`: what `model_api` wants to see where a model is loaded or unloaded; unset: nothing.
+    /// `MODEL_API_SECRET`: secret that `model_api` requires for loading and unloading models. Unset: no secret is sent.
     pub model_api_secret: Option<SharedSecret>,
-    /// `REQUEST_TIMEOUT_MS`: how long `model_api` may take for one answer.
+    /// `REQUEST_TIMEOUT_MS`: timeout of one request to `model_api`.
     pub request_timeout: Duration,
-    /// `MAX_CONCURRENT_REQUESTS` (512): questions on their way to `model_api`; one more is answered 503.
+    /// `MAX_CONCURRENT_REQUESTS` (512): maximum number of requests in flight to `model_api`; one more fails with 503.
     pub max_concurrent_requests: usize,
-    /// `REPOSITORY_API`: `on`, or `off` to answer 403 to who wants a model loaded or unloaded. The public port asks nobody
-    /// who he is: leave it on where only those reach the port who may do that, as on a machine of one's own.
+    /// `REPOSITORY_API`: `on`, or `off` to reject requests to load or unload models with 403. The public port has no
+    /// authentication, so `on` is safe only where every client that reaches the port may do that.
     pub repository_api: bool,
-    /// `REDIS_URL`: unset means that only this process remembers.
+    /// `REDIS_URL`: unset means that results and jobs are kept in this process only.
     pub redis_url: Option<String>,
-    /// `REDIS_TIMEOUT_MS`: how long Redis may take for one command.
+    /// `REDIS_TIMEOUT_MS`: timeout of one Redis command.
     pub redis_timeout: Duration,
-    /// `CACHE_TTL_S`: how long an answer is remembered.
+    /// `CACHE_TTL_S`: time to live of a cached result.
     pub cache_ttl: Duration,
-    /// `NEAR_CACHE_BYTES`: how much of it in this process.
+    /// `NEAR_CACHE_BYTES`: size of the in-process cache.
     pub near_cache_bytes: u64,
-    /// What jobs may cost.
+    /// Settings and limits of jobs.
     pub jobs: JobSettings,
-    /// `WEBHOOK_ALLOW`, `WEBHOOK_SECRET`: unset means that there are no webhooks.
+    /// `WEBHOOK_ALLOW`, `WEBHOOK_SECRET`: unset means that webhooks are disabled.
     pub webhooks: Option<WebhookSettings>,
 }
 
-/// What jobs may cost, and who works on them.
+/// Settings and limits of jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct JobSettings {
-    /// `JOB_CONCURRENCY` (64): inputs of one model that this process works on at the same time; 0 leaves all work to others.
+    /// `JOB_CONCURRENCY` (64): maximum number of inputs per model that this process works on concurrently; 0: it works on none.
     pub concurrency: usize,
-    /// `JOB_LIST`: `on`, or `off` to answer 403 to who wants to see all jobs. Whoever knows a job's id may read its results.
+    /// `JOB_LIST`: `on`, or `off` to reject `GET /jobs` with 403. A client that knows the ID of a job can always read its results.
     pub list: bool,
-    /// `MAX_JOB_INPUTS` (10,000): inputs of one job.
+    /// `MAX_JOB_INPUTS` (10,000): maximum number of inputs of one job.
     pub max_inputs: usize,
-    /// `MAX_JOB_BYTES` (192 MiB): bytes of one job's inputs, unpacked. A body has at most `MAX_BODY_BYTES`.
+    /// `MAX_JOB_BYTES` (192 MiB): maximum size of the inputs of one job, unpacked. `MAX_BODY_BYTES` limits the request body itself.
     pub max_bytes: u64,
-    /// Not in the environment: inputs of a model that has been unavailable for a minute fail with its reason.
+    /// Time after which inputs of an unavailable model fail with the model's reason. Not configurable: one minute.
     pub unavailable_timeout: Duration,
     /// `JOB_TTL_S` (a day), `JOB_QUEUE_LENGTH` (100,000), `JOB_CLAIM_AFTER_MS` (30,000), `JOB_MAX_DELIVERIES` (3).
     pub limits: JobLimits,
 }
 
-/// What `GET /` is.
+/// Response format of `GET /`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppType {
-    /// The page.
+    /// HTML page.
     Ui,
     /// JSON, for scripts.
     Cli,
 }
 
 impl Settings {
-    /// Reads the variables named at the fields.
+    /// Reads the environment variables that the fields name.
     pub fn from_env() -> Result<Self, SettingError> {
-        let cache_ttl = Duration::from_secs(between("CACHE_TTL_S", 1, YEAR_S, 7 * 24 * 3600)?);
+        let cache_ttl = Duration::from_secs(between("CACHE_TTL_S", 1, MAX_TTL_S, 7 * 24 * 3600)?);
         let urls = parse("MODEL_API_URL", "http://127.0.0.1:5050".to_owned())?;
         let server = ServerSettings::from_env(5000, 9100)?;
         Ok(Self {
@@ -114,7 +115,7 @@ impl JobSettings {
             max_bytes: between("MAX_JOB_BYTES", 1, 1 << 40, DEFAULT_JOB_BYTES)?,
             unavailable_timeout: MODEL_UNAVAILABLE_TIMEOUT,
             limits: JobLimits {
-                ttl: Duration::from_secs(between("JOB_TTL_S", 1, YEAR_S, 24 * 3600)?),
+                ttl: Duration::from_secs(between("JOB_TTL_S", 1, MAX_TTL_S, 24 * 3600)?),
                 max_queue_length: at_least("JOB_QUEUE_LENGTH", 1, 100_000)?,
                 dedup_window: cache_ttl,
                 claim_timeout: Duration::from_millis(between("JOB_CLAIM_AFTER_MS", 100, 24 * 3600 * 1000, 30_000)?),
@@ -124,7 +125,7 @@ impl JobSettings {
     }
 }
 
-/// Of a service that listens on `host`.
+/// Builds the guard of a service that listens on `host`.
 fn guard(host: IpAddr) -> Result<RequestGuard, SettingError> {
     let BindAddress(publish) = parse("PUBLISH", BindAddress(host))?;
     let origins = request_guard::parse_origins(&optional("CORS_ALLOW_ORIGINS").unwrap_or_default());
@@ -137,13 +138,13 @@ fn base_url(text: &str) -> Result<Url, SettingError> {
         |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{:?}: {reason}", redact_url(text)));
     let url = Url::parse(text).map_err(|parse_error| error(&parse_error))?;
     if url.scheme() != "http" || url.cannot_be_a_base() {
-        return Err(error(&"not an address like http://host:5050"));
+        return Err(error(&"not a URL like http://host:5050"));
     }
     Ok(url)
 }
 
 impl AppType {
-    /// As in the environment and in keys.
+    /// Value of the setting, which is also part of every cache key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ui => "ui",
@@ -164,7 +165,7 @@ impl FromStr for AppType {
     }
 }
 
-/// `on` or `off`.
+/// Value of a setting that is `on` or `off`.
 struct Switch(bool);
 
 impl FromStr for Switch {
@@ -184,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_model_api_are_http_and_complete() {
+    fn model_api_urls_must_be_complete_http_urls() {
         assert_eq!(base_url("http://model_api:5050").unwrap().port(), Some(5050));
         for bad in ["model_api:5050", "https://model_api:5050", "", "http://"] {
             assert!(base_url(bad).unwrap_err().to_string().starts_with("MODEL_API_URL: "), "{bad}");
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_model_api_are_not_shown() {
+    fn errors_do_not_show_credentials_of_model_api_urls() {
         for bad in ["https://user:secret@model_api", "ftp://secret@model_api:x", "user:secret@model_api:5050"] {
             let error = base_url(bad).unwrap_err().to_string();
             assert!(!error.contains("secret") && error.contains("model_api"), "{error}");

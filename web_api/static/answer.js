@@ -1,64 +1,64 @@
-// Shows one answer: copies the blank one that the server rendered and fills its slots.
+// Shows one result: copies the blank one that the server has rendered, and fills its slots.
 
 import { predict, stringify } from "./api.js";
-import { layers, picture, showPicture, thumbnail } from "./pictures.js";
-import { allBars, listed, listsAll, shown } from "./results.js";
+import { imageFigure, showImage, showLayers, thumbnail } from "./images.js";
+import { allBars, display, listsAll, valueList } from "./results.js";
 
-// A drawing, or a pasted picture as browsers name it, is no file yet; the curl line needs one.
-const NO_FILE_YET = ["drawing.png", "image.png"];
-const MOST_PICTURES = 32;
-const LONG_LINE = 1000;
-const MOST_LINES = 1000;
+// Names of images that are not files yet: a drawing, and a pasted image as browsers name it. The curl command needs a file.
+const UNSAVED_NAMES = ["drawing.png", "image.png"];
+const MAX_IMAGES = 32;
+const MAX_LINE_LENGTH = 1000;
+const MAX_LINES = 1000;
 
-/** Fills `container` with `answer` to `file`, a File. Returns what shows the picture as the model saw it. */
+/** Shows in `container` the result `answer` for `file`. Returns a function that shows the image after preprocessing. */
 export function showAnswer(container, answer, file) {
   const view = document.getElementById("blank").content.firstElementChild.cloneNode(true);
   const slot = (name) => view.querySelector(`[data-slot="${name}"]`);
   const { age, ...json } = answer;
-  const said = wording(answer);
-  const parts = shown(answer);
+  const summary = resultTexts(answer);
+  const parts = display(answer);
   const texts = {
-    label: said.label, percent: said.value, memory: said.memory, notice: answer.notice ?? "", total: said.time,
+    label: summary.label, percent: summary.value, cache: summary.cache, notice: answer.notice ?? "", total: summary.time,
     device: answer.device.toUpperCase(), model: answer.model, version: answer.version, hint: parts.hint ?? "",
-    threshold: parts.threshold ?? "", json: bounded(stringify(json, 2)), curl: curlLine(answer.model, file.name),
+    threshold: parts.threshold ?? "", json: truncated(stringify(json, 2)), curl: curlCommand(answer.model, file.name),
   };
   for (const [name, text] of Object.entries(texts)) slot(name).textContent = text;
   for (const name of ["notice", "hint", "threshold"]) slot(name).hidden = !texts[name];
   view.dataset.task = answer.task ?? "";
-  slot("memory").dataset.remembered = answer.cached;
+  slot("cache").dataset.cached = answer.cached;
   slot("bars").replaceChildren(...bars(parts));
-  showMore(slot, parts, answer, file);
+  showAllClasses(slot, parts, answer, file);
   showOutputs(slot, parts.outputs ?? []);
   showVector(slot, parts.vector);
-  copyCurl(view);
-  showPicture(slot("sent"), file, NO_FILE_YET.find((name) => name === file.name));
+  enableCopyCurl(view);
+  showImage(slot("uploaded"), file, UNSAVED_NAMES.find((name) => name === file.name));
   const maps = showImages(slot, parts, file);
   container.replaceChildren(view);
-  return (seen) => {
-    if (!seen) return;
-    showPicture(slot("seen"), seen);
-    if (maps) layers(slot("layers"), seen, maps[0]);
+  return (image) => {
+    if (!image) return;
+    showImage(slot("preview"), image);
+    if (maps) showLayers(slot("layers"), image, maps[0]);
   };
 }
 
-/** The short texts of an answer, the same in a table row, in the full answer and for a screen reader. */
-export function wording(answer) {
-  const { label, value } = shown(answer);
+/** Short texts of a result, which are the same in a table row, in the full view and for a screen reader. */
+export function resultTexts(answer) {
+  const { label, value } = display(answer);
   return {
     label, value,
-    memory: memory(answer),
+    cache: cacheText(answer),
     time: answer.timing_ms ? milliseconds(answer.timing_ms.total) : "",
   };
 }
 
-function memory({ cached, age }) {
+function cacheText({ cached, age }) {
   if (cached === undefined) return "";
-  return cached ? ["Remembered", ago(age)].filter(Boolean).join(" · ") : "Fresh";
+  return cached ? ["Cached", ago(age)].filter(Boolean).join(" · ") : "Computed";
 }
 
-/** The image that an answer is, small enough for a table row; nothing where it is none. */
-export function smallImage(answer) {
-  const [first] = shown(answer).images ?? [];
+/** Thumbnail of a result that is an image. Otherwise null. */
+export function resultThumbnail(answer) {
+  const [first] = display(answer).images ?? [];
   return first ? thumbnail(new Blob([bytesOf(first.image)], { type: "image/png" })) : null;
 }
 
@@ -81,8 +81,8 @@ function bars({ bars: all = [], mark }) {
   });
 }
 
-/** All classes, which are fetched when they are opened: thousands are not sent with every answer. */
-function showMore(slot, { more, mark }, answer, file) {
+/** List of all classes. It is loaded when it is opened, because a response contains only the first classes. */
+function showAllClasses(slot, { more, mark }, answer, file) {
   const details = slot("all");
   details.hidden = !more;
   slot("all-label").textContent = `All ${more} classes`;
@@ -92,7 +92,7 @@ function showMore(slot, { more, mark }, answer, file) {
     try {
       const [all, left] = allBars(listsAll(answer) ? answer : await predict(answer.model, file, { topK: "all" }));
       slot("all-bars").replaceChildren(...bars({ bars: all, mark }));
-      slot("all-rest").textContent = left ? `And ${left} more, which “top_k=all” of the server's answer has.` : "";
+      slot("all-rest").textContent = left ? `And ${left} more. A request with “top_k=all” returns all of them.` : "";
     } catch (error) {
       slot("all-rest").textContent = error.message;
     }
@@ -104,7 +104,7 @@ function showOutputs(slot, outputs) {
   slot("outputs").tBodies[0].replaceChildren(...outputs.map(({ name, kind, text }) => {
     const row = document.createElement("tr");
     row.innerHTML = '<th scope="row"></th><td></td><td></td>';
-    [name, kind, text].forEach((words, place) => { row.cells[place].textContent = words; });
+    [name, kind, text].forEach((content, index) => { row.cells[index].textContent = content; });
     return row;
   }));
 }
@@ -112,19 +112,19 @@ function showOutputs(slot, outputs) {
 function showVector(slot, vector) {
   slot("vector").hidden = !vector;
   if (!vector) return;
-  slot("vector-text").textContent = `[${listed(vector)}]`;
-  copyButton(slot("vector-copy"), () => stringify(vector), slot("vector-text"));
+  slot("vector-text").textContent = `[${valueList(vector)}]`;
+  enableCopy(slot("vector-copy"), () => stringify(vector), slot("vector-text"));
 }
 
-/** Returns the images where they are class maps, to lay over what the model saw. */
+/** Shows the images of a result. Returns them where they are class maps, and otherwise null. */
 function showImages(slot, { images = [], isMap = false }, { name }) {
   const stem = name.replace(/\.[^.]*$/, "") || "image";
-  const blobs = images.slice(0, MOST_PICTURES).map(({ image }) => new Blob([bytesOf(image)], { type: "image/png" }));
-  const figures = blobs.map((blob, place) => {
-    const number = images.length > 1 ? ` ${place + 1}` : "";
-    return picture(blob, `${isMap ? "Class map" : "Result"}${number}`, `${stem}-result${number.trim() && `-${number.trim()}`}.png`);
+  const blobs = images.slice(0, MAX_IMAGES).map(({ image }) => new Blob([bytesOf(image)], { type: "image/png" }));
+  const figures = blobs.map((blob, index) => {
+    const number = images.length > 1 ? ` ${index + 1}` : "";
+    return imageFigure(blob, `${isMap ? "Class map" : "Result"}${number}`, `${stem}-result${number.trim() && `-${number.trim()}`}.png`);
   });
-  slot("sent").after(...figures);
+  slot("uploaded").after(...figures);
   return isMap && blobs.length > 0 ? blobs : null;
 }
 
@@ -132,12 +132,12 @@ function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
 
-/** An image, or thousands of numbers, would fill the page. */
-function bounded(text) {
+/** Truncates long JSON: an image in base64, or thousands of numbers, would fill the page. */
+function truncated(text) {
   const lines = text.split("\n");
-  const short = lines.slice(0, MOST_LINES).map((line) => (
-    line.length > LONG_LINE ? `${line.slice(0, LONG_LINE)}… ${line.length - LONG_LINE} more characters` : line));
-  if (lines.length > MOST_LINES) short.push(`… ${lines.length - MOST_LINES} more lines`);
+  const short = lines.slice(0, MAX_LINES).map((line) => (
+    line.length > MAX_LINE_LENGTH ? `${line.slice(0, MAX_LINE_LENGTH)}… ${line.length - MAX_LINE_LENGTH} more characters` : line));
+  if (lines.length > MAX_LINES) short.push(`… ${lines.length - MAX_LINES} more lines`);
   return short.join("\n");
 }
 
@@ -153,22 +153,22 @@ function ago(seconds) {
   return `${Math.floor(seconds / size)} ${unit} ago`;
 }
 
-/** Quoted for the shell, and for curl, to which `;` `,` and `"` mean something in a form field. */
-function curlLine(model, name) {
+/** Quotes the name for the shell and for curl, where `;` `,` and `"` are special in a form field. */
+function curlCommand(model, name) {
   const plain = /^[\w.-]+$/.test(name);
   const quoted = `'image=@"${name.replace(/[\\"]/g, "\\$&").replaceAll("'", "'\\''")}"'`;
   return `curl -F ${plain ? `image=@${name}` : quoted} ${location.origin}/predict/${model}`;
 }
 
-/** Makes the copy button beside the curl line of `view` work. */
-export function copyCurl(view) {
+/** Enables the button that copies the curl command of `view`. */
+export function enableCopyCurl(view) {
   const [button, curl] = ["copy", "curl"].map((name) => view.querySelector(`[data-slot="${name}"]`));
-  copyButton(button, () => curl.textContent, curl);
+  enableCopy(button, () => curl.textContent, curl);
 }
 
-/** Makes a copy button work. Browsers offer the clipboard only to https and localhost: elsewhere the text of `element` is copied. */
-function copyButton(button, textOf, element) {
-  const words = button.textContent;
+/** Enables a copy button. Browsers provide the clipboard API only for https and localhost; elsewhere the text of `element` is copied. */
+function enableCopy(button, textOf, element) {
+  const label = button.textContent;
   button.hidden = false;
   button.onclick = async () => {
     await (navigator.clipboard?.writeText(textOf()) ?? Promise.reject()).catch(() => {
@@ -176,6 +176,6 @@ function copyButton(button, textOf, element) {
       document.execCommand("copy");
     });
     button.textContent = "Copied";
-    setTimeout(() => { button.textContent = words; }, 2000);
+    setTimeout(() => { button.textContent = label; }, 2000);
   };
 }

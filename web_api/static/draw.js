@@ -1,9 +1,9 @@
-// A sheet to draw on with mouse, finger or pen: dark on white, as a picture of handwriting is.
+// Canvas for drawing with mouse, finger or pen: dark on white, like an image of handwriting.
 
-const PEN = 40; // canvas pixels of 560: in 28 pixels the stroke is two wide, as in handwriting scanned for digits
+const PEN_WIDTH = 40; // of 560 canvas pixels: two of the 28 pixels of a digit, as in scanned handwriting
 
 /** `onStroke` is called when a stroke ends, `onEmpty` when nothing is left. */
-export function drawingSheet(canvas, undo, clear, { onStart, onStroke, onEmpty }) {
+export function drawingCanvas(canvas, undo, clear, { onStart, onStroke, onEmpty }) {
   const pen = canvas.getContext("2d");
   let strokes = [];
   let pointer = null;
@@ -19,24 +19,24 @@ export function drawingSheet(canvas, undo, clear, { onStart, onStroke, onEmpty }
   });
   canvas.addEventListener("pointermove", (event) => {
     if (event.pointerId !== pointer) return;
-    const passed = event.getCoalescedEvents?.() ?? [];
-    strokes.at(-1).push(...(passed.length ? passed : [event]).map(position));
+    const coalesced = event.getCoalescedEvents?.() ?? [];
+    strokes.at(-1).push(...(coalesced.length ? coalesced : [event]).map(position));
     redraw();
   });
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, lift);
-  undo.addEventListener("click", () => take(strokes.slice(0, -1)));
-  clear.addEventListener("click", () => take([]));
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, endStroke);
+  undo.addEventListener("click", () => replaceStrokes(strokes.slice(0, -1)));
+  clear.addEventListener("click", () => replaceStrokes([]));
   redraw();
 
-  function lift(event) {
+  function endStroke(event) {
     if (event.pointerId !== pointer) return;
     pointer = null;
     onStroke();
   }
 
-  function take(left) {
+  function replaceStrokes(remaining) {
     if (strokes.length === 0) return;
-    strokes = left;
+    strokes = remaining;
     redraw();
     if (strokes.length) onStroke(); else onEmpty();
   }
@@ -50,13 +50,13 @@ export function drawingSheet(canvas, undo, clear, { onStart, onStroke, onEmpty }
   function redraw() {
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, canvas.width, canvas.height);
-    Object.assign(pen, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#16181d" });
+    Object.assign(pen, { lineWidth: PEN_WIDTH, lineCap: "round", lineJoin: "round", strokeStyle: "#16181d" });
     strokes.forEach(line);
-    // Not `disabled`: that would take the keyboard's place away from the one who just pressed it.
+    // Not `disabled`: a disabled button would lose the keyboard focus.
     for (const button of [undo, clear]) button.setAttribute("aria-disabled", strokes.length === 0);
   }
 
-  // Through the midpoints, with the points themselves as handles: corners of a quick hand become curves.
+  // Quadratic curves through the midpoints, with the points as control points: this smooths corners.
   function line(points) {
     pen.beginPath();
     pen.moveTo(...points[0]);
@@ -70,7 +70,7 @@ export function drawingSheet(canvas, undo, clear, { onStart, onStroke, onEmpty }
 
   return {
     isEmpty: () => strokes.length === 0,
-    wipe() { strokes = []; redraw(); },
+    clear() { strokes = []; redraw(); },
     async file() {
       const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
       return new File([blob], "drawing.png", { type: "image/png" });

@@ -1,47 +1,47 @@
-// Several pictures at once: a few in flight, a progress bar, one table row each.
+// Inference on several images: a few requests in flight, a progress bar, one table row per image.
 
 import { predict } from "./api.js";
-import { wording } from "./answer.js";
-import { thumbnail } from "./pictures.js";
+import { resultTexts } from "./answer.js";
+import { thumbnail } from "./images.js";
 
-const AT_ONCE = 4;
+const MAX_CONCURRENT = 4;
 
-/** Asks for every file; `onOpen(answer, file)` shows one in full. Resolves to how many were answered. */
-export async function askSeveral(files, model, { table, progress, label, signal, onOpen }) {
+/** Runs inference on every file. `onOpen(answer, file)` shows one result in full. Resolves to the number of results. */
+export async function predictAll(files, model, { table, progress, label, signal, onOpen }) {
   const waiting = files.map((file) => [file, table.tBodies[0].appendChild(newRow(file))]);
-  let [answered, remembered, failed] = [0, 0, 0];
-  tell();
-  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
-    while (waiting.length) await ask(...waiting.shift());
+  let [succeeded, cached, failed] = [0, 0, 0];
+  showProgress();
+  await Promise.all(Array.from({ length: MAX_CONCURRENT }, async () => {
+    while (waiting.length) await predictOne(...waiting.shift());
   }));
-  return answered;
+  return succeeded;
 
-  async function ask(file, row) {
+  async function predictOne(file, row) {
     try {
       signal.throwIfAborted();
-      say(row, "asking", "Asking …");
-      const onWait = (seconds, why) => say(row, "asking", `${why} Trying again in ${seconds} s …`);
+      showState(row, "running", "Running …");
+      const onWait = (seconds, reason) => showState(row, "running", `${reason} Retrying in ${seconds} s …`);
       const answer = await predict(model, file, { signal, onWait });
-      const said = wording(answer);
-      say(row, "answered", `${said.memory} · ${said.time}`, said.label, said.value);
+      const texts = resultTexts(answer);
+      showState(row, "answered", `${texts.cache} · ${texts.time}`, texts.label, texts.value);
       const name = row.querySelector("button");
       name.disabled = false;
       name.onclick = () => onOpen(answer, file);
-      answered += 1;
-      remembered += answer.cached ? 1 : 0;
+      succeeded += 1;
+      cached += answer.cached ? 1 : 0;
     } catch (error) {
-      say(row, "failed", signal.aborted ? "Stopped" : error.message);
+      showState(row, "failed", signal.aborted ? "Stopped" : error.message);
       failed += 1;
     }
-    tell();
+    showProgress();
   }
 
-  function tell() {
+  function showProgress() {
     progress.max = files.length;
-    progress.value = answered + failed;
-    const parts = [`${answered + failed} of ${files.length} pictures`];
-    if (remembered) parts.push(`${remembered} remembered`);
-    if (failed) parts.push(`${failed} without an answer`);
+    progress.value = succeeded + failed;
+    const parts = [`${succeeded + failed} of ${files.length} images`];
+    if (cached) parts.push(`${cached} cached`);
+    if (failed) parts.push(`${failed} failed`);
     label.textContent = parts.join(" · ");
   }
 }
@@ -52,11 +52,11 @@ function newRow(file) {
     + "<td><strong></strong><small></small></td>";
   row.cells[0].append(thumbnail(file));
   row.querySelector("button").textContent = file.name;
-  say(row, "waiting", "Waiting");
+  showState(row, "waiting", "Waiting");
   return row;
 }
 
-function say(row, state, detail, label = "", value = "") {
+function showState(row, state, detail, label = "", value = "") {
   row.dataset.state = state;
   row.querySelector("strong").textContent = label;
   [row.cells[1], row.cells[2]].forEach((cell, i) => { cell.querySelector("small").textContent = [detail, value][i]; });

@@ -1,8 +1,8 @@
-// Which models can be used: polls the health route and, where something has changed, reads the page anew.
+// Model availability: polls the health route, and loads the page again where something has changed.
 
-const POLL_MS = 5000;
+const POLL_INTERVAL_MS = 5000;
 
-/** What is to be compared of the models that the page shows, in a list of models from the page or from the health route. */
+/** Comparable states of the models of the page, from a list of models of the page or of the health route. */
 function states(shown, list) {
   return JSON.stringify(shown.map(({ name, version }) => {
     const model = list.find((each) => each.name === name && each.version === version);
@@ -11,12 +11,12 @@ function states(shown, list) {
 }
 
 /**
- * Polls for ever, while the page is visible. `shown()` gives the models that the page shows and whether it shows that model_api
- * answers. `onChange(page)` gets a fresh copy of the page where that is no longer so.
+ * Polls while the page is visible, and never returns. `shown()` returns the models of the page, and whether model_api responded when it
+ * was rendered. `onChange(page)` receives a new copy of the page where one of them has changed.
  */
 export async function watchHealth(shown, onChange) {
   for (;;) {
-    await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
+    await new Promise((resolve) => { setTimeout(resolve, POLL_INTERVAL_MS); });
     if (document.hidden) continue;
     try {
       const health = await (await fetch("/health/ready")).json();
@@ -25,7 +25,7 @@ export async function watchHealth(shown, onChange) {
       const page = await (await fetch("/", { headers: { Accept: "text/html" } })).text();
       onChange(new DOMParser().parseFromString(page, "text/html"));
     } catch {
-      // The server itself does not answer: a request that the page sends shows that.
+      // The server is unreachable. The next request of the user shows that.
     }
   }
 }

@@ -1,24 +1,24 @@
-// This browser's jobs: which there were, stands in its storage; how far they are, says the server.
+// Jobs of this browser. Local storage has the list, and the server has the state of each job.
 
 import { findJob } from "./api.js";
-import { hasEnded, moment, statusWord } from "./job.js";
+import { hasEnded, statusText, timestamp } from "./job.js";
 
 const KEY = "mlserve.jobs";
-const MOST = 20;
-const LOOK_EVERY_MS = 3000;
-const NO_MORE = [404, 410]; // never was, or its time is over
+const MAX_JOBS = 20;
+const POLL_INTERVAL_MS = 3000;
+const NOT_FOUND = [404, 410]; // unknown, or expired
 
-/** Keeps the list in `section` as it is, for as long as the page is open. */
+/** Shows the list in `section`, and updates it while the page is open. */
 export function jobList(section) {
   const list = section.querySelector("ul");
-  const known = new Map(); // id → the job as it was last seen
+  const known = new Map(); // ID → last known state of the job
   let [timer, turn] = [0, 0];
-  // Another window of this browser may have sent one.
-  addEventListener("storage", look);
-  document.addEventListener("visibilitychange", look);
-  look();
+  // Another window of this browser may have submitted a job.
+  addEventListener("storage", refresh);
+  document.addEventListener("visibilitychange", refresh);
+  refresh();
 
-  async function look() {
+  async function refresh() {
     clearTimeout(timer);
     draw();
     if (document.hidden) return;
@@ -27,14 +27,14 @@ export function jobList(section) {
     await Promise.all(open.map(async ({ id }) => {
       try {
         const job = await findJob(id);
-        if (mine === turn) known.set(id, job); // else it may be older than what has been told meanwhile
+        if (mine === turn) known.set(id, job); // otherwise it may be older than an update in between
       } catch (error) {
-        if (NO_MORE.includes(error.status)) forget(id);
+        if (NOT_FOUND.includes(error.status)) removeJob(id);
       }
     }));
     if (mine !== turn) return;
     draw();
-    if (read().some(({ id }) => !hasEnded(known.get(id)))) timer = setTimeout(look, LOOK_EVERY_MS);
+    if (read().some(({ id }) => !hasEnded(known.get(id)))) timer = setTimeout(refresh, POLL_INTERVAL_MS);
   }
 
   function draw() {
@@ -42,10 +42,10 @@ export function jobList(section) {
     section.hidden = ours.length === 0;
     const rows = new Map([...list.children].map((row) => [row.dataset.id, row]));
     for (const [id, row] of rows) if (!ours.some((each) => each.id === id)) row.remove();
-    // Rows stay where they are: a list that is made anew would take the keyboard's place away.
-    for (const [place, each] of ours.entries()) {
+    // Rows are reused: a new list would lose the keyboard focus.
+    for (const [index, each] of ours.entries()) {
       const row = rows.get(each.id) ?? newRow(each);
-      if (list.children[place] !== row) list.insertBefore(row, list.children[place] ?? null);
+      if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null);
       fill(row, known.get(each.id));
     }
   }
@@ -61,7 +61,7 @@ export function jobList(section) {
     remove.ariaLabel = `Remove ${name} from this list`;
     remove.onclick = () => {
       const next = (row.nextElementSibling ?? row.previousElementSibling)?.querySelector("button");
-      forget(id);
+      removeJob(id);
       draw();
       next?.focus();
     };
@@ -72,30 +72,30 @@ export function jobList(section) {
     if (!job) return;
     const [facts, counts] = row.querySelectorAll("small");
     row.dataset.status = job.status;
-    facts.textContent = `${job.model} · ${moment(job.created)}`;
+    facts.textContent = `${job.model} · ${timestamp(job.created)}`;
     counts.textContent = `${job.done + job.failed} of ${job.total}${job.failed ? ` · ${job.failed} failed` : ""}`;
-    row.querySelector(".pill").textContent = statusWord(job);
+    row.querySelector(".pill").textContent = statusText(job);
     row.querySelector(".pill").dataset.status = job.status;
   }
 
   return {
-    /** A job of this page, new or further on than before. */
-    tell(job) { known.set(job.id, job); look(); },
-    add(job, name) { write([{ id: job.id, name }, ...read().filter(({ id }) => id !== job.id)]); this.tell(job); },
-    drop(id) { forget(id); draw(); },
+    /** Updates the state of a job. */
+    update(job) { known.set(job.id, job); refresh(); },
+    add(job, name) { write([{ id: job.id, name }, ...read().filter(({ id }) => id !== job.id)]); this.update(job); },
+    drop(id) { removeJob(id); draw(); },
     nameOf: (id) => read().find((each) => each.id === id)?.name,
   };
 }
 
-function forget(gone) {
-  write(read().filter(({ id }) => id !== gone));
+function removeJob(removed) {
+  write(read().filter(({ id }) => id !== removed));
 }
 
-/** A browser may keep nothing for us, and somebody may have written something else there. */
+/** Storage may be disabled, and its content may be invalid. */
 function read() {
   try {
-    const kept = JSON.parse(localStorage.getItem(KEY)) ?? [];
-    return kept.filter(({ id, name }) => /^[0-9a-f]{32}$/.test(id) && typeof name === "string");
+    const stored = JSON.parse(localStorage.getItem(KEY)) ?? [];
+    return stored.filter(({ id, name }) => /^[0-9a-f]{32}$/.test(id) && typeof name === "string");
   } catch {
     return [];
   }
@@ -103,8 +103,8 @@ function read() {
 
 function write(jobs) {
   try {
-    localStorage.setItem(KEY, JSON.stringify(jobs.slice(0, MOST)));
+    localStorage.setItem(KEY, JSON.stringify(jobs.slice(0, MAX_JOBS)));
   } catch {
-    // Then a reload knows the open job alone, by its address.
+    // Without storage, a reload restores only the open job, from the URL.
   }
 }

@@ -62,7 +62,7 @@ impl Backend {
         };
         // Requests that are rejected because of load do not reach the model.
         if !matches!(inference, Err(Error::Busy | Error::Overloaded { .. })) {
-            self.metrics.inferred(&model.name, rows);
+            self.metrics.record_inferences(&model.name, rows);
         }
         let inference = inference?;
         if inference.provenance.model_digest != model.digest {

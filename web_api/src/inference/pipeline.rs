@@ -12,10 +12,10 @@ use open_inference::{Inference, Provenance, Tensor};
 use super::predictor::Predictor;
 use super::request::PredictionRequest;
 use crate::error::Error;
-use crate::steering::Steering;
+use crate::http::cache_control::RequestOptions;
 
 impl Predictor {
-    /// Runs the steps of a pipeline; independent steps run concurrently. `steering` applies to each step.
+    /// Runs the steps of a pipeline; independent steps run concurrently. `options` applies to each step.
     ///
     /// The digest of the result is that of the models that computed it. So if a model changes meanwhile, nothing is stored under the
     /// pipeline's old key.
@@ -23,7 +23,7 @@ impl Predictor {
         &self,
         request: &PredictionRequest,
         pipeline: &Pipeline,
-        steering: Steering,
+        options: RequestOptions,
     ) -> Result<Inference, Error> {
         let mut run = PipelineRun::new(pipeline, request.inputs());
         loop {
@@ -34,8 +34,8 @@ impl Predictor {
             }
             let execute = |(number, inputs): (usize, _)| async move {
                 let step = &pipeline.steps[number];
-                let in_step = |error| Error::Step { step: step.name.clone(), error: Box::new(error) };
-                Ok::<_, Error>((number, self.run_step(step, inputs, steering).await.map_err(in_step)?))
+                let in_step = |error| Error::PipelineStep { step: step.name.clone(), error: Box::new(error) };
+                Ok::<_, Error>((number, self.run_step(step, inputs, options).await.map_err(in_step)?))
             };
             for (number, inference) in try_join_all(ready.into_iter().map(execute)).await? {
                 run.complete(number, inference);
@@ -48,7 +48,7 @@ impl Predictor {
         &'a self,
         step: &'a Step,
         inputs: Vec<Tensor>,
-        steering: Steering,
+        options: RequestOptions,
     ) -> BoxFuture<'a, Result<Inference, Error>> {
         let run = async move {
             let request = self.request_of(step, inputs.clone()).await?;
@@ -58,7 +58,7 @@ impl Predictor {
                 let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
                 return Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() });
             }
-            Ok(self.predict(&request, steering).await?.entry.inference.clone())
+            Ok(self.predict(&request, options).await?.entry.inference.clone())
         };
         run.boxed()
     }
@@ -70,10 +70,10 @@ impl Predictor {
         match self.blocking_pool.run(bytes, build).await? {
             // Not a client error: the pipeline names the model, and can run once it is loaded.
             Err(Error::UnknownModel { .. } | Error::UnknownVersion { .. }) => {
-                Err(Error::NotLoaded { model: step.model.clone(), reason: "it is not loaded".to_owned() })
+                Err(Error::ModelNotReady { model: step.model.clone(), reason: "it is not loaded".to_owned() })
             }
-            Err(Error::Unselected { model, model_name }) => {
-                Err(Error::NotLoaded { model, reason: format!("MODEL_NAME={model_name} does not select it") })
+            Err(Error::ModelNotSelected { model, model_name }) => {
+                Err(Error::ModelNotReady { model, reason: format!("MODEL_NAME={model_name} does not select it") })
             }
             request => request,
         }

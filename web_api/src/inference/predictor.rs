@@ -15,10 +15,10 @@ use super::response::PredictionResponse;
 use super::row_cache::RowCache;
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
+use crate::http::cache_control::{CacheStatus, RequestOptions, UncachedReason};
 use crate::jobs::throttle::BackgroundThrottle;
 use crate::metrics::Metrics;
 use crate::settings::AppType;
-use crate::steering::{Provenance, Steering, Uncached};
 use crate::upstream::catalog::{Catalog, CatalogEntry};
 use crate::upstream::external_workers::ExternalWorkers;
 use crate::upstream::model_client::ModelClient;
@@ -83,8 +83,8 @@ impl Predictor {
         let model = self.find_loaded(model)?;
         let values = ImageArray::max_value_bytes(body);
         memory.reserve(values)?;
-        let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
-        let input = only_required_input(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
+        let array = ImageArray::from_json(body).map_err(|error| Error::InvalidJson(error.to_string()))?;
+        let input = only_required_input(&model.inputs).ok_or_else(|| Error::ArrayNotAccepted(model.name.clone()))?;
         memory.reserve(array.values.len() * input.datatype.size().unwrap_or_default())?;
         // For a model with channels first, the values are transposed.
         memory.reserve(values)?;
@@ -113,75 +113,83 @@ impl Predictor {
         &self.statistics
     }
 
-    /// Serves a request, within what `steering` allows.
-    pub async fn predict(&self, request: &PredictionRequest, steering: Steering) -> Result<PredictionResponse, Error> {
+    /// Serves a request, within what `options` allows.
+    pub async fn predict(
+        &self,
+        request: &PredictionRequest,
+        options: RequestOptions,
+    ) -> Result<PredictionResponse, Error> {
         let started = Instant::now();
-        let result = self.get_or_infer(request, steering).await;
+        let result = self.get_or_infer(request, options).await;
         let (name, rows) = (request.model().name.as_str(), request.row_count());
         match &result {
             Ok(PredictionResponse { entry, cache_status }) => {
                 let inference = &entry.inference;
                 let lookup = match cache_status {
-                    Provenance::Bypass(_) | Provenance::Uncached(_) => None,
-                    _ if cache_status.cost_nothing() => Some(CacheLookup::Hit),
+                    CacheStatus::Bypass(_) | CacheStatus::Uncached(_) => None,
+                    _ if cache_status.is_reused() => Some(CacheLookup::Hit),
                     _ => Some(CacheLookup::Miss),
                 };
                 // In a batch, only the rows that were not cached have run.
-                let ran = if let Provenance::Rows(rows) = cache_status { rows.miss } else { rows };
+                let ran = if let CacheStatus::Rows(rows) = cache_status { rows.miss } else { rows };
                 let timing = &inference.provenance.timing_ms;
                 self.statistics.record_success(name, &inference.version, ran, timing, started.elapsed(), lookup);
-                self.metrics.answered(name, *cache_status, rows);
+                self.metrics.record_results(name, *cache_status, rows);
             }
             Err(error) => {
                 self.statistics.record_failure(name, &request.model().version, started.elapsed());
-                self.metrics.failed(error.status().1);
+                self.metrics.record_error(error.status().1);
             }
         }
         result
     }
 
-    async fn get_or_infer(&self, request: &PredictionRequest, steering: Steering) -> Result<PredictionResponse, Error> {
-        if steering.reads_memory()
+    async fn get_or_infer(
+        &self,
+        request: &PredictionRequest,
+        options: RequestOptions,
+    ) -> Result<PredictionResponse, Error> {
+        if options.allows_lookup()
             && request.rows().is_empty()
             && request.uncached().is_none()
             && let Some(entry) = self.cache.get_local(request.key())
         {
-            return Ok(PredictionResponse { entry, cache_status: Provenance::Memory(CacheOutcome::LocalHit) });
+            return Ok(PredictionResponse { entry, cache_status: CacheStatus::Lookup(CacheOutcome::LocalHit) });
         }
         // Boxed: the future of a hit is moved several times, and stays small without this part.
-        Box::pin(self.lookup_or_infer(request, steering)).await
+        Box::pin(self.lookup_or_infer(request, options)).await
     }
 
     async fn lookup_or_infer(
         &self,
         request: &PredictionRequest,
-        steering: Steering,
+        options: RequestOptions,
     ) -> Result<PredictionResponse, Error> {
         if let Some(reason) = request.uncached() {
-            return self.infer_uncached(request, reason, steering).await;
+            return self.infer_uncached(request, reason, options).await;
         }
-        if !steering.reads_memory() {
-            return self.bypass(request, steering).await;
+        if !options.allows_lookup() {
+            return self.bypass(request, options).await;
         }
         if !request.rows().is_empty()
-            && let Some(response) = self.rows.predict(request, steering).await?
+            && let Some(response) = self.rows.predict(request, options).await?
         {
             return Ok(response);
         }
         let (key, name) = (request.key(), request.model().name.as_str());
-        let (entry, outcome) = if steering.only_if_cached {
-            self.cache.get(key, name).await.ok_or(Error::NotRemembered)?
+        let (entry, outcome) = if options.only_if_cached {
+            self.cache.get(key, name).await.ok_or(Error::NotCached)?
         } else {
-            let infer = async { self.infer(request, steering).await.map_err(Failure::from) };
-            let (priority, key_of) = (steering.priority(), |inference: &Inference| request.key_of(inference));
+            let infer = async { self.infer(request, options).await.map_err(Failure::from) };
+            let (priority, key_of) = (options.priority(), |inference: &Inference| request.key_of(inference));
             let found = self.cache.get_or_compute(key, name, priority, key_of, infer).await;
             found.map_err(|failure| failure.error)?
         };
         if request.version().is_some_and(|version| version != entry.inference.version) {
             // This request has joined the flight of a request without a version, and the default version has changed meanwhile.
-            return self.bypass(request, Steering { no_cache: true, ..steering }).await;
+            return self.bypass(request, RequestOptions { no_cache: true, ..options }).await;
         }
-        Ok(PredictionResponse { entry, cache_status: Provenance::Memory(outcome) })
+        Ok(PredictionResponse { entry, cache_status: CacheStatus::Lookup(outcome) })
     }
 
     /// Runs a model whose results are not cached. Identical concurrent requests run separately: they must not share a result. The
@@ -189,39 +197,39 @@ impl Predictor {
     async fn infer_uncached(
         &self,
         request: &PredictionRequest,
-        reason: Uncached,
-        steering: Steering,
+        reason: UncachedReason,
+        options: RequestOptions,
     ) -> Result<PredictionResponse, Error> {
-        if steering.only_if_cached {
-            return Err(Error::NotRemembered);
+        if options.only_if_cached {
+            return Err(Error::NotCached);
         }
-        let inference = self.infer(request, steering).await?;
+        let inference = self.infer(request, options).await?;
         let entry = Arc::new(CacheEntry::new(request.key_of(&inference), inference));
-        Ok(PredictionResponse { entry, cache_status: Provenance::Uncached(reason) })
+        Ok(PredictionResponse { entry, cache_status: CacheStatus::Uncached(reason) })
     }
 
     /// Runs the model without a lookup.
-    async fn bypass(&self, request: &PredictionRequest, steering: Steering) -> Result<PredictionResponse, Error> {
-        if steering.only_if_cached {
-            return Err(Error::NotRemembered);
+    async fn bypass(&self, request: &PredictionRequest, options: RequestOptions) -> Result<PredictionResponse, Error> {
+        if options.only_if_cached {
+            return Err(Error::NotCached);
         }
-        let inference = self.infer(request, steering).await?;
+        let inference = self.infer(request, options).await?;
         let key = request.key_of(&inference);
-        if steering.no_store {
+        if options.no_store {
             let entry = Arc::new(CacheEntry::new(key, inference));
-            return Ok(PredictionResponse { entry, cache_status: Provenance::Bypass(None) });
+            return Ok(PredictionResponse { entry, cache_status: CacheStatus::Bypass(None) });
         }
         let (entry, storage) = match self.rows.put(request, &inference).await? {
             Some(storage) => (Arc::new(CacheEntry::new(key, inference)), storage),
             None => self.cache.put(key, inference),
         };
-        Ok(PredictionResponse { entry, cache_status: Provenance::Bypass(Some(storage)) })
+        Ok(PredictionResponse { entry, cache_status: CacheStatus::Bypass(Some(storage)) })
     }
 
-    async fn infer(&self, request: &PredictionRequest, steering: Steering) -> Result<Inference, Error> {
+    async fn infer(&self, request: &PredictionRequest, options: RequestOptions) -> Result<Inference, Error> {
         match &request.model().pipeline {
-            Some(pipeline) => self.run_steps(request, pipeline, steering).await,
-            None => self.backend.infer(request, steering.in_background).await,
+            Some(pipeline) => self.run_steps(request, pipeline, options).await,
+            None => self.backend.infer(request, options.in_background).await,
         }
     }
 }

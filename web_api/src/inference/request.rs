@@ -9,8 +9,8 @@ use open_inference::{
 };
 
 use crate::error::Error;
+use crate::http::cache_control::UncachedReason;
 use crate::settings::AppType;
-use crate::steering::Uncached;
 use crate::upstream::catalog::CatalogEntry;
 
 /// Batches with more rows are cached as a whole: each row costs a lookup and a kilobyte of metadata, and large batches rarely have
@@ -74,8 +74,8 @@ impl PredictionRequest {
         if image_input(&model).is_none() {
             let name = model.name.clone();
             return Err(match image_settings_hint(&name, &model.inputs) {
-                Some(remedy) => Error::NoImageSettings { model: name, remedy },
-                None => Error::NoPictures(name),
+                Some(remedy) => Error::ImageSettingsMissing { model: name, remedy },
+                None => Error::ImageNotAccepted(name),
             });
         }
         let input_digest = KeyInput::Image(&image).into();
@@ -90,7 +90,7 @@ impl PredictionRequest {
     }
 
     /// Why its result is neither looked up nor stored; `None` if it is cached.
-    pub fn uncached(&self) -> Option<Uncached> {
+    pub fn uncached(&self) -> Option<UncachedReason> {
         uncached(&self.model)
     }
 
@@ -151,11 +151,11 @@ impl PredictionRequest {
     }
 }
 
-fn uncached(model: &ModelDescription) -> Option<Uncached> {
+fn uncached(model: &ModelDescription) -> Option<UncachedReason> {
     match model.not_cached {
-        Some(NotCached::Random) => Some(Uncached::Random),
-        Some(NotCached::Settings) => Some(Uncached::Settings),
-        None => (model.digest.is_empty() && model.platform == Platform::Queue).then_some(Uncached::NoDigest),
+        Some(NotCached::Random) => Some(UncachedReason::Random),
+        Some(NotCached::Settings) => Some(UncachedReason::Settings),
+        None => (model.digest.is_empty() && model.platform == Platform::Queue).then_some(UncachedReason::NoDigest),
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
         let error =
             PredictionRequest::from_image(AppType::Cli, model.into(), Bytes::from_static(b"cat")).err().unwrap();
         let message = error.to_string();
-        assert!(message.starts_with("m does not take a picture yet. If its input \"x\""), "{message}");
+        assert!(message.starts_with("m does not accept an image yet. If its input \"x\""), "{message}");
         assert!(message.contains("m/model-settings.json"), "{message}");
     }
 

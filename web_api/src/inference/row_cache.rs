@@ -30,7 +30,7 @@ use super::response::PredictionResponse;
 use super::row_batch::{PendingRow, RowBatch};
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::steering::{Provenance, RowCounts, Steering};
+use crate::http::cache_control::{CacheStatus, RequestOptions, RowCounts};
 
 /// Caches the rows of batches individually.
 #[derive(Clone)]
@@ -75,7 +75,7 @@ impl RowCache {
     pub async fn predict(
         &self,
         request: &PredictionRequest,
-        steering: Steering,
+        options: RequestOptions,
     ) -> Result<Option<PredictionResponse>, Error> {
         if self.is_disabled(&request.model().digest) {
             return Ok(None);
@@ -85,12 +85,12 @@ impl RowCache {
         let mut found = self.cache.get_all(&keys, &request.model().name).await;
         let missing: Vec<usize> = (0..found.len()).filter(|&number| found[number].is_none()).collect();
         if !missing.is_empty() {
-            if steering.only_if_cached {
+            if options.only_if_cached {
                 return Ok(None);
             }
             let rows: Vec<usize> = missing.iter().map(|&number| distinct.first[number]).collect();
             let is_all = rows.len() == request.rows().len();
-            let computed = self.join_or_compute(request, &rows, steering).await;
+            let computed = self.join_or_compute(request, &rows, options).await;
             for (number, result) in missing.into_iter().zip(computed) {
                 match result {
                     Ok(row) => found[number] = Some(row),
@@ -131,10 +131,10 @@ impl RowCache {
         &self,
         request: &PredictionRequest,
         rows: &[usize],
-        steering: Steering,
+        options: RequestOptions,
     ) -> Vec<Result<CachedRow, Failure<Error>>> {
         let batch = RowBatch::default();
-        let priority = steering.priority();
+        let priority = options.priority();
         let flight = |index: usize| {
             let row = &request.rows()[index];
             let key_of = |inference: &Inference| request.key_of_row(row, inference);
@@ -146,7 +146,7 @@ impl RowCache {
                 batch.row_added().await;
                 // After this, all flights that start now have been polled once and have added their rows.
                 yield_now().await;
-                self.send_batch(request, batch.take(), steering.in_background).await;
+                self.send_batch(request, batch.take(), options.in_background).await;
             }
         };
         tokio::select! {
@@ -239,7 +239,7 @@ impl RowCache {
         let mut entry = CacheEntry::new(request.key_of(&inference), inference);
         let oldest = found.iter().map(|(entry, _)| entry.stored_at).min();
         entry.stored_at = oldest.unwrap_or(entry.stored_at);
-        let cache_status = Provenance::Rows(count_rows(found, index));
+        let cache_status = CacheStatus::Rows(count_rows(found, index));
         Ok(Some(PredictionResponse { entry: Arc::new(entry), cache_status }))
     }
 

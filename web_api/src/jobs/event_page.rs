@@ -8,7 +8,7 @@ use db_api::jobs::{Event, EventKind, Job, JobId, JobLookup, Jobs, Outcome};
 use service::memory_budget::{MemoryBudget, Reservation};
 
 use crate::error::Error;
-use crate::routes::jobs::body::{JobBody, ResultBody};
+use crate::job_views::{JobBody, ResultBody};
 
 /// Events on a page.
 const MAX_PAGE_EVENTS: usize = 200;
@@ -50,7 +50,7 @@ impl EventPage {
         let mut memory = budget.shared_reservation();
         memory.reserve(texts + events.len() * EVENT_BYTES)?;
         // Read after its events, so that the job is never older than an event on the page.
-        let JobLookup::Found(job) = jobs.find(job).await? else { return Err(Error::JobGone) };
+        let JobLookup::Found(job) = jobs.find(job).await? else { return Err(Error::JobExpired) };
         render(jobs, &job, &events, outcomes, &names, memory)
     }
 }

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::steering::{BACKGROUND, PRIORITY};
+use crate::http::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 
 /// Runs inputs through the inference routes.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl JobExecutor {
         }
         match scope {
             Scope::CacheOnly => headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("only-if-cached")),
-            Scope::Full => headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND)),
+            Scope::Full => headers.insert(PRIORITY_HEADER, HeaderValue::from_static(BACKGROUND_PRIORITY)),
         };
         request
     }

@@ -10,10 +10,10 @@ use service::memory_budget::Reservation;
 
 use super::request_splitter::{RequestList, RequestSplitter};
 use super::unique_names::UniqueNames;
-use crate::archive::{Archive, Bounds, Budget, Entry, Format, Keep};
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::image_files::{has_image_name, is_image, is_left_behind, is_system_file, is_zip_based};
+use crate::http::extract::archive::{Archive, ArchiveEntry, ArchiveFormat, Budget, FileFilter, SubmissionLimits};
+use crate::http::extract::file_type::{has_image_name, is_hidden, is_image, is_system_file, is_zip_based};
 
 /// Bytes of a chunk. A chunk with a single input may be larger.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
@@ -49,8 +49,8 @@ impl InputReader {
     pub fn new(
         format: PayloadFormat,
         files: Vec<(String, Bytes)>,
-        keep: Keep,
-        bounds: Bounds,
+        keep: FileFilter,
+        bounds: SubmissionLimits,
         memory: Reservation,
     ) -> Self {
         Self(ReadState {
@@ -83,7 +83,7 @@ impl InputReader {
     pub fn finish(self) -> Result<SkippedFiles, Error> {
         match self.0 {
             ReadState { read: 0, skipped: SkippedFiles { count: 0, .. }, .. } => Err(Error::NoInputs),
-            ReadState { read: 0, skipped, .. } => Err(Error::NoImages(skipped)),
+            ReadState { read: 0, skipped, .. } => Err(Error::NoImageInputs(skipped)),
             ReadState { skipped, .. } => Ok(skipped),
         }
     }
@@ -94,8 +94,8 @@ struct ReadState {
     files: vec::IntoIter<(String, Bytes)>,
     archive: Option<Archive>,
     requests: Option<RequestSplitter>,
-    keep: Keep,
-    bounds: Bounds,
+    keep: FileFilter,
+    bounds: SubmissionLimits,
     budget: Budget,
     names: UniqueNames,
     /// Inputs so far.
@@ -135,8 +135,8 @@ impl ReadState {
             PayloadFormat::Lines => self.read_request(RequestList::Lines)?,
         };
         self.read += usize::from(input.is_some());
-        if self.read > self.bounds.inputs {
-            return Err(Error::TooManyInputs { sent: self.read, most: self.bounds.inputs });
+        if self.read > self.bounds.max_inputs {
+            return Err(Error::TooManyInputs { sent: self.read, max: self.bounds.max_inputs });
         }
         Ok(input)
     }
@@ -155,13 +155,13 @@ impl ReadState {
                 self.open(name, bytes)?
             };
             match entry {
-                Some(Entry::Input(name, data)) => {
+                Some(ArchiveEntry::Input(name, data)) => {
                     // Twice: as the name of the input, and among the names in use.
                     self.budget.memory.reserve(2 * (INPUT_BYTES + name.len().min(MAX_NAME_BYTES)))?;
                     let name = self.names.claim(&name.chars().take(MAX_NAME).collect::<String>());
                     return Ok(Some(Input { name, data, outcome: None }));
                 }
-                Some(Entry::Skipped(name)) => self.skipped.add(&name),
+                Some(ArchiveEntry::Skipped(name)) => self.skipped.add(&name),
                 // An archive has been opened, or has ended.
                 None => {}
             }
@@ -169,12 +169,12 @@ impl ReadState {
     }
 
     /// Opens a file. `None` if it is an archive, which is open now, or an empty form field.
-    fn open(&mut self, name: String, bytes: Bytes) -> Result<Option<Entry>, Error> {
-        let images = self.keep == Keep::Images;
-        if images && (is_left_behind(&name) || is_system_file(&name)) {
-            return Ok(Some(Entry::Skipped(name)));
+    fn open(&mut self, name: String, bytes: Bytes) -> Result<Option<ArchiveEntry>, Error> {
+        let images = self.keep == FileFilter::ImagesOnly;
+        if images && (is_hidden(&name) || is_system_file(&name)) {
+            return Ok(Some(ArchiveEntry::Skipped(name)));
         }
-        let format = Format::of(&bytes).filter(|_| !images || !is_zip_based(&name));
+        let format = ArchiveFormat::detect(&bytes).filter(|_| !images || !is_zip_based(&name));
         if let Some(format) = format {
             self.archive = Some(Archive::open(bytes, format, self.keep, &mut self.budget)?);
             return Ok(None);
@@ -184,11 +184,11 @@ impl ReadState {
             return Ok(None);
         }
         if images && !has_image_name(&name) && !is_image(&bytes) {
-            return Ok(Some(Entry::Skipped(name)));
+            return Ok(Some(ArchiveEntry::Skipped(name)));
         }
         // The body, of which this is a part, is reserved already. Reserved again, so that it is released like an unpacked input.
         self.budget.memory.reserve(bytes.len())?;
-        Ok(Some(Entry::Input(name, bytes)))
+        Ok(Some(ArchiveEntry::Input(name, bytes)))
     }
 
     fn read_request(&mut self, form: RequestList) -> Result<Option<Input>, Error> {
@@ -198,8 +198,8 @@ impl ReadState {
         }
         let Some(requests) = &mut self.requests else { return Ok(None) };
         let Some(text) = requests.next()? else { return Ok(None) };
-        if self.read == self.bounds.inputs {
-            return Err(Error::TooManyInputs { sent: self.read + 1, most: self.bounds.inputs });
+        if self.read == self.bounds.max_inputs {
+            return Err(Error::TooManyInputs { sent: self.read + 1, max: self.bounds.max_inputs });
         }
         // The text is copied. A name with escapes is unescaped in a buffer of its own before it is truncated.
         self.budget.memory.reserve(text.len())?;
@@ -223,7 +223,7 @@ fn input_of_request(text: &Bytes, index: usize) -> Result<Input, Error> {
         #[serde(default)]
         id: Option<String>,
     }
-    let invalid = |error| Error::Job(format!("input {index} is not an inference request: {error}"));
+    let invalid = |error| Error::InvalidJobRequest(format!("input {index} is not an inference request: {error}"));
     let request: InferenceRequest = serde_json::from_slice(text).map_err(invalid)?;
     let name = request.id.unwrap_or_default().chars().take(MAX_NAME).collect();
     // A copy: a slice would keep the whole body in memory as long as the queue keeps the input.
@@ -238,14 +238,14 @@ mod tests {
 
     #[test]
     fn nothing_is_parsed_after_the_first_input_that_exceeds_the_limit() {
-        let bounds = Bounds { inputs: 2, entries: 8, input_bytes: 1 << 20, bytes: 1 << 20 };
+        let bounds = SubmissionLimits { max_inputs: 2, max_entries: 8, max_input_bytes: 1 << 20, max_bytes: 1 << 20 };
         for (format, body) in
             [(PayloadFormat::List, "[{}, {}, {}, broken"), (PayloadFormat::Lines, "{}\n{}\n{}\nbroken")]
         {
             let files = vec![(String::new(), Bytes::from_static(body.as_bytes()))];
             let budget = MemoryBudget::new(1 << 20);
-            let mut inputs = InputReader::new(format, files, Keep::All, bounds, budget.reservation(None));
-            assert!(matches!(inputs.0.read_chunk(), Err(Error::TooManyInputs { sent: 3, most: 2 })));
+            let mut inputs = InputReader::new(format, files, FileFilter::All, bounds, budget.reservation(None));
+            assert!(matches!(inputs.0.read_chunk(), Err(Error::TooManyInputs { sent: 3, max: 2 })));
             drop(inputs);
             assert_eq!(budget.used(), 0);
         }

@@ -33,7 +33,7 @@ pub struct RequestSplitter {
 
 impl RequestSplitter {
     pub fn new(body: Bytes, form: RequestList) -> Result<Self, Error> {
-        let text = utf8_json(&body).map_err(|error| Error::Job(error.to_string()))?;
+        let text = utf8_json(&body).map_err(|error| Error::InvalidJobRequest(error.to_string()))?;
         let list = text.trim_ascii_start().strip_prefix(b"[").filter(|_| form == RequestList::Json);
         let is_list = list.is_some();
         let position = body.len() - list.unwrap_or(text).len();
@@ -60,7 +60,7 @@ impl RequestSplitter {
 
 /// The first element of the rest of a list, and the number of bytes up to the end of the comma after it.
 fn next_element(rest: &[u8]) -> Result<(Option<&[u8]>, usize), Error> {
-    let invalid = |error: &dyn fmt::Display| Error::Job(format!("the JSON list is not valid: {error}"));
+    let invalid = |error: &dyn fmt::Display| Error::InvalidJobRequest(format!("the JSON list is not valid: {error}"));
     if let Some(after) = rest.trim_ascii_start().strip_prefix(b"]") {
         let is_end = after.trim_ascii().is_empty();
         return if is_end { Ok((None, rest.len())) } else { Err(invalid(&"its end is followed by other text")) };

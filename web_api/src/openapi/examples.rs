@@ -5,22 +5,22 @@ use http::HeaderMap;
 use open_inference::{ContentType, Datatype, Inference, Provenance, Task, Tensor, TensorMetadata, only_required_input};
 use serde_json::{Value, json};
 
-/// A drawn seven of 28×28 pixels: something that any image model can be asked with.
-const PICTURE: &[u8] = include_bytes!("../../openapi/seven.png");
+/// Example image: a drawn seven of 28×28 pixels.
+const EXAMPLE_IMAGE: &[u8] = include_bytes!("../../openapi/seven.png");
 
-/// A longer tensor is no example that anybody reads.
+/// Maximum number of elements of a tensor in an example.
 const MAX_ELEMENTS: usize = 1024;
 
-/// How many classes an example asks for.
+/// Number of classes in a request for the most likely classes.
 const TOP_CLASSES: usize = 3;
 
-/// Requests that `model` answers, as named examples.
+/// Named examples of requests to `model`.
 pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
     let mut requests = Vec::new();
     let optional = optional(model);
-    let mut add = |kind: &str, words: &str, request: Option<Value>| {
+    let mut add = |kind: &str, title: &str, request: Option<Value>| {
         let name = format!("{}-{}-{kind}", model.name, model.version);
-        let summary = format!("{} ({}): {words}", model.name, model.version);
+        let summary = format!("{} ({}): {title}", model.name, model.version);
         requests.extend(request.map(|value| {
             let mut example = json!({ "summary": summary, "value": value });
             if let Some(optional) = &optional {
@@ -31,19 +31,19 @@ pub fn requests(model: &ModelDescription) -> Vec<(String, Value)> {
     };
     let takes_images = model.inputs.iter().any(TensorMetadata::accepts_images);
     if takes_images {
-        let pictures = inputs(model, |input| if input.accepts_images() { Some(picture(input)) } else { tensor(input) });
-        add("picture", "a picture", pictures.clone());
-        add("top", "the likeliest classes", pictures.and_then(|inputs| most_likely(model, inputs)));
+        let images = inputs(model, |input| if input.accepts_images() { Some(image(input)) } else { tensor(input) });
+        add("picture", "an image", images.clone());
+        add("top", "the most likely classes", images.and_then(|inputs| most_likely(model, inputs)));
     }
     let tensors = inputs(model, tensor);
     add("tensor", "a tensor", tensors.clone());
     if !takes_images {
-        add("top", "the likeliest classes", tensors.and_then(|inputs| most_likely(model, inputs)));
+        add("top", "the most likely classes", tensors.and_then(|inputs| most_likely(model, inputs)));
     }
     requests
 }
 
-/// The nested list of an old client, for a model with one input of numbers.
+/// Example of `/web_api`, for a model with one numeric input.
 pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
     let input = only_required_input(&model.inputs)?;
     let is_number = !matches!(input.datatype, Datatype::Bytes | Datatype::Bool);
@@ -52,11 +52,10 @@ pub fn image_array(model: &ModelDescription) -> Option<(String, Value)> {
     Some((model.name.clone(), json!({ "summary": model.name, "value": { "image_arr": nested } })))
 }
 
-/// What `/predict` answers for `model`, whose values are made up. None for a model that takes no images, or whose outputs are too
-/// long.
+/// Example response of `/predict` with made-up values. `None` for a model that does not accept images, or whose outputs are too long.
 pub fn result(model: &ModelDescription) -> Option<(String, Value)> {
     model.image.as_ref()?;
-    let outputs: Option<Vec<Tensor>> = model.outputs.iter().map(made_up).collect();
+    let outputs: Option<Vec<Tensor>> = model.outputs.iter().map(example_output).collect();
     let inference = Inference {
         model: model.name.clone(),
         version: model.version.clone(),
@@ -80,8 +79,8 @@ pub fn result(model: &ModelDescription) -> Option<(String, Value)> {
     Some((format!("{}-{}", model.name, model.version), json!({ "summary": summary, "value": value })))
 }
 
-/// Values that add up to 1, of which the first is the largest.
-fn made_up(output: &TensorMetadata) -> Option<Tensor> {
+/// Example output. Its values add up to 1, and the first is the largest.
+fn example_output(output: &TensorMetadata) -> Option<Tensor> {
     let shape = shape(output)?;
     let count = shape.iter().product::<usize>();
     if output.datatype == Datatype::Bytes {
@@ -89,10 +88,10 @@ fn made_up(output: &TensorMetadata) -> Option<Tensor> {
     }
     let is_float = matches!(output.datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64);
     let rest = 0.25 / count.saturating_sub(1).max(1) as f32;
-    let value = |place| {
+    let value = |index| {
         if !is_float {
             0.0
-        } else if place == 0 {
+        } else if index == 0 {
             0.75
         } else {
             rest
@@ -102,15 +101,15 @@ fn made_up(output: &TensorMetadata) -> Option<Tensor> {
     Tensor::from_f32(&output.name, output.datatype, shape, &values).ok()
 }
 
-/// All inputs that a request needs, each as `write` has it; none where one is too long. Zero is seldom a good value for what
-/// has a default.
-fn inputs(model: &ModelDescription, write: impl Fn(&TensorMetadata) -> Option<Value>) -> Option<Value> {
+/// All required inputs, each built by `build`. `None` where one is too long. Optional inputs are omitted, because zero is rarely a
+/// good value for them.
+fn inputs(model: &ModelDescription, build: impl Fn(&TensorMetadata) -> Option<Value>) -> Option<Value> {
     let inputs: Option<Vec<Value>> =
-        model.inputs.iter().filter(|input| !input.parameters.optional).map(write).collect();
+        model.inputs.iter().filter(|input| !input.parameters.optional).map(build).collect();
     Some(json!({ "inputs": inputs? }))
 }
 
-/// A sentence about the inputs that a request may also give.
+/// Sentence about optional inputs.
 fn optional(model: &ModelDescription) -> Option<String> {
     let optional = model.inputs.iter().filter(|input| input.parameters.optional);
     let all: Vec<_> =
@@ -118,8 +117,8 @@ fn optional(model: &ModelDescription) -> Option<String> {
     (!all.is_empty()).then(|| format!("Optional inputs, whose defaults are in the model: {}.", all.join(", ")))
 }
 
-fn picture(input: &TensorMetadata) -> Value {
-    json!({ "name": input.name, "datatype": "BYTES", "shape": [1], "data": [STANDARD.encode(PICTURE)] })
+fn image(input: &TensorMetadata) -> Value {
+    json!({ "name": input.name, "datatype": "BYTES", "shape": [1], "data": [STANDARD.encode(EXAMPLE_IMAGE)] })
 }
 
 fn tensor(input: &TensorMetadata) -> Option<Value> {
@@ -131,26 +130,26 @@ fn tensor(input: &TensorMetadata) -> Option<Value> {
 fn element(input: &TensorMetadata) -> Value {
     match (input.datatype, input.parameters.content_type) {
         (Datatype::Bool, _) => json!(false),
-        (Datatype::Bytes, Some(ContentType::Base64 | ContentType::Image)) => STANDARD.encode(PICTURE).into(),
+        (Datatype::Bytes, Some(ContentType::Base64 | ContentType::Image)) => STANDARD.encode(EXAMPLE_IMAGE).into(),
         (Datatype::Bytes, Some(ContentType::Datetime)) => json!("2026-01-31T12:00:00Z"),
         (Datatype::Bytes, _) => json!("text"),
         _ => json!(0),
     }
 }
 
-/// With length one where any fits; `None` where the whole is too long for an example.
+/// Shape with length 1 for axes of any length. `None` where the tensor is too long for an example.
 fn shape(input: &TensorMetadata) -> Option<Vec<usize>> {
     let shape: Vec<usize> = input.shape.iter().map(|&length| usize::try_from(length).unwrap_or(1)).collect();
     let elements = shape.iter().try_fold(1_usize, |product, &length| product.checked_mul(length))?;
     (elements <= MAX_ELEMENTS).then_some(shape)
 }
 
-/// `request` for the likeliest classes of each output that has classes.
+/// Extends `request` by the most likely classes of each output with classes.
 fn most_likely(model: &ModelDescription, mut request: Value) -> Option<Value> {
     let has_classes = |output: &&TensorMetadata| output.parameters.task == Some(Task::Classification);
-    let wanted =
+    let requested =
         |output: &TensorMetadata| json!({ "name": output.name, "parameters": { "classification": TOP_CLASSES } });
-    let outputs: Vec<Value> = model.outputs.iter().filter(has_classes).map(wanted).collect();
+    let outputs: Vec<Value> = model.outputs.iter().filter(has_classes).map(requested).collect();
     request["outputs"] = (!outputs.is_empty()).then(|| outputs.into())?;
     Some(request)
 }
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn optional_inputs_are_named_and_left_out_of_the_example() {
+    fn optional_inputs_are_named_and_omitted_in_the_example() {
         let mut gain = TensorMetadata::new("gain", Datatype::Fp32, &[]);
         gain.parameters.optional = true;
         let requests = requests(&model(vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 1]), gain]));
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_result_of_an_image_is_shown_by_its_task() {
+    fn the_example_of_a_result_follows_its_task() {
         let result_of = |task, shape: &[i64]| {
             let mut model = model(vec![TensorMetadata::new("a", Datatype::Fp32, &[-1, 2])]);
             model.image = Some(ImageInput { width: 2, height: 2, color: "gray".to_owned(), fit: "digit".to_owned() });
@@ -219,18 +218,18 @@ mod tests {
         assert_eq!((&image["width"], &image["cls"]), (&json!(1), &Value::Null));
         assert_eq!(result_of(None, &[-1, 2]).unwrap()["outputs"][0]["data"], json!([0.75, 0.25]));
         assert!(result_of(Some(Task::Image), &[-1, 3, 64, 64]).is_none(), "too long");
-        assert!(result(&model(vec![])).is_none(), "it takes no images");
+        assert!(result(&model(vec![])).is_none(), "it does not accept images");
     }
 
     #[test]
-    fn a_model_that_takes_images_is_shown_one_and_long_tensors_are_left_out() {
+    fn a_model_that_accepts_images_has_an_image_and_long_tensors_are_omitted() {
         let mut input = TensorMetadata::new("image", Datatype::Fp32, &[-1, 450, 450, 3]);
         input.parameters.content_type = Some(ContentType::Image);
         let requests = requests(&model(vec![input.clone()]));
         let names: Vec<&str> = requests.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["m-2-picture", "m-2-top"]);
         let data = requests[0].1["value"]["inputs"][0]["data"][0].as_str().unwrap();
-        assert_eq!(STANDARD.decode(data).unwrap(), PICTURE);
+        assert_eq!(STANDARD.decode(data).unwrap(), EXAMPLE_IMAGE);
         input.shape = vec![-1, 2, 2];
         let (_, array) = image_array(&model(vec![input])).unwrap();
         assert_eq!(array["value"], json!({ "image_arr": [[[0, 0], [0, 0]]] }));

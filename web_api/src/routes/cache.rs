@@ -4,32 +4,34 @@ use contract::valid_model_name;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::app::App;
 use crate::error::Error;
-use crate::model_name::ModelName;
+use crate::http::extract::model_name::ModelName;
+use crate::state::AppState;
 
-/// How many answers were forgotten.
+/// Response body of `DELETE /cache/{model}`.
 #[derive(Debug, Serialize)]
-pub struct Forgotten {
+pub struct Invalidated {
     model: String,
-    forgotten: u64,
+    /// Number of results that were removed.
+    #[serde(rename = "forgotten")]
+    removed: u64,
 }
 
-/// Forgets a model's answers, near and in Redis, on every replica.
-pub async fn forget(State(app): State<App>, ModelName(model): ModelName) -> Result<Json<Forgotten>, Error> {
+/// Invalidates the cached results of a model: in this process, in Redis, and through Redis in all other processes.
+pub async fn invalidate(State(app): State<AppState>, ModelName(model): ModelName) -> Result<Json<Invalidated>, Error> {
     let model = model.unwrap_or_default();
-    // A model that is served no more may still be remembered.
+    // Results of a model that is no longer served may still be cached.
     if !valid_model_name(&model) {
         app.catalog.find(Some(&model))?;
     }
-    let forgotten = app.memory.invalidate_model(&model).await.map_err(|error| {
-        warn!(%error, model, "cannot forget");
-        Error::MemoryUnavailable
+    let removed = app.cache.invalidate_model(&model).await.map_err(|error| {
+        warn!(%error, model, "cache invalidation failed");
+        Error::CacheUnavailable
     })?;
-    // Or a job of the same content would bring answers back.
+    // Otherwise a job that is deduplicated against an earlier one would return old results.
     app.jobs.clear_dedup(&model).await?;
-    if forgotten == 0 {
+    if removed == 0 {
         app.catalog.find(Some(&model))?;
     }
-    Ok(Json(Forgotten { model, forgotten }))
+    Ok(Json(Invalidated { model, removed }))
 }

@@ -16,9 +16,9 @@ use service::conditional::etag_matches;
 use sha2::{Digest, Sha256};
 use tracing::error;
 
-use crate::app::App;
 use crate::error::Error;
 use crate::openapi;
+use crate::state::AppState;
 
 macro_rules! file {
     ($name:literal, $media_type:literal) => {
@@ -26,7 +26,7 @@ macro_rules! file {
     };
 }
 
-/// The page, and the viewer that it consists of; build.rs puts them together.
+/// The documentation page, and the files of Swagger UI. `build.rs` compresses them.
 const FILES: &[File] = &[
     file!("docs.html", "text/html; charset=utf-8"),
     file!("docs.css", "text/css; charset=utf-8"),
@@ -36,7 +36,7 @@ const FILES: &[File] = &[
     file!("LICENSE", "text/plain; charset=utf-8"),
 ];
 
-/// One tag for all files: they change together, with the binary.
+/// Entity tag of all files. They change together, because they are part of the binary.
 static ETAG: LazyLock<String> = LazyLock::new(|| {
     let mut hash = Sha256::new();
     for file in FILES {
@@ -48,54 +48,57 @@ static ETAG: LazyLock<String> = LazyLock::new(|| {
 struct File {
     name: &'static str,
     media_type: &'static str,
-    /// Compressed, as nearly every browser takes it.
+    /// Compressed, because nearly every browser accepts gzip.
     gzip: &'static [u8],
 }
 
-/// Whose examples are shown: all models' where none is named.
+/// Model and version whose examples the documentation shows. Without a model: all models.
 #[derive(Debug, Default, Deserialize)]
-pub struct Chosen {
+pub struct Selection {
     model: Option<String>,
     version: Option<String>,
 }
 
-/// The viewer's page.
+/// Returns the documentation page.
 pub async fn page(headers: HeaderMap) -> Result<Response, Error> {
     serve(&headers, "docs.html")
 }
 
-/// What the page needs.
+/// Returns a file of the documentation page.
 pub async fn file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, Error> {
-    let Path(name) = name.map_err(|_| Error::NoRoute)?;
+    let Path(name) = name.map_err(|_| Error::RouteNotFound)?;
     serve(&headers, &name)
 }
 
-/// The description itself, with the models that are served now.
+/// Returns the OpenAPI document, with the models that are served now.
 pub async fn openapi(
-    State(app): State<App>,
-    chosen: Result<Query<Chosen>, QueryRejection>,
+    State(app): State<AppState>,
+    selection: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<Value>, Error> {
-    let chosen = chosen.map(|Query(chosen)| chosen).unwrap_or_default();
+    let selection = selection.map(|Query(selection)| selection).unwrap_or_default();
     let known = app.catalog.snapshot();
-    let models = chosen.among(&known.models);
-    match &chosen.model {
-        Some(name) if models.is_empty() => Err(app.catalog.find(Some(name)).err().unwrap_or(Error::NoRoute)),
-        chosen => Ok(Json(openapi::describe(&models, chosen.is_some()))),
+    let models = selection.filter(&known.models);
+    match &selection.model {
+        Some(name) if models.is_empty() => Err(app.catalog.find(Some(name)).err().unwrap_or(Error::RouteNotFound)),
+        name => Ok(Json(openapi::describe(&models, name.is_some()))),
     }
 }
 
-/// Where clients of MLServer look for it.
-pub async fn v2() -> Redirect {
+/// Redirects from the path at which MLServer serves its documentation.
+pub async fn redirect() -> Redirect {
     Redirect::temporary("/docs")
 }
 
-/// The same for one model, or for one version of it: its own examples.
-pub async fn model(State(app): State<App>, chosen: Result<Path<Chosen>, PathRejection>) -> Response {
+/// Redirects to the documentation of one model, or of one version of it.
+pub async fn redirect_to_model(
+    State(app): State<AppState>,
+    selection: Result<Path<Selection>, PathRejection>,
+) -> Response {
     let known = app.catalog.snapshot();
-    let known = |chosen: &Chosen| !chosen.among(&known.models).is_empty();
-    match chosen {
-        Ok(Path(chosen)) if known(&chosen) => {
-            let Chosen { model, version } = chosen;
+    let exists = |selection: &Selection| !selection.filter(&known.models).is_empty();
+    match selection {
+        Ok(Path(selection)) if exists(&selection) => {
+            let Selection { model, version } = selection;
             let version = version.map(|version| format!("&version={version}")).unwrap_or_default();
             Redirect::temporary(&format!("/docs?model={}{version}", model.unwrap_or_default())).into_response()
         }
@@ -103,42 +106,45 @@ pub async fn model(State(app): State<App>, chosen: Result<Path<Chosen>, PathReje
     }
 }
 
-impl Chosen {
-    fn among<'a>(&self, models: &'a [ModelDescription]) -> Vec<&'a ModelDescription> {
-        let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
-        models.iter().filter(|model| is(&self.model, &model.name) && is(&self.version, &model.version)).collect()
+impl Selection {
+    fn filter<'a>(&self, models: &'a [ModelDescription]) -> Vec<&'a ModelDescription> {
+        let matches = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
+        models
+            .iter()
+            .filter(|model| matches(&self.model, &model.name) && matches(&self.version, &model.version))
+            .collect()
     }
 }
 
 fn serve(headers: &HeaderMap, name: &str) -> Result<Response, Error> {
-    let file = FILES.iter().find(|file| file.name == name).ok_or(Error::NoRoute)?;
+    let file = FILES.iter().find(|file| file.name == name).ok_or(Error::RouteNotFound)?;
     let etag = ETAG.as_str();
-    let kept = [(header::CACHE_CONTROL, "no-cache"), (header::ETAG, etag), (header::VARY, "accept-encoding")];
+    let validators = [(header::CACHE_CONTROL, "no-cache"), (header::ETAG, etag), (header::VARY, "accept-encoding")];
     if etag_matches(headers, etag) {
-        return Ok((StatusCode::NOT_MODIFIED, kept).into_response());
+        return Ok((StatusCode::NOT_MODIFIED, validators).into_response());
     }
-    let kind = [(header::CONTENT_TYPE, file.media_type)];
-    if takes_gzip(headers) {
-        return Ok((kept, kind, [(header::CONTENT_ENCODING, "gzip")], file.gzip).into_response());
+    let media_type = [(header::CONTENT_TYPE, file.media_type)];
+    if accepts_gzip(headers) {
+        return Ok((validators, media_type, [(header::CONTENT_ENCODING, "gzip")], file.gzip).into_response());
     }
-    Ok((kept, kind, file.inflated()?).into_response())
+    Ok((validators, media_type, file.decompressed()?).into_response())
 }
 
-/// Whether `Accept-Encoding` names gzip (RFC 9110 §12.5.3).
-fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Whether `Accept-Encoding` accepts gzip (RFC 9110 §12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let refused = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok()) == Some(0.0_f32);
-        name.trim().eq_ignore_ascii_case("gzip") && !refused
+        let is_refused = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok()) == Some(0.0_f32);
+        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
     })
 }
 
 impl File {
-    fn inflated(&self) -> Result<Vec<u8>, Error> {
+    fn decompressed(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         GzDecoder::new(self.gzip).read_to_end(&mut bytes).map_err(|error| {
-            error!(%error, name = self.name, "a file of ours cannot be inflated");
+            error!(%error, name = self.name, "embedded file cannot be decompressed");
             Error::Internal
         })?;
         Ok(bytes)
@@ -150,14 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gzip_is_sent_only_to_whom_takes_it() {
+    fn gzip_is_sent_only_to_clients_that_accept_it() {
         let with = |value: &'static str| HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]);
         for value in ["gzip", "br, GZIP;q=0.5", "deflate,gzip"] {
-            assert!(takes_gzip(&with(value)), "{value}");
+            assert!(accepts_gzip(&with(value)), "{value}");
         }
         for value in ["", "br", "gzip;q=0", "gzip; q=0.0", "identity"] {
-            assert!(!takes_gzip(&with(value)), "{value}");
+            assert!(!accepts_gzip(&with(value)), "{value}");
         }
-        assert!(!takes_gzip(&HeaderMap::new()));
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -7,33 +7,33 @@ use open_inference::ModelState;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::state::AppState;
 
-/// The process runs.
+/// Liveness: the process runs.
 pub async fn live() -> Json<Value> {
     Json(json!({ "live": true }))
 }
 
-/// Whether it can do its work, what it does without, and why.
-pub async fn ready(State(app): State<App>) -> impl IntoResponse {
+/// Readiness: whether the service can do its work, which parts are degraded, and why.
+pub async fn ready(State(app): State<AppState>) -> impl IntoResponse {
     let known = app.catalog.snapshot();
     let reason = app.readiness.reason().or_else(|| known.reason());
     let ready = reason.is_none();
-    let redis = match app.memory.redis() {
+    let redis = match app.cache.redis() {
         None => "off",
         Some(redis) if redis.is_available() => "ready",
         Some(_) => "unavailable",
     };
-    let fallback_reason = |model: &ModelDescription| model.device.as_ref().is_some_and(|d| d.fallback_reason.is_some());
+    let uses_fallback = |model: &ModelDescription| model.device.as_ref().is_some_and(|d| d.fallback_reason.is_some());
     let mut degraded = Vec::new();
     if redis == "unavailable" {
         degraded.push("redis");
     }
-    // Without Redis there are no durable jobs either.
+    // Without Redis, durable jobs are unavailable, too. That is not reported twice.
     if redis != "unavailable" && app.queue_probe.is_unavailable() {
         degraded.push("jobs");
     }
-    if known.models.iter().any(fallback_reason) {
+    if known.models.iter().any(uses_fallback) {
         degraded.push("gpu");
     }
     if known.reachable && !known.models.iter().all(ModelDescription::is_ready) {

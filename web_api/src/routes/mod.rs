@@ -1,34 +1,34 @@
-//! Each file is one thing a client can ask: extract → call → render.
+//! Handlers, one file per route: extract → call → render.
 
-/// `DELETE /cache/{model}`.
+/// `GET /static/{file}`: scripts and styles of the page.
+pub mod assets;
+
+/// `DELETE /cache/{model}`: invalidation of cached results.
 pub mod cache;
 
-/// CORS for pages of other origins.
-pub mod cors;
-
-/// `GET /docs` and `/openapi.json`: what there is to ask, for people and for programs.
+/// `GET /docs` and `/openapi.json`: API documentation.
 pub mod docs;
 
 /// `GET /health/live` and `/health/ready`.
 pub mod health;
 
-/// `POST /input/{model}`: the picture as the model sees it.
-pub mod input;
-
-/// `/jobs`: slow and large work.
+/// `/jobs`: asynchronous inference.
 pub mod jobs;
 
-/// `GET /`, and the page that a plain form post gets.
+/// `POST /web_api`: inference on a nested JSON array.
+pub mod legacy_array;
+
+/// Open Inference Protocol over REST and gRPC.
+mod open_inference;
+
+/// `GET /`: the page, which is also the response to a plain form post.
 pub mod page;
 
-/// `POST /predict`: an image → an answer.
+/// `POST /predict`: inference on an image.
 pub mod predict;
 
-/// Headers that every answer carries.
-pub mod security;
+/// Body, conditional response and cache headers that several routes share.
+mod prediction;
 
-/// `GET /static/{file}`: what the page needs, from inside the binary.
-pub mod static_files;
-
-/// `POST /web_api`: the old clients, unchanged.
-pub mod web_api;
+/// `POST /input/{model}`: the image after preprocessing.
+pub mod preview;

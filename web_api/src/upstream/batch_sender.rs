@@ -134,5 +134,5 @@ impl Drop for BatchSender {
 /// Whether one request of a batch may have caused the error, so that the others would succeed without it.
 fn may_concern_one_request(error: &Error) -> bool {
     let status = error.status().0;
-    status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::Deadline)
+    status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR || matches!(error, Error::DeadlineExceeded)
 }

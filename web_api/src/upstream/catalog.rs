@@ -165,9 +165,13 @@ mod tests {
         assert_eq!(catalog.find_version("mnist", None).unwrap().version, "2");
         assert_eq!(catalog.find_version("mnist", Some("1")).unwrap().version, "1");
         let error = catalog.find_version("mnist", Some("3")).unwrap_err().to_string();
-        assert_eq!(error, "mnist has no version \"3\"; there are 1, 2.");
+        assert_eq!(error, "mnist has no version \"3\"; available versions: 1, 2.");
         assert!(
-            catalog.find_version("leukemia", Some("1")).unwrap_err().to_string().contains("there are broken, mnist")
+            catalog
+                .find_version("leukemia", Some("1"))
+                .unwrap_err()
+                .to_string()
+                .contains("available models: broken, mnist")
         );
         assert_eq!(
             catalog.find(Some("left")).unwrap_err().to_string(),

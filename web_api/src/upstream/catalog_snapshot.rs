@@ -48,7 +48,7 @@ impl CatalogEntry {
     pub fn require_loaded(self) -> Result<Self, Error> {
         if self.inputs.is_empty() && self.outputs.is_empty() {
             let reason = self.reason.clone().unwrap_or_else(|| "it is being loaded".to_owned());
-            return Err(Error::NotLoaded { model: self.name.clone(), reason });
+            return Err(Error::ModelNotReady { model: self.name.clone(), reason });
         }
         Ok(self)
     }
@@ -115,9 +115,9 @@ impl CatalogSnapshot {
                 None if self.defaults().next().is_none() && !self.reachable => Err(Error::ModelUnreachable),
                 None if self.unselected.models.contains(name) => {
                     let model_name = self.unselected.model_name.clone();
-                    Err(Error::Unselected { model: name.to_owned(), model_name })
+                    Err(Error::ModelNotSelected { model: name.to_owned(), model_name })
                 }
-                None => Err(Error::UnknownModel { asked: truncated(name), known: names() }),
+                None => Err(Error::UnknownModel { requested: truncated(name), available: names() }),
             };
         }
         let defaults: Vec<_> = self.models.iter().enumerate().filter(|(_, model)| model.is_default).collect();
@@ -126,8 +126,8 @@ impl CatalogSnapshot {
         match (warm.as_slice(), defaults.as_slice()) {
             ([(only, _)], _) | ([], [(only, _)]) => Ok(*only),
             (_, []) if !self.reachable => Err(Error::ModelUnreachable),
-            (_, []) => Err(Error::UnknownModel { asked: String::new(), known: Vec::new() }),
-            _ => Err(Error::NameAModel(names())),
+            (_, []) => Err(Error::UnknownModel { requested: String::new(), available: Vec::new() }),
+            _ => Err(Error::ModelNameRequired(names())),
         }
     }
 
@@ -136,8 +136,8 @@ impl CatalogSnapshot {
         let found = self.models.iter().position(|model| model.name == name && model.version == version);
         found.ok_or_else(|| Error::UnknownVersion {
             model: truncated(name),
-            asked: truncated(version),
-            known: same_name().map(|model| model.version.clone()).collect(),
+            requested: truncated(version),
+            available: same_name().map(|model| model.version.clone()).collect(),
         })
     }
 

@@ -243,7 +243,9 @@ mod tests {
     fn only_overload_shrinks_the_window() {
         let refusal = |status: u16| Error::Model(open_inference::Error::new(status.try_into().unwrap(), "is loading"));
         let time = Duration::from_millis(5);
-        for error in [refusal(503), refusal(500), refusal(422), Error::Busy, Error::Deadline, Error::ModelUnreachable] {
+        for error in
+            [refusal(503), refusal(500), refusal(422), Error::Busy, Error::DeadlineExceeded, Error::ModelUnreachable]
+        {
             assert_eq!(CallOutcome::of(&Err(error.clone()), time), CallOutcome::Other, "{error:?}");
         }
         let overloaded = Error::Overloaded { model: "m".to_owned(), retry_after_s: 7 };

@@ -79,14 +79,14 @@ impl ExternalWorkers {
             let Some(outcome) = self.jobs.results(id, &[0], usize::MAX).await?.pop().flatten() else {
                 // Happens if Redis has lost its data.
                 if self.jobs.find(id).await? == JobLookup::Unknown {
-                    return Err(Error::Queue(JobError::Unavailable));
+                    return Err(Error::JobQueue(JobError::Unavailable));
                 }
                 continue;
             };
             cancel.disarm();
             return inference_of(model, outcome);
         }
-        Err(Error::Deadline)
+        Err(Error::DeadlineExceeded)
     }
 }
 

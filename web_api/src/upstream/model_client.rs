@@ -16,8 +16,8 @@ use super::replicas::{Payload, Replicas};
 use super::response::{decode_json, invalid_response, read_body, read_reserved_body};
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
+use crate::http::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 use crate::settings::Settings;
-use crate::steering::{BACKGROUND, PRIORITY};
 
 /// Timeout of a list of models, which needs no inference.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ impl ModelClient {
         let mut memory = self.reserve(bytes)?;
         let (mut headers, bytes) = self.blocking_pool.run(bytes, move || client::encode_request(&inputs)).await?;
         if in_background {
-            headers.insert(PRIORITY, HeaderValue::from_static(BACKGROUND));
+            headers.insert(PRIORITY_HEADER, HeaderValue::from_static(BACKGROUND_PRIORITY));
         }
         let path: Vec<&str> = match version {
             Some(version) => vec!["v2", "models", model, "versions", version, "infer"],
@@ -170,7 +170,7 @@ fn require_all_ok(responses: Vec<Result<Bytes, Error>>) -> Result<(), Error> {
     if replicas == 1 {
         return Err(reason);
     }
-    Err(Error::Replica { failed: number + 1, replicas, reason: Box::new(reason) })
+    Err(Error::ReplicaFailed { failed: number + 1, replicas, reason: Box::new(reason) })
 }
 
 /// Adds `entry` to the merged list, or replaces the same version in a better state.

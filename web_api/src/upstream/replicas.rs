@@ -86,14 +86,14 @@ impl Replicas {
             }
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
-                return Err(Error::Deadline);
+                return Err(Error::DeadlineExceeded);
             }
             let url = self.urls[(first + attempt) % self.urls.len()].clone();
             let request = self.request(method.clone(), url, path, payload.clone(), request_id.clone(), remaining);
             match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => return Err(error_from(response).await),
-                Err(error) if error.is_timeout() && !error.is_connect() => return Err(Error::Deadline),
+                Err(error) if error.is_timeout() && !error.is_connect() => return Err(Error::DeadlineExceeded),
                 Err(error) => {
                     let is_sent = !error.is_connect();
                     warn!(error = %error.without_url(), attempt, "model_api cannot be reached");
@@ -117,7 +117,7 @@ impl Replicas {
         {
             Ok(response) if response.status().is_success() => read_body(response).await,
             Ok(response) => Err(error_from(response).await),
-            Err(error) if error.is_timeout() && !error.is_connect() => Err(Error::Deadline),
+            Err(error) if error.is_timeout() && !error.is_connect() => Err(Error::DeadlineExceeded),
             Err(error) => {
                 warn!(error = %error.without_url(), "a replica of model_api cannot be reached");
                 Err(Error::ModelUnreachable)

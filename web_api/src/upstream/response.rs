@@ -54,7 +54,8 @@ pub async fn read_body(mut response: Response) -> Result<Bytes, Error> {
         warn!(max_bytes = MAX_RESPONSE_BYTES, "response of model_api exceeds the size limit");
         Error::Internal
     };
-    let broken = |error: reqwest::Error| if error.is_timeout() { Error::Deadline } else { Error::ModelUnreachable };
+    let broken =
+        |error: reqwest::Error| if error.is_timeout() { Error::DeadlineExceeded } else { Error::ModelUnreachable };
     if response.content_length().is_some_and(|length| length > MAX_RESPONSE_BYTES as u64) {
         return Err(too_long());
     }

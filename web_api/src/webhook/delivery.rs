@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::client::{DeliveryError, WebhookClient};
 use super::settings::WebhookSettings;
-use crate::routes::jobs::body::JobBody;
+use crate::job_views::JobBody;
 
 /// Time between two checks for webhooks that are due.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

@@ -13,9 +13,10 @@ use http_body_util::BodyExt;
 use open_inference::{ContentType, Datatype, ModelState, TensorMetadata};
 use prometheus_client::registry::Registry;
 use tower::ServiceExt;
-use web_api::app::{App, router};
+use web_api::http::extract::job_submission::JobSubmission;
+use web_api::router::router;
 use web_api::settings::Settings;
-use web_api::submission::Submission;
+use web_api::state::AppState;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -24,10 +25,10 @@ use crate::counting::{BUDGET, excess_since, start};
 
 const MIB: usize = 1 << 20;
 
-/// Bodies that are rejected because of their content.
+/// Bodies that are refused by what they hold.
 const WRONG: [&str; 3] = ["V2 JSON of parameters", "V2 JSON with an escaped id", "gzip of blanks"];
 
-/// Pseudo-random numbers from a fixed seed (Knuth's multiplier).
+/// The same numbers each time (Knuth's multiplier).
 struct Random(u64);
 
 impl Random {
@@ -36,8 +37,8 @@ impl Random {
         self.0 >> 33
     }
 
-    fn below(&mut self, bound: usize) -> usize {
-        self.next() as usize % bound
+    fn below(&mut self, most: usize) -> usize {
+        self.next() as usize % most
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
@@ -45,7 +46,7 @@ impl Random {
     }
 }
 
-/// A request: path, headers and body.
+/// A body, and where it goes.
 struct Sent {
     what: &'static str,
     path: &'static str,
@@ -94,7 +95,7 @@ fn form(field: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     body
 }
 
-/// A few large files, or many small ones. Some unpack to a thousand times their size.
+/// A few large files, or very many small ones; some unpack to a thousand times their length.
 fn files(random: &mut Random) -> Vec<(String, Vec<u8>)> {
     let (count, length) = match random.below(3) {
         0 => (1 + random.below(4), 3 * MIB),
@@ -185,17 +186,17 @@ fn models() -> ModelList {
     ModelList { models: vec![image, table], ready: true, ..ModelList::default() }
 }
 
-/// A service without `model_api`. Requests are parsed and encoded before the connection fails.
-fn app() -> App {
+/// Without `model_api`: what a body becomes on the way there is allocated all the same.
+fn app() -> AppState {
     let mut settings = Settings::from_env().unwrap();
     settings.model_api = vec!["http://127.0.0.1:1".parse().unwrap()];
     settings.redis_url = None;
-    let (app, _) = App::new(&settings, &mut Registry::default()).unwrap();
+    let (app, _) = AppState::new(&settings, &mut Registry::default()).unwrap();
     app.catalog.apply(Ok(models()));
     app
 }
 
-/// A request whose body arrives in chunks, with or without `Content-Length`.
+/// In pieces, as it comes from a connection, with or without its length.
 fn request(sent: &Sent, declared: bool) -> Request<Body> {
     let body = sent.body.clone();
     let pieces = (0..body.len()).step_by(16 << 10).map(move |at| body.slice(at..body.len().min(at + (16 << 10))));
@@ -210,14 +211,14 @@ fn request(sent: &Sent, declared: bool) -> Request<Body> {
     request
 }
 
-/// Reads all inputs of a submission, without a queue.
-async fn read_submission(app: &App, request: Request<Body>) {
-    let Ok(submission) = Submission::from_request(request, app).await else { return };
+/// Reads a submission to its end, without a queue that keeps it.
+async fn read_submission(app: &AppState, request: Request<Body>) {
+    let Ok(submission) = JobSubmission::from_request(request, app).await else { return };
     let name = if submission.asked.kind == db_api::jobs::InputKind::Image { "image" } else { "table" };
     let model = app.catalog.find(Some(name)).unwrap();
     let mut inputs = submission.inputs(app, &model);
-    while let Ok((chunk, rest)) = inputs.next_chunk(&app.blocking_pool).await {
-        if chunk.is_empty() {
+    while let Ok((piece, rest)) = inputs.next_chunk(&app.blocking_pool).await {
+        if piece.is_empty() {
             break;
         }
         inputs = rest;
@@ -225,7 +226,7 @@ async fn read_submission(app: &App, request: Request<Body>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_of_a_request_is_reserved_before_it_is_allocated() {
+async fn what_a_request_takes_is_reserved_before() {
     let app = app();
     let routes = router(&app);
     BUDGET.set(app.bodies.budget().clone()).unwrap();
@@ -239,7 +240,7 @@ async fn memory_of_a_request_is_reserved_before_it_is_allocated() {
                     read_submission(&app, request).await;
                 } else {
                     let response = routes.clone().oneshot(request).await.unwrap();
-                    // Valid requests fail because model_api is unreachable.
+                    // There is no model_api: what is right gets as far as that.
                     let is_right = !WRONG.contains(&sent.what);
                     let status = response.status();
                     assert_eq!(status == StatusCode::SERVICE_UNAVAILABLE, is_right, "{}: {status}", sent.what);
@@ -251,7 +252,7 @@ async fn memory_of_a_request_is_reserved_before_it_is_allocated() {
                     "round {round}, {} of {length} bytes: {excess} bytes more than is reserved",
                     sent.what
                 );
-                assert_eq!(app.bodies.budget().used(), 0, "{}: all memory is released", sent.what);
+                assert_eq!(app.bodies.budget().used(), 0, "{}: all is given back", sent.what);
             }
         }
     }

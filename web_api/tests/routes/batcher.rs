@@ -108,7 +108,8 @@ async fn an_overloaded_model_is_sent_no_more_than_it_accepts() {
     let refused = async || {
         let answer = predict("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        let detail = "The model \"busy\" is overloaded: it is sent more requests than it can answer. Try again in 1 s.";
+        let detail =
+            "The model \"busy\" is overloaded: it receives more requests than it can process. Try again in 1 s.";
         assert_eq!(answer.json()["detail"], detail, "not the message that the model sent for another request");
         assert_eq!(answer.header("retry-after"), "1");
     };

@@ -1,4 +1,4 @@
-//! Pages of other origins, and names under which the service is reached.
+//! Cross-origin requests and host names.
 
 use axum::body::Body;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -23,7 +23,7 @@ fn from(request: Request<Body>, origin: &'static str) -> Request<Body> {
     with(request, &[("origin", origin), ("sec-fetch-site", "cross-site")])
 }
 
-/// Open to pages of [`APP`].
+/// Allows requests from pages of [`APP`].
 async fn open() -> Stack {
     let guard = RequestGuard::public(false, Vec::new(), vec![HeaderValue::from_static(APP)]);
     Stack::serving(vec![model("mnist")], |settings| settings.guard = guard).await
@@ -37,7 +37,7 @@ async fn preflight(stack: &Stack, path: &str, origin: &'static str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_changes_nothing_and_runs_nothing() {
+async fn cross_origin_requests_are_rejected_without_effect() {
     let stack = Stack::serving(vec![model("mnist")], |_| {}).await;
     let empty = json!({});
     for request in [
@@ -65,7 +65,7 @@ async fn a_page_of_another_origin_changes_nothing_and_runs_nothing() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_the_servers_is_misdirected() {
+async fn an_unknown_host_name_is_misdirected() {
     let stack = Stack::serving(vec![model("mnist")], |_| {}).await;
     for path in ["/", "/health/ready", "/v2/models", "/nowhere"] {
         let refused = stack.send(with(get_request(path), &[("host", "rebound.example:5000")])).await;
@@ -82,7 +82,7 @@ async fn a_name_that_is_not_the_servers_is_misdirected() {
 }
 
 #[tokio::test]
-async fn a_page_of_an_allowed_origin_may_do_all_that_our_own_may() {
+async fn an_allowed_origin_has_the_same_access_as_the_own_page() {
     let stack = open().await;
     for path in ["/predict", "/predict/mnist", "/v2/models/mnist/infer", "/v2/models", "/jobs", "/v2/health/ready"] {
         let allowed = preflight(&stack, path, APP).await;
@@ -106,7 +106,7 @@ async fn a_page_of_an_allowed_origin_may_do_all_that_our_own_may() {
 }
 
 #[tokio::test]
-async fn without_the_setting_there_is_no_cors() {
+async fn cors_is_disabled_by_default() {
     let stack = Stack::serving(vec![model("mnist")], |_| {}).await;
     let refused = preflight(&stack, "/predict", APP).await;
     assert_eq!((refused.status, refused.header("access-control-allow-origin")), (StatusCode::METHOD_NOT_ALLOWED, ""));
@@ -115,7 +115,7 @@ async fn without_the_setting_there_is_no_cors() {
 }
 
 #[tokio::test]
-async fn an_error_repeats_neither_a_long_method_nor_a_long_path() {
+async fn errors_do_not_repeat_long_methods_or_paths() {
     let stack = Stack::serving(vec![model("mnist")], |_| {}).await;
     let long = "A".repeat(50_000);
     for path in ["/predict", "/jobs", "/v2/models", "/", "/health/live"] {
@@ -137,7 +137,7 @@ async fn an_error_repeats_neither_a_long_method_nor_a_long_path() {
 }
 
 #[tokio::test]
-async fn models_are_loaded_and_unloaded_with_the_secret() {
+async fn the_secret_is_sent_with_repository_requests() {
     let secret = SharedSecret::new("0123456789abcdef").unwrap();
     let given = secret.clone();
     let stack = Stack::serving(vec![model("mnist")], |settings| settings.model_api_secret = Some(given)).await;

@@ -14,19 +14,19 @@ use crate::stack::{Stack, form_request, get_request, image_request};
 
 const INFER: &str = "/v2/models/mnist/infer";
 
-fn forget(model: &str) -> Request<axum::body::Body> {
+fn invalidate(model: &str) -> Request<axum::body::Body> {
     Request::delete(format!("/cache/{model}")).body(axum::body::Body::empty()).unwrap()
 }
 
 #[tokio::test]
-async fn forgetting_a_model_makes_its_answers_fresh_and_leaves_the_others() {
+async fn invalidation_removes_the_results_of_one_model_only() {
     let stack = Stack::start(AppType::Cli, &["leukemia", "mnist"]).await;
     stack.send(image_request("/predict/mnist", "seven")).await;
     stack.send(image_request("/predict/leukemia", "seven")).await;
-    assert_eq!(stack.send(forget("mnist")).await.json(), json!({"model": "mnist", "forgotten": 1}));
+    assert_eq!(stack.send(invalidate("mnist")).await.json(), json!({"model": "mnist", "forgotten": 1}));
     assert_eq!(stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"], false);
     assert_eq!(stack.send(image_request("/predict/leukemia", "seven")).await.json()["cached"], true);
-    assert_eq!(stack.send(forget("nonesuch")).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(stack.send(invalidate("nonesuch")).await.status, StatusCode::NOT_FOUND);
 }
 
 fn not_cached(reason: NotCached) -> ModelDescription {
@@ -47,8 +47,8 @@ fn with(mut request: Request<axum::body::Body>, name: header::HeaderName, value:
 }
 
 #[tokio::test]
-async fn a_result_that_is_too_large_to_be_stored_is_not_called_stored() {
-    // No result is smaller than an eighth of this.
+async fn a_result_that_is_too_large_to_be_stored_is_not_reported_as_stored() {
+    // Every result is larger than an eighth of this, which is the maximum of one entry.
     let stack = Stack::serving(vec![model("mnist")], |settings| settings.near_cache_bytes = 1 << 10).await;
     for run in 1..=2 {
         let alone = stack.send(image_request("/predict/mnist", "seven")).await;
@@ -66,7 +66,7 @@ async fn a_result_that_is_too_large_to_be_stored_is_not_called_stored() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_not_cached_runs_for_every_request_on_every_route() {
+async fn an_uncached_model_runs_for_every_request_on_every_route() {
     for (reason, status) in [
         (NotCached::Random, "mlserve; fwd=bypass; detail=random"),
         (NotCached::Settings, "mlserve; fwd=bypass; detail=settings"),
@@ -90,14 +90,14 @@ async fn a_model_that_is_not_cached_runs_for_every_request_on_every_route() {
         }
         let only = with(image_request("/predict/mnist", "seven"), header::CACHE_CONTROL, "only-if-cached");
         assert_eq!(stack.send(only).await.status, StatusCode::GATEWAY_TIMEOUT);
-        assert_eq!(stack.send(forget("mnist")).await.json()["forgotten"], 0);
+        assert_eq!(stack.send(invalidate("mnist")).await.json()["forgotten"], 0);
         let metrics = stack.metrics();
         assert!(metrics.contains("answers_total{model=\"mnist\",outcome=\"bypass\"} 10\n"), "{metrics}");
     }
 }
 
 #[tokio::test]
-async fn identical_concurrent_requests_of_a_model_that_is_not_cached_run_one_by_one() {
+async fn identical_concurrent_requests_to_an_uncached_model_are_not_collapsed() {
     for reason in [NotCached::Random, NotCached::Settings] {
         let model = ModelDescription { independent_rows: false, ..not_cached(reason) };
         let stack = Stack::serving(vec![model], |_| {}).await;
@@ -109,7 +109,7 @@ async fn identical_concurrent_requests_of_a_model_that_is_not_cached_run_one_by_
 }
 
 #[tokio::test]
-async fn an_entity_tag_does_not_stand_for_a_result_that_is_not_cached() {
+async fn an_uncached_result_is_never_not_modified() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let etag = stack.send(image_request("/predict/mnist", "seven")).await.header("etag").to_owned();
     let again = || with(image_request("/predict/mnist", "seven"), header::IF_NONE_MATCH, &etag);
@@ -121,7 +121,7 @@ async fn an_entity_tag_does_not_stand_for_a_result_that_is_not_cached() {
 }
 
 #[tokio::test]
-async fn a_job_of_a_model_that_is_not_cached_runs_each_time_it_is_submitted() {
+async fn jobs_of_an_uncached_model_are_not_deduplicated() {
     let stack = serving(NotCached::Random).await;
     let submit = || {
         let archive = zip(&[("a.png", "seven"), ("b.png", "seven")]);
@@ -135,7 +135,7 @@ async fn a_job_of_a_model_that_is_not_cached_runs_each_time_it_is_submitted() {
 }
 
 #[tokio::test]
-async fn a_pipeline_with_a_step_that_is_not_cached_is_not_cached_but_its_other_steps_are() {
+async fn a_pipeline_with_an_uncached_step_is_uncached_but_its_other_steps_are_cached() {
     let (cut, random) = (cutter(), not_cached(NotCached::Random));
     let digits = pipeline("digits", "settings", &[&cut, &random]);
     let stack = Stack::serving(vec![cut, digits, random], |_| {}).await;
@@ -147,7 +147,7 @@ async fn a_pipeline_with_a_step_that_is_not_cached_is_not_cached_but_its_other_s
 }
 
 #[tokio::test]
-async fn results_that_model_api_has_found_to_be_wrong_are_dropped_and_those_of_others_kept() {
+async fn results_that_model_api_reports_as_wrong_are_purged() {
     let stack = Stack::start(AppType::Cli, &["leukemia", "mnist"]).await;
     stack.send(image_request("/predict/mnist", "seven")).await;
     stack.send(image_request("/predict/leukemia", "seven")).await;

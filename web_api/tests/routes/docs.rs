@@ -5,11 +5,11 @@ use web_api::settings::AppType;
 
 use crate::stack::{Stack, get_request};
 
-/// What could be the id of a job.
+/// A well-formed ID of a job that does not exist.
 const NO_JOB: &str = "0123456789abcdef0123456789abcdef";
 
 #[tokio::test]
-async fn the_page_has_all_it_needs_here_and_runs_no_foreign_code() {
+async fn the_page_loads_only_files_of_this_server() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let page = stack.send(get_request("/docs")).await;
     assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
@@ -25,7 +25,7 @@ async fn the_page_has_all_it_needs_here_and_runs_no_foreign_code() {
 }
 
 #[tokio::test]
-async fn the_viewer_travels_compressed_and_only_once() {
+async fn the_viewer_is_compressed_and_revalidated() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let plain = stack.send(get_request("/docs/swagger-ui-bundle.js")).await;
     assert!(plain.text().contains("SwaggerUIBundle"));
@@ -41,7 +41,7 @@ async fn the_viewer_travels_compressed_and_only_once() {
 }
 
 #[tokio::test]
-async fn the_description_is_made_from_the_models_and_every_reference_in_it_leads_somewhere() {
+async fn the_document_lists_the_models_and_all_its_references_resolve() {
     let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
     let document = stack.send(get_request("/openapi.json")).await.json();
     assert_eq!(document["openapi"], "3.0.3");
@@ -61,7 +61,7 @@ async fn the_description_is_made_from_the_models_and_every_reference_in_it_leads
 }
 
 #[tokio::test]
-async fn a_models_own_description_speaks_of_that_model_only() {
+async fn the_document_of_one_model_contains_only_that_model() {
     let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
     for (path, to) in [
         ("/v2/docs", "/docs"),
@@ -84,10 +84,10 @@ async fn a_models_own_description_speaks_of_that_model_only() {
 }
 
 #[tokio::test]
-async fn every_path_that_is_described_is_there() {
+async fn every_described_path_exists() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let document = stack.send(get_request("/openapi.json")).await.json();
-    let mut asked = 0;
+    let mut requests = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
             let address = path.replace("{model}", "mnist").replace("{version}", "1").replace("{id}", NO_JOB);
@@ -95,21 +95,21 @@ async fn every_path_that_is_described_is_there() {
             *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             let answer = stack.send(request).await;
             assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            let nothing = ["There is nothing here", "there is no route"];
+            let nothing = ["No such route", "there is no route"];
             assert!(!nothing.iter().any(|words| answer.text().contains(words)), "{method} {path}");
             let declared = &item[method]["responses"][answer.status.as_str()];
             assert!(!declared.is_null(), "{method} {path} answers {}, which is not described", answer.status);
-            asked += 1;
+            requests += 1;
         }
     }
-    assert!(asked > 37);
+    assert!(requests > 37);
 }
 
-/// Of a request: a query, headers and a body.
+/// Query, headers and body of a request.
 type Parts = (&'static str, &'static [(&'static str, &'static str)], &'static [u8]);
 
-/// What may be wrong with a request.
-const WRONG: [Parts; 12] = [
+/// Invalid requests.
+const INVALID: [Parts; 12] = [
     ("", &[], b""),
     ("", &[], b"text"),
     ("", &[("content-type", "application/json")], b"{"),
@@ -125,14 +125,14 @@ const WRONG: [Parts; 12] = [
 ];
 
 #[tokio::test]
-async fn every_response_to_a_wrong_request_is_described() {
+async fn every_error_response_is_described() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let document = stack.send(get_request("/openapi.json")).await.json();
     let names = [("mnist", "1"), ("nobody", "1"), ("mnist", "7"), ("%ff", "1"), ("..%2fx", "1")];
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
-            for ((model, version), wrong) in names.iter().flat_map(|name| WRONG.map(|wrong| (name, wrong))) {
-                let (query, headers, body) = wrong;
+            for ((model, version), invalid) in names.iter().flat_map(|name| INVALID.map(|invalid| (name, invalid))) {
+                let (query, headers, body) = invalid;
                 let address = path.replace("{model}", model).replace("{version}", version).replace("{id}", NO_JOB);
                 let mut request = get_request(&(address.clone() + query)).map(|_| Body::from(body));
                 *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
@@ -141,15 +141,15 @@ async fn every_response_to_a_wrong_request_is_described() {
                 }
                 let status = stack.send(request).await.status;
                 let described = !item[method]["responses"][status.as_str()].is_null();
-                assert!(described, "{method} {address} with {wrong:?}: {status} is not described");
-                assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{method} {address} with {wrong:?}");
+                assert!(described, "{method} {address} with {invalid:?}: {status} is not described");
+                assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{method} {address} with {invalid:?}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn the_smallest_number_that_is_described_is_the_smallest_that_is_taken() {
+async fn the_described_minimum_is_the_accepted_minimum() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let document = stack.send(get_request("/openapi.json")).await.json();
     for parameter in ["Offset", "Limit"] {

@@ -1,4 +1,4 @@
-//! A `model_api` that counts its runs and answers what a test tells it to.
+//! Fake `model_api`: counts its runs, and returns the outputs that a test specifies.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,18 +19,18 @@ use service::body_limits::BodyReader;
 use service::settings::ServerSettings;
 use tokio::time::sleep;
 
-/// Each model has an input `image` of any number of 2×2 pictures, and answers each row with classes and with an `echo` of
-/// its first number, which for a picture is the length of the file.
+/// Each model has an input `image` of any number of 2×2 images. It returns classes for each row, and an `echo` of the first number,
+/// which for an encoded image is the length of the file.
 #[derive(Clone, Default)]
 pub struct FakeModelApi {
     pub models: Arc<Mutex<Vec<ModelDescription>>>,
-    /// What models of these names give for every input.
+    /// Outputs by model name, which replace the default ones.
     pub outputs: Arc<Mutex<BTreeMap<String, Vec<Tensor>>>>,
-    /// Requests.
+    /// Number of inference requests.
     pub runs: Arc<AtomicUsize>,
-    /// Rows of all requests.
+    /// Number of rows of all requests.
     pub rows: Arc<AtomicUsize>,
-    /// Of the last request to load or unload a model.
+    /// Headers of the last request to load or unload a model.
     pub repository_headers: Arc<Mutex<HeaderMap>>,
     statistics: Statistics,
 }
@@ -59,7 +59,7 @@ pub fn model(name: &str) -> ModelDescription {
     }
 }
 
-/// As `model_api` describes a pipeline: `cut` gives what `read` takes, and that is `model`'s answer.
+/// Describes a pipeline of the steps `cut` and `read`.
 pub fn pipeline(name: &str, settings_digest: &str, steps: &[&ModelDescription; 2]) -> ModelDescription {
     let [cut, read] = steps;
     let pipeline: Pipeline = serde_json::from_value(json!({
@@ -82,7 +82,7 @@ pub fn pipeline(name: &str, settings_digest: &str, steps: &[&ModelDescription; 2
     }
 }
 
-/// Gives of a picture as many crops as its file has bytes, of a tensor as many as its first number says; each is another.
+/// Model that returns crops, all different: for an image, one per byte of the file; for a tensor, as many as its first number.
 pub fn cutter() -> ModelDescription {
     ModelDescription {
         outputs: vec![TensorMetadata::new("crops", Datatype::Fp32, &[-1, 2, 2, 1])],
@@ -144,7 +144,7 @@ impl InferenceServer for FakeModelApi {
         self.runs.fetch_add(1, Ordering::SeqCst);
         self.rows.fetch_add(input.shape[0], Ordering::SeqCst);
         let echo = echo(input).await?;
-        // It takes nothing but the picture that takes long.
+        // It rejects every image except the slow one.
         if model.name == "busy" && echo != [4.0] {
             let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this model");
             return Err(Error { is_overload: true, ..error });
@@ -153,7 +153,7 @@ impl InferenceServer for FakeModelApi {
             let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "loading cannot be asked now: it is being loaded");
             return Err(Error { retry_after_s: 9, ..error });
         }
-        // Each row's own: they must never be mixed up.
+        // Different for each row, so that a test detects swapped rows.
         let probabilities = echo.iter().flat_map(|echo| [0.25, 0.75, echo / 1e6]).collect::<Vec<_>>();
         let rows = if model.name == "liar" { 1 } else { echo.len() };
         let output = |name: &str, columns: usize, values: &[f32]| {
@@ -197,7 +197,7 @@ impl InferenceServer for FakeModelApi {
         Ok(self.models.lock().unwrap().iter().map(entry).collect())
     }
 
-    /// `garbage` is the folder that holds no model.
+    /// `garbage` is a folder without a valid model.
     async fn load(&self, name: &str, headers: &HeaderMap) -> Result<(), Error> {
         *self.repository_headers.lock().unwrap() = headers.clone();
         if name == "garbage" {
@@ -214,7 +214,7 @@ impl InferenceServer for FakeModelApi {
     }
 }
 
-/// `text` is the image that cannot be read, `killer` the one that the model crashes on, `slow` the one that takes long.
+/// Special images: `text` cannot be decoded, `killer` crashes the model, `slow` takes long.
 async fn echo(input: &Tensor) -> Result<Vec<f32>, Error> {
     if input.datatype != Datatype::Bytes {
         return Ok(input.split_rows().iter().map(|row| row.to_f32()[0]).collect());

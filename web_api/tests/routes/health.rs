@@ -5,7 +5,7 @@ use web_api::settings::AppType;
 use crate::stack::{Stack, get_request};
 
 #[tokio::test]
-async fn says_what_runs_what_remembers_and_on_what_device() {
+async fn readiness_reports_models_cache_and_devices() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let health = stack.send(get_request("/health/ready")).await;
     assert_eq!(health.status, StatusCode::OK);
@@ -21,7 +21,7 @@ async fn says_what_runs_what_remembers_and_on_what_device() {
 }
 
 #[tokio::test]
-async fn nothing_served_is_not_ready() {
+async fn without_models_the_service_is_not_ready() {
     let stack = Stack::start(AppType::Ui, &[]).await;
     let health = stack.send(get_request("/health/ready")).await;
     assert_eq!(health.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -29,7 +29,7 @@ async fn nothing_served_is_not_ready() {
 }
 
 #[tokio::test]
-async fn without_model_api_it_lives_but_is_not_ready() {
+async fn without_model_api_the_service_is_live_but_not_ready() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     stack.stop_model_api().await;
     let health = stack.send(get_request("/health/ready")).await;

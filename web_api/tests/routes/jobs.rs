@@ -41,7 +41,7 @@ pub fn request_of(rows: &[&str]) -> Value {
     json!({ "id": rows[0], "inputs": [{ "name": "image", "datatype": "BYTES", "shape": [rows.len()], "data": data }] })
 }
 
-/// The path of the job that was accepted.
+/// Path of the accepted job.
 pub fn job_of(accepted: &Answer) -> String {
     assert!([StatusCode::ACCEPTED, StatusCode::OK].contains(&accepted.status), "{}", accepted.text());
     let path = accepted.header("location").to_owned();
@@ -61,7 +61,7 @@ pub async fn ended(stack: &Stack, job: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_zip_of_pictures_becomes_a_job_with_a_result_for_each() {
+async fn a_zip_of_images_becomes_a_job_with_one_result_per_image() {
     let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
     let body = zip(&[("a.png", "a"), ("deep/b.png", "bb"), ("bad.png", "text")]);
     let accepted = stack.send(post("/jobs?model=mnist", "application/zip", body.clone())).await;
@@ -76,7 +76,7 @@ async fn a_zip_of_pictures_becomes_a_job_with_a_result_for_each() {
     assert_eq!(results[1]["answer"]["probabilities"][2]["value"], 2e-6_f32);
     assert_eq!((&results[2]["status"], &results[2]["error"]["status"]), (&json!("failed"), &json!(415)));
 
-    // Now that it is remembered, only what failed has to be asked again.
+    // The results are cached now, so only the failed input runs again.
     let again = stack.send(post("/jobs?model=mnist", "application/zip", body)).await;
     assert_eq!((again.status, &again.json()["done"]), (StatusCode::ACCEPTED, &json!(2)));
     ended(&stack, &job_of(&again)).await;
@@ -87,7 +87,7 @@ async fn a_zip_of_pictures_becomes_a_job_with_a_result_for_each() {
 }
 
 #[tokio::test]
-async fn the_same_submission_is_repeated_as_a_whole_until_its_model_is_forgotten() {
+async fn an_equal_submission_is_deduplicated_until_its_model_is_invalidated() {
     let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
     let submit = async |path: &str, files: &[(&str, &str)]| stack.send(post(path, "application/zip", zip(files))).await;
     let (path, files) = ("/jobs?model=mnist", [("a.png", "a"), ("b.png", "bb")]);
@@ -97,7 +97,7 @@ async fn the_same_submission_is_repeated_as_a_whole_until_its_model_is_forgotten
     assert_eq!((again.status, &again.json()["runs"]), (StatusCode::OK, &json!(0)));
     let second = job_of(&again);
     assert_ne!(second, first);
-    // To the letter, which the answers of a job that was looked up one by one are not: they are `cached`.
+    // The results are copies. Results that were looked up individually would have `cached: true`.
     assert_eq!(ended(&stack, &second).await["results"], results);
     assert_eq!(results[0]["answer"]["cached"], false);
     let other_name = submit(path, &[("a.png", "a"), ("c.png", "bb")]).await;
@@ -105,7 +105,7 @@ async fn the_same_submission_is_repeated_as_a_whole_until_its_model_is_forgotten
     let other_model = submit("/jobs?model=other", &files).await;
     assert_eq!(other_model.status, StatusCode::ACCEPTED);
 
-    // A form is the same whatever its parts are told apart by.
+    // The boundary of a form does not matter.
     let form = |boundary: &str| {
         let part = format!(
             "--{boundary}\r\nContent-Disposition: form-data; name=f; filename=x.png\r\n\r\nabc\r\n--{boundary}--\r\n"
@@ -120,7 +120,7 @@ async fn the_same_submission_is_repeated_as_a_whole_until_its_model_is_forgotten
 }
 
 #[tokio::test]
-async fn files_of_a_form_and_archives_among_them_are_inputs() {
+async fn files_of_a_form_are_inputs() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let fields = [("file", Some("1.png"), "a"), ("model", None, "mnist"), ("other", Some("2.png"), "bb")];
     let job = ended(&stack, &job_of(&stack.send(form_request("/jobs", &fields)).await)).await;
@@ -129,7 +129,7 @@ async fn files_of_a_form_and_archives_among_them_are_inputs() {
 }
 
 #[tokio::test]
-async fn a_pipeline_takes_jobs_as_any_model_does() {
+async fn a_pipeline_accepts_jobs() {
     let (cut, mnist) = (cutter(), model("mnist"));
     let stack = Stack::serving(vec![cut.clone(), pipeline("digits", "s", &[&cut, &mnist]), mnist], |_| {}).await;
     let body = zip(&[("three.png", "abc"), ("two.png", "de")]);
@@ -141,7 +141,7 @@ async fn a_pipeline_takes_jobs_as_any_model_does() {
 }
 
 #[tokio::test]
-async fn requests_of_the_protocol_come_as_a_list_or_line_by_line_and_are_answered_in_its_words() {
+async fn protocol_requests_are_a_json_list_or_ndjson() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let (one, two, bad) = (request_of(&["a"]), request_of(&["b", "cc"]), json!({ "inputs": [] }));
     let list = json!([one, two, bad]).to_string();
@@ -157,7 +157,7 @@ async fn requests_of_the_protocol_come_as_a_list_or_line_by_line_and_are_answere
     for (body, words) in [
         ("[1]", "input 0 is not an inference request"),
         ("[", "the JSON list is not valid"),
-        ("[]", "no input"),
+        ("[]", "no inputs"),
         ("{]", "not an inference request"),
     ] {
         let refused = stack.send(post("/jobs", "application/json", body)).await;
@@ -167,7 +167,7 @@ async fn requests_of_the_protocol_come_as_a_list_or_line_by_line_and_are_answere
 }
 
 #[tokio::test]
-async fn what_is_asked_for_later_is_answered_at_once_when_it_is_remembered() {
+async fn respond_async_returns_cached_results_synchronously() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let later = |picture| with(image_request("/predict/mnist", picture), "prefer", "respond-async, wait=5");
     let accepted = stack.send(later("seven")).await;
@@ -176,7 +176,7 @@ async fn what_is_asked_for_later_is_answered_at_once_when_it_is_remembered() {
     assert_eq!(job["results"][0]["answer"]["label"], "one");
     let at_once = stack.send(later("seven")).await;
     assert_eq!((at_once.status, &at_once.json()["cached"]), (StatusCode::OK, &json!(true)));
-    // What is wrong at first sight is told at once as well.
+    // Invalid requests fail synchronously, too.
     assert_eq!(stack.send(later("")).await.status, StatusCode::BAD_REQUEST);
 
     let request = request_of(&["eight"]).to_string();
@@ -192,7 +192,7 @@ async fn what_is_asked_for_later_is_answered_at_once_when_it_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_binary_request_that_is_answered_later_is_answered_in_json() {
+async fn the_asynchronous_result_of_a_binary_request_is_json() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let head = r#"{"parameters":{"binary_data_output":true},"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":7}}]}"#;
     let body = [head.as_bytes(), &3_u32.to_le_bytes(), b"abc"].concat();
@@ -203,7 +203,7 @@ async fn a_binary_request_that_is_answered_later_is_answered_in_json() {
 }
 
 #[tokio::test]
-async fn the_same_key_is_the_same_job_and_another_body_under_it_a_conflict() {
+async fn an_idempotency_key_returns_the_same_job_or_a_conflict() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let submit = |picture: &str| {
         with(post("/jobs", "application/zip", zip(&[("a.png", picture)])), "idempotency-key", "\"order 7\"")
@@ -219,9 +219,9 @@ async fn the_same_key_is_the_same_job_and_another_body_under_it_a_conflict() {
 }
 
 #[tokio::test]
-async fn who_cancels_stops_what_has_not_begun() {
+async fn cancellation_stops_inputs_that_have_not_started() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    // Different each, so that they do not share a flight; four places are for eight.
+    // All different, so that no flight is shared. Four of the eight run concurrently.
     let names = ["1", "2", "3", "4", "5", "6", "7", "8"];
     let requests: Vec<Value> = names.iter().map(|name| request_of(&[*name, "slow"])).collect();
     let path = job_of(&stack.send(post("/jobs", "application/json", json!(requests).to_string())).await);
@@ -244,7 +244,7 @@ async fn who_cancels_stops_what_has_not_begun() {
 }
 
 #[tokio::test]
-async fn what_failed_is_tried_again_when_that_is_asked_for() {
+async fn retry_runs_failed_inputs_again() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "killer"), ("b.png", "b")]))).await);
     assert_eq!(ended(&stack, &path).await["status"], "failed");
@@ -255,7 +255,7 @@ async fn what_failed_is_tried_again_when_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_job_waits_for_a_model_that_says_later() {
+async fn a_job_waits_for_an_overloaded_model() {
     let stack = Stack::start(AppType::Cli, &["busy"]).await;
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a")]))).await);
     while stack.runs() < 2 {
@@ -263,17 +263,17 @@ async fn a_job_waits_for_a_model_that_says_later() {
     }
     let waiting = stack.send(get_request(&path)).await.json();
     assert_eq!((&waiting["status"], &waiting["failed"]), (&json!("running"), &json!(0)));
-    // Each model has places of its own: another one's jobs go on.
+    // The concurrency limit is per model, so jobs of other models continue.
     stack.change(|models| models.push(model("mnist"))).await;
     let other = job_of(&stack.send(post("/jobs?model=mnist", "application/zip", zip(&[("a.png", "a")]))).await);
     assert_eq!(ended(&stack, &other).await["status"], "succeeded");
 }
 
 #[tokio::test]
-async fn events_tell_everything_once_and_go_on_where_one_left_off() {
+async fn events_are_sent_once_and_continue_after_the_last_event_id() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "a"), ("b.png", "slow")]))).await);
-    // Ends by itself when the job has.
+    // The stream ends with the job.
     let events = stack.send(get_request(&format!("{path}/events"))).await;
     assert_eq!(events.header("content-type"), "text/event-stream");
     let blocks =
@@ -289,7 +289,7 @@ async fn events_tell_everything_once_and_go_on_where_one_left_off() {
 }
 
 #[tokio::test]
-async fn results_come_as_lines_or_as_a_table() {
+async fn results_are_ndjson_or_csv() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let path =
         job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a,b.png", "a"), ("=1.png", "text")]))).await);
@@ -306,7 +306,7 @@ async fn results_come_as_lines_or_as_a_table() {
 }
 
 #[tokio::test]
-async fn large_jobs_are_read_page_by_page() {
+async fn large_jobs_are_paginated() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let names = ["a.png", "b.png", "c.png", "d.png", "e.png"];
     let files: Vec<_> = names.iter().map(|name| (*name, *name)).collect();
@@ -328,7 +328,7 @@ async fn large_jobs_are_read_page_by_page() {
 }
 
 #[tokio::test]
-async fn who_waits_is_told_when_something_changes() {
+async fn long_poll_returns_when_the_job_changes() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "slow")]))).await);
     let wait = || with(get_request(&path), "prefer", "wait=10");
@@ -341,7 +341,7 @@ async fn who_waits_is_told_when_something_changes() {
 }
 
 #[tokio::test]
-async fn jobs_are_listed_unless_that_is_off() {
+async fn jobs_are_listed_unless_the_list_is_disabled() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     for picture in ["a", "text"] {
         let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("x.png", picture)]))).await);
@@ -359,7 +359,7 @@ async fn jobs_are_listed_unless_that_is_off() {
 }
 
 #[tokio::test]
-async fn what_is_no_job_says_so() {
+async fn invalid_submissions_and_unknown_jobs_are_rejected() {
     let stack = Stack::start(AppType::Cli, &["mnist", "other"]).await;
     let unknown = format!("/jobs/{}", "0".repeat(32));
     for path in [unknown.as_str(), "/jobs/x", "/jobs/..%2f..", "/jobs/x/events"] {
@@ -386,7 +386,7 @@ async fn what_is_no_job_says_so() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_long_enough_takes_no_more() {
+async fn a_full_queue_rejects_submissions() {
     let stack = Stack::start(AppType::Cli, &["busy"]).await;
     let names: Vec<_> = (0..10).map(|number| format!("{number}.png")).collect();
     let files: Vec<_> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
@@ -396,5 +396,5 @@ async fn a_queue_that_is_long_enough_takes_no_more() {
     }
     let last = last.unwrap();
     assert_eq!((last.status, last.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
-    assert!(last.text().contains("inputs wait for this model already"), "{}", last.text());
+    assert!(last.text().contains("inputs already wait for this model"), "{}", last.text());
 }

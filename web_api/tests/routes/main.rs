@@ -1,4 +1,4 @@
-//! The routes over a fake `model_api`: everything but the network between them is real.
+//! Tests of the routes with a fake `model_api`. Everything except the network is real.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -10,6 +10,7 @@ mod fake_model_api;
 mod health;
 mod job_worker;
 mod jobs;
+mod legacy_array;
 mod memory;
 mod page;
 mod pipelines;
@@ -19,5 +20,4 @@ mod results;
 mod rows;
 mod stack;
 mod uploads;
-mod web_api;
 mod webhooks;

@@ -1,4 +1,4 @@
-//! Memory that clients occupy is bounded, and is released.
+//! What clients make the service hold is bounded, and comes back.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::fake_model_api::model;
 use crate::jobs::{job_of, post, request_of, with, zip};
 use crate::stack::{Stack, get_request};
 
-/// Submits a job with one slow input, and waits until it has started. Returns its path.
+/// One job whose only input is slow: its path, when it has begun.
 async fn slow_job(stack: &Stack) -> String {
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "slow")]))).await);
     while stack.runs() == 0 {
@@ -25,7 +25,7 @@ async fn slow_job(stack: &Stack) -> String {
 }
 
 #[tokio::test]
-async fn a_thousand_listeners_share_one_watcher_and_one_copy_of_each_event() {
+async fn a_thousand_listeners_have_one_watcher_and_one_copy_of_each_event() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let path = slow_job(&stack).await;
     let events = format!("{path}/events");
@@ -76,21 +76,21 @@ async fn a_long_poll_and_a_stream_share_a_watcher() {
 }
 
 #[tokio::test]
-async fn a_list_with_too_many_requests_is_rejected_without_parsing_the_rest() {
+async fn a_list_of_a_million_requests_is_refused_at_the_first_one_too_many() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let list = format!("[{}", "{},".repeat(300_000));
     let refused = stack.send(post("/jobs", "application/json", list)).await;
     assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(refused.text().contains("11 inputs or more are too many"), "{}", refused.text());
+    assert!(refused.text().contains("11 or more inputs are too many"), "{}", refused.text());
     assert_eq!(stack.parts.bodies.budget().used(), 0);
     let list = format!("[{},{}]", request_of(&["a"]), request_of(&["b"]));
     let job = stack.send(post("/jobs", "application/json", list)).await.json();
     assert_eq!(job["total"], 2);
 }
 
-/// All parts of a form count towards the same limits of inputs, entries and bytes.
+/// Each part of a form has one counter of inputs, entries and bytes with all the others.
 #[tokio::test]
-async fn archives_of_a_form_share_the_limits_of_the_submission() {
+async fn archives_of_one_form_share_the_bounds_of_one_submission() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let form = |archive: &[u8], count: usize| {
         let mut body = Vec::new();
@@ -116,7 +116,7 @@ async fn archives_of_a_form_share_the_limits_of_the_submission() {
 }
 
 #[tokio::test]
-async fn a_request_that_exceeds_the_memory_of_one_client_gets_413() {
+async fn what_takes_more_memory_than_one_client_may_hold_is_refused_for_good() {
     let memory = |settings: &mut web_api::settings::Settings| {
         (settings.server.max_body_bytes, settings.server.body_memory_bytes) = (1 << 20, 2 << 20);
     };
@@ -130,7 +130,7 @@ async fn a_request_that_exceeds_the_memory_of_one_client_gets_413() {
 }
 
 #[tokio::test]
-async fn an_asynchronous_request_accepts_a_percent_encoded_model_name() {
+async fn a_question_for_later_finds_its_model_under_an_encoded_name() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let request =
         Request::post("/predict/%6Dnist").header("content-type", "image/png").header("prefer", "respond-async");

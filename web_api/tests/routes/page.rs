@@ -15,7 +15,7 @@ async fn post_form(stack: &Stack, fields: &[(&str, Option<&str>, &str)]) -> Answ
 }
 
 #[tokio::test]
-async fn the_command_line_is_greeted_and_never_gets_html() {
+async fn the_cli_app_type_returns_json() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     assert_eq!(stack.send(get_request("/")).await.text(), "\"Can curl web api!\"");
     let answer = post_form(&stack, &[("image", Some("7.png"), "seven")]).await;
@@ -23,7 +23,7 @@ async fn the_command_line_is_greeted_and_never_gets_html() {
 }
 
 #[tokio::test]
-async fn the_page_is_made_from_the_models_and_runs_no_foreign_code() {
+async fn the_page_lists_the_models_and_loads_only_own_scripts() {
     let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
     let page = stack.send(get_request("/")).await;
     assert_eq!(page.status, StatusCode::OK);
@@ -35,29 +35,29 @@ async fn the_page_is_made_from_the_models_and_runs_no_foreign_code() {
 }
 
 #[tokio::test]
-async fn a_plain_form_post_gets_the_answer_as_a_page() {
+async fn a_plain_form_post_returns_the_page_with_the_result() {
     let stack = Stack::start(AppType::Ui, &["medical"]).await;
     let html = post_form(&stack, &[("image", Some("7.png"), "seven")]).await.text();
     assert!(html.contains("75.00 %"), "{html}");
-    assert!(html.contains("data:image/png;base64,c2V2ZW4="), "the picture as sent");
+    assert!(html.contains("data:image/png;base64,c2V2ZW4="), "the uploaded image");
     assert!(html.contains("Not for clinical use."));
     let again = post_form(&stack, &[("image", Some("7.png"), "seven")]).await;
     assert_eq!(again.header("cache-status"), "mlserve; hit");
-    assert!(again.text().contains("data-remembered=\"true\""));
+    assert!(again.text().contains("data-cached=\"true\""));
     assert_eq!(stack.runs(), 1);
 }
 
 #[tokio::test]
-async fn a_plain_form_post_without_a_picture_says_so() {
+async fn a_plain_form_post_without_an_image_shows_the_error() {
     let stack = Stack::start(AppType::Ui, &["medical", "mnist"]).await;
     let page = post_form(&stack, &[("model", None, "mnist"), ("image", Some(""), "")]).await;
     assert_eq!(page.status, StatusCode::BAD_REQUEST);
     assert!(page.text().contains("Upload an image first!"));
-    assert!(page.text().contains("<option value=\"mnist\" selected>"), "the chosen model stays chosen");
+    assert!(page.text().contains("<option value=\"mnist\" selected>"), "the model stays selected");
 }
 
 #[tokio::test]
-async fn every_file_that_the_page_names_is_there_and_may_be_kept() {
+async fn every_file_of_the_page_exists_and_is_cacheable() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let html = stack.send(get_request("/")).await.text();
     let addresses: Vec<_> = html.split('"').filter(|part| part.starts_with("/static/")).collect();
@@ -75,7 +75,7 @@ async fn every_file_that_the_page_names_is_there_and_may_be_kept() {
 }
 
 #[tokio::test]
-async fn shows_the_picture_as_the_model_sees_it() {
+async fn the_preview_is_the_preprocessed_image() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let seen = stack.send(image_request("/input/mnist", "seven")).await;
     assert_eq!((seen.status, seen.header("content-type")), (StatusCode::OK, "image/png"));
@@ -83,7 +83,7 @@ async fn shows_the_picture_as_the_model_sees_it() {
 }
 
 #[tokio::test]
-async fn a_model_without_pictures_shows_what_it_takes_and_no_form() {
+async fn a_model_without_images_shows_its_signature_and_no_form() {
     let stack = Stack::start(AppType::Ui, &["mnist", "table"]).await;
     let html = stack.send(get_request("/?model=table")).await.text();
     assert!(html.contains("<option value=\"table\" selected>"));
@@ -92,8 +92,8 @@ async fn a_model_without_pictures_shows_what_it_takes_and_no_form() {
     assert!(!stack.send(get_request("/")).await.text().contains("<div class=\"columns\" hidden>"));
 }
 
-/// The page with the answer of a model with these outputs, none of which has a task.
-async fn answered(outputs: Vec<Tensor>) -> String {
+/// Page with the result of a model with these outputs, which have no task.
+async fn page_with(outputs: Vec<Tensor>) -> String {
     let metadata = |output: &Tensor| TensorMetadata::new(&output.name, output.datatype, &vec![-1; output.shape.len()]);
     let described = ModelDescription { outputs: outputs.iter().map(metadata).collect(), ..model("m") };
     let stack = Stack::serving(vec![described], |settings| settings.app_type = AppType::Ui).await;
@@ -105,32 +105,32 @@ async fn answered(outputs: Vec<Tensor>) -> String {
 }
 
 #[tokio::test]
-async fn what_has_no_task_is_shown_as_it_is_and_never_as_a_class() {
+async fn outputs_without_a_task_are_shown_without_interpretation() {
     let values: Vec<_> = (0..20_u8).map(f32::from).collect();
     let numbers = Tensor::from_f32("numbers", Datatype::Fp32, vec![1, 20], &values).unwrap();
     let words = Tensor::from_strings("<words>", vec![1], [&b"<b>"[..]]);
-    let html = answered(vec![numbers, words]).await;
+    let html = page_with(vec![numbers, words]).await;
     assert!(html.contains("<h3 data-slot=\"label\">2 outputs</h3>"), "{html}");
     assert!(html.contains("<td>FP32 1 × 20</td><td>0, 1, 2, 3, 4, 5, 6, 7, … 12 more</td>"), "{html}");
     assert!(html.contains("&#60;words&#62;") && html.contains("“&#60;b&#62;”"), "{html}");
-    assert!(html.contains("“task” of an output in model-settings.json says it"), "{html}");
+    assert!(html.contains("Declare it with “task” of an output in model-settings.json"), "{html}");
     assert!(!html.contains('%'), "{html}");
 }
 
 #[tokio::test]
-async fn an_empty_result_is_a_result() {
-    let html = answered(vec![Tensor::from_f32("boxes", Datatype::Fp32, vec![0, 4], &[]).unwrap()]).await;
+async fn an_empty_result_is_shown() {
+    let html = page_with(vec![Tensor::from_f32("boxes", Datatype::Fp32, vec![0, 4], &[]).unwrap()]).await;
     assert!(html.contains("Empty result") && html.contains("The model returned an empty result"), "{html}");
     assert!(html.contains("<td>FP32 0 × 4</td><td>empty</td>"), "{html}");
 }
 
 #[tokio::test]
-async fn a_model_that_could_take_images_shows_the_settings_that_are_missing() {
+async fn a_model_that_could_accept_images_shows_the_missing_settings() {
     let inputs = vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 3, 32, 32])];
     let bare = ModelDescription { inputs, image: None, ..model("bare") };
     let stack = Stack::serving(vec![bare, model("table")], |settings| settings.app_type = AppType::Ui).await;
     let html = stack.send(get_request("/?model=bare")).await.text();
-    assert_eq!(html.matches("Does it take images?").count(), 1, "not of the model of tables");
+    assert_eq!(html.matches("Does it take images?").count(), 1, "only for the model `bare`");
     let settings = "{&#34;inputs&#34;: [{&#34;name&#34;: &#34;x&#34;, &#34;parameters&#34;: {&#34;content_type&#34;: &#34;image&#34;}}]}";
     assert!(html.contains(settings), "{html}");
     assert!(html.contains("<code>bare/model-settings.json</code>"), "{html}");

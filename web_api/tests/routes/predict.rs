@@ -6,7 +6,7 @@ use web_api::settings::AppType;
 use crate::stack::{Stack, form_request, get_request, image_request};
 
 #[tokio::test]
-async fn a_picture_is_answered_and_the_same_picture_is_remembered() {
+async fn the_result_of_an_image_is_cached() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let first = stack.send(form_request("/predict", &[("image", Some("7.png"), "seven")])).await;
     assert_eq!(first.status, StatusCode::OK, "{}", first.text());
@@ -32,16 +32,16 @@ async fn a_picture_is_answered_and_the_same_picture_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_class_never_has_the_name_that_it_had_in_another_model() {
+async fn labels_of_a_changed_model_are_not_used() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    // model_api has another file already, and web_api does not know it yet.
+    // model_api already has the new model, and the catalog of web_api does not.
     "sha256:new".clone_into(&mut stack.model_api.models.lock().unwrap()[0].digest);
     let body = stack.send(image_request("/predict", "seven")).await.json();
     assert_eq!((&body["model_digest"], &body["label"]), (&json!("sha256:new"), &json!("1")));
 }
 
 #[tokio::test]
-async fn a_hundred_identical_requests_at_once_cost_one_inference() {
+async fn identical_concurrent_requests_are_collapsed_into_one_inference() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let mut clients = JoinSet::new();
     for _ in 0..100 {
@@ -61,7 +61,7 @@ async fn a_hundred_identical_requests_at_once_cost_one_inference() {
 }
 
 #[tokio::test]
-async fn a_client_steers_the_memory_with_cache_control() {
+async fn cache_control_directives_are_respected() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let ask = |directive: &'static str| {
         let mut request = image_request("/predict", "seven");
@@ -78,7 +78,7 @@ async fn a_client_steers_the_memory_with_cache_control() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_answer_gets_304() {
+async fn if_none_match_returns_304() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let etag = stack.send(image_request("/predict", "seven")).await.headers["etag"].clone();
     let mut request = image_request("/predict", "seven");
@@ -92,7 +92,7 @@ async fn a_client_that_has_the_answer_gets_304() {
 }
 
 #[tokio::test]
-async fn with_several_models_the_request_names_one() {
+async fn with_several_models_a_request_must_name_one() {
     let stack = Stack::start(AppType::Cli, &["leukemia", "mnist"]).await;
     let unnamed = stack.send(image_request("/predict", "seven")).await;
     assert_eq!(unnamed.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -108,7 +108,7 @@ async fn with_several_models_the_request_names_one() {
 }
 
 #[tokio::test]
-async fn bad_input_is_told_what_is_wrong_with_it() {
+async fn invalid_requests_are_rejected_with_the_reason() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let typed = |media_type: &'static str, body: &'static str| {
         let mut request = image_request("/predict", body);
@@ -128,13 +128,13 @@ async fn bad_input_is_told_what_is_wrong_with_it() {
         (typed("text/plain", "x"), 415, "text/plain"),
         (image_request("/predict", &large), 413, "larger than 1048576 bytes"),
         (image_request("/predict", "text"), 415, "not an image we read"),
-        (image_request("/predict/nonesuch", "seven"), 404, "there is mnist"),
+        (image_request("/predict/nonesuch", "seven"), 404, "available models: mnist"),
         (image_request("/predict/..%2f..%2fetc", "seven"), 404, "no model"),
         (image_request("/predict/mnist%00", "seven"), 404, "no model"),
-        (image_request("/predict/%ff", "seven"), 404, "nothing here"),
-        (get_request("/static/%ff"), 404, "nothing here"),
-        (get_request("/predict"), 405, "does not answer GET"),
-        (get_request("/nowhere"), 404, "nothing here"),
+        (image_request("/predict/%ff", "seven"), 404, "No such route"),
+        (get_request("/static/%ff"), 404, "No such route"),
+        (get_request("/predict"), 405, "Method GET is not allowed"),
+        (get_request("/nowhere"), 404, "No such route"),
     ] {
         let path = request.uri().to_string();
         let answer = stack.send(request).await;
@@ -147,7 +147,7 @@ async fn bad_input_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
-async fn an_error_is_never_remembered() {
+async fn errors_are_not_cached() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     for _ in 0..2 {
         assert_eq!(stack.send(image_request("/predict", "text")).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -156,7 +156,7 @@ async fn an_error_is_never_remembered() {
 }
 
 #[tokio::test]
-async fn a_model_that_does_not_answer_in_time_is_504_and_a_crowd_is_503() {
+async fn a_timeout_is_504_and_too_many_requests_are_503() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let mut clients = JoinSet::new();
     for number in 0..9 {
@@ -176,7 +176,7 @@ async fn a_model_that_does_not_answer_in_time_is_504_and_a_crowd_is_503() {
 }
 
 #[tokio::test]
-async fn without_model_api_what_is_remembered_is_still_given() {
+async fn cached_results_are_returned_without_model_api() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     stack.send(image_request("/predict", "seven")).await;
     stack.stop_model_api().await;
@@ -184,5 +184,5 @@ async fn without_model_api_what_is_remembered_is_still_given() {
     let other = stack.send(image_request("/predict", "eight")).await;
     assert_eq!(other.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(other.header("retry-after"), "1");
-    assert!(other.json()["detail"].as_str().unwrap().contains("cannot be reached"));
+    assert!(other.json()["detail"].as_str().unwrap().contains("is unreachable"));
 }

@@ -21,7 +21,7 @@ pub fn post(path: &str, body: &Value) -> Request<Body> {
     request.body(Body::from(body.to_string())).unwrap()
 }
 
-/// Rows of 2×2 pictures.
+/// Request with rows of 2×2 images.
 pub fn question(rows: &[[f32; 4]]) -> Value {
     let data = rows.as_flattened();
     json!({"inputs": [{"name": "image", "shape": [rows.len(), 2, 2, 1], "datatype": "FP32", "data": data}]})
@@ -49,7 +49,7 @@ async fn call(stack: &Stack, input: Tensor, cache_control: &str) -> tonic::Respo
     call_model(stack, "mnist", input, cache_control).await
 }
 
-/// Over gRPC.
+/// Sends a request over gRPC.
 pub async fn call_model(
     stack: &Stack,
     model: &str,
@@ -74,7 +74,7 @@ pub async fn call_model(
 }
 
 #[tokio::test]
-async fn one_question_asked_five_ways_is_one_run() {
+async fn equal_requests_in_five_encodings_share_one_cache_key() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let row = [0.5, 0., 1., 0.25];
     let first = stack.send(post(INFER, &question(&[row]))).await;
@@ -105,7 +105,7 @@ async fn one_question_asked_five_ways_is_one_run() {
 }
 
 #[tokio::test]
-async fn a_picture_is_the_same_question_on_every_route() {
+async fn an_image_has_the_same_cache_key_on_every_route() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
     let mut page = form_request("/predict", &[("image", Some("7.png"), "seven")]);
     page.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("text/html"));
@@ -125,7 +125,7 @@ async fn a_picture_is_the_same_question_on_every_route() {
 }
 
 #[tokio::test]
-async fn calls_steer_the_memory_as_requests_do() {
+async fn grpc_calls_respect_cache_control() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let told = async |directive: &str| {
         let answer = call(&stack, tensor([1.; 4]), directive).await;
@@ -139,7 +139,7 @@ async fn calls_steer_the_memory_as_requests_do() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_same_question_is_never_shared() {
+async fn different_requests_never_share_a_result() {
     let version = |version: &str, is_default| contract::ModelDescription {
         version: version.to_owned(),
         digest: format!("sha256:{version}"),
@@ -158,13 +158,13 @@ async fn what_is_not_the_same_question_is_never_shared() {
     }
     assert_eq!(stack.send(post(INFER, &row)).await.json()["model_version"], "2");
 
-    // Another file in the folder.
+    // The model file has changed.
     stack.change(|models| models[2].digest = "sha256:changed".to_owned()).await;
     let answer = stack.send(post(INFER, &row)).await;
     assert_eq!(answer.header("cache-status"), "mlserve; fwd=miss; stored");
     assert_eq!(answer.json()["parameters"]["model_digest"], "sha256:changed");
 
-    // Another shape of the same bytes.
+    // The same bytes with another shape.
     stack.change(|models| models[0].inputs[0].shape = vec![-1, -1, -1, 1]).await;
     let mut other = row.clone();
     other["inputs"][0]["shape"] = json!([1, 1, 4, 1]);
@@ -173,7 +173,7 @@ async fn what_is_not_the_same_question_is_never_shared() {
 }
 
 #[tokio::test]
-async fn errors_have_the_protocols_shape_and_the_models_words() {
+async fn errors_have_the_format_of_the_protocol() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let text = json!({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["dGV4dA=="]}]});
     let mut wrong = question(&[[0.; 4]]);
@@ -181,7 +181,7 @@ async fn errors_have_the_protocols_shape_and_the_models_words() {
     for (request, status, words) in [
         (post(INFER, &text), 415, "element 0 of image is not an image we read"),
         (post(INFER, &wrong), 422, "picture"),
-        (post("/v2/models/nonesuch/infer", &question(&[[0.; 4]])), 404, "there is mnist"),
+        (post("/v2/models/nonesuch/infer", &question(&[[0.; 4]])), 404, "available models: mnist"),
         (post("/v2/models/mnist/versions/7/infer", &question(&[[0.; 4]])), 404, "no version"),
         (post("/v2/nowhere", &json!({})), 404, "nothing"),
         (get_request(INFER), 405, "GET"),
@@ -194,7 +194,7 @@ async fn errors_have_the_protocols_shape_and_the_models_words() {
 }
 
 #[tokio::test]
-async fn a_question_that_cannot_become_a_job_fails_in_the_words_of_its_route() {
+async fn an_invalid_asynchronous_request_fails_in_the_format_of_its_route() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let long_key = "k".repeat(256);
     for (mut request, field) in
@@ -209,7 +209,7 @@ async fn a_question_that_cannot_become_a_job_fails_in_the_words_of_its_route() {
 }
 
 #[tokio::test]
-async fn a_model_that_was_loaded_can_be_asked_at_once() {
+async fn a_loaded_model_is_available_immediately() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let load = |name: &str, verb: &str| post(&format!("/v2/repository/models/{name}/{verb}"), &json!({}));
     let ask = || post("/v2/models/fresh/infer", &question(&[[0.; 4]]));
@@ -231,7 +231,7 @@ async fn a_model_that_was_loaded_can_be_asked_at_once() {
 }
 
 #[tokio::test]
-async fn a_model_that_the_index_calls_ready_can_be_asked_at_once() {
+async fn a_model_that_the_index_reports_as_ready_is_available_immediately() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     stack.model_api.models.lock().unwrap().push(model("fresh"));
     let index = stack.send(post("/v2/repository/index", &json!({}))).await.json();
@@ -241,7 +241,7 @@ async fn a_model_that_the_index_calls_ready_can_be_asked_at_once() {
 }
 
 #[tokio::test]
-async fn every_replica_is_told_to_load_and_one_that_is_gone_is_named() {
+async fn a_failed_replica_is_named_in_the_error() {
     let gone = "http://127.0.0.1:9/".parse().unwrap();
     let stack = Stack::serving(vec![model("mnist")], |settings| settings.model_api.push(gone)).await;
     let load = stack.send(post("/v2/repository/models/fresh/load", &json!({}))).await;
@@ -254,7 +254,7 @@ async fn every_replica_is_told_to_load_and_one_that_is_gone_is_named() {
 }
 
 #[tokio::test]
-async fn statistics_tell_hits_from_runs_on_every_route() {
+async fn statistics_count_hits_and_runs_of_every_route() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     stack.send(image_request("/predict", "seven")).await;
     stack.send(image_request(INFER, "seven")).await;

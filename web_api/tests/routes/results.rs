@@ -1,4 +1,4 @@
-//! Results by task, on every route that gives them.
+//! Results by task, on every route that returns them.
 
 use axum::body::Body;
 use contract::ModelDescription;
@@ -20,7 +20,7 @@ fn floats(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_f32(name, Datatype::Fp32, shape.to_vec(), values).unwrap()
 }
 
-/// Serves one model with these outputs, which it gives for every image.
+/// Serves one model that returns these outputs for every image.
 async fn serving(outputs: Vec<TensorMetadata>, tensors: Vec<Tensor>) -> Stack {
     let model = ModelDescription { outputs, ..model("m") };
     let stack = Stack::serving(vec![model], |_| ()).await;
@@ -32,7 +32,7 @@ async fn predict(stack: &Stack, query: &str) -> Answer {
     stack.send(image_request(&format!("/predict{query}"), "seven")).await
 }
 
-/// A job of one image, until it has ended: its status, and its results as `format`.
+/// Runs a job with one image. Returns its status, and its results in `format`.
 async fn job(stack: &Stack, query: &str, format: &str) -> (String, String) {
     let submitted = stack.send(image_request(&format!("/jobs{query}"), "eight")).await;
     assert!(submitted.status.is_success(), "{}", submitted.text());
@@ -51,7 +51,7 @@ async fn ended(stack: &Stack, id: &str, format: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn the_class_comes_from_the_probabilities_and_not_from_the_label_before_them() {
+async fn the_class_is_that_of_the_classification_output() {
     let outputs = vec![
         output("label", Datatype::Int64, &[-1], None),
         output("probabilities", Datatype::Fp32, &[-1, 3], Some(Task::Classification)),
@@ -67,7 +67,7 @@ async fn the_class_comes_from_the_probabilities_and_not_from_the_label_before_th
 }
 
 #[tokio::test]
-async fn a_detector_that_finds_nothing_is_a_result_and_no_class() {
+async fn an_empty_detection_is_a_result_without_a_class() {
     let outputs = vec![output("boxes", Datatype::Fp32, &[-1, 4], Some(Task::Detection))];
     let stack = serving(outputs, vec![floats("boxes", &[0, 4], &[])]).await;
     let answer = predict(&stack, "").await;
@@ -81,7 +81,7 @@ async fn a_detector_that_finds_nothing_is_a_result_and_no_class() {
 }
 
 #[tokio::test]
-async fn logits_of_an_unknown_model_are_no_class_but_old_clients_get_the_largest() {
+async fn outputs_without_a_task_are_tensors_but_legacy_clients_get_the_largest_value() {
     let outputs = vec![output("y", Datatype::Fp32, &[-1, 2], None)];
     let stack = serving(outputs, vec![floats("y", &[1, 2], &[-1.0, 3.5])]).await;
     let json = predict(&stack, "").await.json();
@@ -92,7 +92,7 @@ async fn logits_of_an_unknown_model_are_no_class_but_old_clients_get_the_largest
 }
 
 #[tokio::test]
-async fn an_image_is_a_png_in_json_or_alone() {
+async fn an_image_is_a_png_in_json_or_the_whole_body() {
     let outputs = vec![output("y", Datatype::Fp32, &[-1, 1, -1, -1], Some(Task::Image))];
     let stack = serving(outputs, vec![floats("y", &[1, 1, 2, 3], &[0.5; 6])]).await;
     let answer = predict(&stack, "").await;
@@ -116,7 +116,7 @@ async fn an_image_is_a_png_in_json_or_alone() {
 }
 
 #[tokio::test]
-async fn a_segmentation_says_how_much_of_the_image_each_class_has() {
+async fn a_segmentation_has_the_share_of_each_class() {
     let mut metadata = output("y", Datatype::Fp32, &[-1, 2, -1, -1], Some(Task::Segmentation));
     metadata.parameters.labels = vec!["sky".to_owned(), "sea".to_owned()];
     let scores = [0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.9];
@@ -127,7 +127,7 @@ async fn a_segmentation_says_how_much_of_the_image_each_class_has() {
 }
 
 #[tokio::test]
-async fn top_k_bounds_the_list_of_classes() {
+async fn top_k_limits_the_list_of_classes() {
     let values: Vec<f32> = (0_u8..50).map(f32::from).collect();
     let outputs = vec![output("y", Datatype::Fp32, &[-1, 50], Some(Task::Classification))];
     let stack = serving(outputs, vec![floats("y", &[1, 50], &values)]).await;
@@ -145,7 +145,7 @@ async fn top_k_bounds_the_list_of_classes() {
 }
 
 #[tokio::test]
-async fn a_job_lists_as_many_classes_as_its_submission_says() {
+async fn top_k_of_a_submission_applies_to_its_job() {
     let values: Vec<f32> = (0_u8..50).map(f32::from).collect();
     let outputs = vec![output("y", Datatype::Fp32, &[-1, 50], Some(Task::Classification))];
     let stack = serving(outputs, vec![floats("y", &[1, 50], &values)]).await;
@@ -164,7 +164,7 @@ async fn a_job_lists_as_many_classes_as_its_submission_says() {
 }
 
 #[tokio::test]
-async fn labels_and_values_have_columns_of_their_own() {
+async fn csv_has_columns_for_labels_and_values() {
     let mut labels = output("y", Datatype::Fp32, &[-1, 3], Some(Task::MultiLabel));
     labels.parameters.labels = ["sun", "sea", "sand"].map(str::to_owned).to_vec();
     let stack = serving(vec![labels], vec![floats("y", &[1, 3], &[0.75, 0.25, 0.5])]).await;
@@ -182,7 +182,7 @@ async fn labels_and_values_have_columns_of_their_own() {
 }
 
 #[tokio::test]
-async fn tensors_that_are_too_large_for_json_are_refused_with_the_way_to_them() {
+async fn tensors_that_are_too_large_for_json_are_rejected_with_an_alternative() {
     let length = contract::MAX_JSON_TENSOR_BYTES / 4 + 1;
     let outputs = vec![output("y", Datatype::Fp32, &[-1, -1], None)];
     let stack = serving(outputs, vec![floats("y", &[1, length], &vec![0.0; length])]).await;

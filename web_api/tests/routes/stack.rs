@@ -1,4 +1,4 @@
-//! A `web_api` over a fake `model_api`, and what can be sent to it.
+//! `web_api` with a fake `model_api`, and requests to it.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,9 +17,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::ServiceExt;
-use web_api::app::{App, job_worker, router};
 use web_api::jobs::worker::JobWorker;
+use web_api::router::{job_worker, router};
 use web_api::settings::{AppType, JobSettings, Settings};
+use web_api::state::AppState;
 use web_api::upstream::catalog::Catalog;
 
 use crate::fake_model_api::{FakeModelApi, model};
@@ -28,8 +29,8 @@ pub struct Stack {
     pub app: Router,
     pub model_api: FakeModelApi,
     pub registry: Registry,
-    /// The parts behind the routes.
-    pub parts: App,
+    /// State behind the routes.
+    pub parts: AppState,
     pub jobs: Jobs,
     pub worker: JobWorker,
     catalog: Catalog,
@@ -44,12 +45,12 @@ pub struct Answer {
 }
 
 impl Stack {
-    /// Serves `names`; ready when this returns.
+    /// Serves models with these names. Ready when this returns.
     pub async fn start(app_type: AppType, names: &[&str]) -> Self {
         Self::serving(names.iter().map(|name| model(name)).collect(), |settings| settings.app_type = app_type).await
     }
 
-    /// Serves `models` with settings that `change` has changed.
+    /// Serves `models`, with settings modified by `change`.
     pub async fn serving(models: Vec<ModelDescription>, change: impl FnOnce(&mut Settings)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut settings = settings(&format!("http://{}", listener.local_addr().unwrap()));
@@ -64,7 +65,7 @@ impl Stack {
             })
         };
         let mut registry = Registry::default();
-        let (app, background) = App::new(&settings, &mut registry).unwrap();
+        let (app, background) = AppState::new(&settings, &mut registry).unwrap();
         let worker = job_worker(&app, &settings.jobs);
         let working = worker.clone().run();
         let background = tokio::spawn(async move { tokio::join!(background, working).0 });
@@ -76,7 +77,7 @@ impl Stack {
         Self { app: router(&app), model_api, registry, parts: app, jobs, worker, catalog, background, server }
     }
 
-    /// Changes what `model_api` serves, and waits until that is known.
+    /// Changes the models of `model_api`, and waits until the catalog has them.
     pub async fn change(&self, change: impl FnOnce(&mut Vec<ModelDescription>)) {
         let models = {
             let mut models = self.model_api.models.lock().unwrap();
@@ -109,7 +110,7 @@ impl Stack {
         metrics
     }
 
-    /// As if `model_api` had died.
+    /// Simulates a crash of `model_api`.
     pub async fn stop_model_api(&self) {
         self.server.abort();
         while self.send(get_request("/health/ready")).await.status == StatusCode::OK {
@@ -147,7 +148,7 @@ pub fn image_request(path: &str, image: &str) -> Request<Body> {
     Request::post(path).header(header::CONTENT_TYPE, "image/png").body(Body::from(image.to_owned())).unwrap()
 }
 
-/// A form of (name, file name or none, content).
+/// Multipart form of (name, optional file name, content).
 pub fn form_request(path: &str, fields: &[(&str, Option<&str>, &str)]) -> Request<Body> {
     let mut body = String::new();
     for (name, file, content) in fields {

@@ -1,4 +1,4 @@
-//! What a submission holds: images among other files, archives larger than a body, JSON as programs on Windows write it.
+//! Contents of submissions: images among other files, archives that unpack to more than one body, JSON with a byte order mark.
 
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -32,7 +32,7 @@ fn tgz(tarred: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn files_that_are_no_images_are_skipped_and_counted() {
+async fn other_files_are_skipped_and_counted() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let files = [
         ("a.png", "a"),
@@ -49,24 +49,24 @@ async fn files_that_are_no_images_are_skipped_and_counted() {
     assert_eq!((&job["status"], &job["total"], &job["skipped"]), (&json!("succeeded"), &json!(2), &expected));
     assert_eq!(names(&job), ["a.png", "c"]);
     let again = stack.send(post("/jobs", "application/zip", zip(&files))).await.json();
-    assert_eq!((&again["runs"], &again["skipped"]), (&json!(0), &expected), "a repeated job says the same");
+    assert_eq!((&again["runs"], &again["skipped"]), (&json!(0), &expected), "a deduplicated job has the same value");
 
     let fields = [("f", Some("photos/a.png"), "x"), ("f", Some("photos/.DS_Store"), "x"), ("f", Some("notes"), "")];
     let job = stack.send(form_request("/jobs", &fields)).await.json();
     assert_eq!((&job["total"], &job["skipped"]["count"]), (&json!(1), &json!(2)));
     let list = stack.send(get_request("/jobs")).await.json();
     assert_eq!(list["jobs"][0]["skipped"]["names"], json!(["photos/.DS_Store", "notes"]));
-    // The media type says that it is an image.
+    // The media type declares one image, so the content does not matter.
     let one = stack.send(post("/jobs", "image/png", "text")).await.json();
     assert_eq!((&one["total"], &one["skipped"]), (&json!(1), &json!({"count": 0, "names": []})));
 }
 
 #[tokio::test]
-async fn where_no_image_is_left_the_submission_is_refused_with_what_it_held() {
+async fn a_submission_without_images_is_rejected_with_the_skipped_files() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let files = [("Thumbs.db", "x"), ("a.txt", "x"), ("b.txt", "x"), ("c.txt", "x")];
     let refused = stack.send(post("/jobs", "application/zip", zip(&files))).await;
-    let words = "There is no image in it: 4 files were skipped (\"Thumbs.db\", \"a.txt\", \"b.txt\", …). Send images, or a ZIP or TAR of images.";
+    let words = "The submission contains no images: 4 files were skipped (\"Thumbs.db\", \"a.txt\", \"b.txt\", …). Send images, or a ZIP or TAR of images.";
     assert_eq!((refused.status, &refused.json()["detail"]), (StatusCode::BAD_REQUEST, &json!(words)));
     let refused = stack.send(form_request("/jobs", &[("file", Some("a.txt"), "x")])).await;
     assert!(refused.text().contains("1 file was skipped (\\\"a.txt\\\")"), "{}", refused.text());
@@ -74,7 +74,7 @@ async fn where_no_image_is_left_the_submission_is_refused_with_what_it_held() {
 }
 
 #[tokio::test]
-async fn a_model_that_takes_no_images_gets_every_file() {
+async fn a_model_without_images_gets_every_file() {
     let mut table = model("table");
     table.inputs[0].parameters.content_type = None;
     let stack = Stack::serving(vec![table], |_| {}).await;
@@ -84,7 +84,7 @@ async fn a_model_that_takes_no_images_gets_every_file() {
 }
 
 #[tokio::test]
-async fn files_of_one_name_are_told_apart() {
+async fn files_with_equal_names_get_unique_names() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let fields = [("file", Some("a.png"), "a"), ("file", Some("a.png"), "bb"), ("file", Some("a.png"), "ccc")];
     let job = ended(&stack, &job_of(&stack.send(form_request("/jobs", &fields)).await)).await;
@@ -93,7 +93,7 @@ async fn files_of_one_name_are_told_apart() {
     assert!((values(1) / values(0) - 2.0).abs() < 1e-3 && (values(2) / values(0) - 3.0).abs() < 1e-3);
 }
 
-/// A body has 1 MiB here, and a job 3 MiB.
+/// Limits: 1 MiB per body, 3 MiB per job.
 #[tokio::test]
 async fn an_archive_may_unpack_to_more_than_one_body() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
@@ -122,7 +122,7 @@ async fn an_archive_may_unpack_to_more_than_one_body() {
 }
 
 #[tokio::test]
-async fn json_may_begin_with_a_byte_order_mark() {
+async fn json_may_start_with_a_byte_order_mark() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let request = request_of(&["a"]);
     let marked = |text: String| format!("\u{feff}{text}");
@@ -151,7 +151,7 @@ async fn json_may_begin_with_a_byte_order_mark() {
 }
 
 #[tokio::test]
-async fn a_body_of_several_gzip_members_is_read_to_its_end() {
+async fn a_body_of_several_gzip_members_is_decompressed_completely() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let body = request_of(&["a"]).to_string();
     for encoding in ["gzip", "GZIP", "x-gzip"] {

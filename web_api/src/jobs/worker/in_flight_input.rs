@@ -58,7 +58,7 @@ impl InFlightInput {
     pub async fn run(self) {
         if let Err(Unfinished::HandBack) = self.finish().await {
             self.context.hand_back(std::slice::from_ref(&self.delivery)).await;
-            self.context.metrics.job_input(&self.delivery.model, "handed_back");
+            self.context.metrics.record_job_input(&self.delivery.model, "handed_back");
         }
     }
 
@@ -149,7 +149,7 @@ impl InFlightInput {
             };
             match recorded {
                 Ok(counted) => {
-                    metrics.job_input(&self.delivery.model, metric_label(counted, &outcome));
+                    metrics.record_job_input(&self.delivery.model, metric_label(counted, &outcome));
                     return Ok(());
                 }
                 Err(error) if !retries.is_permanent(&error, jobs, self.delivery.job).await => {
@@ -157,7 +157,7 @@ impl InFlightInput {
                 }
                 Err(error) if is_replaced => {
                     warn!(%error, model = self.delivery.model, "outcome of a job input cannot be recorded");
-                    metrics.job_input(&self.delivery.model, "not_recorded");
+                    metrics.record_job_input(&self.delivery.model, "not_recorded");
                     return Err(Unfinished::Abandon);
                 }
                 Err(error) => {

@@ -1,19 +1,19 @@
-//! Slow and large work: submitted, looked at, collected.
+//! `/jobs`: asynchronous inference. A job is submitted, polled or streamed, and its results are downloaded.
 
-/// `POST /jobs`, and `Prefer: respond-async` on the routes that answer at once.
+/// `POST /jobs`.
 pub mod submit;
+
+/// `Prefer: respond-async` on the synchronous inference routes.
+pub mod respond_async;
 
 /// `GET /jobs/{id}`, `DELETE /jobs/{id}`, `POST /jobs/{id}/retry`, `GET /jobs`.
 pub mod job;
 
-/// `GET /jobs/{id}/events`: what happens, as it happens.
+/// `GET /jobs/{id}/events`: server-sent events.
 pub mod events;
 
-/// `GET /jobs/{id}/results`: all of it, as NDJSON or CSV.
+/// `GET /jobs/{id}/results`: all results as NDJSON or CSV.
 pub mod results;
 
-/// How a job and its results are written.
-pub(crate) mod body;
-
-/// The job in a path.
-mod job_path;
+/// CSV rows of results.
+mod csv;

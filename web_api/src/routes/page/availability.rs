@@ -1,28 +1,28 @@
-//! Whether a model can be used, in the page's words.
+//! Availability of a model as the page shows it.
 
 use contract::ModelDescription;
 use open_inference::{ModelState, Platform};
 
-/// What the page shows of a model's state.
+/// Availability of a model as text.
 #[derive(Debug, PartialEq)]
 pub(super) struct Availability {
-    /// For the list of facts.
+    /// Entry in the list of facts.
     pub fact: String,
-    /// What a person must know before sending an image; empty where nothing is wrong.
+    /// Warning above the form. Empty where the model is available.
     pub notice: String,
-    /// Whether no image can get a result, so that the form is disabled.
+    /// Whether the form is disabled, because no request can succeed.
     pub is_blocked: bool,
 }
 
 impl Availability {
-    /// `reachable`: whether `model_api` answers. Models of a queue do not need it.
+    /// Describes `model`. `reachable`: whether `model_api` responds. Models of external workers do not depend on it.
     pub fn of(model: &ModelDescription, reachable: bool) -> Self {
         if !reachable && model.platform != Platform::Queue {
             return Self {
                 fact: "Model server not reachable".to_owned(),
                 notice:
-                    "The model server does not answer. Images whose result is cached still get it; others get an error \
-                         until the server is back."
+                    "The model server does not respond. Only cached results are available; other images fail until the \
+                         server responds again."
                         .to_owned(),
                 is_blocked: false,
             };
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_model_that_cannot_be_used_blocks_the_form_and_its_reason_is_shown() {
+    fn only_an_unavailable_model_disables_the_form_and_its_reason_is_shown() {
         let ready = of(ModelState::Ready, None, true);
         assert_eq!((ready.fact.as_str(), ready.notice.as_str(), ready.is_blocked), ("Ready", "", false));
         let broken = of(ModelState::Unavailable, Some("is no graph"), true);
@@ -64,10 +64,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_model_server_is_said_and_a_queue_does_not_need_it() {
+    fn an_unreachable_model_server_is_shown_unless_an_external_worker_serves_the_model() {
         let gone = of(ModelState::Ready, None, false);
         assert_eq!((gone.fact.as_str(), gone.is_blocked), ("Model server not reachable", false));
-        assert!(gone.notice.starts_with("The model server does not answer."));
+        assert!(gone.notice.starts_with("The model server does not respond."));
         let queue = ModelDescription {
             platform: Platform::Queue,
             ..ModelDescription::placeholder("m", "1", ModelState::Ready, None)

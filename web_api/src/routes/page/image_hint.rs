@@ -1,24 +1,26 @@
-//! What a model needs to take images, where its graph looks as if it could and its settings do not say so.
+//! Hint for a model whose input has the axes of an image, but whose settings do not declare an image.
 
 use contract::ModelDescription;
 use open_inference::{Datatype, TensorMetadata};
 
-/// A height or width in an example, where the graph leaves it open.
+/// Example height and width, where the graph leaves them open.
 const EXAMPLE_SIDE: i64 = 224;
 
-/// Shorter axes are not the height or width of an image.
-const SHORTEST_SIDE: i64 = 8;
+/// Minimum length of an axis that can be the height or width of an image.
+const MIN_SIDE: i64 = 8;
 
-/// `model-settings.json` with which the model takes images.
+/// Settings with which the model accepts images.
 #[derive(Debug, PartialEq)]
 pub(super) struct ImageHint {
+    /// Content of `model-settings.json`.
     pub settings: String,
-    /// Whether [`EXAMPLE_SIDE`] stands for a height or width that the graph leaves open.
+    /// Whether the settings contain [`EXAMPLE_SIDE`].
     pub has_example_size: bool,
 }
 
 impl ImageHint {
-    /// For a model with one input of four axes, one of which has the length 1 or 3, that is not known to take images.
+    /// Returns a hint for a model with one input of four axes, where the channel axis has the length 1 or 3. Returns `None` for a
+    /// model that accepts images already.
     pub fn of(model: &ModelDescription) -> Option<Self> {
         let [input] = model.inputs.as_slice() else { return None };
         if model.image.is_some() || model.pipeline.is_some() || !is_numeric(input) {
@@ -26,7 +28,7 @@ impl ImageHint {
         }
         let [_, a, b, c] = input.shape[..] else { return None };
         let is_channels = |length: i64| length == 1 || length == 3;
-        let is_side = |length: i64| !(0..SHORTEST_SIDE).contains(&length);
+        let is_side = |length: i64| !(0..MIN_SIDE).contains(&length);
         let channels_first = is_channels(a) && is_side(b) && is_side(c);
         let channels_last = is_channels(c) && is_side(a) && is_side(b);
         (channels_first || channels_last).then(|| Self::for_input(input))
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_with_the_axes_of_an_image_gets_settings_for_images() {
+    fn an_input_with_the_axes_of_an_image_gets_a_hint() {
         let settings = r#"{"inputs": [{"name": "x", "parameters": {"content_type": "image"}}]}"#;
         for shape in [[-1, 3, 224, 224], [1, 1, 28, 28], [-1, 28, 28, 1]] {
             let hint = hint(Datatype::Fp32, &shape).unwrap();
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn other_inputs_get_none() {
+    fn other_inputs_get_no_hint() {
         for shape in [&[-1, 3][..], &[-1, 3, 224], &[-1, 64, 56, 56], &[-1, 3, 4, 4], &[-1, -1, -1, -1]] {
             assert_eq!(hint(Datatype::Fp32, shape), None, "{shape:?}");
         }

@@ -68,6 +68,6 @@ async fn all_attempts_of_a_request_share_one_timeout() {
     let (replicas, requests) = replicas_that_break(2, Duration::from_millis(700)).await;
     let started = Instant::now();
     let error = send(replicas, Duration::from_secs(1)).await.unwrap_err();
-    assert!(matches!(error, Error::Deadline), "{error:?} after {:?}", started.elapsed());
+    assert!(matches!(error, Error::DeadlineExceeded), "{error:?} after {:?}", started.elapsed());
     assert_eq!(requests.load(Ordering::SeqCst), 2, "the second attempt has what is left of the timeout");
 }
