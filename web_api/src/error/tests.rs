@@ -59,7 +59,7 @@ fn table() -> Vec<(Error, u16, &'static str, i32)> {
         (Error::Archive(ArchiveError::Unsafe("../x".to_owned())), 400, "archive", 3),
         (Error::Archive(ArchiveError::TooMuch("3 files".to_owned())), 413, "too_many_inputs", 8),
         (Error::NoInputs, 400, "job", 3),
-        (Error::NoImageInputs(Skipped::default()), 400, "job", 3),
+        (Error::NoImageInputs(SkippedFiles::default()), 400, "job", 3),
         (Error::Archive(ArchiveError::Ratio(1)), 413, "too_many_inputs", 8),
         (Error::Archive(ArchiveError::EntryTooLarge("a".to_owned(), 1)), 413, "large_input", 8),
         (Error::Archive(ArchiveError::Encrypted("a".to_owned())), 400, "archive", 3),

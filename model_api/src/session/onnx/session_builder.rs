@@ -11,7 +11,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::sanitize_error::{error_text, sanitize};
-use crate::onnx::analysis::training;
+use crate::onnx::analysis::training_mode;
 use crate::onnx::external_data;
 use crate::onnx::proto::Model;
 use crate::repository::is_ort;
