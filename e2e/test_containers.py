@@ -389,7 +389,7 @@ class TestStarting:
     def test_published_on_all_addresses_it_says_so(self, containers: Containers):
         started = containers.run("start_all.sh", "cli", "mnist", "--docker", "--device", "cpu", PUBLISH="0.0.0.0")
         assert started.returncode == 0, started.stderr
-        assert "this machine alone" not in started.stdout and "0.0.0.0" in started.stdout
+        assert "this machine only" not in started.stdout and "0.0.0.0" in started.stdout
         assert requests.get(containers.url.replace("127.0.0.1", "127.0.0.2"), timeout=10).json() == "Can curl web api!"
 
     def test_the_lines_of_db_apis_readme(self, containers: Containers):

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from . import machine, report
 from .aims import AIMS
-from .place import RESULTS, STATE, Effort, read_results, write_results
+from .paths import RESULTS, STATE, Effort, read_results, write_results
 
 SECTIONS = [
     "hits",
@@ -62,7 +62,7 @@ def main() -> int:
         write_results(results)
         report.write(results)
     for aim in AIMS:
-        print("{:75} {:14} {}".format(*(aim.told(results)[index] for index in (0, 3, 2))))
+        print("{:75} {:14} {}".format(*(aim.evaluate(results)[index] for index in (0, 3, 2))))
     print(
         "written: docs/BENCHMARKS.md and bench/results.json"
         if is_kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from .place import BINARIES, MNIST, RUNTIME
+from .paths import BINARIES, MNIST, RUNTIME
 from .processes import Process, free_port, listens
 
 ENVIRONMENT = {"ORT_DYLIB_PATH": RUNTIME, "ORT_DISABLE_TELEMETRY": 1}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from .place import BINARIES, ROOT, Effort
+from .paths import BINARIES, ROOT, Effort
 
 
 class Wrong(Exception):

@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from .place import PEERS, ROOT, RUNTIME
+from .paths import PEERS, ROOT, RUNTIME
 
 
 def describe() -> dict[str, str]:

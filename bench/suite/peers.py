@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .place import MNIST, PEERS, STATE
+from .paths import MNIST, PEERS, STATE
 from .processes import NotStarted, Process, Redis, free_port, get, listens
 
 PEERS_ENVIRONMENT = {

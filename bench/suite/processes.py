@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Callable, Iterator
 
-from .place import BINARIES, MODELS, RUNTIME, STATE
+from .paths import BINARIES, MODELS, RUNTIME, STATE
 
 # From here on; BENCH_PORT moves it where something else listens.
 ports = iter(range(int(os.environ.get("BENCH_PORT", "22000")), 65535))

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from ..load import at_each, measure
-from ..place import ROOT, Effort
+from ..paths import ROOT, Effort
 from ..processes import NotStarted, free_port
 
 
@@ -21,8 +21,8 @@ def run(effort: Effort) -> dict:
         address = f"127.0.0.1:{port}"
         most = effort.connections[-1:]
         rows = [
-            *at_each(effort.connections, "containers: near hit, picture", address),
-            *at_each(effort.connections, "containers: miss, picture", address, memory="miss"),
+            *at_each(effort.connections, "containers: local hit, image", address),
+            *at_each(effort.connections, "containers: miss, image", address, memory="miss"),
             *at_each(effort.connections, "containers: miss, V2 binary", address, ask="binary", memory="miss"),
             *at_each(most, "containers: miss, gRPC", address, ask="grpc", memory="miss"),
         ]

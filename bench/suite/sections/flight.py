@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..load import run_load
-from ..place import MODELS, Effort
+from ..paths import MODELS, Effort
 from ..processes import Stack
 
 CLIENTS = 64

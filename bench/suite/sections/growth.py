@@ -8,7 +8,7 @@ from functools import partial
 
 from ..graphs import write_largest
 from ..load import run_load
-from ..place import MODELS, STATE, Effort
+from ..paths import MODELS, STATE, Effort
 from ..processes import Stack, memory_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..limits import Limit
 from ..load import at_each, measure
-from ..place import Effort
+from ..paths import Effort
 from ..processes import NotStarted, Redis, Stack, running
 from ..triton import Triton
 
@@ -30,13 +30,13 @@ def run(effort: Effort) -> dict:
                 *at_each(all_counts, "limit: constant answer", constant.address),
                 *at_each(all_counts, "limit: SHA-256 and moka", moka.address),
                 *at_each(all_counts, "limit: SHA-256 and Redis", naive_redis.address),
-                *at_each(all_counts, "ours: near hit, picture", ours.address),
-                *at_each(most, "ours: near hit, picture, no line in the log", unlogged.address),
-                *at_each(most, "ours: near hit, V2 JSON", ours.address, ask="json"),
-                *at_each(most, "ours: near hit, V2 binary", ours.address, ask="binary"),
-                *at_each(most, "ours: near hit, gRPC", ours.address, ask="grpc"),
-                *at_each(most, "ours: near hit, the first MLServe's body", ours.address, ask="array"),
-                *at_each(all_counts, "ours: Redis hit, picture", far.address),
+                *at_each(all_counts, "ours: local hit, image", ours.address),
+                *at_each(most, "ours: local hit, image, no access log", unlogged.address),
+                *at_each(most, "ours: local hit, V2 JSON", ours.address, ask="json"),
+                *at_each(most, "ours: local hit, V2 binary", ours.address, ask="binary"),
+                *at_each(most, "ours: local hit, gRPC", ours.address, ask="grpc"),
+                *at_each(most, "ours: local hit, the first MLServe's body", ours.address, ask="array"),
+                *at_each(all_counts, "ours: Redis hit, image", far.address),
             ]
             if not why_not:
                 rows += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..limits import one_process
 from ..load import at_each, measure
-from ..place import MODELS, SAMPLES, Effort
+from ..paths import MODELS, SAMPLES, Effort
 from ..processes import Stack, running
 
 PICTURES = [

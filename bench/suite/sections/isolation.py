@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from ..limits import measure_alone
-from ..place import BINARIES, MNIST, Effort
+from ..paths import BINARIES, MNIST, Effort
 
 
 def run(effort: Effort) -> dict:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from ..graphs import write_division
 from ..load import run_load
-from ..place import SAMPLES, STATE, Effort
+from ..paths import SAMPLES, STATE, Effort
 from ..processes import Redis, Stack, running
 
 # Inputs of a job that fills the queue, and how many must wait at least.

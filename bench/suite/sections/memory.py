@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..load import run_load
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack, children_of, memory_of
 
 

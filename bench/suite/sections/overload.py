@@ -10,7 +10,7 @@ import shutil
 
 from ..graphs import write_slow
 from ..load import run_load
-from ..place import STATE, Effort
+from ..paths import STATE, Effort
 from ..processes import Stack
 
 # About so many ms for a row: so many steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..load import Row, at_each, measure
 from ..peers import MlServer, Original, bento_ml, install, lit_serve
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack, running
 from .hits import start_or_say
 

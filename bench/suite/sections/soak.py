@@ -7,7 +7,7 @@ import threading
 import time
 
 from ..load import run_load
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack
 from .memory import sizes
 

@@ -6,7 +6,7 @@ import http.client
 import statistics
 import time
 
-from ..place import SAMPLES, Effort
+from ..paths import SAMPLES, Effort
 from ..processes import Stack
 
 PATIENCE_S = 30
@@ -37,7 +37,7 @@ def first_answer() -> float:
 def ask(port: int, picture: bytes) -> int | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("POST", "/predict/mnist", picture, {"Content-Type": "image/png"})
+        connection.request("POST", "/predict/mnist", image, {"Content-Type": "image/png"})
         return connection.getresponse().status
     except OSError:
         return None
