@@ -39,9 +39,10 @@ def comments(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def python_comments(text: str) -> Iterator[tuple[int, str]]:
-    before = tokenize.NEWLINE
+    before, depth = tokenize.NEWLINE, 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        statement = before in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.NL)
+        statement = depth == 0 and before in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.NL)
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0) if token.type == tokenize.OP else 0
         if token.type == tokenize.COMMENT or token.type == tokenize.STRING and statement:
             for offset, line in enumerate(token.string.splitlines()):
                 yield token.start[0] + offset, re.sub(r"`[^`]*`", " ", line)

@@ -182,7 +182,7 @@ def write_flight(results: dict) -> str:
 def write_memory(results: dict) -> str:
     here = results["memory"]
     rows = [[part, *(f"{here[when][part]:.0f} MB" for when in ("idle", "loaded"))] for part in here["idle"]]
-    return f"## Memory\n\nRSS without the local cache, which adds up to `NEAR_CACHE_BYTES`.\n\n" + table(
+    return "## Memory\n\nRSS without the local cache, which adds up to `NEAR_CACHE_BYTES`.\n\n" + table(
         ["", "idle", f"after {count(here['requests'])} requests"], rows
     )
 
@@ -213,7 +213,7 @@ def write_soak(results: dict) -> str:
         for part, slope in here["mb_per_minute"].items()
     ]
     words = f"{here['seconds']:g} s at full load ({count(here['load']['per_second'])}/s computed); then {len(rounds)} rounds of unloading and loading."
-    return f"## Memory growth\n\n{words}\n\n" + table(
+    return "## Memory growth\n\n{words}\n\n" + table(
         ["", "slope at full load", "after one round", f"after {len(rounds)}"], rows
     )
 

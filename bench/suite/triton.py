@@ -1,4 +1,4 @@
-"""Triton, out of the wheel nvidia-pytriton: its own server and Python backend, without a graphics card."""
+"""Triton from the wheel nvidia-pytriton: its server and Python backend, without a GPU."""
 
 from __future__ import annotations
 

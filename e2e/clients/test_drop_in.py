@@ -24,7 +24,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 from xgboost import XGBClassifier
 
 import graphs
-from questions import inputs, random
+from inference_requests import inputs, random
 from services import Service, wait_until
 
 X, y = load_iris(return_X_y=True)
@@ -43,7 +43,7 @@ class Shop:
     def wait_for(self, model: str, version: str = "") -> None:
         wait_until(lambda: self.http.is_model_ready(model, version), f"{model} is served", 30)
 
-    def ask(self, model: str, output: str, **arrays: np.ndarray) -> np.ndarray:
+    def infer(self, model: str, output: str, **arrays: np.ndarray) -> np.ndarray:
         """Over both transports, which must agree."""
         answer = self.http.infer(model, inputs(triton, **arrays)).as_numpy(output)
         over_grpc = self.grpc.infer(model, inputs(triton_grpc, **arrays)).as_numpy(output)
@@ -88,38 +88,38 @@ def nothing_was_restarted(shop: Shop):
     assert (shop.model_api.running.poll(), shop.web.running.poll()) == (None, None)
     assert (shop.model_api.pid, shop.web.pid) == shop.pids
     x = random(1, 3)
-    assert graphs.same_bits(shop.ask("first", "y", x=x), x * np.float32(3))
+    assert graphs.same_bits(shop.infer("first", "y", x=x), x * np.float32(3))
 
 
 def test_a_scikit_learn_model_with_its_zipmap_is_served_with_its_labels(shop: Shop):
     model = GradientBoostingClassifier(n_estimators=10).fit(X, y)
     graphs.write(to_onnx(model, X[:1]), shop.folder / "sklearn")
     shop.wait_for("sklearn")
-    assert shop.ask("sklearn", "output_label", X=X).tolist() == model.predict(X).tolist()
+    assert shop.infer("sklearn", "output_label", X=X).tolist() == model.predict(X).tolist()
 
 
 def test_an_xgboost_model_is_served(shop: Shop):
     model = XGBClassifier(n_estimators=10).fit(X, y)
     graphs.write(onnxmltools.convert_xgboost(model, initial_types=[("X", FloatTensorType([None, 4]))]), shop.folder / "xgboost")
     shop.wait_for("xgboost")
-    np.testing.assert_allclose(shop.ask("xgboost", "probabilities", X=X), model.predict_proba(X), atol=1e-6)
+    np.testing.assert_allclose(shop.infer("xgboost", "probabilities", X=X), model.predict_proba(X), atol=1e-6)
 
 
 def test_a_model_that_takes_strings_is_served(shop: Shop):
     graphs.write(graphs.numbered_words(), shop.folder / "words" / "1")
     shop.wait_for("words", "1")
-    assert shop.ask("words", "number", word=np.array(["三", "one", ""], dtype=object)).tolist() == [3, 1, -1]
+    assert shop.infer("words", "number", word=np.array(["三", "one", ""], dtype=object)).tolist() == [3, 1, -1]
 
 
 def test_a_bare_file_with_two_inputs_is_served(shop: Shop):
     (shop.folder / "two-inputs.onnx").write_bytes(graphs.arithmetic().SerializeToString())
     shop.wait_for("two-inputs")
     a, b = random(3, 2), random(3, 2)
-    assert graphs.same_bits(shop.ask("two-inputs", "difference", a=a, b=b), a - b)
+    assert graphs.same_bits(shop.infer("two-inputs", "difference", a=a, b=b), a - b)
 
 
 def test_weights_that_come_after_their_graph_are_waited_for(shop: Shop, tmp_path: Path):
-    """Two files, as PyTorch writes them, and somebody who copies slowly."""
+    """Two files, as PyTorch writes them, copied slowly."""
     weights = np.arange(3 * 100_000, dtype=np.float32).reshape(3, -1)
     model = graphs.graph(
         [helper.make_node("MatMul", ["x", "weights"], ["y"])],
@@ -138,7 +138,7 @@ def test_weights_that_come_after_their_graph_are_waited_for(shop: Shop, tmp_path
                 time.sleep(0.3)
     shop.wait_for("two-files")
     x = np.float32([[1, 2, 3], [0, 0, 1]])
-    np.testing.assert_allclose(shop.ask("two-files", "y", x=x), x @ weights, rtol=1e-6)
+    np.testing.assert_allclose(shop.infer("two-files", "y", x=x), x @ weights, rtol=1e-6)
 
 
 def test_a_newer_version_takes_over_and_the_older_one_still_answers(shop: Shop):
@@ -147,7 +147,7 @@ def test_a_newer_version_takes_over_and_the_older_one_still_answers(shop: Shop):
     graphs.write(graphs.scaled(5), shop.folder / "growing" / "2")
     shop.wait_for("growing", "2")
     x = random(1, 3)
-    assert graphs.same_bits(shop.ask("growing", "y", x=x), x * np.float32(5))
+    assert graphs.same_bits(shop.infer("growing", "y", x=x), x * np.float32(5))
     assert graphs.same_bits(shop.http.infer("growing", inputs(triton, x=x), "1").as_numpy("y"), x)
 
 
@@ -155,26 +155,26 @@ def test_a_changed_file_is_another_model_and_a_broken_one_leaves_the_last_good_o
     x = random(1, 3)
     graphs.write(graphs.scaled(7), shop.folder / "changing")
     shop.wait_for("changing")
-    assert graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(7))
+    assert graphs.same_bits(shop.infer("changing", "y", x=x), x * np.float32(7))
 
     graphs.write(graphs.scaled(8), shop.folder / "changing")
     # One transport alone: the change may come between two.
     over_http = lambda: shop.http.infer("changing", inputs(triton, x=x)).as_numpy("y")
     wait_until(lambda: graphs.same_bits(over_http(), x * np.float32(8)), "the changed file answers", 30)
-    assert graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(8))
+    assert graphs.same_bits(shop.infer("changing", "y", x=x), x * np.float32(8))
 
     graphs.write(b"This is no graph.", shop.folder / "changing")
     wait_until(lambda: shop.reason("changing"), "the index says what is wrong with the new file", 30)
-    assert graphs.same_bits(shop.ask("changing", "y", x=x), x * np.float32(8))
+    assert graphs.same_bits(shop.infer("changing", "y", x=x), x * np.float32(8))
 
 
-def test_fifty_changes_under_load_cost_no_question_and_mix_nothing_up(shop: Shop):
+def test_fifty_changes_under_load_cost_no_request_and_mix_nothing_up(shop: Shop):
     """Each answer is one version's or another's, and the last one's in the end."""
     graphs.write(graphs.scaled(100), shop.folder / "swapped")
     shop.wait_for("swapped")
     wrong, stop = [], threading.Event()
 
-    def ask() -> None:
+    def infer() -> None:
         client = triton.InferenceServerClient(f"127.0.0.1:{shop.web.port}")
         while not stop.is_set():
             x = random(2, 3)
@@ -183,19 +183,19 @@ def test_fifty_changes_under_load_cost_no_question_and_mix_nothing_up(shop: Shop
                 wrong.append(factors)
 
     with ThreadPoolExecutor() as others:
-        asking = [others.submit(ask) for _ in range(4)]
+        sending = [others.submit(infer) for _ in range(4)]
         for factor in range(101, 151):
             graphs.write(graphs.scaled(factor), shop.folder / "swapped")
             shop.http.load_model("swapped")
         stop.set()
-    for each in asking:
+    for each in sending:
         each.result()
     assert not wrong
     x = random(1, 3)
-    assert graphs.same_bits(shop.ask("swapped", "y", x=x), x * np.float32(150))
+    assert graphs.same_bits(shop.infer("swapped", "y", x=x), x * np.float32(150))
 
 
-def test_what_cannot_be_served_is_listed_with_the_reason_and_harms_nobody(shop: Shop):
+def test_what_cannot_be_served_is_listed_with_the_reason_and_affects_no_other(shop: Shop):
     graphs.write(b"This is no graph.", shop.folder / "garbage")
     graphs.write(graphs.sequence_input(), shop.folder / "sequence")
     for model in ("garbage", "sequence"):

@@ -1,4 +1,4 @@
-"""Where the time goes: CPU of each process per request, at full load."""
+"""CPU time of each process per request, at full load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(effort: Effort) -> list[dict]:
 
 
 def measure(ours: Stack, name: str, asked: dict, connections: int, effort: Effort) -> dict:
-    """µs per request; what is left of the cores was idle, or the kernel's for nobody in particular."""
+    """µs per request; the rest of the available CPU time was idle, or kernel time of no process."""
     run_load(ours.address, **asked, connections=connections, seconds=effort.warm_up)
     before = seconds(ours)
     run = run_load(ours.address, **asked, connections=connections, seconds=effort.seconds, warm_up=0)
@@ -46,6 +46,6 @@ def seconds(ours: Stack) -> dict[str, float]:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU, the kernel's for it included."""
+    """Seconds of CPU, including kernel time."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""Latency at fixed rates of arrival, up to where more arrive than can be answered."""
+"""Latency at fixed request rates, up to 1.1 times capacity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a model runs when 64 clients ask the same new question at the same moment."""
+"""Number of runs when 64 clients send the same new input concurrently (single flight)."""
 
 from __future__ import annotations
 

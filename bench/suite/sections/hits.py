@@ -1,4 +1,4 @@
-"""Answers that are remembered: near, in Redis, by every transport, beside the naive routes and Triton's response cache."""
+"""Cache hits: local and in Redis, over every transport, beside naive routes and Triton's response cache."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def run(effort: Effort) -> dict:
     with running(redis, constant, moka, naive_redis, triton):
         for process in (redis, constant, moka, naive_redis):
             process.start()
-        why_not = start_or_say(triton)
-        # The second stack remembers in Redis alone.
+        why_not = start_or_reason(triton)
+        # The second stack caches only in Redis.
         silent = {"LOG_LEVEL": "warn"}
         with (
             Stack() as ours,
@@ -47,8 +47,8 @@ def run(effort: Effort) -> dict:
             return {"rows": measure(rows, effort), "not measured": {"Triton": why_not} if why_not else {}}
 
 
-def start_or_say(peer: object) -> str | None:
-    """Why it cannot be measured."""
+def start_or_reason(peer: object) -> str | None:
+    """Starts the peer; returns the reason if that fails."""
     try:
         peer.start()
     except (NotStarted, OSError) as error:

@@ -1,4 +1,4 @@
-"""What it costs that a model runs in a process of its own."""
+"""Cost of a separate process for a model."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def run(effort: Effort) -> dict:
         new, unstored = {"memory": "miss"}, {"memory": "no-store"}
         engine = ours.engine_address
         rows = [
-            # Its way of finding a digit in a large picture is another, so that its answers are not held against the right one.
+            # Its preprocessing of large images differs, so its results are not verified.
             *at_each(all_counts, "limit: one process, image", limit.address, **new),
             *at_each(most, "limit: one process, 400×400 image", limit.address, **new, **LARGE),
             *at_each(all_counts, "limit: one process, binary", limit.address, ask="binary", **new),
