@@ -25,7 +25,7 @@ def settings_of(folder: str) -> list[tuple[str, str, str]]:
 
 
 def readable(default: str) -> str:
-    """A default for people: bytes in MiB, nothing as a dash."""
+    """A default in readable form: bytes in MiB, and none for an empty one."""
     if not default:
         return "none"
     if default.isdigit() and int(default) >= 1 << 20 and int(default) % (1 << 20) == 0:

@@ -213,7 +213,7 @@ def write_soak(results: dict) -> str:
         for part, slope in here["mb_per_minute"].items()
     ]
     words = f"{here['seconds']:g} s at full load ({count(here['load']['per_second'])}/s computed); then {len(rounds)} rounds of unloading and loading."
-    return "## Memory growth\n\n{words}\n\n" + table(
+    return f"## Memory growth\n\n{words}\n\n" + table(
         ["", "slope at full load", "after one round", f"after {len(rounds)}"], rows
     )
 
