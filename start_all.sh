@@ -172,7 +172,7 @@ show_reason() {
   stop_with 1 "stopped again; more: $state/$1.log"
 }
 
-without_requests() { grep -v ': answered method=\|"message":"answered"' | tail -n 15; }
+without_requests() { grep -v ': request completed method=\|"message":"request completed"' | tail -n 15; }
 
 # show_example HEALTH: a command that works as printed, for a model that is ready; mnist if it is served.
 show_example() {

@@ -105,7 +105,7 @@ def test_a_bomb_within_the_limit_of_its_sides(web: Service):
 def test_an_upload_of_100_megabytes(web: Service, declared: bool):
     megabyte = bytes(1 << 20)
     upload = megabyte * 100 if declared else (megabyte for _ in range(100))
-    assert_problem(body(web, upload), 413, "the body is larger than 67108864 bytes")
+    assert_problem(body(web, upload), 413, "The body is larger than 67108864 bytes; send less in one request.")
 
 
 # ---- Forms ----------------------------------------------------------------------------------------------------------

@@ -132,8 +132,8 @@ def test_polls_and_health_checks_are_not_in_the_log_and_requests_are(spawn: Spaw
     web = spawn("web_api", MODEL_API_URL=model.url)
     assert result_of(predict(web.url, new_image()))["label"] == "7"
     wait_until(lambda: model.count("model_api_requests_total", route="/models") >= 3, "web_api polls", 20)
-    wait_until(lambda: "answered" in model.log(), "the request is logged")
-    about_requests = [line for line in model.log().splitlines() if "answered" in line]
+    wait_until(lambda: "request completed" in model.log(), "the request is logged")
+    about_requests = [line for line in model.log().splitlines() if "request completed" in line]
     assert len(about_requests) == 1 and 'path="/v2/models/mnist' in about_requests[0], about_requests
 
 

@@ -3,7 +3,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError};
-use service::cores;
+use service::runtime;
 
 /// Connections to Redis, as many as there are cores. A thread always uses the same one, whose events then wake that
 /// thread: with a single one, every answer passes through the thread on which it was made.
@@ -30,7 +30,7 @@ impl Connections {
 
     /// That of the thread which asks.
     pub fn own(&self) -> Arc<Connection> {
-        Arc::clone(&self.open()[cores::own()])
+        Arc::clone(&self.open()[runtime::current_core()])
     }
 
     /// The most commands in a row that came to nothing on the same one.
@@ -42,7 +42,7 @@ impl Connections {
     pub async fn replace(&self) -> Result<(), RedisError> {
         let own = ConnectionManager::new_with_config(self.client.clone(), self.config.clone()).await?;
         let mut fresh = lazy(&self.client, &self.config)?;
-        fresh[cores::own()] = Arc::new(Connection::new(own));
+        fresh[runtime::current_core()] = Arc::new(Connection::new(own));
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -60,5 +60,5 @@ impl Connection {
 
 fn lazy(client: &Client, config: &ConnectionManagerConfig) -> Result<Vec<Arc<Connection>>, RedisError> {
     let one = || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
-    (0..cores::count()).map(|_| Ok(Arc::new(Connection::new(one()?)))).collect()
+    (0..runtime::core_count()).map(|_| Ok(Arc::new(Connection::new(one()?)))).collect()
 }

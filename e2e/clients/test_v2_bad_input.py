@@ -251,14 +251,14 @@ def peak(server: Service) -> int:
 def test_a_body_of_64_mebibytes_and_a_byte(server: Service, declared: bool):
     size = (64 << 20) + 1
     body = bytes(size) if declared else iter([bytes(1 << 20)] * 64 + [b"\0"])
-    assert_refused(infer(server, "versioned", body), 413, "the body is larger than 67108864 bytes")
+    assert_refused(infer(server, "versioned", body), 413, "The body is larger than 67108864 bytes; send less in one request.")
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_a_bomb_that_unpacks_to_a_gibibyte(server: Service, algorithm: str):
     before = peak(server)
     response = infer(server, "versioned", bomb(algorithm), Content_Encoding=algorithm)
-    assert_refused(response, 413, "the body is larger than 67108864 bytes")
+    assert_refused(response, 413, "The body is larger than 67108864 bytes; send less in one request.")
     assert peak(server) - before < 256 << 20
 
 
@@ -321,5 +321,5 @@ def test_messages_that_are_no_request(refused_over_grpc: Grpc):
 
 def test_a_message_of_64_mebibytes_and_a_byte(refused_over_grpc: Grpc):
     size = (64 << 20) + 1
-    words = "the body is larger than 67108864 bytes"
+    words = "The body is larger than 67108864 bytes; send less in one request."
     refused_over_grpc(words, [bytes(size)], "identity_uint8", "RESOURCE_EXHAUSTED", shape=[size], datatype="UINT8")

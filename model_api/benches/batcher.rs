@@ -29,7 +29,7 @@ impl Launcher for AtOnce {
 
     async fn launch(&self, _: &Blueprint) -> Result<(Hello, Self), StartError> {
         let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
-        let device = Device { name: "cpu".to_owned(), stepped_down: None, runtime: "none".to_owned() };
+        let device = Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "none".to_owned() };
         let (inputs, outputs) = (vec![tensor("x", &[-1, 784])], vec![tensor("y", &[-1, 1])]);
         Ok((Hello { inputs, outputs, left_out: Vec::new(), device, facts: GraphFacts::default() }, Self))
     }

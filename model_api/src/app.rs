@@ -3,10 +3,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{get, post};
 use open_inference::{Statistics, Tensor, grpc, rest};
-use service::body::BodyReader;
-use service::guard::Guard;
-use service::middleware::{HttpMetrics, wrap};
+use service::body_limits::BodyReader;
+use service::instrument::{HttpMetrics, instrument};
 use service::readiness::Readiness;
+use service::request_guard::RequestGuard;
 
 use crate::decoder::Decoder;
 use crate::error::Error;
@@ -33,7 +33,7 @@ pub struct App {
     /// Held by whoever wants no traffic.
     pub readiness: Readiness,
     /// Which requests reach their routes.
-    pub guard: Guard,
+    pub guard: RequestGuard,
     /// Which of them may load and unload models.
     pub repository_access: RepositoryAccess,
     /// What is counted.
@@ -80,5 +80,5 @@ pub fn router(app: &Arc<App>, http: HttpMetrics) -> Router {
         .method_not_allowed_fallback(fallback::no_such_method)
         .with_state(app)
         .merge(protocol);
-    wrap(routes, http, guard)
+    instrument(routes, http, guard)
 }

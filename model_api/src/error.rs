@@ -1,8 +1,8 @@
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use contract::NoPrediction;
-use service::body::BodyError;
-use service::problem::{RETRY_AFTER_SECONDS, problem_for};
+use contract::PredictionError;
+use service::body_limits::BodyError;
+use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
 use tracing::error;
 
 use crate::image_input::ImageError;
@@ -84,7 +84,7 @@ pub enum Error {
     Request(#[from] open_inference::Error),
     /// The answer is no choice between classes.
     #[error(transparent)]
-    NoPrediction(#[from] NoPrediction),
+    NoPrediction(#[from] PredictionError),
     /// The model cannot be asked now.
     #[error("{model} cannot be asked now: {reason}")]
     Unavailable {
@@ -184,7 +184,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let retry_after_s = self.retry_after_s();
         let (status, words) = self.told();
-        problem_for(status, &words, retry_after_s)
+        problem_with_retry_after(status, &words, retry_after_s)
     }
 }
 
@@ -218,7 +218,7 @@ mod tests {
             (Error::Body(BodyError::TooLarge(1)), 413, "body"),
             (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408, "body"),
             (Error::Body(BodyError::NoMemory), 503, "body"),
-            (Error::Body(BodyError::Broken), 400, "body"),
+            (Error::Body(BodyError::Incomplete), 400, "body"),
             (Error::Picture(ImageError::Empty), 400, "malformed"),
             (Error::Picture(ImageError::UnknownFormat { hint: "" }), 415, "no_image"),
             (Error::Picture(limit), 413, "too_large"),
@@ -229,7 +229,7 @@ mod tests {
             (Error::Unfit(text()), 422, "unfit"),
             (Error::Request(open_inference::Error::malformed("")), 400, "malformed"),
             (Error::Request(open_inference::Error::unfit("")), 422, "unfit"),
-            (Error::NoPrediction(NoPrediction::NotFinite), 422, "no_prediction"),
+            (Error::NoPrediction(PredictionError::NotFinite), 422, "no_prediction"),
             (Error::Unavailable { model: text(), reason: text() }, 503, "unavailable"),
             (Error::DecodersBusy, 503, "full"),
             (Error::InputsFull(1), 503, "full"),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
-use contract::{Progress, answer_to_nothing};
+use contract::{PipelineRun, empty_outputs};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use open_inference::{Inference, Provenance, Tensor, Timing, check};
@@ -67,10 +67,10 @@ async fn run_steps(
     inputs: Vec<Tensor>,
     urgency: Urgency,
 ) -> Result<Inference, Error> {
-    let changed = |error: contract::Missing| Error::Unfit(error.to_string());
-    let mut progress = Progress::new(&steps.pipeline, inputs);
+    let changed = |error: contract::MissingTensor| Error::Unfit(error.to_string());
+    let mut progress = PipelineRun::new(&steps.pipeline, inputs);
     loop {
-        let next = progress.next().map_err(changed)?;
+        let next = progress.ready_steps().map_err(changed)?;
         if next.is_empty() {
             return progress.finish(&model.name, &model.version).map_err(changed);
         }
@@ -80,7 +80,7 @@ async fn run_steps(
             Ok::<_, Error>((number, answer))
         };
         for (number, answer) in try_join_all(next.into_iter().map(ask)).await? {
-            progress.answered(number, answer);
+            progress.complete(number, answer);
         }
     }
 }
@@ -92,7 +92,7 @@ fn run_step<'a>(
     inputs: Vec<Tensor>,
     urgency: Urgency,
 ) -> BoxFuture<'a, Result<Inference, Error>> {
-    let Some(outputs) = answer_to_nothing(&inputs, &model.metadata.outputs) else {
+    let Some(outputs) = empty_outputs(&inputs, &model.metadata.outputs) else {
         return infer(app, model, inputs, urgency).boxed();
     };
     let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };

@@ -29,7 +29,7 @@ async fn serve() -> Result<ExitCode, SettingError> {
     let repository = Repository::new(&settings.models_dir).selecting(settings.models.clone());
     let models = repository.select(&settings.models)?;
     LogSettings::from_env()?.init();
-    service::descriptors::reserve(&settings.server, 0)?;
+    service::open_files::raise_limit(&settings.server, 0)?;
     if let Err(error) = run(settings, repository, models).await {
         error!("{error:#}");
         return Ok(ExitCode::FAILURE);

@@ -30,7 +30,7 @@ use crate::session::MAX_RESULT_BYTES;
 /// The program itself: code, tables, threads, metrics.
 const PROGRAM_BYTES: u64 = 64 << 20;
 
-/// What each connection may have of its body without a reservation (`service::body`).
+/// What each connection may have of its body without a reservation (`service::body_limits`).
 const FREE_BODY_BYTES: u64 = 128 << 10;
 
 /// Outputs are in memory once as tensors and once in the response.

@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use service::middleware::seconds_histogram;
+use service::instrument::seconds_histogram;
 
 use crate::pool::Meters;
 

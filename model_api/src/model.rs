@@ -311,7 +311,7 @@ fn joined(first: &Device, others: &[Device]) -> Device {
         if !joined.name.split(", ").any(|name| name == other.name) {
             joined.name = format!("{}, {}", joined.name, other.name);
         }
-        joined.stepped_down = joined.stepped_down.or_else(|| other.stepped_down.clone());
+        joined.fallback_reason = joined.fallback_reason.or_else(|| other.fallback_reason.clone());
     }
     joined
 }
@@ -323,5 +323,5 @@ pub fn describe_state(name: &str, version: &str, state: State) -> ModelDescripti
         State::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
         State::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
     };
-    ModelDescription { device, ..ModelDescription::unread(name, version, state, reason) }
+    ModelDescription { device, ..ModelDescription::placeholder(name, version, state, reason) }
 }

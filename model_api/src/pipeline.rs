@@ -8,7 +8,7 @@
 
 mod wiring;
 
-use contract::{Pipeline, Source, Step, Wire, valid_model_name};
+use contract::{Edge, Pipeline, Source, Step, valid_model_name};
 
 use crate::digest;
 use crate::model_settings::{ModelSettings, StepSettings};
@@ -59,7 +59,7 @@ impl Definition {
             let from = said.from.clone().unwrap_or_else(of_last);
             check_output(&from, &steps)
                 .map_err(|reason| format!("model-settings.json: outputs[{index}].from: {reason}"))?;
-            outputs.push(Wire { name: said.name.clone(), from });
+            outputs.push(Edge { name: said.name.clone(), from });
         }
         let pipeline = Pipeline { settings_digest: digest::of_settings(json), steps, outputs };
         Ok(Self { files: files.clone(), settings, pipeline })
@@ -82,7 +82,7 @@ fn read_step(said: &StepSettings, files: &ModelFiles, before: &[Step]) -> Result
     for (input, from) in inputs {
         check_source(from, before).map_err(|reason| format!("inputs.{input} (step {name:?}): {reason}"))?;
     }
-    let wire = |(input, from): (&String, &Source)| Wire { name: input.clone(), from: from.clone() };
+    let wire = |(input, from): (&String, &Source)| Edge { name: input.clone(), from: from.clone() };
     Ok(Step { name, model: model.clone(), version: version.clone(), inputs: inputs.iter().map(wire).collect() })
 }
 

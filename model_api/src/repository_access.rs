@@ -30,7 +30,7 @@ impl RepositoryAccess {
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
         let reason = match self {
             Self::Loopback => return Ok(()),
-            Self::Secret(secret) if secret.is_in(headers) => return Ok(()),
+            Self::Secret(secret) if secret.matches(headers) => return Ok(()),
             Self::Secret(_) => "the request does not carry the MODEL_API_SECRET of this service",
             Self::Closed => "MODEL_API_SECRET is not set, and this service does not listen on loopback alone",
         };

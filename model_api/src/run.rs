@@ -9,10 +9,10 @@ use anyhow::{Context, anyhow, bail};
 use axum::Router;
 use open_inference::Statistics;
 use prometheus_client::registry::Registry;
-use service::body::BodyReader;
-use service::middleware::HttpMetrics;
+use service::body_limits::BodyReader;
+use service::http_server::{listen, serve};
+use service::instrument::HttpMetrics;
 use service::readiness::Readiness;
-use service::server::{listen, serve};
 use service::settings::ServerSettings;
 use service::shutdown;
 use tokio::net::TcpListener;
@@ -38,7 +38,7 @@ pub async fn run(settings: Settings, repository: Repository, asked_for: BTreeMap
     let (metrics, http) = (Metrics::register(&mut registry), HttpMetrics::register(&mut registry));
     let listener = bind(settings.server.address)?;
     let metrics_listener = bind(settings.server.metrics_address)?;
-    let signalled = shutdown::signalled()?;
+    let signalled = shutdown::signal()?;
 
     log_passed_over(&repository);
     let watch = Watch::new(repository.clone(), settings.models.clone());

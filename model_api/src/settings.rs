@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use service::guard::Guard;
+use service::request_guard::RequestGuard;
 use service::settings::{ServerSettings, SettingError, at_least, millis, optional, parse};
 use service::shared_secret::SharedSecret;
 
@@ -16,7 +16,7 @@ pub struct Settings {
     /// What every service of ours has: `HOST`, `PORT` (5050), `METRICS_ADDR` (127.0.0.1:9150), …
     pub server: ServerSettings,
     /// `ALLOWED_HOSTS`: names in `Host` that are accepted where it listens on loopback, beside loopback names and IP addresses.
-    pub guard: Guard,
+    pub guard: RequestGuard,
     /// `MODEL_API_SECRET`: what requests to load and unload models must carry; unset: they are accepted on loopback alone.
     pub repository_access: RepositoryAccess,
     /// `MODEL_NAME`: which models are served from the start.
@@ -91,7 +91,7 @@ impl Settings {
         let session_memory = Some(parse("SESSION_MEMORY_BYTES", 0)?).filter(|&bytes| bytes > 0);
         let host = server.address.ip();
         Ok(Self {
-            guard: Guard::private_from_env(host)?,
+            guard: RequestGuard::private_from_env(host)?,
             repository_access: RepositoryAccess::new(SharedSecret::from_env()?, host),
             server,
             memory: Shares::new(memory::limit(), &bounds, session_memory),

@@ -274,7 +274,7 @@ mod tests {
             inputs: vec![tensor("image", &[-1, -1, 28, 1])],
             outputs: vec![tensor("probabilities", &[-1, 2])],
             left_out: vec!["output \"maps\" is a sequence".to_owned()],
-            device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() },
+            device: Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "1.31.1".to_owned() },
             facts: GraphFacts::default(),
         }
     }

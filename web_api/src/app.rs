@@ -27,10 +27,10 @@ use db_api::metrics::MemoryMetrics;
 use db_api::store::RedisStore;
 use open_inference::{grpc, rest};
 use prometheus_client::registry::Registry;
-use service::body::BodyReader;
-use service::guard::Guard;
-use service::middleware::{HttpMetrics, wrap_with};
+use service::body_limits::BodyReader;
+use service::instrument::{HttpMetrics, instrument_with};
 use service::readiness::Readiness;
+use service::request_guard::RequestGuard;
 use service::settings::SettingError;
 
 /// What every handler may use. Cheap to clone, which happens several times for each request.
@@ -54,7 +54,7 @@ pub struct Parts {
     /// Held while stopping.
     pub readiness: Readiness,
     /// Which requests reach their routes.
-    guard: Guard,
+    guard: RequestGuard,
     /// How `model_api` is reached.
     pub(crate) client: ModelClient,
     /// Whether who reaches the port may load and unload models.
@@ -190,7 +190,7 @@ pub fn router(app: &App) -> Router {
         // After the fallbacks: what the protocol has no route for, it says in its own way.
         .merge(grpc::router(app.clone(), app.bodies.clone()));
     let routes = cors::allow(routes, app.guard.origins());
-    wrap_with(routes, app.http.clone(), app.guard.clone(), security::headers)
+    instrument_with(routes, app.http.clone(), app.guard.clone(), security::headers)
 }
 
 /// The routes that answer questions at once.
@@ -224,7 +224,7 @@ pub fn job_worker(app: &App, settings: &JobSettings) -> JobWorker {
 /// What there is to ask of a process that works on jobs and answers nobody.
 pub fn health_router(app: &App) -> Router {
     let routes = health_routes(app).fallback(async || Error::NoRoute);
-    wrap_with(routes, app.http.clone(), app.guard.clone(), security::headers)
+    instrument_with(routes, app.http.clone(), app.guard.clone(), security::headers)
 }
 
 /// Live and ready, also for the listener that is never published: its places are free for health checks.

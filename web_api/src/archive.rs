@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use bytes::Bytes;
-use service::body::BodyError;
+use service::body_limits::BodyError;
 use service::memory_budget::Reservation;
 
 use crate::image_files::{HEAD_BYTES, has_image_name, is_image, is_left_behind, is_system_file};

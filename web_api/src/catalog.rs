@@ -298,7 +298,7 @@ mod tests {
         let model = ModelDescription {
             title: format!("Title with {digest:?}"),
             digest: digest.to_owned(),
-            ..ModelDescription::unread("mnist", "1", state, None)
+            ..ModelDescription::placeholder("mnist", "1", state, None)
         };
         ModelList { models: vec![model], ready: state == ModelState::Ready, unselected: Unselected::default() }
     }
@@ -325,7 +325,7 @@ mod tests {
             let mut output = TensorMetadata::new("y", Datatype::Fp32, &[-1, 2]);
             output.parameters.task = task;
             models.models[0].outputs = vec![output];
-            let device = Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1".to_owned() };
+            let device = Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "1".to_owned() };
             models.models[0].device = (state == ModelState::Ready).then_some(device);
             catalog.learn(Ok(models));
         };
@@ -340,10 +340,11 @@ mod tests {
         let catalog = Catalog::default();
         let version = |name: &str, version: &str, is_default| ModelDescription {
             is_default,
-            device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1".to_owned() }),
-            ..ModelDescription::unread(name, version, ModelState::Ready, None)
+            device: Some(Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "1".to_owned() }),
+            ..ModelDescription::placeholder(name, version, ModelState::Ready, None)
         };
-        let broken = ModelDescription::unread("broken", "1", ModelState::Unavailable, Some("is no graph".to_owned()));
+        let broken =
+            ModelDescription::placeholder("broken", "1", ModelState::Unavailable, Some("is no graph".to_owned()));
         let all = vec![broken, version("mnist", "1", false), version("mnist", "2", true)];
         let models = ["left", "out"].map(str::to_owned).into();
         let unselected = Unselected { model_name: "mnist".to_owned(), models };
@@ -368,7 +369,7 @@ mod tests {
         let model = |name: &str, version: &str, is_default, not_cached| ModelDescription {
             is_default,
             not_cached,
-            ..ModelDescription::unread(name, version, ModelState::Ready, None)
+            ..ModelDescription::placeholder(name, version, ModelState::Ready, None)
         };
         let pipeline = |name: &str, steps: &[(&str, Option<&str>)]| {
             let step = |&(model, version): &(&str, Option<&str>)| Step {

@@ -1,9 +1,9 @@
 use axum::response::{IntoResponse, Response};
-use contract::{BadTopK, Misfit, NoPrediction};
+use contract::{InvalidTopK, PredictionError, ToTensorError};
 use db_api::jobs::{JobError, Skipped};
 use http::StatusCode;
-use service::body::BodyError;
-use service::problem::{RETRY_AFTER_SECONDS, problem_for};
+use service::body_limits::BodyError;
+use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
 
 use crate::archive::ArchiveError;
 use crate::webhook::BadWebhook;
@@ -100,13 +100,13 @@ pub enum Error {
     NoArrays(String),
     /// An array of another shape, or with numbers that the model's datatype cannot hold.
     #[error("{0}.")]
-    Misfit(#[from] Misfit),
+    Misfit(#[from] ToTensorError),
     /// The result cannot be given in the form of its task.
     #[error("{0}; POST /v2/models/NAME/infer gives all outputs as tensors, also in binary form.")]
-    NoPrediction(#[from] NoPrediction),
+    NoPrediction(#[from] PredictionError),
     /// A `top_k` that is no number of classes.
     #[error("{0}.")]
-    TopK(#[from] BadTopK),
+    TopK(#[from] InvalidTopK),
     /// A query that cannot be read.
     #[error("{0}.")]
     Query(String),
@@ -288,7 +288,7 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        problem_for(self.status().0, &self.to_string(), self.retry_after_s())
+        problem_with_retry_after(self.status().0, &self.to_string(), self.retry_after_s())
     }
 }
 
@@ -369,9 +369,9 @@ mod tests {
             (Error::Body(BodyError::TooLarge(1)), 413),
             (Error::Body(BodyError::TooSlow(Duration::ZERO)), 408),
             (Error::Body(BodyError::NoMemory), 503),
-            (Error::Body(BodyError::Broken), 400),
+            (Error::Body(BodyError::Incomplete), 400),
             (Error::Body(BodyError::Stalled), 408),
-            (Error::Body(BodyError::TooMuchMemory { most: 1 }), 413),
+            (Error::Body(BodyError::TooMuchMemory { max: 1 }), 413),
             (Error::Archive(ArchiveError::Memory(BodyError::NoMemory)), 503),
             (Error::NoRoute, 404),
             (Error::Method(http::Method::PUT), 405),
@@ -390,7 +390,7 @@ mod tests {
             (Error::NoPictures(name()), 422),
             (Error::NoImageSettings { model: name(), remedy: "Write".to_owned() }, 422),
             (Error::NoArrays(name()), 422),
-            (Error::NoPrediction(NoPrediction::NotFinite), 422),
+            (Error::NoPrediction(PredictionError::NotFinite), 422),
             (Error::TopK("0".parse::<TopK>().unwrap_err()), 400),
             (Error::Query("twice".to_owned()), 400),
             (Error::NotOneImage(2), 406),

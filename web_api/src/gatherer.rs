@@ -4,7 +4,7 @@
 //! questions wait, and go together in one call as soon as one of the others is back: the more there are, the more go
 //! together, and a question that comes alone leaves at once and alone. So does a full call, whose size goes by what a row takes:
 //! a slow model gets every question by itself. No queue forms here: that is `model_api`'s, which knows how long it may be.
-//! Those meet whose connections belong to the same core ([`service::cores`]): to wake the thread of another one costs more than
+//! Those meet whose connections belong to the same core ([`service::runtime`]): to wake the thread of another one costs more than
 //! half as many calls save.
 //!
 //! Only rows that are independent of each other go together, and nobody is to notice: a call that is refused or fails is made
@@ -26,8 +26,8 @@ use contract::ModelDescription;
 use futures_util::future::{Either, join_all, select};
 use http::StatusCode;
 use open_inference::{Inference, Tensor, gives_optional};
-use service::cores;
-use service::middleware::request_id;
+use service::request_id::current_request_id;
+use service::runtime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -129,7 +129,7 @@ impl Gatherer {
             self.gather(model, &to, inputs, rows, permit).await
         } else {
             let patience = self.client.patience();
-            let call = Call { model: &model.name, version, request_id: request_id(), patience, in_background };
+            let call = Call { model: &model.name, version, request_id: current_request_id(), patience, in_background };
             let rows = inputs.first().and_then(Tensor::rows).unwrap_or(1);
             let answer = self.client.infer(call, inputs).await;
             self.note(&to, &answer, rows);
@@ -164,11 +164,11 @@ impl Gatherer {
         permit: OwnedSemaphorePermit,
     ) -> Result<Inference, Error> {
         let (asker, answered) = oneshot::channel();
-        let (request_id, span) = (request_id(), Span::current());
+        let (request_id, span) = (current_request_id(), Span::current());
         let deadline = Instant::now() + self.client.patience();
         let waiting = Waiting { inputs, rows, deadline, request_id, span, asker, _permit: permit };
         let most_rows = if model.max_batch_size > 0 { model.max_batch_size as usize } else { DEFAULT_ROWS };
-        let core = cores::own();
+        let core = runtime::current_core();
         if self.enqueue(to, core, most_rows, waiting) {
             let to = to.clone();
             let lane = Lane { gatherer: self.clone(), to, core, most_rows, is_given_back: false };
@@ -318,7 +318,7 @@ impl Drop for Place<'_> {
 
 impl Road {
     fn new() -> Self {
-        let stops = (0..cores::count()).map(|_| Stop::default()).collect();
+        let stops = (0..runtime::core_count()).map(|_| Stop::default()).collect();
         Self { window: Window::default(), stops, row_takes: Duration::ZERO }
     }
 
@@ -346,7 +346,7 @@ impl Stop {
 
 /// Of each core.
 fn lanes() -> usize {
-    LANES.div_ceil(cores::count())
+    LANES.div_ceil(runtime::core_count())
 }
 
 /// What the model was busy with it for; zero for what no clock has said.

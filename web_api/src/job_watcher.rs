@@ -282,7 +282,7 @@ fn render(
         // A comment: the listener goes on behind these events.
         text.extend_from_slice(b":\n\n");
     }
-    memory.grow(text.capacity())?;
+    memory.grow_to(text.capacity())?;
     let last = events.last().map(|event| event.id.clone()).unwrap_or_default();
     Ok(Page { text: Bytes::from_owner(Text { text, _memory: memory }), last })
 }

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
-use service::cores::Cores;
 use service::readiness::Readiness;
+use service::runtime::PerCoreRuntimes;
 use service::settings::SettingError;
 use service::telemetry::LogSettings;
-use service::{descriptors, health, log_file, metrics, server, shutdown};
+use service::{health, http_server, log_file, metrics, open_files, shutdown};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 use web_api::app::{App, health_router, health_routes, job_worker, router};
@@ -71,8 +71,8 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     if role == Role::Worker && settings.redis_url.is_none() {
         return Err(SettingError::new("REDIS_URL", "a worker of its own needs the queue in Redis").into());
     }
-    descriptors::reserve(&settings.server, settings.max_concurrent_requests)?;
-    let signalled = shutdown::signalled()?;
+    open_files::raise_limit(&settings.server, settings.max_concurrent_requests)?;
+    let signalled = shutdown::signal()?;
     let mut registry = Registry::with_prefix("web_api");
     let (app, background) = App::new(&settings, &mut registry)?;
     let routes = if role == Role::Front { router(&app) } else { health_router(&app) };
@@ -80,13 +80,13 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     let worker = job_worker(&app, &settings.jobs);
 
     let server = &settings.server;
-    let listener = server::listen(server.address).with_context(|| format!("PORT {}", server.address))?;
-    let numbers =
-        server::listen(server.metrics_address).with_context(|| format!("METRICS_ADDR {}", server.metrics_address))?;
+    let listener = http_server::listen(server.address).with_context(|| format!("PORT {}", server.address))?;
+    let numbers = http_server::listen(server.metrics_address)
+        .with_context(|| format!("METRICS_ADDR {}", server.metrics_address))?;
     info!(address = %server.address, app_type = settings.app_type.as_str(), "web_api listens");
 
     // Kept to the end: what is still to be done when connections have ended is done there.
-    let cores = Cores::all()?;
+    let cores = PerCoreRuntimes::start()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(background);
     tasks.spawn(worker.clone().run());
@@ -98,8 +98,8 @@ async fn run(settings: Settings, role: Role) -> anyhow::Result<()> {
     };
     let (never_unready, metrics_settings) = (Readiness::default(), server.metrics());
     let drained = tokio::select! {
-        drained = server::serve_on(&cores, listener, routes, server, &app.readiness, stop) => drained,
-        _ = server::serve(numbers, unpublished, &metrics_settings, &never_unready, pending()) => bail!("the metrics are served no more"),
+        drained = http_server::serve_on(&cores, listener, routes, server, &app.readiness, stop) => drained,
+        _ = http_server::serve(numbers, unpublished, &metrics_settings, &never_unready, pending()) => bail!("the metrics are served no more"),
         died = tasks.join_next() => bail!("a part that runs in the background has died: {died:?}"),
     };
     worker.ended().await;

@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use open_inference::{Inference, ModelIndex, ModelState, OVERLOADED, Tensor, client};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
-use service::cores;
 use service::memory_budget::{MemoryBudget, Reservation};
-use service::middleware::request_id;
 use service::problem::Problem;
+use service::request_id::current_request_id;
+use service::runtime;
 use service::shared_secret::SharedSecret;
 use tokio::net::lookup_host;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -96,7 +96,7 @@ impl ModelClient {
                 .build()
         };
         Ok(Self {
-            http: (0..cores::count()).map(client).collect::<reqwest::Result<_>>()?,
+            http: (0..runtime::core_count()).map(client).collect::<reqwest::Result<_>>()?,
             replicas: settings.model_api.clone().into(),
             credentials: settings.model_api_secret.iter().map(SharedSecret::header).collect(),
             next: Arc::default(),
@@ -110,7 +110,7 @@ impl ModelClient {
 
     /// Which models there are.
     pub async fn models(&self) -> Result<ModelList, Error> {
-        let response = self.ask(Method::GET, &["models"], None, request_id(), LIST_TIMEOUT).await?;
+        let response = self.ask(Method::GET, &["models"], None, current_request_id(), LIST_TIMEOUT).await?;
         decode(&body(response).await?)
     }
 
@@ -160,8 +160,9 @@ impl ModelClient {
         // model_api tells formats by their first bytes.
         let octets = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let payload = Payload { headers: [octets].into_iter().collect(), bytes: image };
-        let response =
-            self.ask(Method::POST, &["input", model], Some(payload), request_id(), self.request_timeout).await?;
+        let response = self
+            .ask(Method::POST, &["input", model], Some(payload), current_request_id(), self.request_timeout)
+            .await?;
         body(response).await
     }
 
@@ -197,7 +198,7 @@ impl ModelClient {
     async fn tell_all(&self, path: &[&str], patience: Duration) -> Vec<Result<Bytes, Error>> {
         let replicas = join_all(self.replicas.iter().cloned().map(addresses)).await;
         let tell = async |replica: Url| match self
-            .request(Method::POST, replica, path, None, request_id(), patience)
+            .request(Method::POST, replica, path, None, current_request_id(), patience)
             .headers(self.credentials.clone())
             .send()
             .await
@@ -266,7 +267,7 @@ impl ModelClient {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let mut request = self.http[cores::own()].request(method, url).timeout(patience);
+        let mut request = self.http[runtime::current_core()].request(method, url).timeout(patience);
         if let Some(Payload { headers, bytes }) = payload {
             request = request.headers(headers).body(bytes);
         }

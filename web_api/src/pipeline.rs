@@ -2,7 +2,7 @@
 //! pipelines have in common, or somebody has asked of a step's model alone, is not computed again; and when a step's model
 //! changes, the steps before it are still remembered.
 
-use contract::{Missing, Pipeline, Progress, Step, answer_to_nothing};
+use contract::{MissingTensor, Pipeline, PipelineRun, Step, empty_outputs};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 use http::{HeaderMap, StatusCode};
@@ -24,9 +24,9 @@ impl Predictor {
         pipeline: &Pipeline,
         steering: Steering,
     ) -> Result<Inference, Error> {
-        let mut progress = Progress::new(pipeline, question.inputs());
+        let mut progress = PipelineRun::new(pipeline, question.inputs());
         loop {
-            let next = progress.next().map_err(|missing| changed(&missing))?;
+            let next = progress.ready_steps().map_err(|missing| changed(&missing))?;
             if next.is_empty() {
                 let model = question.model();
                 return progress.finish(&model.name, &model.version).map_err(|missing| changed(&missing));
@@ -37,7 +37,7 @@ impl Predictor {
                 Ok::<_, Error>((number, self.ask_step(step, inputs, steering).await.map_err(told)?))
             };
             for (number, answer) in try_join_all(next.into_iter().map(ask)).await? {
-                progress.answered(number, answer);
+                progress.complete(number, answer);
             }
         }
     }
@@ -52,7 +52,7 @@ impl Predictor {
         let ask = async move {
             let question = self.question_of(step, inputs.clone()).await?;
             let model = question.model();
-            if let Some(outputs) = answer_to_nothing(&inputs, &model.outputs) {
+            if let Some(outputs) = empty_outputs(&inputs, &model.outputs) {
                 let (name, version) = (model.name.clone(), model.version.clone());
                 let provenance = Provenance { model_digest: model.digest.clone(), ..Provenance::default() };
                 return Ok(Inference { model: name, version, outputs, provenance, headers: HeaderMap::new() });
@@ -80,6 +80,6 @@ impl Predictor {
 }
 
 /// Asking again is enough: the list of models is a second old at most.
-fn changed(missing: &Missing) -> Error {
+fn changed(missing: &MissingTensor) -> Error {
     Error::Model(open_inference::Error::new(StatusCode::SERVICE_UNAVAILABLE, missing.to_string()))
 }

@@ -85,14 +85,14 @@ impl Predictor {
     /// What is allocated for it is reserved in `memory` before.
     pub fn ask_array(&self, model: Option<&str>, body: &[u8], memory: &mut Reservation) -> Result<Question, Error> {
         let model = self.catalog.find(model).and_then(known)?;
-        let values = ImageArray::capacity(body);
+        let values = ImageArray::max_value_bytes(body);
         memory.reserve(values)?;
         let array = ImageArray::from_json(body).map_err(|error| Error::Json(error.to_string()))?;
         let input = only_required(&model.inputs).ok_or_else(|| Error::NoArrays(model.name.clone()))?;
         memory.reserve(array.values.len() * input.datatype.size().unwrap_or_default())?;
         // For a model that has its channels first, the numbers are put in another order.
         memory.reserve(values)?;
-        let tensor = array.fit(input)?;
+        let tensor = array.to_tensor(input)?;
         memory.release(2 * values);
         Ok(Question::new(self.app_type, model, false, vec![tensor]))
     }

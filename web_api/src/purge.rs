@@ -109,7 +109,7 @@ mod tests {
     async fn a_model_is_purged_at_once_and_once_more_for_what_was_in_flight() {
         let model = |wrong_before_ms| ModelDescription {
             wrong_before_ms,
-            ..ModelDescription::unread("m", "1", ModelState::Ready, None)
+            ..ModelDescription::placeholder("m", "1", ModelState::Ready, None)
         };
         assert_eq!(wrong_before(&model(None)), None);
         let mut purged = Purged::default();

@@ -198,7 +198,7 @@ mod tests {
         ModelDescription {
             inputs: vec![input],
             independent_rows: true,
-            ..ModelDescription::unread("m", "1", ModelState::Ready, None)
+            ..ModelDescription::placeholder("m", "1", ModelState::Ready, None)
         }
     }
 

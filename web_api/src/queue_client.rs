@@ -158,7 +158,7 @@ fn describe(announced: &Announced) -> Option<ModelDescription> {
         inputs: said.inputs,
         outputs: said.outputs,
         platform: Platform::Queue,
-        ..ModelDescription::unread(name, &version, ModelState::Ready, None)
+        ..ModelDescription::placeholder(name, &version, ModelState::Ready, None)
     })
 }
 

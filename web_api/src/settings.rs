@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use db_api::jobs::JobLimits;
 use reqwest::Url;
-use service::guard::{self, Address, Guard};
-use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redacted};
+use service::request_guard::{self, BindAddress, RequestGuard};
+use service::settings::{ServerSettings, SettingError, at_least, between, millis, optional, parse, redact_url};
 use service::shared_secret::SharedSecret;
 
 use crate::webhook::WebhookSettings;
@@ -26,7 +26,7 @@ pub struct Settings {
     /// Where and how it listens.
     pub server: ServerSettings,
     /// `PUBLISH`, `ALLOWED_HOSTS`, `CORS_ALLOW_ORIGINS`: under which names it is reached, and from which origins' pages.
-    pub guard: Guard,
+    pub guard: RequestGuard,
     /// `APP_TYPE`: a page for people, or JSON everywhere.
     pub app_type: AppType,
     /// `MODEL_API_URL`: one or several, comma-separated; several are asked in turn.
@@ -125,16 +125,16 @@ impl JobSettings {
 }
 
 /// Of a service that listens on `host`.
-fn guard(host: IpAddr) -> Result<Guard, SettingError> {
-    let Address(publish) = parse("PUBLISH", Address(host))?;
-    let origins = guard::origins(&optional("CORS_ALLOW_ORIGINS").unwrap_or_default());
+fn guard(host: IpAddr) -> Result<RequestGuard, SettingError> {
+    let BindAddress(publish) = parse("PUBLISH", BindAddress(host))?;
+    let origins = request_guard::parse_origins(&optional("CORS_ALLOW_ORIGINS").unwrap_or_default());
     let origins = origins.map_err(|reason| SettingError::new("CORS_ALLOW_ORIGINS", reason))?;
-    Ok(Guard::public(!publish.is_loopback(), guard::allowed_hosts()?, origins))
+    Ok(RequestGuard::public(!publish.is_loopback(), request_guard::allowed_hosts()?, origins))
 }
 
 fn base_url(text: &str) -> Result<Url, SettingError> {
     let error =
-        |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{:?}: {reason}", redacted(text)));
+        |reason: &dyn fmt::Display| SettingError::new("MODEL_API_URL", format!("{:?}: {reason}", redact_url(text)));
     let url = Url::parse(text).map_err(|parse_error| error(&parse_error))?;
     if url.scheme() != "http" || url.cannot_be_a_base() {
         return Err(error(&"not an address like http://host:5050"));

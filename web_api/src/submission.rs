@@ -12,7 +12,7 @@ use http::{HeaderMap, header};
 use multer::Multipart;
 use open_inference::{Platform, TensorMetadata};
 use serde::Deserialize;
-use service::body::ReadBody;
+use service::body_limits::ReadBody;
 use service::memory_budget::Reservation;
 use sha2::{Digest, Sha256};
 
@@ -65,7 +65,7 @@ impl FromRequest<App> for Submission {
         let wishes = wishes.map_err(|error| Error::Job(error.to_string()))?;
         let (parts, body) = request.into_parts();
         let key = idempotency_key(&parts.headers)?;
-        let ReadBody { bytes, mut share } = app.bodies.read(&parts, body).await?;
+        let ReadBody { bytes, reservation: mut share } = app.bodies.read(&parts, body).await?;
         let length = bytes.len();
         let media_type =
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -76,7 +76,7 @@ impl FromRequest<App> for Submission {
         if let Some(webhook) = &webhook {
             app.webhooks.as_ref().ok_or(Error::NoWebhooks)?.allow.check(webhook)?;
         }
-        let top_k = wishes.top_k.or(in_form.top_k).map(|text| text.parse()).transpose()?.and_then(TopK::parameter);
+        let top_k = wishes.top_k.or(in_form.top_k).map(|text| text.parse()).transpose()?.and_then(TopK::query_value);
         let asked = Asked {
             kind: parcel.kind(),
             version: wishes.version,

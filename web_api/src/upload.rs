@@ -9,7 +9,7 @@ use futures_util::{FutureExt, stream};
 use http::header;
 use mime::Mime;
 use multer::{Field, Multipart};
-use service::body::ReadBody;
+use service::body_limits::ReadBody;
 
 use crate::app::App;
 use crate::error::Error;
@@ -112,7 +112,7 @@ async fn from_form(app: &App, mut body: ReadBody, boundary: String) -> Result<Im
     // The reader has a copy of the body, and then one of the file; the body itself goes as soon as it is copied.
     let bytes = mem::take(&mut body.bytes);
     let copy = bytes.len();
-    body.share.reserve(copy)?;
+    body.reservation.reserve(copy)?;
     let (form, read) = app
         .workbench
         .run(bytes.len(), move || {
@@ -122,7 +122,7 @@ async fn from_form(app: &App, mut body: ReadBody, boundary: String) -> Result<Im
             (form, read)
         })
         .await?;
-    body.share.release(copy);
+    body.reservation.release(copy);
     let Form { file, model, .. } = form;
     if let Err(error) = read {
         return Err(Rejected { error, model });

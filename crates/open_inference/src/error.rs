@@ -30,9 +30,9 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// The code in gRPC, by the one table of the server ([`service::grpc::code`]).
+    /// The code in gRPC, by the one table of the server ([`service::grpc_status::code_for_http`]).
     pub fn code(&self) -> Code {
-        Code::from(service::grpc::code(self.status))
+        Code::from(service::grpc_status::code_for_http(self.status))
     }
 
     /// Whether it may go well in a moment: its caller is told when to come back.

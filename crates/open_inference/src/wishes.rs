@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use service::ids::fresh_id;
+use service::request_id::new_request_id;
 
 use crate::check::{names, shown};
 use crate::{
@@ -72,7 +72,7 @@ impl Wishes {
         if id.as_ref().is_some_and(|id| id.len() > LONGEST_ID) {
             return Err(Error::malformed(format!("the id has more than {LONGEST_ID} bytes")));
         }
-        let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| fresh_id().to_string());
+        let id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| new_request_id().to_string());
         Ok(Self { id, timeout: timeout(parameters)?, outputs })
     }
 

@@ -1,96 +1,43 @@
-//! How a service of ours lives: reads its settings, tells what it does, serves, becomes ready, and stops.
+//! Server library: what `web_api` and `model_api` share as network services.
 //!
-//! Modules stand in the order in which a process meets them.
+//! Modules stand in the order in which a process, and then a request, reaches them.
 
-/// The command line: `--help`, `--version`, and the word that names a subcommand.
-pub mod command_line;
-
-/// Environment variables, read once and checked before a port is bound.
 pub mod settings;
 
-/// Log lines for people or for machines.
-pub mod telemetry;
+mod logging;
 
-/// What a line looks like.
-mod log_lines;
+mod lifecycle;
 
-/// The thread that writes lines, so that no request waits for stderr.
-mod request_log;
-
-/// The log file of a native start, bounded in size.
-pub mod log_file;
-
-/// Who still needs time before traffic may come.
-pub mod readiness;
-
-/// A scheduler for each core.
-pub mod cores;
-
-/// Idle timeouts of connections, apart from the timeout for a request's header.
-mod idle;
-
-/// The client's address.
 pub mod peer;
 
-/// What a connection does: requests in flight, or idle since when.
-mod activity;
+pub mod http_server;
 
-/// The bound on open connections, of which idle ones give way to new ones.
-mod connection_limit;
+pub mod instrument;
 
-/// The limit of open files, raised as far as connections need it.
-pub mod descriptors;
+mod security;
 
-/// What bytes of a connection go through.
-mod connection;
+mod limits;
 
-/// A connection that wakes itself goes on at once.
-mod at_once;
+mod response;
 
-/// The accept loop: time-outs, a connection cap, a graceful end.
-pub mod server;
+pub use http_server::{open_files, runtime};
+pub use instrument::request_id;
+pub use lifecycle::{health, metrics, readiness, shutdown};
+pub use limits::response_body;
+pub use logging::{log_file, telemetry};
+pub use response::{conditional, grpc_status, problem};
+pub use security::{request_guard, shared_secret};
+pub use settings::command_line;
 
-/// Names for requests and answers.
-pub mod ids;
+/// Reads request bodies within limits on size, time, data rate and memory.
+pub mod body_limits {
+    pub use crate::limits::body_error::BodyError;
+    pub use crate::limits::body_reader::{BodyReader, ReadBody};
+    pub use crate::limits::body_timeout::BodyTimeout;
+}
 
-/// Checks of every request: `Host`, and that no page of another origin changes anything.
-pub mod guard;
-
-/// The secret between `web_api` and `model_api`.
-pub mod shared_secret;
-
-/// Counts and times of requests, by route.
-mod http_metrics;
-
-/// What every route gets: a request id, a log line, a metric, an answer even after a panic.
-pub mod middleware;
-
-/// gRPC beside HTTP on one port: errors that its clients understand.
-pub mod grpc;
-
-/// Budget of the memory that is held for clients, by capacity.
-pub mod memory_budget;
-
-/// A request's body, bounded in bytes, in time and in the memory of all bodies together.
-pub mod body;
-
-/// What an error leaves unread of a body.
-mod lent;
-
-/// Responses whose memory is reserved until they are sent.
-pub mod held;
-
-/// Answers that a client has already.
-pub mod conditional;
-
-/// Errors as RFC 9457 documents.
-pub mod problem;
-
-/// `GET /metrics` on a listener of its own.
-pub mod metrics;
-
-/// SIGTERM and SIGINT: the first is a request, the second an order.
-pub mod shutdown;
-
-/// The `health` and `metrics` subcommands: a container's health check, and its metrics, without curl in the image.
-pub mod health;
+/// Budget of the memory that a process holds for its clients.
+pub mod memory_budget {
+    pub use crate::limits::memory_budget::{EXEMPT_BYTES, MemoryBudget, Reservation};
+    pub use crate::limits::reserved_buffer::ReservedBuffer;
+}

@@ -1,8 +1,10 @@
+//! Client address of a request.
+
 use std::net::{IpAddr, SocketAddr};
 
-/// Address of the client that sent a request: an extension of each request that [`crate::server`] receives.
+/// Address of the client that sent a request: an extension of each request that [`crate::http_server`] receives.
 ///
-/// An IPv4 client of a socket that listens on IPv6 has its IPv4 address, so that one client has one address. Behind a reverse
+/// IPv4-mapped IPv6 addresses are converted to IPv4, so that a client has one address on every socket. Behind a reverse
 /// proxy it is the address of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer(pub IpAddr);
@@ -18,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ipv4_client_has_one_address_on_every_socket() {
+    fn ipv4_client_has_the_same_address_on_every_socket() {
         let peer = |address: &str| Peer::from(address.parse::<SocketAddr>().unwrap());
         assert_eq!(peer("[::ffff:192.0.2.1]:1"), peer("192.0.2.1:2"));
         assert_ne!(peer("[::1]:1"), peer("127.0.0.1:1"));

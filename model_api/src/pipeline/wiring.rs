@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use contract::{Pipeline, Source, Step, Wire};
+use contract::{Edge, Pipeline, Source, Step};
 use open_inference::{ContentType, Datatype, ModelMetadata, TensorMetadata};
 
 use super::Definition;
@@ -46,7 +46,7 @@ impl Definition {
         let images = inputs.iter().filter_map(image).collect();
         let inputs: Result<Vec<_>, _> = inputs.into_iter().map(|(name, all)| common(name, &all)).collect();
         let wires = self.output_wires(&steps);
-        let output = |(index, wire): (usize, &Wire)| {
+        let output = |(index, wire): (usize, &Edge)| {
             let given = given(&wire.from, &steps).map_err(|reason| format!("outputs[{index}].from: {reason}"))?;
             Ok(TensorMetadata { name: wire.name.clone(), ..given.clone() })
         };
@@ -57,11 +57,11 @@ impl Definition {
     }
 
     /// All outputs of the last step where the settings name none.
-    fn output_wires(&self, steps: &[(&Step, &Arc<Model>)]) -> Vec<Wire> {
+    fn output_wires(&self, steps: &[(&Step, &Arc<Model>)]) -> Vec<Edge> {
         let Some((last, model)) = steps.last().filter(|_| self.pipeline.outputs.is_empty()) else {
             return self.pipeline.outputs.clone();
         };
-        let wire = |output: &TensorMetadata| Wire {
+        let wire = |output: &TensorMetadata| Edge {
             name: output.name.clone(),
             from: Source::Step { step: last.name.clone(), output: output.name.clone() },
         };

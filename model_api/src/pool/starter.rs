@@ -40,7 +40,7 @@ impl<L: Launcher> Starter<L> {
         info!(
             model = self.blueprint.model,
             device = device.name,
-            stepped_down = device.stepped_down,
+            fallback_reason = device.fallback_reason,
             batching = batching.as_ref().map(|batching| if batching.enabled { "on" } else { "off" }),
             rows = batching.as_ref().map(|batching| batching.rows.name()),
             reason = batching.as_ref().map(|batching| &*batching.reason),

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::RequestExt;
 use axum::extract::{FromRequest, Path, Request};
-use service::body::ReadBody;
+use service::body_limits::ReadBody;
 
 use crate::app::App;
 use crate::error::Error;

@@ -28,7 +28,7 @@ impl Kind {
 pub struct Opened<T> {
     pub model: T,
     pub kind: Kind,
-    pub stepped_down: Option<String>,
+    pub fallback_reason: Option<String>,
 }
 
 /// Whether the machine has an NVIDIA card, as the driver's files say. In a container `/proc` shows the machine's, also where the
@@ -53,16 +53,18 @@ pub fn open<T>(
         _ if library_knows_cuda => Some(open(Kind::Cuda).map_err(|reason| with_remedy(&reason))),
         _ => Some(Err("this ONNX Runtime library has no CUDA provider".to_owned())),
     };
-    let stepped_down = match cuda {
-        Some(Ok(model)) => return Ok(Opened { model, kind: Kind::Cuda, stepped_down: None }),
+    let fallback_reason = match cuda {
+        Some(Ok(model)) => return Ok(Opened { model, kind: Kind::Cuda, fallback_reason: None }),
         Some(Err(reason)) => Some(reason),
         None => None,
     };
     // Also where only CUDA will do: a model that does not open on the CPU either is to blame itself.
     let model = open(Kind::Cpu).map_err(StartError::Model)?;
-    match (wish, stepped_down) {
+    match (wish, fallback_reason) {
         (DeviceWish::Cuda, Some(reason)) => Err(StartError::NoDevice(reason)),
-        (_, stepped_down) => Ok(Opened { model, kind: Kind::Cpu, stepped_down: stepped_down.filter(|_| has_card) }),
+        (_, fallback_reason) => {
+            Ok(Opened { model, kind: Kind::Cpu, fallback_reason: fallback_reason.filter(|_| has_card) })
+        }
     }
 }
 
@@ -88,24 +90,24 @@ mod tests {
     #[test]
     fn auto_takes_cuda_when_it_works() {
         let opened = open(DeviceWish::Auto, true, true, works).unwrap();
-        assert_eq!(opened, Opened { model: Kind::Cuda, kind: Kind::Cuda, stepped_down: None });
+        assert_eq!(opened, Opened { model: Kind::Cuda, kind: Kind::Cuda, fallback_reason: None });
     }
 
     #[test]
     fn auto_steps_down_with_the_reason_and_its_remedy() {
         let opened = open(DeviceWish::Auto, true, true, only_cpu).unwrap();
         assert_eq!(opened.kind, Kind::Cpu);
-        let reason = opened.stepped_down.unwrap();
+        let reason = opened.fallback_reason.unwrap();
         assert!(reason.starts_with("CUDA failure 999: unknown error; remedy: sudo rmmod nvidia_uvm"), "{reason}");
         let opened = open(DeviceWish::Auto, true, false, works).unwrap();
-        assert_eq!(opened.stepped_down.unwrap(), "this ONNX Runtime library has no CUDA provider");
+        assert_eq!(opened.fallback_reason.unwrap(), "this ONNX Runtime library has no CUDA provider");
     }
 
     #[test]
     fn auto_is_no_step_down_where_there_is_no_card() {
         for library_knows_cuda in [true, false] {
             let opened = open(DeviceWish::Auto, false, library_knows_cuda, only_cpu).unwrap();
-            assert_eq!(opened, Opened { model: Kind::Cpu, kind: Kind::Cpu, stepped_down: None });
+            assert_eq!(opened, Opened { model: Kind::Cpu, kind: Kind::Cpu, fallback_reason: None });
         }
         let refused = open(DeviceWish::Cuda, false, true, only_cpu).unwrap_err();
         assert!(matches!(refused, StartError::NoDevice(_)), "{refused:?}");
@@ -120,7 +122,7 @@ mod tests {
 
     #[test]
     fn cpu_never_tries_cuda_and_a_broken_model_is_not_blamed_on_the_device() {
-        assert_eq!(open(DeviceWish::Cpu, true, true, works).unwrap().stepped_down, None);
+        assert_eq!(open(DeviceWish::Cpu, true, true, works).unwrap().fallback_reason, None);
         let broken = open(DeviceWish::Cuda, true, true, |_| Err::<(), _>("no such operator".to_owned()));
         assert_eq!(broken.unwrap_err(), StartError::Model("no such operator".to_owned()));
     }

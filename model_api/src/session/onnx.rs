@@ -77,13 +77,13 @@ impl Onnx {
     pub fn open(load: &Load) -> Result<(Self, Hello), StartError> {
         let environment = environment(&load.library).map_err(StartError::Model)?;
         let library_knows_cuda = ep::CUDA::is_available().unwrap_or(false);
-        let Opened { model, kind, stepped_down } =
+        let Opened { model, kind, fallback_reason } =
             device::open(load.device, device::machine_has_card(), library_knows_cuda, |kind| {
                 let mut model = Self::open_on(&environment, load, kind)?;
                 model.warm_up()?;
                 Ok(model)
             })?;
-        let device = Device { name: kind.name().to_owned(), stepped_down, runtime: version(&load.library) };
+        let device = Device { name: kind.name().to_owned(), fallback_reason, runtime: version(&load.library) };
         let Graph { inputs, outputs, left_out } = &model.graph;
         let (inputs, outputs, left_out) = (inputs.clone(), outputs.clone(), left_out.clone());
         let facts = facts(&load.graph);

@@ -13,7 +13,7 @@ fn graph() -> Hello {
         inputs: vec![TensorMetadata::new("image", Datatype::Fp32, &[-1, -1, 28, 1])],
         outputs: vec![TensorMetadata::new("probabilities", Datatype::Fp32, &[-1, 2])],
         left_out: Vec::new(),
-        device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() },
+        device: Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "1.31.1".to_owned() },
         facts: GraphFacts::default(),
     }
 }

@@ -93,7 +93,7 @@ async fn a_batch_that_would_be_too_large_as_numbers_is_refused_before_it_is_deco
         inputs: vec![TensorMetadata::new("x", Datatype::Fp32, &[-1, 4096, 4096, 3])],
         outputs: vec![TensorMetadata::new("y", Datatype::Fp32, &[-1, 4])],
         left_out: Vec::new(),
-        device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "fake".to_owned() },
+        device: Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "fake".to_owned() },
         facts: GraphFacts::default(),
     };
     let settings = r#"{"inputs": [{"name": "x", "parameters": {"content_type": "image"}}]}"#;

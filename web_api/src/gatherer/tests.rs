@@ -12,7 +12,7 @@ fn road(row_takes: Duration) -> Road {
 
 #[test]
 fn the_initial_window_holds_before_the_first_result() {
-    let cores = cores::count();
+    let cores = runtime::core_count();
     assert_eq!(road(Duration::ZERO).initial_window(), INITIAL_WINDOW * cores);
     assert_eq!(road(Duration::from_millis(20)).initial_window(), INITIAL_WINDOW * cores);
     assert_eq!(road(Duration::from_millis(1)).initial_window(), 150 * cores);

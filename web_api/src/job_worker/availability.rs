@@ -81,7 +81,8 @@ mod tests {
     fn look(availability: &Availability, state: Option<ModelState>) -> Outlook {
         let catalog = Catalog::default();
         let reason = (state != Some(ModelState::Ready)).then(|| "its file is no ONNX model".to_owned());
-        let models = state.map(|state| ModelDescription::unread("mnist", "1", state, reason)).into_iter().collect();
+        let models =
+            state.map(|state| ModelDescription::placeholder("mnist", "1", state, reason)).into_iter().collect();
         catalog.learn(Ok(ModelList { models, ready: true, unselected: Unselected::default() }));
         availability.of("mnist", &catalog.known())
     }

@@ -64,7 +64,7 @@ pub fn result(model: &ModelDescription) -> Option<(String, Value)> {
         provenance: Provenance::default(),
         headers: HeaderMap::new(),
     };
-    let prediction = Prediction::read_out(&inference, &model.outputs, TopK::Default).ok()?;
+    let prediction = Prediction::from_inference(&inference, &model.outputs, TopK::Default).ok()?;
     let mut value = json!({
         "model": model.name, "version": model.version, "task": prediction.task.name(),
         "cached": false, "key": "sha256:…", "model_digest": model.digest, "device": "cpu",
@@ -166,7 +166,7 @@ mod tests {
         let mut output = TensorMetadata::new("y", Datatype::Fp32, &[-1, 10]);
         output.parameters.task = Some(Task::Classification);
         let outputs = vec![output];
-        ModelDescription { inputs, outputs, ..ModelDescription::unread("m", "2", ModelState::Ready, None) }
+        ModelDescription { inputs, outputs, ..ModelDescription::placeholder("m", "2", ModelState::Ready, None) }
     }
 
     #[test]

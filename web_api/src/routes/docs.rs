@@ -12,7 +12,7 @@ use flate2::read::GzDecoder;
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
-use service::conditional::none_match;
+use service::conditional::etag_matches;
 use sha2::{Digest, Sha256};
 use tracing::error;
 
@@ -114,7 +114,7 @@ fn serve(headers: &HeaderMap, name: &str) -> Result<Response, Error> {
     let file = FILES.iter().find(|file| file.name == name).ok_or(Error::NoRoute)?;
     let etag = ETAG.as_str();
     let kept = [(header::CACHE_CONTROL, "no-cache"), (header::ETAG, etag), (header::VARY, "accept-encoding")];
-    if none_match(headers, etag) {
+    if etag_matches(headers, etag) {
         return Ok((StatusCode::NOT_MODIFIED, kept).into_response());
     }
     let kind = [(header::CONTENT_TYPE, file.media_type)];

@@ -24,7 +24,7 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
         Some(redis) if redis.is_available() => "ready",
         Some(_) => "unavailable",
     };
-    let stepped_down = |model: &ModelDescription| model.device.as_ref().is_some_and(|d| d.stepped_down.is_some());
+    let fallback_reason = |model: &ModelDescription| model.device.as_ref().is_some_and(|d| d.fallback_reason.is_some());
     let mut degraded = Vec::new();
     if redis == "unavailable" {
         degraded.push("redis");
@@ -33,7 +33,7 @@ pub async fn ready(State(app): State<App>) -> impl IntoResponse {
     if redis != "unavailable" && app.queue_probe.is_unavailable() {
         degraded.push("jobs");
     }
-    if known.models.iter().any(stepped_down) {
+    if known.models.iter().any(fallback_reason) {
         degraded.push("gpu");
     }
     if known.reachable && !known.models.iter().all(ModelDescription::is_ready) {

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 use axum::extract::{FromRequestParts, Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use contract::{MAX_JSON_IMAGE_BYTES, ModelDescription, NoPrediction, Prediction, TopK, TypedResult};
+use contract::{MAX_JSON_IMAGE_BYTES, ModelDescription, Prediction, PredictionError, TopK, TypedResult};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use open_inference::Task;
 use serde::{Deserialize, Serialize};
-use service::conditional::none_match;
-use service::held::reserve_response;
+use service::conditional::etag_matches;
+use service::response_body::reserve_response;
 
 use crate::app::App;
 use crate::error::Error;
@@ -134,7 +134,7 @@ fn render(
     } else {
         let bytes = prediction.result.images().iter().map(|image| image.file.len()).sum();
         if bytes > MAX_JSON_IMAGE_BYTES {
-            return Err(NoPrediction::TooLarge { what: "images", bytes, most: MAX_JSON_IMAGE_BYTES }.into());
+            return Err(PredictionError::TooLarge { what: "images", bytes, max: MAX_JSON_IMAGE_BYTES }.into());
         }
         // Into a `Vec`, which takes a quarter of the time that axum's own `Json` does.
         let mut json = Vec::with_capacity(1 << 10);
@@ -171,7 +171,7 @@ pub(crate) fn read_out<'a>(
 ) -> Result<Prediction<'a>, Error> {
     let inference = &answer.entry.inference;
     let is_current = inference.provenance.model_digest == model.digest;
-    let read = if is_current { Prediction::read_out } else { Prediction::read_out_unlabelled };
+    let read = if is_current { Prediction::from_inference } else { Prediction::from_inference_unlabelled };
     Ok(read(inference, &model.outputs, top_k)?)
 }
 
@@ -200,7 +200,7 @@ fn not_modified(headers: &HeaderMap, question: &Question, steering: Steering) ->
         return None;
     }
     let etag = question.etag();
-    none_match(headers, &etag).then(|| (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response())
+    etag_matches(headers, &etag).then(|| (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response())
 }
 
 /// Says in HTTP's words how an answer came about.

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
-use service::conditional::none_match;
+use service::conditional::etag_matches;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
@@ -76,7 +76,7 @@ pub async fn file(
     let is_current = version.is_ok_and(|Query(version)| version.v.as_deref() == Some(&app.assets.version));
     let keep = if is_current { "public, max-age=31536000, immutable" } else { "no-cache" };
     let etag = format!("\"{}\"", app.assets.version);
-    let unchanged = none_match(&headers, &etag);
+    let unchanged = etag_matches(&headers, &etag);
     let kept = [(header::CACHE_CONTROL, keep.to_owned()), (header::ETAG, etag)];
     if unchanged {
         return Ok((StatusCode::NOT_MODIFIED, kept).into_response());

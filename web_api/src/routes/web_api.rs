@@ -1,8 +1,8 @@
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::{Json, response::IntoResponse};
-use contract::{LegacyAnswer, Prediction};
-use service::body::ReadBody;
+use contract::{LegacyResponse, Prediction};
+use service::body_limits::ReadBody;
 
 use crate::app::App;
 use crate::error::Error;
@@ -18,7 +18,7 @@ pub async fn web_api(State(app): State<App>, ModelName(model): ModelName, reques
     let asked = app.clone();
     let length = body.bytes.len();
     let ask = move || {
-        let ReadBody { bytes, mut share } = body;
+        let ReadBody { bytes, reservation: mut share } = body;
         let question = asked.predictor.ask_array(model.as_deref(), &bytes, &mut share)?;
         // The body is not kept: the tensor has its own bytes.
         drop(bytes);
@@ -27,8 +27,8 @@ pub async fn web_api(State(app): State<App>, ModelName(model): ModelName, reques
     };
     let (question, _share) = app.workbench.run(length, ask).await??;
     respond(&app, headers, &question, Steering::from_headers(headers), |answer| {
-        let (cls, value) = Prediction::class_of_row_0(&answer.entry.inference, &question.model().outputs)?;
-        Ok(Json(LegacyAnswer { cls, value }).into_response())
+        let (cls, value) = Prediction::first_row_class(&answer.entry.inference, &question.model().outputs)?;
+        Ok(Json(LegacyResponse { cls, value }).into_response())
     })
     .await
 }

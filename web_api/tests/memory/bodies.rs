@@ -176,7 +176,7 @@ fn models() -> ModelList {
         inputs: vec![input],
         outputs: vec![output.clone()],
         digest: format!("sha256:{name}"),
-        ..ModelDescription::unread(name, "1", ModelState::Ready, None)
+        ..ModelDescription::placeholder(name, "1", ModelState::Ready, None)
     };
     let size = ImageInput { width: 28, height: 28, color: "gray".to_owned(), fit: "digit".to_owned() };
     let image = ModelDescription { image: Some(size), is_default: true, ..model("image", image) };

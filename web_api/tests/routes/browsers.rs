@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use serde_json::json;
-use service::guard::Guard;
+use service::request_guard::RequestGuard;
 use service::shared_secret::SharedSecret;
 
 use crate::fake_model_api::model;
@@ -25,7 +25,7 @@ fn from(request: Request<Body>, origin: &'static str) -> Request<Body> {
 
 /// Open to pages of [`APP`].
 async fn open() -> Stack {
-    let guard = Guard::public(false, Vec::new(), vec![HeaderValue::from_static(APP)]);
+    let guard = RequestGuard::public(false, Vec::new(), vec![HeaderValue::from_static(APP)]);
     Stack::serving(vec![model("mnist")], |settings| settings.guard = guard).await
 }
 
@@ -144,7 +144,7 @@ async fn models_are_loaded_and_unloaded_with_the_secret() {
     for path in ["/v2/repository/models/other/load", "/v2/repository/models/other/unload"] {
         stack.model_api.repository_headers.lock().unwrap().clear();
         assert_eq!(stack.send(post(path, &json!({}))).await.status, StatusCode::OK);
-        assert!(secret.is_in(&stack.model_api.repository_headers.lock().unwrap()), "{path}");
+        assert!(secret.matches(&stack.model_api.repository_headers.lock().unwrap()), "{path}");
     }
     let response = stack.send(get_request("/v2/models")).await;
     assert!(!response.headers.contains_key(secret.header().0));

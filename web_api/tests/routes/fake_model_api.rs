@@ -15,7 +15,7 @@ use open_inference::{
     ModelState, Provenance, Statistics, Tensor, TensorMetadata, Timing, rest,
 };
 use serde_json::json;
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 use service::settings::ServerSettings;
 use tokio::time::sleep;
 
@@ -45,7 +45,7 @@ pub fn model(name: &str) -> ModelDescription {
         title: format!("Title of {name}"),
         notice: (name == "medical").then(|| "Not for clinical use.".to_owned()),
         digest: format!("sha256:{name}"),
-        device: Some(Device { name: "cpu".to_owned(), stepped_down: None, runtime: "1.31.1".to_owned() }),
+        device: Some(Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "1.31.1".to_owned() }),
         inputs: vec![input],
         outputs: vec![output, TensorMetadata::new("echo", Datatype::Fp32, &[-1, 1])],
         image: (name != "table").then(|| ImageInput {
@@ -55,7 +55,7 @@ pub fn model(name: &str) -> ModelDescription {
             fit: "digit".to_owned(),
         }),
         independent_rows: name != "whole",
-        ..ModelDescription::unread(name, "1", ModelState::Ready, None)
+        ..ModelDescription::placeholder(name, "1", ModelState::Ready, None)
     }
 }
 

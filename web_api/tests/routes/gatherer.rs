@@ -12,7 +12,7 @@ use crate::stack::{Answer, Stack, image_request};
 
 /// Calls of one core to a model that are under way at the same time.
 fn lanes() -> usize {
-    4usize.div_ceil(service::cores::count())
+    4usize.div_ceil(service::runtime::core_count())
 }
 
 /// A stack all of whose calls to the model `mnist` are under way for 200 ms, so that what comes now waits and goes together.
@@ -224,7 +224,7 @@ async fn a_model_without_independent_rows_is_asked_one_by_one() {
 async fn hundreds_at_a_time_never_get_each_others_answers() {
     let stack = busy().await;
     // As many as are sent to a model that has not answered yet, with those that are under way.
-    let crowd = 64 * service::cores::count() - lanes() * service::cores::count();
+    let crowd = 64 * service::runtime::core_count() - lanes() * service::runtime::core_count();
     let lengths_of = |number: usize| number * 7919 % 997 + 10;
     for round in 0..10 {
         let expected: Vec<usize> = (0..crowd).map(|number| lengths_of(number + round)).collect();

@@ -10,8 +10,8 @@ use db_api::jobs::{JobLimits, Jobs};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
-use service::guard::Guard;
 use service::readiness::Readiness;
+use service::request_guard::RequestGuard;
 use service::settings::ServerSettings;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -60,7 +60,7 @@ impl Stack {
             let settings = settings.server.clone();
             tokio::spawn(async move {
                 let ready = Readiness::default();
-                let _ = service::server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
+                let _ = service::http_server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
             })
         };
         let mut registry = Registry::default();
@@ -175,7 +175,7 @@ pub fn settings(model_api: &str) -> Settings {
             lame_duck: Duration::ZERO,
             drain_timeout: Duration::from_secs(5),
         },
-        guard: Guard::default(),
+        guard: RequestGuard::default(),
         model_api_secret: None,
         app_type: AppType::Cli,
         model_api: vec![model_api.parse().unwrap()],

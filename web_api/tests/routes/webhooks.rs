@@ -49,7 +49,7 @@ impl Receiver {
         let server = tokio::spawn(async move {
             let settings = crate::stack::settings("http://127.0.0.1:1").server;
             let ready = Readiness::default();
-            let _ = service::server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
+            let _ = service::http_server::serve(listener, routes, &settings, &ready, std::future::pending()).await;
         });
         Self { address, ear, server }
     }

@@ -1,44 +1,46 @@
-/// Why an inference cannot be given as a typed result.
+//! Errors of typed results.
+
+/// Why an inference cannot be converted to a typed result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoPrediction {
-    /// A class is wanted, and no output is known to be scores of classes.
-    #[error("The result of {model} is not a choice between classes")]
-    NoClasses {
-        /// The model.
+pub enum PredictionError {
+    /// A class is requested, but no output contains class scores.
+    #[error("The result of {model} contains no classes")]
+    NotAClassifier {
+        /// Name of the model.
         model: String,
     },
-    /// JSON has no number for it, and no class can be chosen.
+    /// JSON has no such number, and no class can be selected.
     #[error("The result for this input is not a finite number")]
     NotFinite,
-    /// The shape of the tensor is not one of its task.
-    #[error("Output {output:?} of the shape {shape:?} cannot be read as {task}")]
-    Unfit {
-        /// The output.
+    /// The shape of the tensor does not fit its task.
+    #[error("Output {output:?} has the shape {shape:?}, which does not fit the task {task}")]
+    UnsupportedShape {
+        /// Name of the output.
         output: String,
-        /// The shape of this tensor.
+        /// Shape of the tensor.
         shape: Vec<usize>,
-        /// The task.
+        /// Task of the output.
         task: &'static str,
     },
-    /// Values that a class map cannot have.
-    #[error("Output {output:?} holds {value}, which is not a class number")]
-    NoClassNumber {
-        /// The output.
+    /// A class map contains a value that is not a class index.
+    #[error("Output {output:?} contains {value}, which is not a class index")]
+    InvalidClassNumber {
+        /// Name of the output.
         output: String,
-        /// One of its values.
+        /// The value.
         value: String,
     },
-    /// JSON of this size would be a burden for server and client.
-    #[error("The result has {bytes} bytes of {what}, and at most {most} are written into JSON")]
+    /// The result is too large for JSON.
+    #[error("The result has {bytes} bytes of {what}, and JSON responses contain at most {max}")]
     TooLarge {
         /// `tensors` or `images`.
         what: &'static str,
-        /// How many.
+        /// Size of the result.
         bytes: usize,
-        /// The limit.
-        most: usize,
+        /// Size limit.
+        max: usize,
     },
-    /// An output that cannot be written.
-    #[error("The result cannot be written: {0}")]
-    Unwritable(String),
+    /// An output cannot be encoded.
+    #[error("The result cannot be encoded: {0}")]
+    Encoding(String),
 }

@@ -1,49 +1,49 @@
-//! Typed results: an inference read by the task of one of its outputs.
+//! Typed results: converts an inference by the task of one of its outputs.
 //!
-//! The output is chosen by task and labels, never by position. A result that is not known to be of a certain kind is given
-//! as the tensors that it is: a class is never guessed.
+//! The output is selected by task and labels, never by position. Without a known task, all outputs are returned as
+//! tensors: a class is never guessed.
 
-mod choose;
+mod classes;
 mod error;
-mod numbers;
-mod pixels;
+mod images;
+mod output;
 mod rows;
-mod scores;
+mod select_output;
 mod top_k;
+mod values;
 
-use open_inference::{Inference, Provenance, Task, Tensor, TensorMetadata, write_outputs};
+use open_inference::{Inference, Provenance, Task, TensorMetadata, write_outputs};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub use error::NoPrediction;
-pub use numbers::{Embedding, Number, Regression, Values};
-pub use pixels::{ClassShare, Image, MAX_JSON_IMAGE_BYTES, Png, Segmentation};
-pub use scores::{Choice, ClassScore, Classification, LabelScore, MultiLabel, Present, Scale};
-pub use top_k::{BadTopK, TopK};
+pub use classes::{ClassScore, Classification, LabelScore, MultiLabel, PresentLabels, Scale, TopClass};
+pub use error::PredictionError;
+pub use images::{ClassShare, Image, MAX_JSON_IMAGE_BYTES, Png, Segmentation};
+pub use output::MAX_JSON_TENSOR_BYTES;
+pub use top_k::{InvalidTopK, TopK};
+pub use values::{Embedding, Number, Regression, Values};
 
-use choose::{chosen, result_of};
+use output::Output;
+use select_output::{select_output, task_and_output};
 
-/// Tensors of more bytes are not written as JSON numbers in a typed result.
-pub const MAX_JSON_TENSOR_BYTES: usize = 4 << 20;
-
-/// An inference in the form that its task gives it.
+/// A typed result of an inference.
 #[derive(Clone, Debug)]
 pub struct Prediction<'a> {
-    /// The model that computed it.
+    /// Model that computed the result.
     pub model: &'a str,
-    /// Its version.
+    /// Version of the model.
     pub version: &'a str,
-    /// What the result is.
+    /// Task of the result.
     pub task: Task,
-    /// The output that was read; `None` where the result is all outputs as tensors.
+    /// Output of the result. `None` if the result is all outputs as tensors.
     pub output: Option<&'a str>,
-    /// The result.
+    /// Typed result.
     pub result: TypedResult<'a>,
-    /// What computed it, and the times.
+    /// Digest of the model, device and times.
     pub provenance: &'a Provenance,
 }
 
-/// A result by task. Its fields are fields of the response's JSON object.
+/// Result by task. Its fields are fields of the JSON response.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum TypedResult<'a> {
@@ -51,7 +51,7 @@ pub enum TypedResult<'a> {
     Classification(Classification<'a>),
     /// Any number of several classes.
     MultiLabel(MultiLabel<'a>),
-    /// A number, or several.
+    /// A number or several.
     Regression(Regression<'a>),
     /// A vector.
     Embedding(Embedding),
@@ -59,12 +59,12 @@ pub enum TypedResult<'a> {
     Image(Image),
     /// A class for each pixel.
     Segmentation(Segmentation<'a>),
-    /// Detections, and everything else: all outputs.
+    /// Detections, and all other results: all outputs as tensors.
     Tensors(Tensors),
 }
 
 impl TypedResult<'_> {
-    /// The images of the result, one for each row; none of other tasks.
+    /// Images of the result, one per row. Empty for other tasks.
     pub fn images(&self) -> &[Png] {
         let (Self::Image(Image { image, rows }) | Self::Segmentation(Segmentation { image, rows, .. })) = self else {
             return &[];
@@ -76,94 +76,87 @@ impl TypedResult<'_> {
 /// All outputs as tensors in the JSON of the Open Inference Protocol.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tensors {
-    /// `[{"name", "datatype", "shape", "data"}]`, in the graph's order.
+    /// `[{"name", "datatype", "shape", "data"}]`, in the order of the graph.
     pub outputs: Box<RawValue>,
 }
 
 impl<'a> Prediction<'a> {
-    /// Reads `inference`, a result of the model whose outputs are `outputs`.
-    pub fn read_out(
+    /// Converts `inference`, a result of a model with these `outputs`.
+    pub fn from_inference(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
         top_k: TopK,
-    ) -> Result<Self, NoPrediction> {
-        Self::read(inference, outputs, top_k, true)
+    ) -> Result<Self, PredictionError> {
+        Self::convert(inference, outputs, top_k, true)
     }
 
-    /// What results of a model with these outputs are, and the output that is read. It is `None` where the result is all outputs.
+    /// Task and output of results of a model with these outputs. The output is `None` if all outputs are the result.
     pub fn task(outputs: &[TensorMetadata]) -> (Task, Option<&TensorMetadata>) {
-        result_of(outputs)
+        task_and_output(outputs)
     }
 
-    /// Reads `inference`, whose model has changed since `outputs` were known: classes have numbers instead of labels.
-    pub fn read_out_unlabelled(
+    /// Converts `inference`, whose model has changed since `outputs` was read: classes have indices instead of labels.
+    pub fn from_inference_unlabelled(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
         top_k: TopK,
-    ) -> Result<Self, NoPrediction> {
-        Self::read(inference, outputs, top_k, false)
+    ) -> Result<Self, PredictionError> {
+        Self::convert(inference, outputs, top_k, false)
     }
 
-    fn read(
+    fn convert(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
         top_k: TopK,
         labelled: bool,
-    ) -> Result<Self, NoPrediction> {
-        let (task, output, result) = if let Some((task, metadata, tensor)) = chosen(&inference.outputs, outputs) {
+    ) -> Result<Self, PredictionError> {
+        let (task, output, result) = if let Some((task, metadata, tensor)) = select_output(&inference.outputs, outputs)
+        {
             let labels = if labelled { metadata.parameters.labels.as_slice() } else { &[] };
-            let read = Output { tensor, metadata, labels };
-            (task, Some(metadata.name.as_str()), read.by(task, top_k)?)
+            let output = Output { tensor, metadata, labels };
+            (task, Some(metadata.name.as_str()), output.decode(task, top_k)?)
         } else {
-            let task = Some(result_of(outputs).0).filter(|&task| task == Task::Detection);
-            (task.unwrap_or(Task::None), None, tensors(inference, outputs)?)
+            let task = Some(task_and_output(outputs).0).filter(|&task| task == Task::Detection);
+            (task.unwrap_or(Task::None), None, all_outputs(inference, outputs)?)
         };
         let Inference { model, version, provenance, .. } = inference;
         Ok(Self { model, version, task, output, result, provenance })
     }
 
-    /// The result in the terms of the first MLServe, whose models were all classifiers: the class of row 0.
+    /// Result for legacy clients, whose models were all classifiers: index and value of the class of row 0.
     ///
-    /// Also read where nothing is known of the model's outputs: the largest of row 0 of the first output, if that has a row of
-    /// two or more floating-point numbers. Results of any other known task are refused.
-    pub fn class_of_row_0(
+    /// If the task of every output is unknown, this is the largest value of row 0 of the first output, provided that
+    /// the row has at least two floating-point numbers. Results of any other known task are rejected.
+    pub fn first_row_class(
         inference: &'a Inference,
         outputs: &'a [TensorMetadata],
-    ) -> Result<(usize, f32), NoPrediction> {
-        let no_classes = || NoPrediction::NoClasses { model: inference.model.clone() };
-        match chosen(&inference.outputs, outputs) {
+    ) -> Result<(usize, f32), PredictionError> {
+        let not_a_classifier = || PredictionError::NotAClassifier { model: inference.model.clone() };
+        match select_output(&inference.outputs, outputs) {
             Some((Task::Classification, metadata, tensor)) => {
                 let TypedResult::Classification(Classification { top: Some(top), .. }) =
-                    (Output { tensor, metadata, labels: &[] }).by(Task::Classification, TopK::Default)?
+                    (Output { tensor, metadata, labels: &[] }).decode(Task::Classification, TopK::Default)?
                 else {
-                    return Err(no_classes());
+                    return Err(not_a_classifier());
                 };
                 Ok((top.cls, top.value))
             }
-            Some((Task::MultiLabel, metadata, tensor)) => {
-                (Output { tensor, metadata, labels: &[] }).largest_of_row_0().and_then(|top| top.ok_or_else(no_classes))
-            }
-            Some(_) => Err(no_classes()),
+            Some((Task::MultiLabel, metadata, tensor)) => (Output { tensor, metadata, labels: &[] })
+                .first_row_argmax()
+                .and_then(|top| top.ok_or_else(not_a_classifier)),
+            Some(_) => Err(not_a_classifier()),
             None => {
-                let metadata = choose::unknown_scores(outputs).ok_or_else(no_classes)?;
+                let metadata = select_output::unlabelled_scores(outputs).ok_or_else(not_a_classifier)?;
                 let tensor = inference.outputs.iter().find(|tensor| tensor.name == metadata.name);
-                let read = Output { tensor: tensor.ok_or_else(no_classes)?, metadata, labels: &[] };
-                read.largest_of_row_0()?.ok_or_else(no_classes)
+                let output = Output { tensor: tensor.ok_or_else(not_a_classifier)?, metadata, labels: &[] };
+                output.first_row_argmax()?.ok_or_else(not_a_classifier)
             }
         }
     }
 }
 
-/// An output that is read: its tensor, what is known of it, and the names of its classes.
-#[derive(Clone, Copy)]
-struct Output<'a> {
-    tensor: &'a Tensor,
-    metadata: &'a TensorMetadata,
-    labels: &'a [String],
-}
-
 impl<'a> Output<'a> {
-    fn by(self, task: Task, top_k: TopK) -> Result<TypedResult<'a>, NoPrediction> {
+    fn decode(self, task: Task, top_k: TopK) -> Result<TypedResult<'a>, PredictionError> {
         Ok(match task {
             Task::Classification => TypedResult::Classification(self.classification(top_k)?),
             Task::MultiLabel => TypedResult::MultiLabel(self.multi_label(top_k)?),
@@ -171,22 +164,18 @@ impl<'a> Output<'a> {
             Task::Embedding => TypedResult::Embedding(self.embedding()?),
             Task::Image => TypedResult::Image(self.image()?),
             Task::Segmentation => TypedResult::Segmentation(self.segmentation()?),
-            Task::Detection | Task::None => return Err(self.unfit(task)),
+            Task::Detection | Task::None => return Err(self.unsupported_shape(task)),
         })
-    }
-
-    fn unfit(&self, task: Task) -> NoPrediction {
-        NoPrediction::Unfit { output: self.tensor.name.clone(), shape: self.tensor.shape.clone(), task: task.name() }
     }
 }
 
-fn tensors<'a>(inference: &Inference, outputs: &[TensorMetadata]) -> Result<TypedResult<'a>, NoPrediction> {
+fn all_outputs<'a>(inference: &Inference, outputs: &[TensorMetadata]) -> Result<TypedResult<'a>, PredictionError> {
     let bytes = inference.outputs.iter().map(|output| output.data.len()).sum();
     if bytes > MAX_JSON_TENSOR_BYTES {
-        return Err(NoPrediction::TooLarge { what: "tensors", bytes, most: MAX_JSON_TENSOR_BYTES });
+        return Err(PredictionError::TooLarge { what: "tensors", bytes, max: MAX_JSON_TENSOR_BYTES });
     }
-    let json = write_outputs(&inference.outputs, outputs).map_err(|error| NoPrediction::Unwritable(error.message))?;
-    let outputs = RawValue::from_string(json).map_err(|error| NoPrediction::Unwritable(error.to_string()))?;
+    let json = write_outputs(&inference.outputs, outputs).map_err(|error| PredictionError::Encoding(error.message))?;
+    let outputs = RawValue::from_string(json).map_err(|error| PredictionError::Encoding(error.to_string()))?;
     Ok(TypedResult::Tensors(Tensors { outputs }))
 }
 

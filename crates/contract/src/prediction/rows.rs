@@ -1,23 +1,28 @@
+//! Division of a tensor into rows.
+
 use open_inference::Task;
 
-use super::{NoPrediction, Output};
+use super::error::PredictionError;
+use super::output::Output;
 
-/// A result has at most so many rows.
+/// Limit on the rows of a result.
 const MAX_ROWS: usize = 100_000;
 
-/// How a tensor is divided into rows.
+/// Division of a tensor into rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rows {
-    /// How many there are.
+    /// Number of rows.
     pub count: usize,
-    /// Values of each.
+    /// Values per row.
     pub length: usize,
 }
 
 impl Output<'_> {
-    /// The first axis counts rows; the others may have one length other than 1. A tensor with one axis has a row for each value,
-    /// unless the model fixes that axis or has a label for each of three or more values: then it is one row.
-    pub(super) fn rows(&self, task: Task, most_in_row: usize) -> Result<Rows, NoPrediction> {
+    /// Divides the tensor into rows. The first axis counts rows; at most one other axis may have a length other than 1.
+    ///
+    /// A tensor with one axis has one row per value. It is a single row if the model fixes that axis, or has a label
+    /// for each of three or more values.
+    pub(super) fn rows(&self, task: Task, max_row_length: usize) -> Result<Rows, PredictionError> {
         let rows = match self.tensor.shape[..] {
             [] => Rows { count: 1, length: 1 },
             [length] if self.is_one_row(length) => Rows { count: 1, length },
@@ -25,10 +30,10 @@ impl Output<'_> {
             [count, ref rest @ ..] if rest.iter().filter(|&&length| length != 1).count() <= 1 => {
                 Rows { count, length: rest.iter().product() }
             }
-            _ => return Err(self.unfit(task)),
+            _ => return Err(self.unsupported_shape(task)),
         };
-        if rows.count > MAX_ROWS || !(1..=most_in_row).contains(&rows.length) {
-            return Err(self.unfit(task));
+        if rows.count > MAX_ROWS || !(1..=max_row_length).contains(&rows.length) {
+            return Err(self.unsupported_shape(task));
         }
         Ok(rows)
     }

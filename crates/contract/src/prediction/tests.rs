@@ -31,24 +31,24 @@ fn probabilities(shape: &[i64], labels: &[&str]) -> TensorMetadata {
     output
 }
 
-/// The result's own fields, task and output.
-fn read(outputs: &[TensorMetadata], tensors: Vec<Tensor>, top_k: TopK) -> Result<Value, NoPrediction> {
+/// Fields of the result, with its task and output.
+fn predict(outputs: &[TensorMetadata], tensors: Vec<Tensor>, top_k: TopK) -> Result<Value, PredictionError> {
     let inference = inference(tensors);
-    let read = Prediction::read_out(&inference, outputs, top_k)?;
+    let read = Prediction::from_inference(&inference, outputs, top_k)?;
     let mut json = serde_json::to_value(&read.result).unwrap();
     json["task"] = read.task.name().into();
     json["output"] = read.output.into();
     Ok(json)
 }
 
-fn read_one(metadata: TensorMetadata, shape: &[usize], values: &[f32]) -> Result<Value, NoPrediction> {
+fn predict_one(metadata: TensorMetadata, shape: &[usize], values: &[f32]) -> Result<Value, PredictionError> {
     let tensor = Tensor::from_f32(&metadata.name, metadata.datatype, shape.to_vec(), values).unwrap();
-    read(&[metadata], vec![tensor], TopK::Default)
+    predict(&[metadata], vec![tensor], TopK::Default)
 }
 
 #[test]
-fn a_classification_is_the_class_of_row_0_with_all_of_few_classes_in_order() {
-    let json = read_one(probabilities(&[-1, 3], &["cat", "dog"]), &[1, 3], &[0.25, 0.5, 0.25]).unwrap();
+fn classification_lists_few_classes_in_output_order() {
+    let json = predict_one(probabilities(&[-1, 3], &["cat", "dog"]), &[1, 3], &[0.25, 0.5, 0.25]).unwrap();
     assert_eq!(
         json,
         json!({
@@ -62,38 +62,41 @@ fn a_classification_is_the_class_of_row_0_with_all_of_few_classes_in_order() {
 }
 
 #[test]
-fn of_equal_values_the_first_is_the_class() {
-    assert_eq!(read_one(probabilities(&[-1, 3], &[]), &[1, 3], &[0.25, 0.375, 0.375]).unwrap()["cls"], 1);
+fn first_of_equal_values_is_the_class() {
+    assert_eq!(predict_one(probabilities(&[-1, 3], &[]), &[1, 3], &[0.25, 0.375, 0.375]).unwrap()["cls"], 1);
 }
 
 #[test]
-fn of_several_rows_each_has_its_class_and_no_rows_are_a_result() {
+fn each_row_has_its_class_and_zero_rows_are_a_result() {
     let labels = |shape: &[usize], values: &[f32]| {
-        let json = read_one(probabilities(&[-1, 2], &["cat", "dog"]), shape, values).unwrap();
+        let json = predict_one(probabilities(&[-1, 2], &["cat", "dog"]), shape, values).unwrap();
         json["rows"].as_array().map(|rows| rows.iter().map(|row| row["label"].clone()).collect::<Vec<_>>())
     };
     assert_eq!(labels(&[3, 2], &[0.25, 0.75, 0.75, 0.25, 0.25, 0.75]).unwrap(), ["dog", "cat", "dog"]);
-    assert_eq!(labels(&[1, 2], &[0.25, 0.75]), None, "one row stands alone");
+    assert_eq!(labels(&[1, 2], &[0.25, 0.75]), None, "a single row is not listed");
     assert_eq!(labels(&[2, 2, 1, 1], &[0.25, 0.75, 0.75, 0.25]).unwrap(), ["dog", "cat"]);
-    let none = read_one(probabilities(&[-1, 2], &["cat", "dog"]), &[0, 2], &[]).unwrap();
+    let none = predict_one(probabilities(&[-1, 2], &["cat", "dog"]), &[0, 2], &[]).unwrap();
     assert_eq!((&none["cls"], &none["label"], &none["rows"]), (&Value::Null, &Value::Null, &json!([])));
 }
 
 #[test]
-fn classes_may_have_axes_of_length_1_behind_or_before_them() {
+fn class_axis_may_be_surrounded_by_axes_of_length_1() {
     for shape in [&[1, 2, 1, 1][..], &[1, 1, 1, 2], &[1, 1, 2]] {
         let declared = vec![-1; shape.len()];
-        let json = read_one(probabilities(&declared, &["cat", "dog"]), shape, &[0.25, 0.75]).unwrap();
+        let json = predict_one(probabilities(&declared, &["cat", "dog"]), shape, &[0.25, 0.75]).unwrap();
         assert_eq!((&json["label"], &json["classes"]), (&json!("dog"), &json!(2)), "{shape:?}");
     }
-    let maps = read_one(probabilities(&[-1, 2, 2], &[]), &[1, 2, 2], &[0.0; 4]);
-    assert_eq!(maps.unwrap_err().to_string(), "Output \"y\" of the shape [1, 2, 2] cannot be read as classification");
+    let maps = predict_one(probabilities(&[-1, 2, 2], &[]), &[1, 2, 2], &[0.0; 4]);
+    assert_eq!(
+        maps.unwrap_err().to_string(),
+        "Output \"y\" has the shape [1, 2, 2], which does not fit the task classification"
+    );
 }
 
 #[test]
-fn one_value_is_the_probability_of_the_second_of_two_classes() {
+fn single_value_is_the_probability_of_the_second_class() {
     let binary = |labels: &[&str], value: f32| {
-        let json = read_one(probabilities(&[-1, 1], labels), &[1, 1], &[value]).unwrap();
+        let json = predict_one(probabilities(&[-1, 1], labels), &[1, 1], &[value]).unwrap();
         (json["cls"].clone(), json["label"].clone(), json["value"].clone(), json["probabilities"][0].clone())
     };
     let negative = |label: &str, value: f32| json!({"label": label, "value": value});
@@ -104,20 +107,20 @@ fn one_value_is_the_probability_of_the_second_of_two_classes() {
 }
 
 #[test]
-fn a_threshold_moves_the_boundary_between_two_classes() {
+fn threshold_moves_the_boundary_between_two_classes() {
     let mut metadata = probabilities(&[-1, 1], &["dog"]);
     metadata.parameters.threshold = Some(0.7);
-    let json = |value| read_one(metadata.clone(), &[1], &[value]).unwrap();
+    let json = |value| predict_one(metadata.clone(), &[1], &[value]).unwrap();
     assert_eq!((&json(0.69)["cls"], &json(0.7)["cls"]), (&json!(0), &json!(1)));
     assert_eq!((&json(0.69)["threshold"], &json(0.7)["classes"]), (&json!(0.7), &json!(2)));
 }
 
 #[test]
-fn an_activation_turns_logits_into_probabilities_and_without_it_they_are_scores() {
+fn activation_converts_logits_to_probabilities() {
     let logits = |activation| {
         let mut metadata = output("y", Datatype::Fp32, &[-1, 2], Some(Task::Classification), &[]);
         metadata.parameters.activation = activation;
-        let json = read_one(metadata, &[1, 2], &[0.0, 3.0_f32.ln()]).unwrap();
+        let json = predict_one(metadata, &[1, 2], &[0.0, 3.0_f32.ln()]).unwrap();
         (json["scale"].clone(), json["value"].as_f64().unwrap())
     };
     assert_eq!(logits(None), (json!("score"), f64::from(3.0_f32.ln())));
@@ -126,40 +129,44 @@ fn an_activation_turns_logits_into_probabilities_and_without_it_they_are_scores(
     let (scale, value) = logits(Some(Activation::Sigmoid));
     assert!(scale == "probability" && (value - 0.75).abs() < 1e-6, "{value}");
     let mut score = output("y", Datatype::Fp32, &[-1, 1], Some(Task::Classification), &["dog"]);
-    let json = read_one(score.clone(), &[1, 1], &[-2.5]).unwrap();
+    let json = predict_one(score.clone(), &[1, 1], &[-2.5]).unwrap();
     assert_eq!(
         json["probabilities"],
         json!([{"cls": 1, "label": "dog", "value": -2.5}]),
-        "no probability of the other"
+        "the score of the other class is unknown"
     );
     score.parameters.activation = Some(Activation::Sigmoid);
-    assert_eq!(read_one(score, &[1, 1], &[200.0]).unwrap()["value"], 1.0);
+    assert_eq!(predict_one(score, &[1, 1], &[200.0]).unwrap()["value"], 1.0);
 }
 
 #[test]
 fn large_logits_do_not_overflow() {
     let mut metadata = output("y", Datatype::Fp32, &[-1, 2], Some(Task::Classification), &[]);
     metadata.parameters.activation = Some(Activation::Softmax);
-    assert_eq!(read_one(metadata.clone(), &[1, 2], &[1e30, -1e30]).unwrap()["value"], 1.0);
-    assert_eq!(read_one(metadata, &[1, 2], &[f32::INFINITY, 0.0]), Err(NoPrediction::NotFinite));
+    assert_eq!(predict_one(metadata.clone(), &[1, 2], &[1e30, -1e30]).unwrap()["value"], 1.0);
+    assert_eq!(predict_one(metadata, &[1, 2], &[f32::INFINITY, 0.0]), Err(PredictionError::NotFinite));
 }
 
 #[test]
-fn of_many_classes_the_ten_largest_are_listed_and_top_k_says_otherwise() {
+fn ten_largest_of_many_classes_are_listed_unless_top_k_is_given() {
     let values: Vec<f32> = (0..21_841_u16).map(|class| f32::from(class % 100)).collect();
     let metadata = [probabilities(&[-1, 21_841], &[])];
     let listed = |top_k| {
-        let json = read(&metadata, vec![floats("y", &[1, 21_841], &values)], top_k).unwrap();
+        let json = predict(&metadata, vec![floats("y", &[1, 21_841], &values)], top_k).unwrap();
         assert_eq!((&json["classes"], &json["cls"]), (&json!(21_841), &json!(99)));
         json["probabilities"].as_array().unwrap().clone()
     };
     assert_eq!(listed(TopK::Default).len(), 10);
-    assert_eq!(listed(TopK::Default)[1], json!({"cls": 199, "label": "199", "value": 99.0}), "of equal ones the first");
+    assert_eq!(
+        listed(TopK::Default)[1],
+        json!({"cls": 199, "label": "199", "value": 99.0}),
+        "the first of equal values"
+    );
     assert_eq!(listed(TopK::Count(3)).len(), 3);
     assert_eq!(listed(TopK::Count(1_000_000)).len(), 21_841);
     assert_eq!(listed(TopK::All).len(), 21_841);
     let few =
-        read(&[probabilities(&[-1, 2], &["a", "b"])], vec![floats("y", &[1, 2], &[0.25, 0.75])], TopK::All).unwrap();
+        predict(&[probabilities(&[-1, 2], &["a", "b"])], vec![floats("y", &[1, 2], &[0.25, 0.75])], TopK::All).unwrap();
     let sorted = json!([{"cls": 1, "label": "b", "value": 0.75}, {"cls": 0, "label": "a", "value": 0.25}]);
     assert_eq!(few["probabilities"], sorted);
 }
@@ -167,66 +174,69 @@ fn of_many_classes_the_ten_largest_are_listed_and_top_k_says_otherwise() {
 #[test]
 fn top_k_is_a_positive_number_or_all() {
     assert_eq!(["7", "all"].map(|text| text.parse::<TopK>().unwrap()), [TopK::Count(7), TopK::All]);
-    for wrong in ["0", "-1", "", "ALL", "1.5", "ten"] {
-        let words = format!("top_k is {wrong:?}; it must be a whole number from 1 on, or \"all\"");
-        assert_eq!(wrong.parse::<TopK>().unwrap_err().to_string(), words);
+    for invalid in ["0", "-1", "", "ALL", "1.5", "ten"] {
+        let text = format!("top_k is {invalid:?}; it must be a positive whole number or \"all\"");
+        assert_eq!(invalid.parse::<TopK>().unwrap_err().to_string(), text);
     }
 }
 
 #[test]
-fn any_number_of_labels_may_be_present() {
+fn multi_label_lists_all_labels_above_the_threshold() {
     let mut metadata = output("y", Datatype::Fp32, &[-1, 3], Some(Task::MultiLabel), &["sun", "sea", "sand"]);
     metadata.parameters.activation = Some(Activation::None);
-    let json = read_one(metadata.clone(), &[1, 3], &[0.75, 0.25, 0.5]).unwrap();
+    let json = predict_one(metadata.clone(), &[1, 3], &[0.75, 0.25, 0.5]).unwrap();
     assert_eq!((&json["labels"], &json["threshold"]), (&json!(["sun", "sand"]), &json!(0.5)));
     assert_eq!(json["probabilities"][1], json!({"cls": 1, "label": "sea", "value": 0.25, "present": false}));
     assert!(json.get("rows").is_none() && json.get("cls").is_none(), "{json}");
     metadata.parameters.threshold = Some(0.8);
-    let rows = read_one(metadata, &[2, 3], &[0.75, 0.25, 0.5, 0.875, 0.0, 0.0]).unwrap();
+    let rows = predict_one(metadata, &[2, 3], &[0.75, 0.25, 0.5, 0.875, 0.0, 0.0]).unwrap();
     assert_eq!(rows["rows"], json!([{"labels": []}, {"labels": ["sun"]}]));
 }
 
 #[test]
-fn a_regression_is_its_value_as_exactly_as_its_datatype() {
+fn regression_has_the_precision_of_its_datatype() {
     let regression = |datatype, shape: &[i64]| output("y", datatype, shape, Some(Task::Regression), &[]);
     let mut one = regression(Datatype::Fp32, &[-1, 1]);
     one.parameters.unit = Some("kg".to_owned());
-    let json = read_one(one, &[1, 1], &[0.1]).unwrap();
+    let json = predict_one(one, &[1, 1], &[0.1]).unwrap();
     assert_eq!(json, json!({"task": "regression", "output": "y", "value": 0.1_f32, "unit": "kg"}));
     assert_eq!(serde_json::to_string(&Number::F32(0.1)).unwrap(), "0.1");
-    let json = read_one(regression(Datatype::Fp64, &[-1, 2]), &[1, 2], &[1.5, -2.0]).unwrap();
+    let json = predict_one(regression(Datatype::Fp64, &[-1, 2]), &[1, 2], &[1.5, -2.0]).unwrap();
     assert_eq!(json["value"], json!([1.5, -2.0]));
-    let rows = read_one(regression(Datatype::Int64, &[-1]), &[2], &[7.0, 8.0]).unwrap();
+    let rows = predict_one(regression(Datatype::Int64, &[-1]), &[2], &[7.0, 8.0]).unwrap();
     assert_eq!((&rows["value"], &rows["rows"]), (&json!(7), &json!([7, 8])));
-    assert_eq!(read_one(regression(Datatype::Fp32, &[-1, 1]), &[1, 1], &[f32::NAN]), Err(NoPrediction::NotFinite));
+    assert_eq!(
+        predict_one(regression(Datatype::Fp32, &[-1, 1]), &[1, 1], &[f32::NAN]),
+        Err(PredictionError::NotFinite)
+    );
 }
 
 #[test]
-fn an_embedding_is_a_vector() {
+fn embedding_is_a_vector() {
     let metadata = output("y", Datatype::Fp32, &[-1, 3], Some(Task::Embedding), &[]);
-    let json = read_one(metadata, &[1, 3], &[0.5, -0.5, 1.0]).unwrap();
+    let json = predict_one(metadata, &[1, 3], &[0.5, -0.5, 1.0]).unwrap();
     assert_eq!((&json["embedding"], &json["dimensions"]), (&json!([0.5, -0.5, 1.0]), &json!(3)));
 }
 
 #[test]
-fn an_image_is_a_png() {
+fn image_is_a_png() {
     let metadata = [output("y", Datatype::Fp32, &[-1, 3, -1, -1], Some(Task::Image), &[])];
-    let json = read(&metadata, vec![floats("y", &[1, 3, 4, 5], &[0.5; 60])], TopK::Default).unwrap();
+    let json = predict(&metadata, vec![floats("y", &[1, 3, 4, 5], &[0.5; 60])], TopK::Default).unwrap();
     assert_eq!((&json["width"], &json["height"], &json["task"]), (&json!(5), &json!(4), &json!("image")));
     assert!(json["image"].as_str().unwrap().starts_with("iVBORw0KGgo"), "{json}");
-    let two = read(&metadata, vec![floats("y", &[2, 3, 1, 1], &[0.5; 6])], TopK::Default).unwrap();
+    let two = predict(&metadata, vec![floats("y", &[2, 3, 1, 1], &[0.5; 6])], TopK::Default).unwrap();
     assert_eq!(two["rows"].as_array().unwrap().len(), 2);
-    let none = read(&metadata, vec![floats("y", &[0, 3, 4, 5], &[])], TopK::Default).unwrap();
+    let none = predict(&metadata, vec![floats("y", &[0, 3, 4, 5], &[])], TopK::Default).unwrap();
     assert_eq!((none.get("image"), &none["rows"]), (None, &json!([])));
     let inference = inference(vec![floats("y", &[1, 3, 4, 5], &[0.5; 60])]);
-    assert_eq!(Prediction::read_out(&inference, &metadata, TopK::Default).unwrap().result.images().len(), 1);
+    assert_eq!(Prediction::from_inference(&inference, &metadata, TopK::Default).unwrap().result.images().len(), 1);
 }
 
 #[test]
-fn a_segmentation_is_the_largest_class_of_each_pixel() {
+fn segmentation_is_the_argmax_of_each_pixel() {
     let classes = |datatype, declared: &[i64], labels: &[&str], shape: &[usize], values: &[f32]| {
         let metadata = output("y", datatype, declared, Some(Task::Segmentation), labels);
-        let json = read_one(metadata, shape, values).unwrap();
+        let json = predict_one(metadata, shape, values).unwrap();
         assert_eq!((&json["width"], &json["height"]), (&json!(2), &json!(1)));
         assert!(json["image"].as_str().unwrap().starts_with("iVBORw0KGgo"), "{json}");
         json["classes"].clone()
@@ -245,75 +255,75 @@ fn a_segmentation_is_the_largest_class_of_each_pixel() {
 }
 
 #[test]
-fn values_that_are_no_class_numbers_are_refused() {
+fn values_that_are_not_class_indices_are_rejected() {
     let metadata = output("y", Datatype::Int64, &[-1, -1, -1], Some(Task::Segmentation), &[]);
-    let words = read_one(metadata, &[1, 1, 2], &[0.0, -1.0]).unwrap_err().to_string();
-    assert_eq!(words, "Output \"y\" holds -1, which is not a class number");
+    let text = predict_one(metadata, &[1, 1, 2], &[0.0, -1.0]).unwrap_err().to_string();
+    assert_eq!(text, "Output \"y\" contains -1, which is not a class index");
 }
 
 #[test]
-fn the_output_is_chosen_by_task_and_labels_not_by_position() {
+fn output_is_selected_by_task_and_labels_not_by_position() {
     let label = output("label", Datatype::Int64, &[-1], None, &[]);
     let tensors = || {
         vec![Tensor::from_f32("label", Datatype::Int64, vec![1], &[1.0]).unwrap(), floats("y", &[1, 2], &[0.25, 0.75])]
     };
-    let json = read(&[label.clone(), probabilities(&[-1, 2], &[])], tensors(), TopK::Default).unwrap();
+    let json = predict(&[label.clone(), probabilities(&[-1, 2], &[])], tensors(), TopK::Default).unwrap();
     assert_eq!((&json["output"], &json["cls"]), (&json!("y"), &json!(1)));
     let named = output("y", Datatype::Fp32, &[-1, 2], None, &["cat", "dog"]);
-    let json = read(&[label, named], tensors(), TopK::Default).unwrap();
+    let json = predict(&[label, named], tensors(), TopK::Default).unwrap();
     assert_eq!((&json["label"], &json["scale"]), (&json!("dog"), &json!("score")), "labels name classes");
     let age = output("age", Datatype::Fp32, &[-1, 1], Some(Task::Regression), &[]);
     let both = || vec![floats("age", &[1, 1], &[30.0]), floats("y", &[1, 2], &[0.25, 0.75])];
-    let labelled = read(&[age.clone(), probabilities(&[-1, 2], &["cat", "dog"])], both(), TopK::Default).unwrap();
+    let labelled = predict(&[age.clone(), probabilities(&[-1, 2], &["cat", "dog"])], both(), TopK::Default).unwrap();
     assert_eq!(labelled["output"], "y");
-    assert_eq!(read(&[age, probabilities(&[-1, 2], &[])], both(), TopK::Default).unwrap()["output"], "age");
+    assert_eq!(predict(&[age, probabilities(&[-1, 2], &[])], both(), TopK::Default).unwrap()["output"], "age");
 }
 
 #[test]
-fn what_is_not_known_is_all_outputs_as_tensors() {
+fn unknown_task_returns_all_outputs_as_tensors() {
     let boxes = output("boxes", Datatype::Fp32, &[-1, 4], Some(Task::Detection), &[]);
-    let json = read_one(boxes, &[0, 4], &[]).unwrap();
+    let json = predict_one(boxes, &[0, 4], &[]).unwrap();
     let empty = json!([{"name": "boxes", "datatype": "FP32", "shape": [0, 4], "data": []}]);
     assert_eq!(json, json!({"task": "detection", "output": null, "outputs": empty}));
-    let logits = read_one(output("y", Datatype::Fp32, &[-1, 2], None, &[]), &[1, 2], &[1.5, f32::NAN]).unwrap();
+    let logits = predict_one(output("y", Datatype::Fp32, &[-1, 2], None, &[]), &[1, 2], &[1.5, f32::NAN]).unwrap();
     assert_eq!((&logits["task"], &logits["outputs"][0]["data"]), (&json!("none"), &json!([1.5, "NaN"])));
     let bytes = vec![Tensor::from_strings("y", vec![2], [&b"a"[..], b"\xff"])];
-    let json = read(&[output("y", Datatype::Bytes, &[-1], None, &[])], bytes, TopK::Default).unwrap();
+    let json = predict(&[output("y", Datatype::Bytes, &[-1], None, &[])], bytes, TopK::Default).unwrap();
     assert_eq!(json["outputs"][0]["data"], json!(["YQ==", "/w=="]));
     assert_eq!(json["outputs"][0]["parameters"]["content_type"], "base64");
 }
 
 #[test]
-fn tensors_that_are_too_large_for_json_are_refused_with_the_limit() {
+fn error_of_tensors_too_large_for_json_names_the_limit() {
     let length = MAX_JSON_TENSOR_BYTES / 4 + 1;
     let data = vec![0_u8; length * 4].into();
     let tensor = Tensor { name: "y".to_owned(), datatype: Datatype::Fp32, shape: vec![1, length], data };
-    let error = read(&[output("y", Datatype::Fp32, &[-1, -1], None, &[])], vec![tensor], TopK::Default).unwrap_err();
-    let words = "The result has 4194308 bytes of tensors, and at most 4194304 are written into JSON";
-    assert_eq!(error.to_string(), words);
+    let error = predict(&[output("y", Datatype::Fp32, &[-1, -1], None, &[])], vec![tensor], TopK::Default).unwrap_err();
+    let text = "The result has 4194308 bytes of tensors, and JSON responses contain at most 4194304";
+    assert_eq!(error.to_string(), text);
 }
 
 #[test]
-fn a_changed_model_has_numbers_in_place_of_labels() {
+fn changed_model_has_class_indices_instead_of_labels() {
     let (inference, outputs) =
         (inference(vec![floats("y", &[1, 2], &[0.25, 0.75])]), [probabilities(&[-1, 2], &["cat", "dog"])]);
-    let read = Prediction::read_out_unlabelled(&inference, &outputs, TopK::Default).unwrap();
+    let read = Prediction::from_inference_unlabelled(&inference, &outputs, TopK::Default).unwrap();
     assert_eq!(serde_json::to_value(read.result).unwrap()["label"], "1");
     let other = [output("y", Datatype::Int64, &[-1, 2], Some(Task::Classification), &[])];
-    let read = Prediction::read_out_unlabelled(&inference, &other, TopK::Default).unwrap();
-    assert_eq!(read.task, Task::None, "another datatype is another output");
+    let read = Prediction::from_inference_unlabelled(&inference, &other, TopK::Default).unwrap();
+    assert_eq!(read.task, Task::None, "another datatype means another output");
 }
 
 #[test]
-fn old_clients_get_the_class_of_a_classifier_and_of_an_unknown_list_and_of_nothing_else() {
+fn legacy_clients_get_a_class_of_classifiers_and_unknown_lists_only() {
     let class = |outputs: &[TensorMetadata], tensors| {
-        Prediction::class_of_row_0(&inference(tensors), outputs).map(|(cls, _)| cls)
+        Prediction::first_row_class(&inference(tensors), outputs).map(|(cls, _)| cls)
     };
     let row = |name: &str| vec![floats(name, &[1, 2], &[0.25, 0.75])];
-    let none = Err(NoPrediction::NoClasses { model: "m".to_owned() });
+    let none = Err(PredictionError::NotAClassifier { model: "m".to_owned() });
     let unknown = |shape: &[i64], task| [output("y", Datatype::Fp32, shape, task, &[])];
     assert_eq!(class(&[probabilities(&[-1, 2], &[])], row("y")), Ok(1));
-    assert_eq!(class(&unknown(&[-1, 2], None), row("y")), Ok(1), "as the first MLServe read every model");
+    assert_eq!(class(&unknown(&[-1, 2], None), row("y")), Ok(1), "as the first MLServe interpreted every model");
     assert_eq!(class(&unknown(&[-1, 2], Some(Task::MultiLabel)), row("y")), Ok(1));
     for task in [Task::None, Task::Detection, Task::Regression, Task::Embedding] {
         assert_eq!(class(&unknown(&[-1, 2], Some(task)), row("y")), none, "{task:?}");
@@ -322,5 +332,5 @@ fn old_clients_get_the_class_of_a_classifier_and_of_an_unknown_list_and_of_nothi
     assert_eq!(class(&unknown(&[-1, 2, 2], None), vec![floats("y", &[1, 2, 2], &[0.5; 4])]), none);
     let label = output("label", Datatype::Int64, &[-1], None, &[]);
     let number = Tensor::from_f32("label", Datatype::Int64, vec![1], &[3.0]).unwrap();
-    assert_eq!(class(&[label], vec![number]), none, "a class number is not a list of scores");
+    assert_eq!(class(&[label], vec![number]), none, "a class index is not a list of scores");
 }

@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
@@ -16,7 +16,7 @@ use crate::Error;
 /// What a message without tensors may have. Load parameters are the longest.
 const SMALL_MESSAGE: usize = 64 << 10;
 
-/// Bytes that a client may send on a stream before the server reads them: the window that `service::server` announces.
+/// Bytes that a client may send on a stream before the server reads them: the window that `service::http_server` announces.
 const WINDOW_BYTES: usize = 192 << 10;
 
 /// A stream of questions about the services.
@@ -43,7 +43,7 @@ pub async fn apply(State(bodies): State<BodyReader>, request: Request, next: Nex
         parts.headers.remove("grpc-accept-encoding");
     }
     let kind = kind(parts.uri.path(), &bodies);
-    let mut memory = bodies.share_of(&parts);
+    let mut memory = bodies.reservation_for(&parts);
     // What waits unread in a stream's window is held as well.
     if kind.stream
         && let Err(error) = memory.reserve(WINDOW_BYTES)

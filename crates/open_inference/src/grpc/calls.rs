@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 use service::memory_budget::Reservation;
 use service::peer::Peer;
 use tonic::metadata::MetadataMap;

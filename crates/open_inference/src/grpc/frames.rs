@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use futures_util::stream::try_unfold;
 use http_body_util::BodyExt;
-use service::body::{BodyError, BodyReader, Pace};
+use service::body_limits::{BodyError, BodyReader, BodyTimeout};
 use service::memory_budget::{Reservation, ReservedBuffer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop::consume_budget;
@@ -82,7 +82,7 @@ pub struct Messages {
     room: Arc<Semaphore>,
     under_way: UnderWay,
     /// Of the message that is coming. Between those of a stream there may be any time.
-    pace: Option<Pace>,
+    pace: Option<BodyTimeout>,
     any: bool,
     /// For the buffer; what else a stream holds was reserved before.
     memory: Reservation,
@@ -91,7 +91,7 @@ pub struct Messages {
 impl Messages {
     /// `memory` is held as long as the messages are read.
     pub fn new(body: Body, kind: Kind, packing: Packing, bodies: BodyReader, memory: Reservation) -> Self {
-        let pace = (!kind.stream).then(|| Pace::new(bodies.patience()));
+        let pace = (!kind.stream).then(|| BodyTimeout::new(bodies.timeout()));
         let room = Arc::new(Semaphore::new(kib(kind.limit) as usize));
         let (buffer, under_way) = (ReservedBuffer::default(), UnderWay::default());
         Self { body, buffer, kind, packing, bodies, room, under_way, pace, any: false, memory }
@@ -167,7 +167,7 @@ impl Messages {
         let room = Arc::clone(&self.room).acquire_many_owned(kib(length)).await;
         if self.kind.stream {
             // The client was kept waiting, and not the other way round.
-            self.pace = Some(Pace::new(self.bodies.patience()));
+            self.pace = Some(BodyTimeout::new(self.bodies.timeout()));
         }
         room.map_err(|_| Status::internal("the stream is closed"))
     }
@@ -183,10 +183,10 @@ impl Messages {
                 Some(pace) => pace.wait(held, self.body.frame()).await.map_err(refused)?,
             };
             let Some(frame) = frame else {
-                return if self.buffer.is_empty() { Ok(false) } else { Err(refused(BodyError::Broken)) };
+                return if self.buffer.is_empty() { Ok(false) } else { Err(refused(BodyError::Incomplete)) };
             };
-            let Ok(data) = frame.map_err(|_| refused(BodyError::Broken))?.into_data() else { continue };
-            self.pace.get_or_insert_with(|| Pace::new(self.bodies.patience())).add(data.len());
+            let Ok(data) = frame.map_err(|_| refused(BodyError::Incomplete))?.into_data() else { continue };
+            self.pace.get_or_insert_with(|| BodyTimeout::new(self.bodies.timeout())).add(data.len());
             // The beginning of the next message may come with the end of this one.
             let most = self.kind.limit + PREFIX + data.len();
             let known = known.filter(|&known| self.buffer.len() + data.len() <= known);

@@ -63,7 +63,7 @@ use axum::routing::{any, any_service};
 use http::Request;
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 use tonic::Status;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
@@ -76,7 +76,7 @@ use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::inference::model_repository::model_repository_service_server::ModelRepositoryServiceServer;
 
 /// All calls, to be merged with the routes of REST. A call to a service that there is not is not its business: the
-/// answer that clients of gRPC understand comes from `service::middleware::wrap`.
+/// answer that clients of gRPC understand comes from `service::instrument::instrument`.
 pub fn router<S: InferenceServer>(server: S, bodies: BodyReader) -> Router {
     let calls = calls::Calls::new(server.clone(), bodies.clone());
     // Messages are bounded, and unpacked, before tonic sees them.
@@ -126,5 +126,5 @@ where
 }
 
 async fn no_such_call() -> Response {
-    Status::unimplemented("there is no such call").into_http()
+    Status::unimplemented("No such gRPC method.").into_http()
 }

@@ -4,8 +4,8 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use service::body::ReadBody;
-use service::held::reserve_response;
+use service::body_limits::ReadBody;
+use service::response_body::reserve_response;
 
 use super::asked::Asked;
 use super::request::{ReadRequest, read_body, read_wire};
@@ -94,7 +94,7 @@ async fn ask<S: InferenceServer>(
     if !body.bytes.is_empty() && body.bytes.is_unique() {
         let length = body.bytes.len();
         body.bytes = Bytes::new();
-        body.share.release(length);
+        body.reservation.release(length);
     }
     let request = InferRequest { model: name, version, inputs, headers: headers.clone() };
     let inference = answer(&rest.server, request, wishes.timeout).await?;
@@ -112,10 +112,10 @@ fn read_inputs(
 ) -> Result<(Vec<Tensor>, Wishes), Error> {
     let reading = binary::json_length(headers)?.unwrap_or(body.bytes.len()).min(body.bytes.len());
     let reading = weight::of_json(&body.bytes[..reading]);
-    body.share.reserve(reading)?;
-    let wire = read_wire(headers, &body.bytes, model, &mut body.share)?;
-    let understood = understand(wire, model, max_bytes, &mut body.share);
-    body.share.release(reading);
+    body.reservation.reserve(reading)?;
+    let wire = read_wire(headers, &body.bytes, model, &mut body.reservation)?;
+    let understood = understand(wire, model, max_bytes, &mut body.reservation);
+    body.reservation.release(reading);
     understood
 }
 

@@ -28,7 +28,7 @@ mod repository;
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::{any, get, post};
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 
 use self::packing::PackingLayer;
 use crate::check::shown;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{Route, future::RouteFuture};
 use futures_util::future::Either;
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -78,7 +78,7 @@ fn in_small_letters(mut request: Request) -> Request {
 async fn packed(route: Route, bodies: BodyReader, request: Request) -> Result<Response, Infallible> {
     let is_inference = request.uri().path().ends_with("/infer");
     let (parts, body) = request.into_parts();
-    let mut memory = bodies.share_of(&parts);
+    let mut memory = bodies.reservation_for(&parts);
     let decoder = if parts.headers.contains_key(header::CONTENT_ENCODING) { DECODER_BYTES } else { 0 };
     if let Err(error) = memory.reserve(decoder) {
         return Ok(crate::Error::from(error).into_response());

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
-use service::body::BodyError;
-use service::conditional::none_match;
+use service::body_limits::BodyError;
+use service::conditional::etag_matches;
 use service::memory_budget::Reservation;
 
 use crate::json::JsonResponse;
@@ -67,7 +67,7 @@ pub(super) fn event(json: &[u8]) -> Response {
 /// Whether the caller has the answer already.
 pub(super) fn is_known(request: &HeaderMap, answer: &HeaderMap) -> bool {
     let etag = answer.get(header::ETAG).and_then(|etag| etag.to_str().ok());
-    etag.is_some_and(|etag| none_match(request, etag))
+    etag.is_some_and(|etag| etag_matches(request, etag))
 }
 
 fn content_type(media_type: &'static str) -> (HeaderName, HeaderValue) {

@@ -1,7 +1,7 @@
 use axum::extract::Request;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
-use service::body::ReadBody;
+use service::body_limits::ReadBody;
 use service::memory_budget::Reservation;
 
 use super::Rest;

@@ -155,7 +155,7 @@ async fn calls_that_are_not_there_are_unimplemented() {
     for path in ["/inference.GRPCInferenceService/CudaSharedMemoryStatus", "/other.Service/Call", "/nothing"] {
         let (code, headers) = ask(&Fake::default(), path, &[], frame(0, &[])).await;
         let words = headers["grpc-message"].to_str().unwrap().replace("%20", " ");
-        assert_eq!((code, words.as_str()), (Code::Unimplemented, "there is no such call"), "{path}");
+        assert_eq!((code, words.as_str()), (Code::Unimplemented, "No such gRPC method."), "{path}");
     }
 }
 

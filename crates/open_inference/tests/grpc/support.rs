@@ -14,10 +14,10 @@ use open_inference::{
     ModelState, Provenance, Statistics, Task, Tensor, TensorMetadata, Timing, grpc, rest,
 };
 use prometheus_client::registry::Registry;
-use service::body::BodyReader;
-use service::guard::Guard;
-use service::middleware::{HttpMetrics, wrap};
+use service::body_limits::BodyReader;
+use service::instrument::{HttpMetrics, instrument};
 use service::readiness::Readiness;
+use service::request_guard::RequestGuard;
 use service::settings::ServerSettings;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
@@ -211,7 +211,11 @@ pub fn router(fake: &Fake) -> Router {
     let http = HttpMetrics::register(&mut Registry::default());
     let bodies = BodyReader::new(&settings());
     // As the services have them: both on one port.
-    wrap(rest::router(fake.clone(), bodies.clone()).merge(grpc::router(fake.clone(), bodies)), http, Guard::default())
+    instrument(
+        rest::router(fake.clone(), bodies.clone()).merge(grpc::router(fake.clone(), bodies)),
+        http,
+        RequestGuard::default(),
+    )
 }
 
 impl Served {
@@ -221,7 +225,7 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let app = router(&fake);
         tokio::spawn(async move {
-            service::server::serve(listener, app, &settings(), &Readiness::default(), std::future::pending()).await
+            service::http_server::serve(listener, app, &settings(), &Readiness::default(), std::future::pending()).await
         });
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Self { fake, channel }

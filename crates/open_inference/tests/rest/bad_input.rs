@@ -177,7 +177,7 @@ async fn more_than_a_request_may_have() {
     let service = Service::new();
     let large = vec![b' '; MAX_BODY_BYTES + 1];
     let error = service.post("/v2/models/echo/infer", large).await.error();
-    assert_eq!(error, (413, "the body is larger than 1048576 bytes".to_owned()));
+    assert_eq!(error, (413, "The body is larger than 1048576 bytes; send less in one request.".to_owned()));
     // Two bytes of JSON each, and four of a tensor.
     let rows = 200_000;
     let data = format!("[{}]", vec!["1"; 2 * rows].join(","));

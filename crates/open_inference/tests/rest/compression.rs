@@ -56,7 +56,10 @@ async fn a_body_is_bounded_by_what_it_unpacks_to() {
     for (encoding, bomb) in [("gzip", gzip(&large)), ("deflate", deflate(&large))] {
         assert!(bomb.len() < MAX_BODY_BYTES / 2);
         let answer = post(&service, &[("content-encoding", encoding)], bomb).await;
-        assert_eq!(answer.error(), (413, "the body is larger than 1048576 bytes".to_owned()));
+        assert_eq!(
+            answer.error(),
+            (413, "The body is larger than 1048576 bytes; send less in one request.".to_owned())
+        );
     }
 }
 
@@ -66,7 +69,7 @@ async fn what_does_not_unpack_is_said() {
     let mut damaged = gzip(&body(1));
     damaged.truncate(20);
     let answer = post(&service, &[("content-encoding", "gzip")], damaged).await;
-    assert_eq!(answer.error(), (400, "the body ended early".to_owned()));
+    assert_eq!(answer.error(), (400, "The body ended before it was complete.".to_owned()));
     let answer = post(&service, &[("content-encoding", "br")], body(1)).await;
     assert_eq!(answer.error(), (415, "content encoding \"br\" is not known; there are: gzip, deflate".to_owned()));
 }

@@ -5,7 +5,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use open_inference::rest;
 use serde_json::Value;
-use service::body::BodyReader;
+use service::body_limits::BodyReader;
 use service::settings::ServerSettings;
 use tower::ServiceExt;
 

@@ -264,7 +264,7 @@ pub fn hello() -> Hello {
         inputs: vec![tensor("x", &[-1, 2, 2, 1])],
         outputs: vec![tensor("y", &[-1, 4])],
         left_out: Vec::new(),
-        device: Device { name: "cpu".to_owned(), stepped_down: None, runtime: "fake".to_owned() },
+        device: Device { name: "cpu".to_owned(), fallback_reason: None, runtime: "fake".to_owned() },
         facts: GraphFacts::default(),
     }
 }

@@ -21,10 +21,10 @@ use model_api::settings::Selection;
 use open_inference::Statistics;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-use service::body::BodyReader;
-use service::guard::Guard;
-use service::middleware::HttpMetrics;
+use service::body_limits::BodyReader;
+use service::instrument::HttpMetrics;
 use service::readiness::Readiness;
+use service::request_guard::RequestGuard;
 use service::settings::ServerSettings;
 use tower::ServiceExt;
 
@@ -87,7 +87,7 @@ impl Service {
             inputs: Budget::new(64 << 20),
             bodies: BodyReader::new(&server),
             readiness: readiness.clone(),
-            guard: Guard::private(server.address.ip(), Vec::new()),
+            guard: RequestGuard::private(server.address.ip(), Vec::new()),
             repository_access,
             metrics: metrics.clone(),
             statistics: Statistics::default(),

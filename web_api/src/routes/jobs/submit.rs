@@ -178,7 +178,7 @@ async fn try_at_once(app: &App, question: Question, request: Request, next: Next
     let (model, data, asked) = match question.kind {
         Kind::Image => {
             let upload = ImageUpload::read(again(), app).await.map_err(|rejected| rejected.error)?;
-            let top_k = top_k(parts.uri.query())?.parameter();
+            let top_k = top_k(parts.uri.query())?.query_value();
             let asked =
                 Asked { kind: Kind::Image, version: None, content_type: String::new(), json_length: None, top_k };
             (question.model.or(upload.model.clone()), upload.image.clone(), asked)

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn of(state: ModelState, reason: Option<&str>, reachable: bool) -> Availability {
-        Availability::of(&ModelDescription::unread("m", "1", state, reason.map(str::to_owned)), reachable)
+        Availability::of(&ModelDescription::placeholder("m", "1", state, reason.map(str::to_owned)), reachable)
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
         assert!(gone.notice.starts_with("The model server does not answer."));
         let queue = ModelDescription {
             platform: Platform::Queue,
-            ..ModelDescription::unread("m", "1", ModelState::Ready, None)
+            ..ModelDescription::placeholder("m", "1", ModelState::Ready, None)
         };
         assert_eq!(Availability::of(&queue, false).fact, "Ready");
     }

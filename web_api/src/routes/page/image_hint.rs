@@ -56,7 +56,7 @@ mod tests {
 
     fn hint(datatype: Datatype, shape: &[i64]) -> Option<ImageHint> {
         let inputs = vec![TensorMetadata::new("x", datatype, shape)];
-        ImageHint::of(&ModelDescription { inputs, ..ModelDescription::unread("m", "1", ModelState::Ready, None) })
+        ImageHint::of(&ModelDescription { inputs, ..ModelDescription::placeholder("m", "1", ModelState::Ready, None) })
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A typed result in the page's words, by its task. `static/results.js` has the same words for browsers with scripts.
 
 use contract::{
-    Choice, Classification, Embedding, MultiLabel, Prediction, Regression, Scale, Segmentation, TypedResult, Values,
+    Classification, Embedding, MultiLabel, Prediction, Regression, Scale, Segmentation, TopClass, TypedResult, Values,
 };
 use open_inference::{Task, class_colour};
 use serde::{Deserialize, Serialize};
@@ -123,7 +123,7 @@ impl Shown {
 
 fn classification(result: &Classification<'_>) -> Shown {
     let Classification { top, probabilities, rows, scale, classes, threshold } = result;
-    let Some(Choice { label, value, .. }) = top else { return Shown::empty() };
+    let Some(TopClass { label, value, .. }) = top else { return Shown::empty() };
     let threshold =
         threshold.map(|threshold| format!("The second of two classes from {} on.", limit(threshold, *scale)));
     // A pipeline may make several rows of one image: all are said, and no more surely than the least sure one.
