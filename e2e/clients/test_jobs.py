@@ -14,7 +14,7 @@ import graphs
 from services import Redis, Service, wait_until
 
 # The one division of whole numbers whose result is none ends the process that tries it.
-LEAST = -(1 << 63)
+INT64_MIN = -(1 << 63)
 
 
 def division(a: int, b: int) -> dict:
@@ -43,7 +43,7 @@ def test_an_input_that_kills_its_session_fails_alone(
     engine = spawn("model_api", MODEL_NAME="all", MODELS_DIR=tmp_path / "models", SESSION_THREADS=1)
     web = spawn("web_api", MODEL_API_URL=engine.url, REDIS_URL=start_redis().url)
     payloads = [division(number, 2) for number in range(500)]
-    payloads[100], payloads[400] = division(LEAST, -1), division(LEAST, -1)
+    payloads[100], payloads[400] = division(INT64_MIN, -1), division(INT64_MIN, -1)
     job = run(web, payloads)
     assert (job["status"], job["done"], job["failed"], job["dead"]) == ("failed", 498, 2, 0), job
     for number, result in enumerate(job["results"]):

@@ -19,7 +19,7 @@ from services import BINARIES, Service, free_port, wait_until
 
 Spawn = Callable[..., Service]
 
-PLACES = 16
+MAX_CONNECTIONS = 16
 SECRET = "a secret-of-the-stack".replace(" ", "-")
 
 
@@ -45,29 +45,29 @@ def status(port: int, *lines: str, version: str = "1.1") -> int:
 
 @pytest.mark.parametrize("sent", [HTTP2, b"", HTTP2[:10], b"GET / HTTP/1.1\r\nX-Slow: "], ids=["HTTP/2", "silent", "preface", "header"])
 def test_idle_connections_give_way_to_new_clients(spawn: Spawn, model_api: Service, sent: bytes):
-    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=PLACES, IDLE_TIMEOUT_MS=60_000, HEADER_TIMEOUT_MS=60_000)
-    with connections(web.url, sent, 2 * PLACES):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=MAX_CONNECTIONS, IDLE_TIMEOUT_MS=60_000, HEADER_TIMEOUT_MS=60_000)
+    with connections(web.url, sent, 2 * MAX_CONNECTIONS):
         for _ in range(3):
             assert result_of(predict(web.url, new_image()))["label"] == "7"
 
 
 def test_a_connection_with_a_request_in_flight_keeps_its_place(spawn: Spawn, model_api: Service):
-    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=PLACES)
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=MAX_CONNECTIONS)
     image = new_image()
     head = f"POST /predict/mnist HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as busy:
         busy.sendall(head.encode() + image[:10])
         for sent in (b"", HTTP2):
-            with connections(web.url, sent, 3 * PLACES):
+            with connections(web.url, sent, 3 * MAX_CONNECTIONS):
                 assert result_of(predict(web.url, new_image()))["label"] == "7"
         busy.sendall(image[10:])
         assert busy.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_health_check_needs_none_of_the_clients_places(spawn: Spawn, model_api: Service):
-    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=PLACES)
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=MAX_CONNECTIONS)
     upload = b"POST /predict/mnist HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-    with connections(web.url, upload, 2 * PLACES):
+    with connections(web.url, upload, 2 * MAX_CONNECTIONS):
         wait_until(lambda: requests.get(web.url, timeout=10).status_code == 503, "all places are taken by busy connections")
         requested = subprocess.run([*web.command, "health"], env=web.environment, capture_output=True, text=True, timeout=30)
         assert (requested.returncode, '"ready":true' in requested.stdout) == (0, True), requested.stdout
