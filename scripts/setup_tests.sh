@@ -48,6 +48,7 @@ setup_redis() {
 # The checkers of documents, sources and Dockerfiles: 100 MB in a virtual environment of their own, since they are programs and
 # share no packages with the tests.
 setup_checkers() {
+  need git git || return
   local pins=$root/checks/requirements.txt folder=$state/checkers
   if cmp -s "$pins" "$folder/requirements.txt"; then return; fi
   check_venv || return
