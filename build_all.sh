@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the three images, or one of model_api that carries models.
+# Builds the three images, or one of model_api that contains models.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
@@ -10,8 +10,8 @@ source "$root/scripts/bake.sh"
 
 usage="usage: build_all.sh [--gpu] [--models DIR --tag NAME]
   --gpu         also mlserve/model_api:gpu, with CUDA's libraries (1.6 GB)
-  --models DIR  instead of the three: model_api with the models of DIR in it, to be run without a mount
-  --tag NAME    what that image is called; with --gpu it has CUDA's libraries"
+  --models DIR  only an image of model_api that contains the models of DIR and runs without a mount
+  --tag NAME    the name of that image; with --gpu it has CUDA's libraries"
 
 show_sizes() {
   docker image ls --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}\t{{.CreatedSince}}' 'mlserve/*'
@@ -34,8 +34,8 @@ read_arguments() {
 main() {
   read_arguments "$@"
   if [[ -n $models$tag ]]; then check_bake "$models" "$tag"; fi
-  engine_answers || stop_with 1 "$no_engine; ./start_all.sh --native needs none"
-  compose_answers || stop_with 1 "$no_compose"
+  engine_responds || stop_with 1 "$no_engine; ./start_all.sh --native needs none"
+  compose_responds || stop_with 1 "$no_compose"
   if [[ -n $models ]]; then
     bake "$models" "$tag"
     return

@@ -13,13 +13,13 @@ all_ready=yes
 parts=''
 models=''
 
-# note_part NAME RUNNING READY [WHY]: true, false, or none for a part that is not wanted. WHY is as JSON would have it.
+# note_part NAME RUNNING READY [REASON]: true, false, or none for a part that is not used. REASON is escaped for JSON.
 note_part() {
   parts+="$1"$'\t'"$2"$'\t'"$3"$'\t'"${4:-}"$'\n'
   if [[ $2 == false || $3 == false ]]; then all_ready=no; fi
 }
 
-# check_service NAME PART: a service's own answer stays in `health`, flattened.
+# check_service NAME PART: the service's own response is kept in `health`, flattened.
 check_service() {
   local answer
   health=''
@@ -27,12 +27,12 @@ check_service() {
     note_part "$1" false false "it does not run: ./start_all.sh starts it"
     return
   fi
-  if answer=$(ask_health "$mode" "$2"); then
+  if answer=$(get_health "$mode" "$2"); then
     health=$(flatten_json <<<"$answer")
     note_part "$1" true true "$(describe_service <<<"$health")"
   else
     health=$(flatten_json <<<"$answer")
-    note_part "$1" true false "$(say_why "$answer")"
+    note_part "$1" true false "$(reason_of "$answer")"
   fi
 }
 
@@ -45,19 +45,19 @@ describe_service() {
     END { print kind (kind ? "; " : "") ready + 0 " of " all + 0 " models ready" (without ? "; degraded: " without : "") }'
 }
 
-# A service that is not ready says so in JSON; one that does not answer at all, in words.
-say_why() {
+# The reason in the JSON of a service that is not ready, or the error text if there is no response.
+reason_of() {
   local reason
   reason=$(value_of reason <<<"$health")
   if [[ -n $reason ]]; then say "$reason"; else as_json "$1"; fi
 }
 
-# as_json TEXT: on one line, escaped as in a string of JSON.
+# as_json TEXT: on one line, escaped for a JSON string.
 as_json() { tr '\n\t' '  ' <<<"$1" | sed 's/ *$//; s/[\\"]/\\&/g'; }
 
 # check_models WEB_API MODEL_API: their flattened responses. web_api lists the models of model_api and those of queues; without it
-# only model_api's are shown. Each of model_api's is selected by MODEL_NAME: a broken one is a fault even where the others are served.
-# A queue whose worker has gone is shown and is no fault of the stack.
+# only model_api's are shown. Each of model_api's is selected by MODEL_NAME: a broken one is an error even if the others are served.
+# A queue without a worker is shown and is not an error of the stack.
 check_models() {
   models=$(table_of_models <<<"$1")
   [[ -n $models ]] || models=$(table_of_models <<<"$2")
@@ -79,8 +79,8 @@ check_db_api() {
   redis=$(value_of memory.redis <<<"$1")
   case $redis in
     ready) note_part DB_API true true "the Redis of REDIS_URL" ;;
-    unavailable) note_part DB_API false false "the Redis of REDIS_URL does not answer" ;;
-    *) note_part DB_API none none "none is wanted: without containers web_api caches in its own memory" ;;
+    unavailable) note_part DB_API false false "the Redis of REDIS_URL does not respond" ;;
+    *) note_part DB_API none none "not used: without containers web_api has its own cache" ;;
   esac
 }
 
@@ -114,7 +114,7 @@ show_text() {
   done < <(tr '\t' $'\x1f' <<<"$models")
 }
 
-# Values out of JSON are as they stood in it, escapes and all.
+# Values from JSON keep their escapes.
 show_json() {
   local ready=true
   [[ $all_ready == yes ]] || ready=false

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts MLServe and comes back when it answers.
+# Starts MLServe and returns when it is ready.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
@@ -9,15 +9,15 @@ source "$root/scripts/images.sh"
 source "$root/scripts/native.sh"
 
 usage="usage: start_all.sh APP_TYPE MODEL_NAME [--docker|--native] [--device auto|cpu|cuda] [--workers N]
-  APP_TYPE    ui: a page for people; cli: JSON alone
+  APP_TYPE    ui: with the web page; cli: JSON everywhere
   MODEL_NAME  a model of model_api/models, several with commas, or all
-  --docker    three containers; the default where a Docker engine answers
+  --docker    three containers; the default if a Docker engine responds
   --native    two processes on loopback
-  --device    auto (default): the graphics card if there is one that works; cuda: that or nothing
-  --workers   containers that work on jobs alone, beside web_api; a stack that runs gets N instead, and nothing else changes
-  PORT=8080 start_all.sh … moves the one public port from 5000
-  PUBLISH=0.0.0.0 start_all.sh … lets other machines reach it; by default this machine alone does
-  MODEL_WATCH=off start_all.sh … takes no notice of models that are added, changed or taken away"
+  --device    auto (default): the GPU if it works, else the CPU; cuda: the GPU, or an error
+  --workers   N extra containers for jobs; on a running stack only their number changes
+  PORT=8080 start_all.sh … changes the public port from 5000
+  PUBLISH=0.0.0.0 start_all.sh … publishes the port on the network; by default only this machine reaches it
+  MODEL_WATCH=off start_all.sh … ignores models that are added, changed or removed"
 
 read_arguments() {
   local words=()
@@ -45,7 +45,7 @@ read_arguments() {
 
 name_models() { list_models | paste -s -d ' ' -; }
 
-# Everything that can be known to be wrong before anything is built.
+# Checks the arguments before anything is built.
 check_arguments() {
   local name names
   [[ $app_type == ui || $app_type == cli ]] || stop_with "$usage_error" "unknown app type '$app_type': there are ui and cli"
@@ -65,27 +65,27 @@ check_arguments() {
 
 choose_mode() {
   if [[ $mode == native ]]; then return; fi
-  if engine_answers && compose_answers; then
+  if engine_responds && compose_responds; then
     mode=docker
   elif [[ $mode == docker ]]; then
-    engine_answers || stop_with 1 "$no_engine, or use --native"
+    engine_responds || stop_with 1 "$no_engine, or use --native"
     stop_with 1 "$no_compose, or use --native"
   else
     mode=native
-    if engine_answers; then warn "$no_compose; going on without containers"; fi
+    if engine_responds; then warn "$no_compose; continuing without containers"; fi
   fi
 }
 
-# A second start changes nothing: it says what runs, and fails if that is not what was asked for.
+# A second start changes nothing: it reports what runs, and fails if other arguments are given.
 stop_if_it_runs() {
   local running
   running=$(find_mode)
   [[ -n $running ]] && part_runs "$running" web_api || return 0
   local what
   what="$(recorded APP_TYPE) $(recorded MODEL_NAME)"
-  [[ $what != ' ' ]] || what='somebody else started it'
-  if ! ask_health "$running" web_api >/dev/null || ! part_runs "$running" model_api; then
-    stop_with 1 "it runs already ($running: $what) but is not ready: ./check_health.sh says why, ./stop_all.sh stops it"
+  [[ $what != ' ' ]] || what='not started by this script'
+  if ! get_health "$running" web_api >/dev/null || ! part_runs "$running" model_api; then
+    stop_with 1 "it runs already ($running: $what) but is not ready: ./check_health.sh shows the reason, ./stop_all.sh stops it"
   fi
   say "MLServe runs already ($running: $what): $(address "$running")"
   if [[ -n $workers && $running == native ]]; then stop_with "$usage_error" "$no_workers"; fi
@@ -111,7 +111,7 @@ check_port() {
   if port_is_taken "$1" "$2"; then stop_with 1 "$(port_in_use "$2" "$3")"; fi
 }
 
-# published MODE: the address and port on which the stack answers, ADDRESS:PORT.
+# published MODE: the address and port of the stack, ADDRESS:PORT.
 published() {
   if [[ $1 == docker ]]; then
     docker port "$(container_of web_api)" 5000 | head -n 1
@@ -120,7 +120,7 @@ published() {
   fi
 }
 
-# address MODE: where a client on this machine finds it.
+# address MODE: its URL for a client on this machine.
 address() {
   local at
   at=$(published "$1")
@@ -130,42 +130,42 @@ address() {
   esac
 }
 
-# For the other scripts, and for a second start.
+# Records the start for the other scripts and for a second start.
 record_start() {
   mkdir -p "$state"
   printf '%s\n' "MODE=$mode" "APP_TYPE=$app_type" "MODEL_NAME=$model_name" "DEVICE=$device" "PORT=$port" "PUBLISH=$publish" \
     "MODEL_PORT=${model_port:-5050}" "METRICS_PORT=${metrics:-9100}" "MODEL_METRICS_PORT=${model_metrics:-9150}" >"$state/stack"
 }
 
-# Waits until both services say that they are ready, and tells every five seconds how far the models are.
+# Waits until both services are ready, and reports the state of the models every five seconds.
 wait_until_ready() {
-  local patience=${START_PATIENCE_S:-180} begun=$SECONDS told=0 waited part models
-  while ((waited = SECONDS - begun, waited < patience)); do
+  local timeout=${START_PATIENCE_S:-180} begun=$SECONDS reported=0 waited part models
+  while ((waited = SECONDS - begun, waited < timeout)); do
     for part in web_api model_api; do
-      if ((waited >= 2)) && ! part_runs "$mode" "$part"; then show_why "$part"; fi
+      if ((waited >= 2)) && ! part_runs "$mode" "$part"; then show_reason "$part"; fi
     done
-    if ask_health "$mode" model_api >/dev/null && ask_health "$mode" web_api >/dev/null; then return; fi
-    if ((waited >= told + 5)); then
-      told=$waited
-      models=$(ask_health "$mode" model_api | flatten_json | describe_models | paste -s -d ',' -) || true
+    if get_health "$mode" model_api >/dev/null && get_health "$mode" web_api >/dev/null; then return; fi
+    if ((waited >= reported + 5)); then
+      reported=$waited
+      models=$(get_health "$mode" model_api | flatten_json | describe_models | paste -s -d ',' -) || true
       say "  $waited s: ${models:-waiting for model_api}"
-      # Nothing loads any more, and something cannot be loaded: waiting would not help.
+      # No model is still loading, and one cannot be loaded: waiting would not help.
       if [[ $models == *' unavailable'* && $models != *' loading'* && $waited -ge 15 ]]; then break; fi
     fi
     sleep 0.3
   done
-  show_why model_api
+  show_reason model_api
 }
 
-# Why a part is not ready: its models that are not, and the end of its log without the lines about requests.
-show_why() {
+# Why a part is not ready: its models that are not, and the end of its log without access-log lines.
+show_reason() {
   local broken
-  broken=$(ask_health "$mode" "$1" | flatten_json | describe_models | grep -v ' ready' | sed 's/^/  /') || true
+  broken=$(get_health "$mode" "$1" | flatten_json | describe_models | grep -v ' ready' | sed 's/^/  /') || true
   warn "$1 did not start${broken:+:$'\n'$broken}"
   warn "the end of its log:"
   if [[ $mode == docker ]]; then
     docker logs --tail 500 "$(container_of "$1")" 2>&1 | without_requests >&2 || true
-    stop_with 1 "more: docker logs $(container_of "$1"); ./stop_all.sh takes the stack away"
+    stop_with 1 "more: docker logs $(container_of "$1"); ./stop_all.sh removes the stack"
   fi
   without_requests <"$state/$1.log" >&2 || true
   "$root/stop_all.sh" >/dev/null
@@ -174,8 +174,7 @@ show_why() {
 
 without_requests() { grep -v ': request completed method=\|"message":"request completed"' | tail -n 15; }
 
-# show_example HEALTH: a line that works as it stands, for a model that is ready; mnist where it is served, since a
-# digit needs no explanation.
+# show_example HEALTH: a command that works as printed, for a model that is ready; mnist if it is served.
 show_example() {
   local name names sample
   names=$(awk -F '\t' '$1 ~ /^models\.[0-9]+\.(name|state)$/ { if ($1 ~ /name$/) name = $2; else if ($2 == "READY") print name }' <<<"$1")
@@ -190,29 +189,29 @@ show_example() {
   say "$(address "$mode")/docs has an example for each model"
 }
 
-tell() {
-  local health memory
-  health=$(ask_health "$mode" web_api | flatten_json)
+show_summary() {
+  local health cache
+  health=$(get_health "$mode" web_api | flatten_json)
   say ""
   say "MLServe answers: $(address "$mode")   ($app_type, $mode)"
   describe_models <<<"$health" | sed 's/^/  model       /'
   case $mode-$(value_of memory.redis <<<"$health") in
-    docker-ready) memory="Redis (db_api) on the volume $(project)_results: survives stop_all.sh" ;;
-    native-ready) memory="the Redis that REDIS_URL names, and web_api's own memory" ;;
-    *-unavailable) memory="web_api's own memory alone: Redis does not answer" ;;
-    *) memory="web_api's own memory: fast, but gone when it stops (REDIS_URL would name a Redis)" ;;
+    docker-ready) cache="Redis (db_api) on the volume $(project)_results: survives stop_all.sh" ;;
+    native-ready) cache="the Redis of REDIS_URL, and in web_api" ;;
+    *-unavailable) cache="only in web_api: Redis does not respond" ;;
+    *) cache="only in web_api: lost when it stops (set REDIS_URL to use a Redis)" ;;
   esac
-  say "  remembers   $memory"
+  say "  cache       $cache"
   if [[ $app_type == ui ]]; then
     say "  try it      open the address in a browser"
   else
     say "  try it      $(show_example "$health")"
   fi
   case $publish in
-    127.* | '[::1]') say "  reached by  this machine alone (PUBLISH=0.0.0.0 ./start_all.sh … lets others in)" ;;
+    127.* | '[::1]') say "  reached by  this machine only (PUBLISH=0.0.0.0 ./start_all.sh … publishes the port on the network)" ;;
     *) say "  reached by  every machine that reaches $publish:$port (PUBLISH)" ;;
   esac
-  if [[ $mode == docker && $workers != 0 ]]; then say "  workers     $(running_workers) for jobs alone"; fi
+  if [[ $mode == docker && $workers != 0 ]]; then say "  workers     $(running_workers), for jobs only"; fi
   say "  watch it    ./check_health.sh        stop it: ./stop_all.sh"
 }
 
@@ -227,7 +226,7 @@ main() {
   if [[ $mode == docker ]]; then check_published; fi
   if [[ $mode == docker ]]; then start_containers; else start_processes; fi
   wait_until_ready
-  tell
+  show_summary
 }
 
 main "$@"

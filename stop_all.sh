@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops MLServe in the order that loses nothing: who asks, who thinks, who remembers. Results stay on their volume.
+# Stops MLServe in the order in which no request is lost: web_api, model_api, db_api. Cached results stay on their volume.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
@@ -15,7 +15,7 @@ stop_containers() {
     [[ -z $(container_of "$part") ]] || compose stop "$part"
   done
   compose down --remove-orphans
-  say "stopped; what was remembered stays on the volume $(project)_results"
+  say "stopped; cached results stay on the volume $(project)_results"
 }
 
 stop_processes() {
@@ -32,7 +32,7 @@ main() {
     stopped=yes
   fi
   if [[ $(find_mode) == docker ]]; then
-    compose_answers || stop_with 1 "$no_compose"
+    compose_responds || stop_with 1 "$no_compose"
     stop_containers
     stopped=yes
   fi

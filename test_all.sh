@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Tests everything: style, units, the real Redis and ONNX Runtime, the two binaries, others' clients and
-# exporters, the page in a browser, the containers.
+# Tests everything: style, documents, unit tests, real Redis and ONNX Runtime, the two binaries, third-party clients and exporters,
+# the page in a browser, the containers.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/lib.sh"
 # shellcheck source=scripts/setup_tests.sh
 source "$root/scripts/setup_tests.sh"
 
-# The steps in their order, each with what it needs: step NAME is run_NAME below, need WORD is setup_WORD.
+# The steps in their order, each with its needs: step NAME is run_NAME below, need WORD is setup_WORD in scripts/setup_tests.sh.
 steps="
 shell:       shellcheck
+text:        checkers
 format:      rust
 lints:       rust
 units:       rust onnxruntime redis
@@ -22,12 +23,12 @@ containers:  docker clients
 "
 
 usage="usage: test_all.sh [STEP…]
-  tests everything, or the steps that are named: $(sed -n 's/^\([a-z]*\):.*/\1/p' <<<"$steps" | paste -s -d ' ' -)
-  what the machine lacks is installed (as root on Debian or Ubuntu), or named, and its steps are skipped
-  REQUIRE_ALL=1 test_all.sh …  nothing may be skipped
+  tests everything, or the named steps: $(sed -n 's/^\([a-z]*\):.*/\1/p' <<<"$steps" | paste -s -d ' ' -)
+  missing programs are installed (as root on Debian or Ubuntu), or named and their steps skipped
+  REQUIRE_ALL=1 test_all.sh …  a skipped step is a failure
   WITH_TORCH=1 test_all.sh …   PyTorch is installed too, which takes 5 GB"
 
-# Options end here; what is left must be names of steps.
+# Handles options; all other arguments must be names of steps.
 check_arguments() {
   local name
   for name in "$@"; do
@@ -41,6 +42,20 @@ check_arguments() {
 setup_shellcheck() { need shellcheck shellcheck; }
 
 run_shell() { shellcheck --external-sources ./*.sh scripts/*.sh bench/*.sh db_api/*.sh .ci/run; }
+
+# Spelling, Dockerfiles, and the checks of documents and modules in checks/. All of them run, so that one run shows all faults.
+run_text() {
+  local check bin=$state/checkers/bin failed=0
+  "$bin/typos" --config checks/typos.toml --format brief || failed=1
+  git ls-files -z -- . ':!*/corpus/*' ':!*.svg' ':!e2e/interface/*' ':!*.bin' ':!*.onnx' |
+    xargs -0 "$bin/codespell" --ignore-words checks/codespell.txt || failed=1
+  # DL3008: versions of Debian packages are not pinned, because old ones leave the mirrors.
+  "$bin/hadolint" --ignore DL3008 ./*/Dockerfile ./*/Dockerfile.models || failed=1
+  for check in words sentences links configuration cycles; do
+    PYTHONDONTWRITEBYTECODE=1 python3 "checks/$check.py" || failed=1
+  done
+  ((failed == 0))
+}
 
 run_format() { cargo fmt --all --check; }
 
@@ -64,7 +79,7 @@ run_pytest() {
   MLSERVE_BIN=$(binaries) "$state/venv/bin/python" -m pytest -ra --durations=5 "$@"
 }
 
-# Every need is met once; its outcome is kept in met_NEED.
+# Sets up each need once; the outcome is kept in met_NEED.
 meet() {
   local known=met_${1//-/_}
   if [[ -z ${!known:-} ]]; then
@@ -76,7 +91,7 @@ meet() {
 
 passed=0 failed=0 skipped=0 summary=()
 
-# note OUTCOME NAME SECONDS [WHY]
+# note OUTCOME NAME SECONDS [REASON]
 note() {
   summary+=("$(printf '%-8s %-11s %4d s  %s' "$1" "$2" "$3" "${4:-}")")
   case $1 in

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Where the time goes: a flame graph of a service at full load, as SVG. Needs perf (Debian: linux-perf), and may have to be root.
+# Flame graph of a service at full load, as SVG. Needs perf (Debian: linux-perf), and possibly root.
 #   bench/flame.sh web_api docs/flame-miss-web_api.svg --ask binary --memory miss --connections 64
-#   bench/flame.sh model_api …     what is asked is web_api, all the same; the words that follow are the load generator's
+#   bench/flame.sh model_api …     the load still goes to web_api; further arguments are those of the load generator
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
@@ -20,7 +20,7 @@ inferno=$state/inferno/bin
 [[ -x $inferno/inferno-flamegraph ]] ||
   cargo install inferno --version 0.12.4 --locked --root "$state/inferno" --no-default-features --features cli
 
-# With frame pointers and names, which the shipped programs lack, in a folder of their own.
+# Built with frame pointers and names, which the shipped programs lack, in a separate folder.
 export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/flame
 CARGO_PROFILE_RELEASE_STRIP=false CARGO_PROFILE_RELEASE_DEBUG=line-tables-only RUSTFLAGS="-C force-frame-pointers=yes" \
   cargo build --release --locked --bin web_api --bin model_api --bin load

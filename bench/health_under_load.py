@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long health takes to answer while a model is asked as fast as it goes.
+"""Latency of the health routes while a model is under full load.
 
     bench/health_under_load.py [URL] [SECONDS]
 
-Needs a service that serves mnist (./start_all.sh cli mnist). Clients and the one who asks for health are processes of their
-own, on the same machine: what is printed is an upper bound."""
+Needs a service that serves mnist (./start_all.sh cli mnist). Clients and the health probe are separate processes
+on the same machine, so the printed figures are an upper bound."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CLIENTS = 32
 HEALTH = ("/health/live", "/health/ready", "/v2/health/ready")
 
 
-def keep_asking(host: str, until: float, answered) -> None:
-    """Each question is new, so that each is computed."""
+def keep_requesting(host: str, until: float, answered) -> None:
+    """Each request has a new input, so that each is computed."""
     head = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 28, 28, 1], "parameters": {"binary_data_size": 3136}}]}
     text = json.dumps(head).encode()
     headers = {"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
@@ -45,7 +45,7 @@ def main() -> None:
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 10
     answered = multiprocessing.Value("Q", 0)
     until = time.time() + seconds
-    clients = [multiprocessing.Process(target=keep_asking, args=(host, until, answered)) for _ in range(CLIENTS)]
+    clients = [multiprocessing.Process(target=keep_requesting, args=(host, until, answered)) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
     took: dict[str, list[float]] = {path: [] for path in HEALTH}
@@ -62,7 +62,7 @@ def main() -> None:
     print(f"{answered.value / seconds:.0f} answers/s, {CLIENTS} clients")
     for path, times in took.items():
         ninety_nine = statistics.quantiles(times, n=100)[98]
-        print(f"{path:18} {len(times)} asked, ms: median {statistics.median(times):.1f}, p99 {ninety_nine:.1f}, max {max(times):.1f}")
+        print(f"{path:18} {len(times)} requests, ms: median {statistics.median(times):.1f}, p99 {ninety_nine:.1f}, max {max(times):.1f}")
 
 
 if __name__ == "__main__":

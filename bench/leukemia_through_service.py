@@ -3,7 +3,7 @@
 
     python bench/leukemia_through_service.py --data DIR --url http://localhost:5000
 
-DIR holds manifest.csv (path, label, subject_group, …) and the pictures. Prints balanced accuracy, ROC AUC, the confusion
+DIR holds manifest.csv (path, label, subject_group, …) and the images. Prints balanced accuracy, ROC AUC, the confusion
 matrix and each subject group. Ends with 1 when a figure differs from --figures, the figures that the training wrote.
 Needs the packages of e2e/requirements.txt.
 """
@@ -27,22 +27,22 @@ FIGURES = Path(__file__).resolve().parent.parent / "model_api" / "models" / "leu
 
 @dataclass
 class Cell:
-    """A picture, what it shows and what the service said."""
+    """An image, its true class and the service's result."""
 
     group: str
     is_blast: bool
-    said_blast: bool
+    predicted_blast: bool
     share: float
 
     @property
     def is_right(self) -> bool:
-        return self.is_blast == self.said_blast
+        return self.is_blast == self.predicted_blast
 
 
-def ask(options: argparse.Namespace, row: dict[str, str]) -> Cell:
-    picture = (options.data / row["path"]).read_bytes()
+def predict(options: argparse.Namespace, row: dict[str, str]) -> Cell:
+    image = (options.data / row["path"]).read_bytes()
     headers = {"Content-Type": "image/png"}
-    response = requests.post(f"{options.url}/predict/{options.model}", data=picture, headers=headers, timeout=60)
+    response = requests.post(f"{options.url}/predict/{options.model}", data=image, headers=headers, timeout=60)
     response.raise_for_status()
     answer = response.json()
     shares = {score["label"]: score["value"] for score in answer["probabilities"]}
@@ -75,17 +75,17 @@ def main() -> int:
         rows = [row for row in csv.DictReader(manifest) if row["path"].startswith("test/")]
     begun = time.monotonic()
     with ThreadPoolExecutor(options.clients) as clients:
-        cells = list(clients.map(lambda row: ask(options, row), rows))
+        cells = list(clients.map(lambda row: predict(options, row), rows))
     print(f"{len(cells)} cells, {len(cells) / (time.monotonic() - begun):.0f}/s")
 
     blasts, normal = ([cell for cell in cells if cell.is_blast is kind] for kind in (True, False))
     balanced = (share_right(blasts) + share_right(normal)) / 2
     area = area_under_roc(blasts, normal)
-    confusion = [[sum(cell.said_blast is said for cell in truth) for said in (False, True)] for truth in (normal, blasts)]
+    confusion = [[sum(cell.predicted_blast is said for cell in truth) for said in (False, True)] for truth in (normal, blasts)]
     print(f"balanced accuracy {balanced * 100:.1f} %, ROC AUC {area:.3f}")
     print("                 said normal   said blast")
-    for name, (said_normal, said_blast) in zip(("normal", "blast"), confusion):
-        print(f"  {name:13} {said_normal:12} {said_blast:12}")
+    for name, (said_normal, predicted_blast) in zip(("normal", "blast"), confusion):
+        print(f"  {name:13} {said_normal:12} {predicted_blast:12}")
 
     groups = defaultdict(list)
     for cell in cells:
@@ -98,7 +98,7 @@ def main() -> int:
 
 
 def compare(file: Path, balanced: float, area: float, confusion: list[list[int]]) -> int:
-    """Whether the service says what the training measured, to the digits of the model card."""
+    """Whether the service reproduces the figures of the training, to the digits of the model card."""
     figures = json.loads(file.read_text())["test"]
     same = (
         abs(figures["balanced_accuracy"] - balanced) < 0.0005

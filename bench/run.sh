@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Measures everything side by side and writes docs/BENCHMARKS.md.
-#   bench/run.sh                   all of it but the soak, half an hour on two cores
-#   bench/run.sh --quick           a part of it, one short round each, in three minutes
-#   bench/run.sh hits misses …     only these; the rest of the report stays as it was, if bench/results.json holds it
+#   bench/run.sh                   all sections but soak, half an hour on two cores
+#   bench/run.sh --quick           some sections, one short round each, in three minutes
+#   bench/run.sh hits misses …     only these; the others stay as they are in bench/results.json
 #   bench/run.sh --soak 600 soak   memory at full load for ten minutes
-#   bench/run.sh report            writes the report anew
+#   bench/run.sh report            only writes the report
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
@@ -16,5 +16,5 @@ export CARGO_INCREMENTAL=0
 mkdir -p "$state"
 cargo build --release --locked --bin web_api --bin model_api --bin load --bin limits
 setup_onnxruntime
-setup_redis || warn "without redis-server nothing is said about Redis"
+setup_redis || warn "redis-server is missing: sections with Redis are not measured"
 exec env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$root/bench" python3 -m suite "$@"

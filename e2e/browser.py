@@ -11,7 +11,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from pictures import SEVEN
+from images import SEVEN
 from services import ROOT, wait_until
 
 SCREENSHOTS = ROOT / ".mlserve" / "screenshots"
@@ -47,9 +47,9 @@ class Browser:
         self.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
 
     def screenshot(self, name: str) -> None:
-        picture = self.chrome.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        image = self.chrome.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+        (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(image["data"]))
 
     def leave(self) -> None:
         """The page polls its server, which ends with its test: what it complains about then belongs to no test."""
@@ -57,7 +57,7 @@ class Browser:
         self.complaints()
 
     def complaints(self) -> list[str]:
-        """What the browser has to complain about since it was last asked."""
+        """The browser's errors since the last call."""
         return [f"{entry['source']}: {entry['message']}" for entry in self.chrome.get_log("browser") if entry["level"] != "INFO"]
 
     # ---- The page's parts ----
@@ -75,9 +75,9 @@ class Browser:
         """A text of the answer that is shown."""
         return self.part(f"#answer [data-slot={name}]").get_attribute("textContent").strip()
 
-    def choose(self, *pictures: bytes) -> None:
-        """Puts pictures into the file field, as its dialogue would."""
-        self.choose_files({f"picture-{number}.png": picture for number, picture in enumerate(pictures)})
+    def choose(self, *images: bytes) -> None:
+        """Puts images into the file field, as its dialog would."""
+        self.choose_files({f"picture-{number}.png": image for number, image in enumerate(images)})
 
     def choose_files(self, files: dict[str, bytes]) -> None:
         """The same with names of one's own."""
@@ -132,9 +132,9 @@ class Browser:
         return self.chrome.execute_script(script, *arguments)
 
 
-def drop(browser: Browser, *pictures: bytes, how: str = "drop") -> None:
-    """Drops or pastes pictures on the page."""
-    files = [base64.b64encode(picture).decode() for picture in pictures]
+def drop(browser: Browser, *images: bytes, how: str = "drop") -> None:
+    """Drops or pastes images on the page."""
+    files = [base64.b64encode(image).decode() for image in images]
     browser.run(
         """
         const transfer = new DataTransfer();

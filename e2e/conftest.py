@@ -1,4 +1,4 @@
-"""What tests may ask for. Whatever is missing on the machine skips them, or fails them with REQUIRE_ALL=1."""
+"""Fixtures. What is missing on the machine skips tests, or fails them with REQUIRE_ALL=1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-pytest.register_assert_rewrite("asking", "services")
+pytest.register_assert_rewrite("client", "services")
 
 from browser import Browser
 from requirements import missing
@@ -21,7 +21,7 @@ started: list[Process] = []
 
 @pytest.fixture(scope="session")
 def own_checkout() -> None:
-    """The scripts keep one record a checkout of the processes they started: ours would stop somebody else's."""
+    """The scripts keep one record of started processes per checkout: the tests would stop a stack that runs."""
     for part in ("web_api", "model_api"):
         file = ROOT / ".mlserve" / f"{part}.pid"
         program = Path("/proc") / (file.read_text().strip() if file.exists() else "none") / "exe"
@@ -66,7 +66,7 @@ Spawn = Callable[..., Service]
 
 
 def spawner(folder: Path, onnxruntime: str) -> Iterator[Spawn]:
-    """Starts services that end with the scope that asked, the last one first."""
+    """Starts services that are stopped with the requesting scope, in reverse order."""
     ours: list[Service] = []
 
     def spawn(name: str, wait: bool = True, **settings: object) -> Service:
@@ -149,7 +149,7 @@ def redis(start_redis: Callable[[], Redis]) -> Redis:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """A failed test shows the end of what the processes said."""
+    """A failed test shows the end of the processes' logs."""
     report = yield
     if report.failed:
         for process in started:

@@ -17,12 +17,12 @@ BASE = "debian:bookworm-slim"
 
 
 def docker(*words: str, check: bool = True) -> str:
-    """What a docker command says, on either channel when it may fail."""
-    said = subprocess.run(["docker", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    """The output of a docker command, with stderr if it may fail."""
+    reported = subprocess.run(["docker", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     if check:
-        assert said.returncode == 0, f"docker {' '.join(words)}: {said.stderr}"
-        return said.stdout.strip()
-    return (said.stdout + said.stderr).strip()
+        assert reported.returncode == 0, f"docker {' '.join(words)}: {reported.stderr}"
+        return reported.stdout.strip()
+    return (reported.stdout + reported.stderr).strip()
 
 
 def inspect(*what: str) -> dict:
@@ -80,7 +80,7 @@ class Containers:
         return inspect(self.id_of(part))
 
     def inside(self, part: str, *command: str) -> str:
-        """What a command says that is run in the part's container; it may fail."""
+        """The output of a command in the part's container; it may fail."""
         return docker("exec", self.id_of(part), *command, check=False)
 
     def health(self) -> requests.Response:

@@ -4,8 +4,8 @@
 
 First the history, then the verdict, as Jepsen does it. In each round some jobs are submitted with idempotency keys, and one of web_api,
 its workers, model_api, model_api's session and Redis is killed with SIGKILL, or stopped with SIGTERM, and started again. A client that gets
-no answer tries again under the same key, as the documentation says. When all is quiet, every job that was accepted must have ended; each answer must be the one
-that model_api, asked alone and in peace, gives; every input must have ended once; and none may have failed for the death of its workers,
+no response retries under the same key, as documented. Finally, every accepted job must have ended; each result must be the one
+that model_api computes by itself; every input must have ended once; and none may have failed because of crashed workers,
 unless as many of them were killed in its time as that takes.
 
 With `--signals term` nothing is killed, and an input fails as soon as one worker dies over it (`JOB_MAX_DELIVERIES=1`): each process that is
@@ -36,7 +36,7 @@ from typing import Callable
 import requests
 from PIL import Image
 
-from pictures import encode, never_seen, reopened, samples
+from images import encode, new_image, reopened, samples
 from services import ROOT, Redis, Service, children_of, wait_until
 
 JOBS_IN_A_ROUND = 10
@@ -49,14 +49,14 @@ STOPS = [("SIGTERM", name) for name in [*WORKERS, "model_api", "redis"]]
 # What cannot be read is to fail, with its reason, and nothing else is.
 DAMAGED = b"\x89PNG\r\n\x1a\n and no more"
 
-# Short enough for a test, long enough that who is alive is not taken for dead on a busy machine.
+# Short enough for a test, long enough that a live worker is not declared dead on a busy machine.
 CLAIM_AFTER_MS = 3000
 DEATH = "the worker died"
 
 
 @dataclass
 class Submitted:
-    """A job as its client remembers it."""
+    """A job as its client submitted it."""
 
     key: str
     # Images, or the bodies of requests for inference.
@@ -141,7 +141,7 @@ class Checker:
         settings = {
             "REDIS_URL": redis.url,
             "MODEL_API_URL": model_api.url,
-            # Where nothing is killed, nobody is to be taken for dead.
+            # If no process is killed, no worker may be declared dead.
             "JOB_CLAIM_AFTER_MS": CLAIM_AFTER_MS * (10 if only_stops else 1),
             "JOB_MAX_DELIVERIES": self.max_deliveries,
             "LOG_LEVEL": "warn",
@@ -152,7 +152,7 @@ class Checker:
         self.web = web
         self.jobs: list[Submitted] = []
         self.signalled: list[Signalled] = []
-        self.originals = [sample.picture for sample in samples("mnist")]
+        self.originals = [sample.image for sample in samples("mnist")]
 
     @staticmethod
     def spawn_worker(spawn: Callable[..., Service], settings: dict) -> Service:
@@ -189,7 +189,7 @@ class Checker:
             body = b"[" + b",".join(inputs) + b"]"
             job = Submitted(key, inputs, "application/json", body)
         else:
-            inputs = [never_seen(reopened(self.random.choice(self.originals))) for _ in range(count)]
+            inputs = [new_image(reopened(self.random.choice(self.originals))) for _ in range(count)]
             if self.random.random() < 0.05:
                 inputs.append(DAMAGED)
             if kind == "zip" and self.random.random() < 0.5:
@@ -267,7 +267,7 @@ class Checker:
             verdict.lost.append(str(error))
             return
         verdict.runs += body["runs"]
-        events = self.redis.ask("XRANGE", f"mlserve:{{jobs}}:events:{job.id}", "-", "+").split("\n")
+        events = self.redis.execute("XRANGE", f"mlserve:{{jobs}}:events:{job.id}", "-", "+").split("\n")
         ends = sorted(int(value) for name, value in zip(events, events[1:]) if name == "index")
         once_each = list(range(len(job.inputs)))
         if ends != once_each or body["done"] + body["failed"] != len(once_each) or body["total"] != len(once_each):

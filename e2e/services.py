@@ -1,4 +1,4 @@
-"""Our two programs and Redis as processes on loopback, each with ports of its own."""
+"""The two programs and Redis as processes on loopback, each with its own ports."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def made_locale(state: Path) -> dict[str, str]:
 numbers = itertools.count()
 
 
-def wait_until(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
-    """Asks again and again until there is an answer that counts as true. Whoever cannot be reached says no, and so does a page
-    that is just being replaced."""
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 10) -> T:
+    """Polls until the condition is true, and returns its value. Connection errors, and a page that is being replaced, count as
+    false."""
     deadline = time.monotonic() + seconds
-    said: object = None
+    reported: object = None
     while time.monotonic() < deadline:
         try:
-            said = ask()
-            if said:
-                return said
+            reported = condition()
+            if reported:
+                return reported
         except (requests.RequestException, OSError, WebDriverException) as error:
-            said = error
+            reported = error
         time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}; last: {said!r}")
+    raise AssertionError(f"not within {seconds} s: {what}; last: {reported!r}")
 
 
 # Below the range from which the kernel takes the ports of outgoing connections: one of those must not be in the way.
@@ -56,7 +56,7 @@ ports = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
 
 
 def free_port() -> int:
-    """A port that nobody listens on, another one every time."""
+    """A port without a listener, a different one every time."""
     while True:
         with socket.socket() as listener, contextlib.suppress(OSError):
             port = next(ports)
@@ -65,12 +65,12 @@ def free_port() -> int:
 
 
 class Process:
-    """A program that is ended with its test. Its words go to a file, which a failed test shows."""
+    """A program that is stopped with its test. Its output is written to a file, which a failed test shows."""
 
     def __init__(self, name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None):
         self.name, self.command = name, command
         self.log_file = folder / f"{name}-{next(numbers)}.log"
-        # Nothing of the machine's own settings but where programs are.
+        # No setting of the machine except PATH.
         self.environment = {"PATH": os.environ["PATH"], **(environment or {})}
         self.running: subprocess.Popen | None = None
 
@@ -95,7 +95,7 @@ class Process:
         self.running.wait()
 
     def terminate(self, seconds: float = 30) -> int:
-        """Asks it to stop and gives its exit code."""
+        """Sends SIGTERM and returns the exit code."""
         self.running.terminate()
         return self.running.wait(seconds)
 
@@ -107,7 +107,7 @@ class Process:
             self.terminate()
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"{self.name} did not end when asked to") from None
+            raise AssertionError(f"{self.name} did not end after SIGTERM") from None
 
 
 class Service(Process):
@@ -176,20 +176,20 @@ class Redis(Process):
 
     def start(self) -> "Redis":
         super().start()
-        wait_until(lambda: self.running.poll() is not None or self.ask("PING") == "PONG", "Redis answers")
+        wait_until(lambda: self.running.poll() is not None or self.execute("PING") == "PONG", "Redis answers")
         assert self.running.poll() is None, self.log()
         return self
 
-    def ask(self, *words: str, stdin: bytes | None = None) -> str:
+    def execute(self, *words: str, stdin: bytes | None = None) -> str:
         """What redis-cli prints. With `stdin`, that is the last word of the command."""
         command = ["redis-cli", "-p", str(self.port), "--raw", *(["-x"] if stdin is not None else []), *words]
-        said = subprocess.run(command, input=stdin or b"", capture_output=True, timeout=10)
-        return said.stdout.decode(errors="replace").strip()
+        reported = subprocess.run(command, input=stdin or b"", capture_output=True, timeout=10)
+        return reported.stdout.decode(errors="replace").strip()
 
     def value(self, key: str) -> bytes:
         """What stands there, byte for byte."""
-        said = subprocess.run(["redis-cli", "-p", str(self.port), "--raw", "GET", key], capture_output=True, timeout=10)
-        return said.stdout.removesuffix(b"\n")
+        reported = subprocess.run(["redis-cli", "-p", str(self.port), "--raw", "GET", key], capture_output=True, timeout=10)
+        return reported.stdout.removesuffix(b"\n")
 
     def keys(self, pattern: str = "*") -> list[str]:
-        return self.ask("--scan", "--pattern", pattern).split()
+        return self.execute("--scan", "--pattern", pattern).split()

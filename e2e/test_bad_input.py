@@ -1,4 +1,4 @@
-"""Whatever is sent gets its exact status and message, tells nothing internal, and harms nobody else."""
+"""Invalid input gets its exact status and message, without internal details, and affects no other client."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Callable, Iterator
 import pytest
 import requests
 
-from asking import answer_of, ask, assert_problem
-from pictures import bomb, encode, never_seen, reopened, samples, seven
+from client import result_of, predict, assert_problem
+from images import bomb, encode, new_image, reopened, samples, seven
 from services import Service
 
 PNG = encode(seven())
@@ -27,10 +27,10 @@ def web(spawn_shared: Callable[..., Service], model_api: Service) -> Service:
 
 
 @pytest.fixture(autouse=True)
-def everybody_else_is_still_answered(web: Service, model_api: Service) -> Iterator[None]:
+def other_clients_are_served(web: Service, model_api: Service) -> Iterator[None]:
     before = web.pid, model_api.count("model_api_session_restarts_total")
     yield
-    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert result_of(predict(web.url, new_image()))["label"] == "7"
     assert web.health().status_code == 200
     assert (web.pid, model_api.count("model_api_session_restarts_total")) == before
 
@@ -70,7 +70,7 @@ def test_text_that_calls_itself_png(web: Service):
     assert_problem(text, 415, f"The image format is not supported: it must be {FORMATS}; this looks like text.")
 
 
-def test_a_body_that_is_neither_picture_nor_form(web: Service):
+def test_a_body_that_is_neither_image_nor_form(web: Service):
     wanted = "is neither a form nor an image: send -F image=@FILE, or --data-binary @FILE with -H 'Content-Type: image/png'."
     assert_problem(body(web, b"{}", "application/json"), 415, f'"application/json" {wanted}')
     assert_problem(body(web, PNG, "nonsense"), 415, f'"nonsense" {wanted}')
@@ -163,14 +163,14 @@ def test_a_model_name_that_is_not_even_text(web: Service):
 
 def test_a_path_with_dots_leads_nowhere(web: Service):
     nothing, no_post = (404, "No such route."), (405, "Method POST is not allowed for this path.")
-    for path, said in (
+    for path, reported in (
         ("/predict/../mnist", nothing),
         ("/static/../Cargo.toml", nothing),
         ("/static/..%2f..%2fCargo.toml", no_post),
         ("/%2e%2e/%2e%2e/etc/passwd", nothing),
     ):
         status, problem = raw(web, path)
-        assert (status, json.loads(problem)["detail"]) == said, path
+        assert (status, json.loads(problem)["detail"]) == reported, path
 
 
 # ---- Arrays ---------------------------------------------------------------------------------------------------------
@@ -215,15 +215,15 @@ def test_a_path_that_is_not_there_and_a_method_that_a_path_does_not_answer(web: 
     assert_problem(requests.delete(f"{web.url}/cache/nope", timeout=10), 404, f'There is no model "nope"; {MODELS}')
 
 
-def test_errors_are_never_remembered(web: Service):
-    broken = never_seen()[:-200]
+def test_errors_are_never_cached(web: Service):
+    broken = new_image()[:-200]
     statuses = [body(web, broken).status_code for _ in range(3)]
-    known = ask(web.url, broken, Cache_Control="only-if-cached")
+    known = predict(web.url, broken, Cache_Control="only-if-cached")
     assert (statuses, known.status_code) == ([422] * 3, 504)
 
 
-def test_a_whole_picture_of_the_other_model_is_answered_and_not_mixed_up(web: Service):
-    cell = samples("leukemia")[0].picture
+def test_a_whole_image_of_the_other_model_is_answered_and_not_mixed_up(web: Service):
+    cell = samples("leukemia")[0].image
     assert reopened(cell).size == (450, 450)
-    keys = {answer_of(ask(web.url, cell, model))["key"] for model in ("mnist", "leukemia")}
+    keys = {result_of(predict(web.url, cell, model))["key"] for model in ("mnist", "leukemia")}
     assert len(keys) == 2

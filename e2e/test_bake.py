@@ -62,8 +62,8 @@ def baked(image: str) -> Iterator[str]:
 def test_it_serves_its_models_without_a_mount(baked: str):
     models = requests.get(f"{baked}/health/ready", timeout=10).json()["models"]
     assert [(model["name"], model["state"]) for model in models] == [("digits", "READY"), ("mnist", "READY")]
-    picture = next((MODELS / "mnist" / "samples").glob("*7*.png")).read_bytes()
-    answer = requests.post(f"{baked}/v2/models/mnist/infer", data=picture, headers={"Content-Type": "image/png"}, timeout=10)
+    image_file = next((MODELS / "mnist" / "samples").glob("*7*.png")).read_bytes()
+    answer = requests.post(f"{baked}/v2/models/mnist/infer", data=image_file, headers={"Content-Type": "image/png"}, timeout=10)
     assert answer.status_code == 200, answer.text
     values = answer.json()["outputs"][0]["data"]
     assert values.index(max(values)) == 7
@@ -78,7 +78,7 @@ def test_it_holds_the_models_and_nothing_else_of_the_folder(image: str):
     assert left == "", "the name under which it was built"
 
 
-def test_a_model_that_cannot_be_loaded_gets_no_image_and_its_reason_is_told(image: str, folder: Path):
+def test_a_model_that_cannot_be_loaded_gets_no_image_and_its_reason_is_reported(image: str, folder: Path):
     (folder / "broken").mkdir()
     (folder / "broken" / "model.onnx").write_bytes(b"This is no graph.")
     try:
@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_loaded_gets_no_image_and_its_reason_is_told(imag
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reported"),
     [
         (["--models", "/nowhere", "--tag", "x"], "--models: there is no folder /nowhere"),
         (["--models", str(ROOT / "docs"), "--tag", "x"], "--models: there is no model in "),
@@ -102,7 +102,7 @@ def test_a_model_that_cannot_be_loaded_gets_no_image_and_its_reason_is_told(imag
         (["--models"], "--models and --tag need a value"),
     ],
 )
-def test_what_cannot_be_baked_is_told_before_anything_is_built(words: list[str], said: str):
+def test_what_cannot_be_baked_is_listedbefore_anything_is_built(words: list[str], reported: str):
     refused = build(*words)
     assert (refused.returncode, refused.stdout) == (64, "")
-    assert refused.stderr.startswith(f"build_all.sh: {said}")
+    assert refused.stderr.startswith(f"build_all.sh: {reported}")

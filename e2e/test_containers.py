@@ -1,4 +1,4 @@
-"""The three real containers: what they answer and remember, how they are shut in, and what they do without each other."""
+"""The three real containers: results and cache, isolation, and behaviour without each other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Iterator
 import pytest
 import requests
 
-from asking import answer_of, ask, assert_problem
+from client import result_of, predict, assert_problem
 from containers import BASE, PARTS, PROJECT, Containers, docker, image_size, inspect
-from pictures import never_seen, reopened, samples
+from images import new_image, reopened, samples
 from services import ROOT, wait_until
 from test_folders import blocks
 
@@ -37,29 +37,29 @@ def containers(engine: None, own_checkout: None) -> Iterator[Containers]:
 def stack(containers: Containers, request: pytest.FixtureRequest) -> Containers:
     """Runs what the test class names."""
     containers.stop()
-    said = containers.start(request.cls.app_type, request.cls.model)
-    assert f"http://localhost:{containers.environment['PORT']}" in said
-    assert "survives stop_all.sh" in said
+    reported = containers.start(request.cls.app_type, request.cls.model)
+    assert f"http://localhost:{containers.environment['PORT']}" in reported
+    assert "survives stop_all.sh" in reported
     return containers
 
 
-def remembers(stack: Containers, model: str, picture: bytes) -> None:
-    """Fresh, then remembered, and still so after a stop and a start."""
-    first = answer_of(ask(stack.url, picture, model))
-    assert [first["cached"], answer_of(ask(stack.url, picture, model))["cached"]] == [False, True]
+def assert_cached(stack: Containers, model: str, image: bytes) -> None:
+    """Computed, then cached, and still cached after a stop and a start."""
+    first = result_of(predict(stack.url, image, model))
+    assert [first["cached"], result_of(predict(stack.url, image, model))["cached"]] == [False, True]
     app_type = stack.health().json()["app_type"]
     stack.stop()
     assert all(stack.id_of(part) == "" for part in PARTS)
     stack.start(app_type, model)
-    again = ask(stack.url, picture, model)
-    assert answer_of(again) | {"timing_ms": 0, "cached": False} == first | {"timing_ms": 0}
+    again = predict(stack.url, image, model)
+    assert result_of(again) | {"timing_ms": 0, "cached": False} == first | {"timing_ms": 0}
     assert (again.json()["cached"], again.headers["Cache-Status"]) == (True, "mlserve; hit")
 
 
 class TestUiMnist:
     app_type, model = "ui", "mnist"
 
-    # ---- Answering and remembering ----
+    # ---- Results and cache ----
 
     def test_it_shows_the_page_and_is_ready(self, stack: Containers):
         page = requests.get(stack.url, timeout=10)
@@ -70,16 +70,16 @@ class TestUiMnist:
         assert health["memory"] == {"kind": "near+redis", "redis": "ready"}
         assert [(model["name"], model["state"]) for model in health["models"]] == [("mnist", "READY")]
 
-    def test_a_picture_is_remembered_even_after_stop_all_and_start_all(self, stack: Containers):
-        remembers(stack, "mnist", never_seen())
+    def test_an_image_is_cached_even_after_stop_all_and_start_all(self, stack: Containers):
+        assert_cached(stack, "mnist", new_image())
 
     def test_the_shipped_model_answers_its_samples(self, stack: Containers):
         for sample in samples("mnist"):
-            answer = answer_of(ask(stack.url, sample.picture))
+            answer = result_of(predict(stack.url, sample.image))
             got = [score["value"] for score in answer["probabilities"]]
             assert got == pytest.approx(sample.probabilities, abs=sample.tolerance), sample.name
 
-    def test_starting_twice_says_that_it_runs(self, stack: Containers):
+    def test_starting_twice_reports_that_it_runs(self, stack: Containers):
         before = [stack.id_of(part) for part in PARTS]
         again = stack.run("start_all.sh", "ui", "mnist")
         assert (again.returncode, "runs already (docker: ui mnist)" in again.stdout) == (0, True), again.stderr
@@ -116,16 +116,16 @@ class TestUiMnist:
 
     def test_the_locale_that_text_models_need_is_there(self, stack: Containers):
         # An unknown locale is taken for "C", whose characters are those of ASCII.
-        said = docker("exec", "--env", "LC_ALL=en_US.UTF-8", stack.id_of("model_api"), "locale", "charmap")
-        assert said.strip() == "UTF-8"
+        reported = docker("exec", "--env", "LC_ALL=en_US.UTF-8", stack.id_of("model_api"), "locale", "charmap")
+        assert reported.strip() == "UTF-8"
 
-    # ---- Shut in ----
+    # ---- Isolation ----
 
     def test_only_port_5000_of_web_api_is_published(self, stack: Containers):
         published = {part: stack.inspect(part)["HostConfig"]["PortBindings"] for part in PARTS}
         assert published["model_api"] == published["db_api"] == {}
         assert list(published["web_api"]) == ["5000/tcp"]
-        # This machine alone, unless PUBLISH says otherwise.
+        # This machine only, unless PUBLISH is set.
         assert published["web_api"]["5000/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": stack.environment["PORT"]}]
         listed = docker("ps", "--filter", f"label=com.docker.compose.project={PROJECT}", "--format", "{{.Ports}}")
         assert set(re.findall(r":(\d+)->(\d+)", listed)) == {(stack.environment["PORT"], "5000")}
@@ -139,17 +139,17 @@ class TestUiMnist:
         assert len(networks["web_api"]) == 2
 
     @pytest.mark.parametrize(
-        ("part", "port", "question", "answer"),
+        ("part", "port", "payload", "answer"),
         [
             ("model_api", 5050, "GET / HTTP/1.0\r\n\r\n", "Can curl model api!"),
             ("model_api", 9100, "GET /metrics HTTP/1.0\r\n\r\n", "model_api_"),
             ("db_api", 6379, "PING\r\n", "NOAUTH"),
         ],
     )
-    def test_the_host_does_not_reach_the_private_parts(self, stack: Containers, part: str, port: int, question: str, answer: str):
+    def test_the_host_does_not_reach_the_private_parts(self, stack: Containers, part: str, port: int, payload: str, answer: str):
         address = stack.inspect(part)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
-        # By what is said, not by whether a connection is accepted: some machines' gateways accept any.
-        talk = f"exec 3<>/dev/tcp/{address}/{port}; printf '{question}' >&3; timeout 1 cat <&3"
+        # Checked by the response and not by the connection: the gateways of some machines accept any.
+        talk = f"exec 3<>/dev/tcp/{address}/{port}; printf '{payload}' >&3; timeout 1 cat <&3"
         assert answer in docker("run", "--rm", "--network", NETWORK, BASE, "bash", "-c", talk, check=False)
         talked = subprocess.run(["timeout", "3", "bash", "-c", talk], capture_output=True, text=True)
         assert answer not in talked.stdout
@@ -164,15 +164,15 @@ class TestUiMnist:
                 beside = f"container:{stack.id_of(part)}"
                 assert "reached" not in docker("run", "--rm", "--network", beside, BASE, "bash", "-c", call, check=False)
 
-    def test_redis_answers_nobody_without_the_password_and_does_nothing_dangerous(self, stack: Containers):
+    def test_redis_answers_no_client_without_the_password_and_does_nothing_dangerous(self, stack: Containers):
         assert stack.inside("db_api", "redis-cli", "PING").startswith("NOAUTH")
         assert stack.inside("db_api", "ask", "PING") == "PONG"
         for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "SHUTDOWN", "MODULE LIST", "ACL LIST", "EVAL return(1) 0"):
             assert stack.inside("db_api", "ask", *command.split()).startswith("NOPERM"), command
         assert stack.inside("db_api", "ask", "SET", "other", "x").startswith("NOPERM")
 
-    def test_what_is_remembered_has_a_time_to_live(self, stack: Containers):
-        key = answer_of(ask(stack.url, never_seen()))["key"].removeprefix("sha256:")
+    def test_what_is_cached_has_a_time_to_live(self, stack: Containers):
+        key = result_of(predict(stack.url, new_image()))["key"].removeprefix("sha256:")
         place = f"mlserve:answer:mnist:{key}"
         wait_until(lambda: stack.inside("db_api", "ask", "GETRANGE", place, "0", "3") == "MLSA", "it is written")
         for each in stack.inside("db_api", "ask", "--scan").split():
@@ -182,16 +182,16 @@ class TestUiMnist:
 
     @pytest.mark.parametrize("part", PARTS)
     def test_a_container_may_do_nothing_but_its_work(self, stack: Containers, part: str):
-        said = stack.inspect(part)
-        host = said["HostConfig"]
-        assert said["Config"]["User"] == "10001:10001"
+        reported = stack.inspect(part)
+        host = reported["HostConfig"]
+        assert reported["Config"]["User"] == "10001:10001"
         assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
         assert "no-new-privileges:true" in host["SecurityOpt"]
         assert host["Memory"] > 0 and host["PidsLimit"] > 0
         assert host["RestartPolicy"]["Name"] == "unless-stopped"
         assert {"max-size", "max-file"} <= host["LogConfig"]["Config"].keys()
-        assert said["Config"]["StopTimeout"] > 20
-        assert [mount for mount in said["Mounts"] if mount["RW"] and mount["Destination"] != "/data"] == []
+        assert reported["Config"]["StopTimeout"] > 20
+        assert [mount for mount in reported["Mounts"] if mount["RW"] and mount["Destination"] != "/data"] == []
         # And so it is in fact.
         status = dict(line.split(":", 1) for line in stack.inside(part, "cat", "/proc/1/status").splitlines())
         assert status["Uid"].split() == ["10001"] * 4
@@ -207,22 +207,22 @@ class TestUiMnist:
 
     # ---- Without each other ----
 
-    def test_the_health_script_says_for_each_part_that_it_runs_and_is_ready(self, stack: Containers):
+    def test_the_health_script_reports_for_each_part_that_it_runs_and_is_ready(self, stack: Containers):
         health = stack.run("check_health.sh")
         assert health.returncode == 0, health.stdout
         running = {"Web_API running: true", "Model_API running: true", "DB_API running: true"}
         assert running <= set(health.stdout.splitlines())
 
     def test_without_redis_answers_are_right_and_health_is_honest(self, stack: Containers):
-        known = never_seen()
-        answer_of(ask(stack.url, known))
+        known = new_image()
+        result_of(predict(stack.url, known))
         docker("stop", "--time", "5", stack.id_of("db_api"))
-        assert answer_of(ask(stack.url, never_seen()))["label"] == "7"
+        assert result_of(predict(stack.url, new_image()))["label"] == "7"
         wait_until(lambda: stack.health().json()["degraded"] == ["redis"], "it says so")
         assert stack.health().status_code == 200
-        slowest = max(ask(stack.url, never_seen()).elapsed.total_seconds() for _ in range(20))
+        slowest = max(predict(stack.url, new_image()).elapsed.total_seconds() for _ in range(20))
         assert slowest < 1
-        assert answer_of(ask(stack.url, known))["cached"], "near still knows"
+        assert result_of(predict(stack.url, known))["cached"], "near still knows"
         health = stack.run("check_health.sh")
         assert (health.returncode, "DB_API running: false" in health.stdout.splitlines()) == (1, True), health.stdout
 
@@ -230,12 +230,12 @@ class TestUiMnist:
         wait_until(lambda: stack.health().json()["degraded"] == [], "Redis is back", 20)
         wait_until(lambda: stack.run("check_health.sh").returncode == 0, "all is well", 20)
 
-    def test_without_model_api_remembered_answers_are_given_and_others_a_clear_503(self, stack: Containers):
-        known = never_seen()
-        answer_of(ask(stack.url, known))
+    def test_without_model_api_cached_answers_are_given_and_others_a_clear_503(self, stack: Containers):
+        known = new_image()
+        result_of(predict(stack.url, known))
         docker("stop", "--time", "5", stack.id_of("model_api"))
-        assert answer_of(ask(stack.url, known))["cached"]
-        assert_problem(ask(stack.url, never_seen()), 503, UNREACHABLE)
+        assert result_of(predict(stack.url, known))["cached"]
+        assert_problem(predict(stack.url, new_image()), 503, UNREACHABLE)
         wait_until(lambda: stack.health().status_code == 503, "it is not ready")
         assert stack.health().json()["model_api"]["running"] is False
         health = stack.run("check_health.sh")
@@ -243,29 +243,29 @@ class TestUiMnist:
 
         docker("start", stack.id_of("model_api"))
         wait_until(lambda: stack.health().status_code == 200, "it is ready again", 60)
-        assert answer_of(ask(stack.url, never_seen()))["label"] == "7"
+        assert result_of(predict(stack.url, new_image()))["label"] == "7"
 
     def test_a_part_that_is_killed_comes_back_by_itself(self, stack: Containers):
-        known = never_seen()
-        answer_of(ask(stack.url, known))
+        known = new_image()
+        result_of(predict(stack.url, known))
         before = stack.inspect("web_api")["RestartCount"]
         pid = stack.inspect("web_api")["State"]["Pid"]
         subprocess.run(["kill", "-9", str(pid)], check=True)
         wait_until(lambda: stack.inspect("web_api")["RestartCount"] > before, "it is started again")
-        again = wait_until(lambda: (answer := ask(stack.url, known)).status_code == 200 and answer.json(), "it answers")
+        again = wait_until(lambda: (answer := predict(stack.url, known)).status_code == 200 and answer.json(), "it answers")
         assert again["cached"]
 
     # ---- Jobs ----
 
     def test_jobs_are_done_also_by_more_workers_and_survive_the_death_of_redis(self, stack: Containers):
-        run_job(stack, [never_seen() for _ in range(20)])
+        run_job(stack, [new_image() for _ in range(20)])
         scaled = stack.run("start_all.sh", self.app_type, self.model, "--workers", "1")
         assert scaled.returncode == 0, scaled.stderr
         assert "Job_Worker running: true" in stack.run("check_health.sh").stdout.splitlines()
         health = lambda: stack.inspect("job_worker")["State"]["Health"]["Status"]
         wait_until(lambda: health() == "healthy", "the worker is well", 60)
         docker("pause", stack.id_of("model_api"))
-        job = submit(stack, [never_seen() for _ in range(60)])
+        job = submit(stack, [new_image() for _ in range(60)])
         pid = stack.inspect("db_api")["State"]["Pid"]
         subprocess.run(["kill", "-9", str(pid)], check=True)
         docker("unpause", stack.id_of("model_api"))
@@ -279,8 +279,8 @@ def compose_as_a_user(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(["docker", "compose", *words], cwd=ROOT, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
 
 
-def submit(stack: Containers, pictures: list[bytes]) -> str:
-    files = [("file", (f"{number}.png", picture)) for number, picture in enumerate(pictures)]
+def submit(stack: Containers, images: list[bytes]) -> str:
+    files = [("file", (f"{number}.png", image)) for number, image in enumerate(images)]
     accepted = requests.post(f"{stack.url}/jobs", files=files, timeout=30)
     assert (accepted.status_code, accepted.json().get("durable")) == (202, True), accepted.text
     return accepted.json()["id"]
@@ -288,15 +288,15 @@ def submit(stack: Containers, pictures: list[bytes]) -> str:
 
 def end_of(stack: Containers, job: str) -> dict:
     def ended() -> dict | None:
-        said = requests.get(f"{stack.url}/jobs/{job}", timeout=30)
-        return said.json() if said.status_code == 200 and said.json()["finished"] else None
+        reported = requests.get(f"{stack.url}/jobs/{job}", timeout=30)
+        return reported.json() if reported.status_code == 200 and reported.json()["finished"] else None
 
     return wait_until(ended, "the job has ended", 90)
 
 
-def run_job(stack: Containers, pictures: list[bytes]) -> None:
-    job = end_of(stack, submit(stack, pictures))
-    assert (job["status"], job["done"]) == ("succeeded", len(pictures)), job
+def run_job(stack: Containers, images: list[bytes]) -> None:
+    job = end_of(stack, submit(stack, images))
+    assert (job["status"], job["done"]) == ("succeeded", len(images)), job
 
 
 class TestCliLeukemia:
@@ -308,25 +308,25 @@ class TestCliLeukemia:
         assert (health["ready"], health["app_type"]) == (True, "cli")
         assert [(model["name"], model["state"]) for model in health["models"]] == [("leukemia", "READY")]
 
-    def test_a_picture_is_remembered_even_after_stop_all_and_start_all(self, stack: Containers):
-        remembers(stack, "leukemia", never_seen(reopened(samples("leukemia")[0].picture)))
+    def test_an_image_is_cached_even_after_stop_all_and_start_all(self, stack: Containers):
+        assert_cached(stack, "leukemia", new_image(reopened(samples("leukemia")[0].image)))
 
     def test_the_shipped_model_answers_its_samples_with_its_notice(self, stack: Containers):
         for sample in samples("leukemia"):
             # The only model needs no name; the way of curl --data-binary.
             headers = {"Content-Type": "image/png"}
-            answer = answer_of(requests.post(f"{stack.url}/predict", data=sample.picture, headers=headers, timeout=30))
+            answer = result_of(requests.post(f"{stack.url}/predict", data=sample.image, headers=headers, timeout=30))
             got = [score["value"] for score in answer["probabilities"]]
             assert got == pytest.approx(sample.probabilities, abs=sample.tolerance), sample.name
             assert answer["notice"].startswith("Not for clinical use")
 
     def test_the_other_model_is_gone_and_its_answers_are_not_given(self, stack: Containers):
-        digit = samples("mnist")[0].picture
+        digit = samples("mnist")[0].image
         remedy = "Add it there and restart, or load it with POST /v2/repository/models/mnist/load."
-        assert_problem(ask(stack.url, digit), 404, f"mnist is not served: MODEL_NAME=leukemia does not select it. {remedy}")
-        assert answer_of(ask(stack.url, digit, "leukemia"))["model"] == "leukemia"
+        assert_problem(predict(stack.url, digit), 404, f"mnist is not served: MODEL_NAME=leukemia does not select it. {remedy}")
+        assert result_of(predict(stack.url, digit, "leukemia"))["model"] == "leukemia"
 
-    def test_errors_are_json_whatever_is_asked_for(self, stack: Containers):
+    def test_errors_are_json_for_every_request(self, stack: Containers):
         wrong = requests.post(f"{stack.url}/predict", headers={"Accept": "text/html", "Content-Type": "image/png"}, timeout=10)
         assert_problem(wrong, 400, "Upload an image first!")
 
@@ -348,7 +348,7 @@ class TestStarting:
             assert started.returncode == 0, started.stdout + started.stderr
             assert f"the network {name} exists and is used" in started.stdout and "is not internal" in started.stderr
             assert len(inspect(name)["Containers"]) == 3
-            assert answer_of(ask(containers.url, never_seen()))["label"] == "7"
+            assert result_of(predict(containers.url, new_image()))["label"] == "7"
             ids = [containers.id_of(part) for part in PARTS]
             assert compose_as_a_user("up", "--detach").returncode == 0
             assert [containers.id_of(part) for part in PARTS] == ids
@@ -386,10 +386,10 @@ class TestStarting:
         assert "PUBLISH '192.0.2.1' is no address of this machine" in refused.stderr
         assert all(containers.id_of(part) == "" for part in PARTS)
 
-    def test_published_on_all_addresses_it_says_so(self, containers: Containers):
+    def test_published_on_all_addresses_it_reports_it(self, containers: Containers):
         started = containers.run("start_all.sh", "cli", "mnist", "--docker", "--device", "cpu", PUBLISH="0.0.0.0")
         assert started.returncode == 0, started.stderr
-        assert "this machine alone" not in started.stdout and "0.0.0.0" in started.stdout
+        assert "this machine only" not in started.stdout and "0.0.0.0" in started.stdout
         assert requests.get(containers.url.replace("127.0.0.1", "127.0.0.2"), timeout=10).json() == "Can curl web api!"
 
     def test_the_lines_of_db_apis_readme(self, containers: Containers):

@@ -1,4 +1,4 @@
-"""What the READMEs of web_api/, model_api/ and db_api/ tell to type works in those folders, as it stands there."""
+"""The commands in the READMEs of web_api/, model_api/ and db_api/ work in those folders as written."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_lines_of_a_folders_readme(binaries: Path, folder: str, block: str):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_has_a_readme_that_says_how_it_is_tested_alone(folder: str):
+def test_a_folder_has_a_readme_that_describes_how_it_is_tested_alone(folder: str):
     assert any("cargo test --locked" in block for block in blocks(folder))
     # What it names to read is there.
     text = (ROOT / folder / "README.md").read_text().partition("## Where to start reading")[2]

@@ -31,24 +31,24 @@ def read_in(*folders: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_names_each_command_and_each_setting_with_its_default(binaries: Path, name: str):
-    for asked in ("--help", "-h"):
-        done = run(binaries / name, asked)
+    for requested in ("--help", "-h"):
+        done = run(binaries / name, requested)
         assert (done.returncode, done.stderr) == (0, ""), done
     commands = re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE)
     assert commands == PROGRAMS[name] and f"usage: {name} [{'|'.join(commands)}]" in done.stdout
-    told = dict(re.findall(r"^  ([A-Z_]+)=(\S*) +\S", done.stdout, re.MULTILINE))
+    listed = dict(re.findall(r"^  ([A-Z_]+)=(\S*) +\S", done.stdout, re.MULTILINE))
     read = read_in(ROOT / name / "src", ROOT / "crates" / "service" / "src")
-    assert set(told) == set(read)
+    assert set(listed) == set(read)
     numbers = {name: eval(default) for name, default in read.items() if re.fullmatch(r"[0-9_ *<]+", default)}
     assert len(numbers) > 10
-    assert {name: int(told[name]) for name in numbers} == numbers
+    assert {name: int(listed[name]) for name in numbers} == numbers
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_version_is_the_workspaces(binaries: Path, name: str):
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
-    for asked in ("--version", "-V"):
-        done = run(binaries / name, asked)
+    for requested in ("--version", "-V"):
+        done = run(binaries / name, requested)
         assert (done.returncode, done.stdout) == (0, f"{name} {version}\n")
 
 
@@ -62,8 +62,8 @@ def test_a_program_refuses_an_unknown_argument_with_its_usage(binaries: Path, na
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_help_and_refuses_an_unknown_argument_with_its_usage(name: str):
-    for asked in ("--help", "-h"):
-        done = run(ROOT / name, asked)
+    for requested in ("--help", "-h"):
+        done = run(ROOT / name, requested)
         assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"usage: {name}"), done
     done = run(ROOT / name, "--nonsense")
     assert (done.returncode, done.stdout) == (64, "")

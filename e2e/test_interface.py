@@ -1,7 +1,7 @@
 """What others depend on, held against the record in `e2e/interface/`: HTTP, metrics, settings, exit codes, Redis keys and stored bytes.
 
 `RECORD_INTERFACE=1 pytest e2e/test_interface.py` writes the record anew; its diff is then the change of the interface. The file
-`stored.json` holds what an earlier release has written to Redis. It is recorded anew only when a release may forget what an earlier
+`stored.json` holds what an earlier release has written to Redis. It is recorded anew only when a release may discard what an earlier
 one has stored.
 """
 

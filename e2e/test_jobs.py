@@ -1,4 +1,4 @@
-"""Jobs over a real Redis: what is submitted ends, whoever dies; and whoever may take part does."""
+"""Jobs over a real Redis: they end whatever process is killed, and workers in any language take part."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Callable, Iterator
 import pytest
 import requests
 
-from asking import assert_problem
+from client import assert_problem
 from job_checker import Checker
-from pictures import never_seen, reopened, samples
+from images import new_image, reopened, samples
 from services import ROOT, Process, Redis, Service, wait_until
 
 Spawn = Callable[..., Service]
@@ -51,14 +51,14 @@ def start_python(redis: Redis, tmp_path: Path) -> Iterator[Callable[[], Process]
 
 
 def digits(count: int) -> list[tuple[str, bytes, str]]:
-    """`count` different pictures of digits: name, file, what they show. The shipped ones, moved a little."""
+    """`count` different images of digits, shifted samples: name, file, class."""
     originals = [sample for sample in samples("mnist") if sample.name.startswith("digit-")]
     found = []
     for number in range(count):
         sample = originals[number % len(originals)]
-        picture = reopened(sample.picture).convert("L")
-        moved = picture.rotate((number // 10) % 13 - 6, fillcolor=picture.getpixel((0, 0)))
-        found.append((f"{number}.png", never_seen(moved), sample.label))
+        image = reopened(sample.image).convert("L")
+        moved = image.rotate((number // 10) % 13 - 6, fillcolor=image.getpixel((0, 0)))
+        found.append((f"{number}.png", new_image(moved), sample.label))
     return found
 
 
@@ -79,7 +79,7 @@ def submit(web: Service, body: bytes, media_type: str = "application/zip", model
 def test_top_k_travels_with_the_job(start_web: Callable[..., Service], top_k: str | None, listed: int):
     web = start_web()
     params = {"model": "mnist", "top_k": top_k}
-    submitted = requests.post(f"{web.url}/jobs", params=params, data=never_seen(), headers={"Content-Type": "image/png"}, timeout=30)
+    submitted = requests.post(f"{web.url}/jobs", params=params, data=new_image(), headers={"Content-Type": "image/png"}, timeout=30)
 
     def ended() -> dict | None:
         job = requests.get(f"{web.url}/jobs/{submitted.json()['id']}", headers={"Prefer": "wait=10"}, timeout=30).json()
@@ -116,16 +116,16 @@ def texts(values: list[str]) -> bytes:
 
 def test_a_thousand_digits_are_one_job_and_are_computed_once(start_web: Callable[..., Service]):
     web = start_web()
-    pictures = digits(1000)
-    archive = zipped([(name, picture) for name, picture, _ in pictures])
+    images = digits(1000)
+    archive = zipped([(name, image) for name, image, _ in images])
     accepted = submit(web, archive)
     assert (accepted.status_code, accepted.json()["total"]) == (202, 1000), accepted.text
     job = end_of(web, accepted.json()["id"])
     assert (job["status"], job["done"], job["runs"], job["durable"]) == ("succeeded", 1000, 1000, True)
     table = requests.get(f"{web.url}/jobs/{job['id']}/results?format=csv", timeout=60).text
     rows = list(csv.DictReader(io.StringIO(table)))
-    assert [row["name"] for row in rows] == [name for name, _, _ in pictures]
-    right = sum(row["label"] == label for row, (_, _, label) in zip(rows, pictures, strict=True))
+    assert [row["name"] for row in rows] == [name for name, _, _ in images]
+    right = sum(row["label"] == label for row, (_, _, label) in zip(rows, images, strict=True))
     assert right >= 990, right
     again = submit(web, archive)
     assert (again.status_code, again.json()["status"], again.json()["runs"]) == (200, "succeeded", 0)
@@ -135,9 +135,9 @@ def test_a_thousand_digits_are_one_job_and_are_computed_once(start_web: Callable
 def bitmaps(count: int, side: int) -> list[tuple[str, bytes]]:
     """`count` different digits as bitmaps of `side` × `side` pixels, which a ZIP makes small."""
     files = []
-    for name, picture, _ in digits(count):
+    for name, image, _ in digits(count):
         file = io.BytesIO()
-        reopened(picture).convert("RGB").resize((side, side)).save(file, "BMP")
+        reopened(image).convert("RGB").resize((side, side)).save(file, "BMP")
         files.append((name.replace(".png", ".bmp"), file.getvalue()))
     return files
 
@@ -184,7 +184,7 @@ def test_large_inputs_reach_their_workers_over_the_shipped_redis(start_web: Call
 
 def test_workers_of_their_own_do_the_work(start_web: Callable[..., Service], redis: Redis):
     front = start_web(JOB_CONCURRENCY=0)
-    job = submit(front, zipped([(name, picture) for name, picture, _ in digits(20)])).json()["id"]
+    job = submit(front, zipped([(name, image) for name, image, _ in digits(20)])).json()["id"]
     time.sleep(1.5)
     assert requests.get(f"{front.url}/jobs/{job}", timeout=30).json()["status"] == "queued"
     worker = start_web(JOB_CONCURRENCY=8)
@@ -206,7 +206,7 @@ def test_a_worker_needs_a_queue_that_others_see(spawn: Spawn, model_api: Service
 # ---- Nothing lost ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_lost_whoever_is_killed(spawn: Spawn, redis: Redis, model_api: Service):
+def test_nothing_is_lost_whatever_is_killed(spawn: Spawn, redis: Redis, model_api: Service):
     """The short version: `python e2e/job_checker.py` is the long one."""
     seed = int(os.environ.get("JOB_CHECKER_SEED") or time.time())
     verdict = Checker(seed, redis, spawn("model_api"), spawn, model_api).run(rounds=20)
@@ -226,13 +226,13 @@ def test_a_stop_under_load_loses_nothing_and_is_no_death(spawn: Spawn, redis: Re
     assert (verdict.accepted, verdict.dead) == (rounds * 10, 0)
 
 
-def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_web: Callable[..., Service], redis: Redis):
+def test_without_redis_there_are_no_jobs_and_no_job_is_listedas_unknown(start_web: Callable[..., Service], redis: Redis):
     web = start_web()
-    job = submit(web, zipped([("a.png", never_seen())])).json()["id"]
+    job = submit(web, zipped([("a.png", new_image())])).json()["id"]
     end_of(web, job)
     assert wait_until(lambda: queue_in_health(web)["ready"], "the queue has been probed")
     redis.kill()
-    for answer in (submit(web, zipped([("a.png", never_seen())])), requests.get(f"{web.url}/jobs/{job}", timeout=30)):
+    for answer in (submit(web, zipped([("a.png", new_image())])), requests.get(f"{web.url}/jobs/{job}", timeout=30)):
         assert_problem(answer, 503, "The job queue does not respond; try again shortly.")
     wait_until(lambda: not queue_in_health(web)["ready"], "the probe has failed", 20)
     assert (queue_in_health(web)["reason"], queue_in_health(web)["waiting"]) == ("the job queue does not respond", None)
@@ -243,12 +243,12 @@ def test_without_redis_there_are_no_jobs_and_no_job_is_said_to_be_unknown(start_
         "durable": True, "ready": True, "reason": None, "waiting": 0, "bytes": 0, "bytes_limit": 0,
     }
     assert end_of(web, job)["status"] == "succeeded"
-    assert end_of(web, submit(web, zipped([("a.png", never_seen())])).json()["id"])["status"] == "succeeded"
+    assert end_of(web, submit(web, zipped([("a.png", new_image())])).json()["id"])["status"] == "succeeded"
 
 
 def test_a_job_that_has_expired_is_gone_and_not_unknown(start_web: Callable[..., Service]):
     web = start_web(JOB_TTL_S=1)
-    job = submit(web, zipped([("a.png", never_seen())])).json()["id"]
+    job = submit(web, zipped([("a.png", new_image())])).json()["id"]
     end_of(web, job)
     wait_until(lambda: requests.get(f"{web.url}/jobs/{job}", timeout=30).status_code == 410, "it is gone", 20)
     assert_problem(requests.get(f"{web.url}/jobs/{'0' * 32}", timeout=30), 404, "There is no such job, or it expired long ago.")
@@ -273,8 +273,8 @@ def test_a_worker_in_python_serves_a_model_beside_the_others(
     ended = end_of(web, job)
     assert [result["answer"]["outputs"][0]["data"] for result in ended["results"]] == [["hello", "world"], ["other", "words"]]
     producer = [sys.executable, str(EXAMPLE / "producer.py"), "keywords", "without any HTTP"]
-    said = subprocess.run(producer, env=os.environ | {"REDIS_URL": redis.url}, capture_output=True, timeout=60)
-    assert said.stdout.decode() == "0 ['without', 'http']\n", said.stderr.decode()
+    reported = subprocess.run(producer, env=os.environ | {"REDIS_URL": redis.url}, capture_output=True, timeout=60)
+    assert reported.stdout.decode() == "0 ['without', 'http']\n", reported.stderr.decode()
 
 
 def test_a_worker_in_python_that_is_killed_in_the_middle_loses_nothing(
@@ -288,7 +288,7 @@ def test_a_worker_in_python_that_is_killed_in_the_middle_loses_nothing(
     wait_until(lambda: requests.get(f"{web.url}/jobs/{job}?limit=1", timeout=30).json()["done"] > 100, "it has begun")
     workers[0].kill()
     workers[1].kill()
-    held = [int(line) for line in redis.ask("XPENDING", "mlserve:{jobs}:queue:keywords", "workers").split("\n")[:1]]
+    held = [int(line) for line in redis.execute("XPENDING", "mlserve:{jobs}:queue:keywords", "workers").split("\n")[:1]]
     start_python()
     # What the dead held is taken over half a minute after they were last heard of.
     ended = end_of(web, job, 90)
@@ -296,7 +296,7 @@ def test_a_worker_in_python_that_is_killed_in_the_middle_loses_nothing(
     assert ended["runs"] <= count + held[0]
 
 
-def test_a_model_whose_workers_are_all_gone_says_so(
+def test_a_model_whose_workers_are_all_gone_reports_it(
     start_web: Callable[..., Service], start_python: Callable[[], Process]
 ):
     web = start_web(REQUEST_TIMEOUT_MS=500)

@@ -13,8 +13,8 @@ from typing import Callable
 import pytest
 import requests
 
-from asking import answer_of, ask, assert_problem
-from pictures import never_seen
+from client import result_of, predict, assert_problem
+from images import new_image
 from services import BINARIES, Process, Service, children_of, free_port, wait_until
 
 Spawn = Callable[..., Service]
@@ -103,7 +103,7 @@ def test_a_port_in_use_is_named(tmp_path, binaries):
     assert (code, f"PORT 127.0.0.1:{port}" in words) == (1, True), words
 
 
-def test_the_health_subcommand_says_why_not(spawn: Spawn, tmp_path):
+def test_the_health_subcommand_prints_the_reason(spawn: Spawn, tmp_path):
     web = spawn("web_api", wait=False, APP_TYPE="cli", MODEL_API_URL=f"http://127.0.0.1:{free_port()}")
     wait_until(lambda: web.health().status_code == 503, "it listens")
     process = Process("health", [str(BINARIES / "web_api"), "health"], tmp_path, {"PORT": str(web.port)})
@@ -130,7 +130,7 @@ def test_the_metrics_subcommand_prints_the_running_services_metrics(spawn: Spawn
 def test_polls_and_health_checks_are_not_in_the_log_and_requests_are(spawn: Spawn):
     model = spawn("model_api")
     web = spawn("web_api", MODEL_API_URL=model.url)
-    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert result_of(predict(web.url, new_image()))["label"] == "7"
     wait_until(lambda: model.count("model_api_requests_total", route="/models") >= 3, "web_api polls", 20)
     wait_until(lambda: "request completed" in model.log(), "the request is logged")
     about_requests = [line for line in model.log().splitlines() if "request completed" in line]
@@ -151,7 +151,7 @@ def test_a_log_that_is_not_read_stalls_no_request(spawn: Spawn, model_api: Servi
         with requests.Session() as session:
             for _ in range(1500):
                 assert session.get(f"{url}/health/live", timeout=10).status_code == 200
-        assert answer_of(ask(url, never_seen()))["label"] == "7"
+        assert result_of(predict(url, new_image()))["label"] == "7"
         log = b""
 
         def goes_on() -> bool:
@@ -189,7 +189,7 @@ def test_a_client_that_never_finishes_its_head_is_cut_off(spawn: Spawn, model_ap
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as slow:
         begun = time.monotonic()
         slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
-        assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+        assert result_of(predict(web.url, new_image()))["label"] == "7"
         while slow.recv(1024):
             pass
         assert 0.6 < time.monotonic() - begun < 5
@@ -217,28 +217,28 @@ def test_an_idle_connection_does_not_keep_a_service_from_stopping(spawn: Spawn, 
         assert web.terminate(10) == 0
 
 
-def test_a_client_that_never_finishes_its_body_is_told_so(spawn: Spawn, model_api: Service):
+def test_a_client_that_never_finishes_its_body_gets_a_timeout(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url, BODY_TIMEOUT_MS=500)
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as slow:
         slow.sendall(head(1000) + b"x")
         assert slow.recv(1024).startswith(b"HTTP/1.1 408 ")
-    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert result_of(predict(web.url, new_image()))["label"] == "7"
 
 
 def test_one_connection_too_many_is_refused_where_all_are_busy_and_the_others_are_served(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=5)
-    picture = never_seen()
+    image = new_image()
     busy = []
 
     def is_refused() -> bool:
         # One more each time: connections that were closed a moment ago may still count.
         busy.append(socket.create_connection(("127.0.0.1", web.port), timeout=10))
-        busy[-1].sendall(head(len(picture)))
+        busy[-1].sendall(head(len(image)))
         return requests.get(web.url, timeout=10).status_code == 503
 
     wait_until(is_refused, "one too many is refused")
     assert len(busy) >= 3, "refused although there was room"
-    busy[0].sendall(picture)
+    busy[0].sendall(image)
     assert busy[0].recv(1024).startswith(b"HTTP/1.1 200 ")
     for connection in busy:
         connection.close()
@@ -261,9 +261,9 @@ def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(
     spawn: Spawn, model_api: Service, name: str, path: str, answers: bytes
 ):
     service = spawn(name, MODEL_API_URL=model_api.url, LAME_DUCK_MS=2500)
-    picture = never_seen()
+    image = new_image()
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as upload:
-        upload.sendall(head(len(picture), path) + picture[:100])
+        upload.sendall(head(len(image), path) + image[:100])
         wait_until(lambda: service.count(f"{name}_in_flight") == 1, "the upload has begun")
         service.signal(signal.SIGTERM)
         unready = wait_until(lambda: (health := service.health()).status_code == 503 and health.json(), "it is unready", 2)
@@ -271,7 +271,7 @@ def test_sigterm_during_an_upload_finishes_it_after_readiness_is_gone(
         # No longer than the lame duck lasts are others let in.
         wait_until(lambda: not listens(service.port), "new connections are refused")
         assert service.running.poll() is None
-        upload.sendall(picture[100:])
+        upload.sendall(image[100:])
         answer = b"".join(iter(lambda: upload.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answers in answer
@@ -312,26 +312,26 @@ def test_a_session_killed_is_replaced_and_the_next_request_is_answered(spawn: Sp
     web = spawn("web_api", MODEL_API_URL=model.url)
     (child,) = children_of(model.pid)
     os.kill(child, signal.SIGKILL)
-    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert result_of(predict(web.url, new_image()))["label"] == "7"
     assert model.count("model_api_session_restarts_total", model="mnist") == 1
     assert children_of(model.pid) != [child]
 
 
-def test_without_model_api_remembered_answers_are_given_and_others_a_clear_503(spawn: Spawn):
+def test_without_model_api_cached_answers_are_given_and_others_a_clear_503(spawn: Spawn):
     model = spawn("model_api")
     web = spawn("web_api", MODEL_API_URL=model.url)
-    known = never_seen()
-    answer_of(ask(web.url, known))
+    known = new_image()
+    result_of(predict(web.url, known))
 
     model.kill()
-    assert_problem(ask(web.url, never_seen()), 503, UNREACHABLE)
-    assert answer_of(ask(web.url, known))["cached"]
+    assert_problem(predict(web.url, new_image()), 503, UNREACHABLE)
+    assert result_of(predict(web.url, known))["cached"]
     health = wait_until(lambda: (health := web.health()).status_code == 503 and health.json(), "it knows")
     assert health["model_api"] == {"running": False, "ready": False, "reason": "model_api does not answer"}
-    assert answer_of(ask(web.url, known))["cached"]
+    assert result_of(predict(web.url, known))["cached"]
 
     model.start()
-    fresh = wait_until(lambda: (answer := ask(web.url, never_seen())).status_code == 200 and answer.json(), "it is back")
+    fresh = wait_until(lambda: (answer := predict(web.url, new_image())).status_code == 200 and answer.json(), "it is back")
     assert (fresh["label"], fresh["cached"]) == ("7", False)
     web.wait_ready(5)
 
@@ -340,10 +340,10 @@ def test_web_api_starts_before_model_api(spawn: Spawn):
     port = free_port()
     web = spawn("web_api", wait=False, MODEL_API_URL=f"http://127.0.0.1:{port}")
     wait_until(lambda: web.health().status_code == 503, "it listens and is not ready")
-    assert_problem(ask(web.url, never_seen()), 503, UNREACHABLE)
+    assert_problem(predict(web.url, new_image()), 503, UNREACHABLE)
     spawn("model_api", PORT=port, wait=False)
     web.wait_ready()
-    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert result_of(predict(web.url, new_image()))["label"] == "7"
 
 
 def test_a_replica_killed_under_load_costs_no_request(spawn: Spawn, model_api: Service):
@@ -353,6 +353,6 @@ def test_a_replica_killed_under_load_costs_no_request(spawn: Spawn, model_api: S
     for number in range(60):
         if number == 20:
             doomed.kill()
-        statuses.append(ask(web.url, never_seen()).status_code)
+        statuses.append(predict(web.url, new_image()).status_code)
     assert statuses == [200] * 60
     assert web.health().status_code == 200

@@ -1,4 +1,4 @@
-"""The page says which models can be used, also while they come and go."""
+"""The page shows which models are available, also while they change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Callable, Iterator
 import pytest
 
 from browser import Browser
-from pictures import never_seen
+from images import new_image
 from services import MODELS, Service, wait_until
 
 Spawn = Callable[..., Service]
@@ -20,7 +20,7 @@ def browser(chromium: Browser) -> Iterator[Browser]:
     chromium.look()
     yield chromium
     chromium.look()
-    chromium.complaints()  # of routes that say 503 for a while
+    chromium.complaints()  # of routes that return 503 for a while
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_stopped_model_server_is_named_before_and_after_an_image_is_sent(brows
     web = spawn("web_api", APP_TYPE="ui", MODEL_API_URL=model.url)
     browser.open(web.url)
     assert facts(browser, "mnist") == "Ready"
-    known = never_seen()
+    known = new_image()
     browser.choose(known)
     browser.predict()
     browser.wait_for("answer")
@@ -52,7 +52,7 @@ def test_a_stopped_model_server_is_named_before_and_after_an_image_is_sent(brows
     browser.predict()
     browser.wait_for("answer")
     assert browser.slot("cache").startswith("Cached"), "cached results are still given"
-    browser.choose(never_seen())
+    browser.choose(new_image())
     browser.predict()
     wait_until(lambda: "The model server is unreachable" in browser.part("#status").text, "the reason is told, not that the server is busy")
     browser.screenshot("model-server-stopped")
@@ -85,7 +85,7 @@ def test_beside_a_broken_model_the_others_are_usable_and_a_repair_is_noticed(bro
     assert not browser.part("#predict").is_enabled()
     browser.run("const m = document.getElementById('model'); m.value = 'mnist'; m.dispatchEvent(new Event('change'))")
     assert browser.part("#predict").is_enabled()
-    browser.choose(never_seen())
+    browser.choose(new_image())
     browser.predict()
     browser.wait_for("answer")
     assert browser.slot("label") == "7"

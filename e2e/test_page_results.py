@@ -17,7 +17,7 @@ from onnx import helper
 from PIL import Image
 
 from browser import Browser
-from pictures import encode
+from images import encode
 from services import ROOT, Service, wait_until
 
 sys.path.append(str(ROOT / "e2e" / "clients"))
@@ -28,14 +28,14 @@ SIDE = 16
 COLOURS = ["red", "green", "blue"]
 IMAGE = {"content_type": "image", "image": {"color": "rgb", "fit": "stretch"}}
 
-# The mean of each colour over a picture of SIDE × SIDE pixels.
+# The mean of each colour over an image of SIDE × SIDE pixels.
 MEAN = helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2], keepdims=0)
 SHARP = [MEAN, helper.make_node("Mul", ["mean", "ten"], ["sharp"])]
 TEN = graphs.constant("ten", "FP32", 10)
 
 
 def model(nodes: list, outputs: dict[str, list], *constants: onnx.TensorProto) -> onnx.ModelProto:
-    """A graph from pictures to these outputs, which are FP32."""
+    """A graph from images to these outputs, which are FP32."""
     declared = {name: ("FP32", shape) for name, shape in outputs.items()}
     return graphs.graph(nodes, {"x": ("FP32", ["n", SIDE, SIDE, 3])}, declared, *constants)
 
@@ -97,13 +97,13 @@ def web(spawn_shared: Callable[..., Service], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(params=[True, False], ids=["scripts", "no_scripts"])
 def show(request: pytest.FixtureRequest, chromium: Browser, web: Service) -> Iterator[Callable[..., Browser]]:
-    """Shows what a model makes of a picture."""
+    """Shows a model's result for an image."""
     chromium.complaints()
 
-    def show(name: str, picture: Image.Image, **look: object) -> Browser:
+    def show(name: str, image: Image.Image, **look: object) -> Browser:
         chromium.look(scripts=request.param, **look)
         chromium.open(f"{web.url}/?model={name}")
-        chromium.choose(encode(picture))
+        chromium.choose(encode(image))
         chromium.predict()
         wait_until(lambda: chromium.parts("#answer article"), "the answer is there")
         if request.param:
@@ -126,10 +126,10 @@ def plain(red: int, green: int, blue: int) -> Image.Image:
 
 def thirds() -> Image.Image:
     """Half red, a quarter each green and blue."""
-    picture = plain(255, 0, 0)
-    picture.paste((0, 255, 0), (32, 0, 48, 64))
-    picture.paste((0, 0, 255), (48, 0, 64, 64))
-    return picture
+    image = plain(255, 0, 0)
+    image.paste((0, 255, 0), (32, 0, 48, 64))
+    image.paste((0, 0, 255), (48, 0, 64, 64))
+    return image
 
 
 def bars(page: Browser, slot: str = "bars") -> list[tuple[str, str, bool]]:
@@ -246,7 +246,7 @@ def test_all_of_an_embedding_is_copied(chromium: Browser, web: Service):
 # ---- Images ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_is_shown_beside_the_picture_and_can_be_saved(show: Callable[..., Browser]):
+def test_an_image_is_shown_beside_the_image_and_can_be_saved(show: Callable[..., Browser]):
     page = show("negative", plain(255, 0, 51))
     assert (page.slot("label"), page.slot("percent")) == ("Image", f"{SIDE} × {SIDE}")
     shown = image_of(page)
@@ -258,7 +258,7 @@ def test_an_image_is_shown_beside_the_picture_and_can_be_saved(show: Callable[..
     assert len(page.slot("json")) < 20_000
 
 
-def test_a_segmentation_is_a_map_with_a_legend_and_lies_over_the_picture(show: Callable[..., Browser]):
+def test_a_segmentation_is_a_map_with_a_legend_and_lies_over_the_image(show: Callable[..., Browser]):
     page = show("regions", thirds())
     assert (page.slot("label"), page.slot("percent")) == ("3 classes", f"{SIDE} × {SIDE}")
     assert bars(page) == [("red", "50.00 %", False), ("green", "25.00 %", False), ("blue", "25.00 %", False)]
@@ -329,11 +329,11 @@ def test_a_job_shows_each_result_by_its_task(chromium: Browser, web: Service, na
     assert chromium.complaints() == []
 
 
-# ---- A model that could take pictures -------------------------------------------------------------------------------
+# ---- A model that could take images ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "shape"), [("bare", None), ("open", [-1, 3, 224, 224])])
-def test_a_model_that_looks_as_if_it_takes_pictures_says_what_is_missing(chromium: Browser, web: Service, name: str, shape: list | None):
+def test_a_model_that_looks_as_if_it_takes_images_shows_what_is_missing(chromium: Browser, web: Service, name: str, shape: list | None):
     chromium.look()
     chromium.open(f"{web.url}/?model={name}")
     hint = chromium.part(f"[data-about={name}] .image-hint")
@@ -344,7 +344,7 @@ def test_a_model_that_looks_as_if_it_takes_pictures_says_what_is_missing(chromiu
     chromium.screenshot(f"hint-{name}")
 
 
-def test_with_the_settings_that_the_page_shows_a_model_takes_pictures(chromium: Browser, spawn: Callable[..., Service], tmp_path: Path):
+def test_with_the_settings_that_the_page_shows_a_model_takes_images(chromium: Browser, spawn: Callable[..., Service], tmp_path: Path):
     write_models(tmp_path / "all")
     folder = tmp_path / "models"
     folder.mkdir()
@@ -359,11 +359,11 @@ def test_with_the_settings_that_the_page_shows_a_model_takes_pictures(chromium: 
     (tmp_path / "open" / "model-settings.json").write_text(settings)
     (tmp_path / "open").rename(folder / "open")
 
-    def takes_pictures() -> bool:
+    def takes_images() -> bool:
         chromium.open(f"{web.url}/?model=open")
         return chromium.part("#form").is_displayed() and not chromium.parts(".image-hint")
 
-    wait_until(takes_pictures, "the form is there", 30)
+    wait_until(takes_images, "the form is there", 30)
 
 
 # ---- How it looks ---------------------------------------------------------------------------------------------------

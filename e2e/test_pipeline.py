@@ -1,4 +1,4 @@
-"""The pipeline in `examples/pipeline`: a picture of a number → its digits, with the real ONNX Runtime."""
+"""The pipeline in `examples/pipeline`: an image of a number → its digits, with the real ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Callable, Iterator
 import pytest
 import requests
 
-from asking import answer_of, ask, assert_problem
-from pictures import encode, never_seen, number, reopened, samples
+from client import result_of, predict, assert_problem
+from images import encode, new_image, number, reopened, samples
 from services import ROOT, Service
 
 EXAMPLE = ROOT / "examples" / "pipeline"
@@ -56,17 +56,17 @@ def settings(repository: Path, model_server: Service) -> Iterator[Callable[[dict
     assert load().status_code == 200
 
 
-def said(answer: dict) -> str:
+def reported(answer: dict) -> str:
     return "".join(row["label"] for row in answer["rows"])
 
 
-def infer(url: str, model: str, picture: bytes, **headers: str) -> requests.Response:
-    data = [base64.b64encode(picture).decode()]
+def infer(url: str, model: str, image: bytes, **headers: str) -> requests.Response:
+    data = [base64.b64encode(image).decode()]
     body = {"inputs": [{"name": "picture", "datatype": "BYTES", "shape": [1], "data": data}]}
     return requests.post(f"{url}/v2/models/{model}/infer", json=body, headers=headers, timeout=30)
 
 
-def test_whoever_starts_it_gets_its_steps_and_no_other_model(web: Service):
+def test_a_start_gets_its_steps_and_no_other_model(web: Service):
     names = [model["name"] for model in web.health().json()["models"]]
     assert names == ["digits", "find-digits", "mnist"]
     index = requests.post(f"{web.url}/v2/repository/index", timeout=10).json()
@@ -79,18 +79,18 @@ def test_whoever_starts_it_gets_its_steps_and_no_other_model(web: Service):
 
 @pytest.mark.parametrize("digits", ["7", "40817", "1234567890", "2222"])
 def test_a_number_is_read_digit_by_digit(web: Service, digits: str):
-    answer = answer_of(ask(web.url, never_seen(number(digits)), "digits"))
+    answer = result_of(predict(web.url, new_image(number(digits)), "digits"))
     # A list of rows is there where there are several.
-    assert (said(answer) if "rows" in answer else answer["label"]) == digits
+    assert (reported(answer) if "rows" in answer else answer["label"]) == digits
     assert (answer["model"], answer["device"]) == ("digits", "cpu")
 
 
-def test_the_picture_that_ships_with_it_is_read(web: Service):
-    answer = answer_of(ask(web.url, (EXAMPLE / "number.png").read_bytes(), "digits"))
-    assert said(answer) == "40817"
+def test_the_image_that_ships_with_it_is_read(web: Service):
+    answer = result_of(predict(web.url, (EXAMPLE / "number.png").read_bytes(), "digits"))
+    assert reported(answer) == "40817"
 
 
-def test_the_picture_is_shown_as_its_first_step_sees_it(web: Service):
+def test_the_image_is_shown_as_its_first_step_sees_it(web: Service):
     seen = requests.post(f"{web.url}/input/digits", files={"image": ("number.png", encode(number("42")))}, timeout=30)
     assert (seen.status_code, reopened(seen.content).size) == (200, (512, 128))
 
@@ -100,31 +100,31 @@ def test_an_empty_sheet_has_no_digits(web: Service):
     assert [output["shape"] for output in blank["outputs"]] == [[0, 10], [0, 4]]
 
 
-def test_it_is_remembered_as_a_whole_and_step_by_step(web: Service):
-    picture = encode(number("4081"))
-    first = infer(web.url, "digits", picture)
+def test_it_is_cached_as_a_whole_and_step_by_step(web: Service):
+    image = encode(number("4081"))
+    first = infer(web.url, "digits", image)
     assert first.headers["Cache-Status"] == "mlserve; fwd=miss; stored", first.text
     assert first.json()["outputs"][0]["shape"] == [4, 10]
-    again = ask(web.url, picture, "digits")
+    again = predict(web.url, image, "digits")
     assert (again.headers["Cache-Status"], again.headers["ETag"]) == ("mlserve; hit", first.headers["ETag"])
-    # Every crop was a question of its own.
+    # Every crop was a separate request.
     assert web.count("web_api_inferences_total", model="mnist") == 4
     assert web.count("web_api_inferences_total", model="find-digits") == 1
     assert web.count("web_api_inferences_total", model="digits") == 0
-    assert infer(web.url, "digits", picture, **{"Cache-Control": "no-cache"}).status_code == 200
+    assert infer(web.url, "digits", image, **{"Cache-Control": "no-cache"}).status_code == 200
     assert web.count("web_api_inferences_total", model="mnist") == 8
 
 
-def test_a_changed_step_is_another_pipeline_and_the_digits_are_still_known(
+def test_a_changed_step_is_another_pipeline_and_the_digits_are_still_cached(
     web: Service, model_server: Service, repository: Path
 ):
-    picture = encode(number("4081"))
-    first = infer(web.url, "digits", picture).json()
+    image = encode(number("4081"))
+    first = infer(web.url, "digits", image).json()
     file = repository / "find-digits" / "model-settings.json"
     file.write_text(file.read_text() + "\n")
     load = requests.post(f"{web.url}/v2/repository/models/find-digits/load", timeout=30)
     assert load.status_code == 200, load.text
-    second = infer(web.url, "digits", picture)
+    second = infer(web.url, "digits", image)
     assert second.headers["Cache-Status"] == "mlserve; fwd=miss; stored"
     digest = second.json()["parameters"]["model_digest"]
     assert digest != first["parameters"]["model_digest"]
@@ -132,12 +132,12 @@ def test_a_changed_step_is_another_pipeline_and_the_digits_are_still_known(
     assert web.count("web_api_inferences_total", model="mnist") == 4, "they are remembered"
 
 
-def test_model_api_gives_the_same_answer_without_a_memory(web: Service, model_server: Service):
-    picture = encode(number("4081"))
-    remembered, direct = (infer(url, "digits", picture).json() for url in (web.url, model_server.url))
-    for one, other in zip(remembered["outputs"], direct["outputs"], strict=True):
+def test_model_api_gives_the_same_answer_without_a_cache(web: Service, model_server: Service):
+    image = encode(number("4081"))
+    cached, direct = (infer(url, "digits", image).json() for url in (web.url, model_server.url))
+    for one, other in zip(cached["outputs"], direct["outputs"], strict=True):
         assert one["data"] == pytest.approx(other["data"], abs=1e-5)
-    assert remembered["parameters"]["model_digest"] == direct["parameters"]["model_digest"]
+    assert cached["parameters"]["model_digest"] == direct["parameters"]["model_digest"]
 
 
 def test_one_file_is_for_models_that_see_it_in_different_sizes(web: Service, model_server: Service, repository: Path):
@@ -151,7 +151,7 @@ def test_one_file_is_for_models_that_see_it_in_different_sizes(web: Service, mod
         load = requests.post(f"{web.url}/v2/repository/models/{name}/load", timeout=60)
         assert (load.status_code, "leukemia is not loaded" in load.text) in [(200, False), (422, True)], load.text
     sample = samples("leukemia")[0]
-    answer = answer_of(ask(web.url, sample.picture, "both"))
+    answer = result_of(predict(web.url, sample.image, "both"))
     assert answer["label"] == sample.label
     assert answer["notice"].startswith("Not for clinical use."), "it is said with every answer of that model"
     for name in ("both", "leukemia"):
@@ -159,12 +159,12 @@ def test_one_file_is_for_models_that_see_it_in_different_sizes(web: Service, mod
 
 
 def test_an_error_names_the_step(web: Service):
-    answer = ask(web.url, b"no picture", "digits")
+    answer = predict(web.url, b"no picture", "digits")
     assert answer.status_code == 415
     assert answer.json()["detail"].startswith('step "find": ')
 
 
-def test_settings_that_do_not_fit_are_told_and_what_was_served_goes_on(web: Service, model_server: Service, settings):
+def test_settings_that_do_not_fit_are_listedand_what_was_served_goes_on(web: Service, model_server: Service, settings):
     shipped = json.loads((EXAMPLE / "digits" / "model-settings.json").read_text())
     shipped["steps"][1]["inputs"]["image"] = "find.boxes"
     refused = settings(shipped)
@@ -173,23 +173,23 @@ def test_settings_that_do_not_fit_are_told_and_what_was_served_goes_on(web: Serv
     index = requests.post(f"{web.url}/v2/repository/index", timeout=10).json()
     line = next(line for line in index if line["name"] == "digits")
     assert line["state"] == "READY" and reason in line["reason"], line
-    assert said(answer_of(ask(web.url, never_seen(number("42")), "digits"))) == "42"
+    assert reported(result_of(predict(web.url, new_image(number("42")), "digits"))) == "42"
 
 
 def test_a_pipeline_whose_step_is_unloaded_waits_for_it(web: Service, model_server: Service):
     def of_mnist(verb: str) -> None:
         assert requests.post(f"{web.url}/v2/repository/models/mnist/{verb}", timeout=30).status_code == 200
 
-    remembered = never_seen(number("42"))
-    answer_of(ask(web.url, remembered, "digits"))
+    cached = new_image(number("42"))
+    result_of(predict(web.url, cached, "digits"))
     of_mnist("unload")
     try:
         health = {model["name"]: model for model in web.health().json()["models"]}
         assert health["digits"]["state"] == "UNAVAILABLE"
         assert health["digits"]["reason"] == 'model-settings.json: step "read": model: mnist is not loaded'
-        assert answer_of(ask(web.url, remembered, "digits"))["cached"], "what is known is still given"
-        fresh = ask(web.url, never_seen(number("24")), "digits")
+        assert result_of(predict(web.url, cached, "digits"))["cached"], "what is known is still given"
+        fresh = predict(web.url, new_image(number("24")), "digits")
         assert_problem(fresh, 503, 'step "read": mnist is not available: it is not loaded.')
     finally:
         of_mnist("load")
-    assert said(answer_of(ask(web.url, never_seen(number("24")), "digits"))) == "24"
+    assert reported(result_of(predict(web.url, new_image(number("24")), "digits"))) == "24"

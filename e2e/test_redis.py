@@ -13,12 +13,12 @@ from typing import Callable
 import pytest
 import requests
 
-from asking import answer_of, ask, assert_problem
-from pictures import encode, never_seen, seven
+from client import result_of, predict, assert_problem
+from images import encode, new_image, seven
 from services import Redis, Service, free_port, wait_until
 
 # What a computed answer may take here, Redis or not, on a machine that is busy with other things.
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 
 ANSWERS = "mlserve:answer:*"
 
@@ -41,33 +41,33 @@ def degraded(web: Service) -> list[str]:
     """What it does without. It is ready all the same."""
     health = web.health()
     assert health.status_code == 200, health.text
-    said = health.json()
-    assert said["memory"] == {"kind": "near+redis", "redis": "unavailable" if said["degraded"] else "ready"}
-    return said["degraded"]
+    reported = health.json()
+    assert reported["memory"] == {"kind": "near+redis", "redis": "unavailable" if reported["degraded"] else "ready"}
+    return reported["degraded"]
 
 
-def remembered(web: Service, picture: bytes) -> bool:
-    return ask(web.url, picture, Cache_Control="only-if-cached").status_code == 200
+def is_cached(web: Service, image: bytes) -> bool:
+    return predict(web.url, image, Cache_Control="only-if-cached").status_code == 200
 
 
 def key_of(redis: Redis, answer: dict) -> str:
     """Where the answer stands; answers are written behind their request."""
     key = f"mlserve:answer:{answer['model']}:{answer['key'].removeprefix('sha256:')}"
-    wait_until(lambda: redis.ask("EXISTS", key) == "1", "the answer is in Redis")
+    wait_until(lambda: redis.execute("EXISTS", key) == "1", "the answer is in Redis")
     return key
 
 
-# ---- Remembering ----------------------------------------------------------------------------------------------------
+# ---- Cache ----------------------------------------------------------------------------------------------------------
 
 
 def test_answers_survive_a_restart_of_web_api(start_web: Callable[..., Service]):
-    picture = never_seen()
+    image = new_image()
     first = start_web()
-    answer = answer_of(ask(first.url, picture))
+    answer = result_of(predict(first.url, image))
     assert first.terminate() == 0
     second = start_web()
-    again = ask(second.url, picture)
-    assert answer_of(again) | {"timing_ms": 0} == answer | {"cached": True, "timing_ms": 0}
+    again = predict(second.url, image)
+    assert result_of(again) | {"timing_ms": 0} == answer | {"cached": True, "timing_ms": 0}
     assert (again.headers["Cache-Status"], second.count("web_api_inferences_total")) == ("mlserve; hit", 0)
     assert second.count("web_api_answers_total", outcome="redis") == 1
 
@@ -76,7 +76,7 @@ def test_what_is_stored_are_the_outputs_and_every_key_has_a_time_to_live(
     start_web: Callable[..., Service], redis: Redis
 ):
     web = start_web(CACHE_TTL_S=1000)
-    answers = [answer_of(ask(web.url, never_seen())) for _ in range(5)]
+    answers = [result_of(predict(web.url, new_image())) for _ in range(5)]
     requests.post(f"{web.url}/predict/leukemia", files={"image": encode(seven())}, timeout=30)
     key, form = parts(redis.value(key_of(redis, answers[0])))
     stored_at, model = form_head(form)
@@ -87,30 +87,30 @@ def test_what_is_stored_are_the_outputs_and_every_key_has_a_time_to_live(
     wait_until(lambda: len(redis.keys(ANSWERS)) == 6, "all six are stored")
     for key in redis.keys(ANSWERS):
         assert key.startswith(("mlserve:answer:mnist:", "mlserve:answer:leukemia:"))
-        assert 900 < int(redis.ask("TTL", key)) <= 1000
-        assert redis.ask("TYPE", key) == "string"
+        assert 900 < int(redis.execute("TTL", key)) <= 1000
+        assert redis.execute("TYPE", key) == "string"
 
 
-def test_an_answer_is_forgotten_when_its_time_is_over(start_web: Callable[..., Service], redis: Redis):
+def test_an_answer_expires(start_web: Callable[..., Service], redis: Redis):
     web = start_web(CACHE_TTL_S=1)
-    picture = never_seen()
-    answer_of(ask(web.url, picture))
-    wait_until(lambda: not remembered(web, picture), "near has forgotten")
+    image = new_image()
+    result_of(predict(web.url, image))
+    wait_until(lambda: not is_cached(web, image), "near has forgotten")
     wait_until(lambda: redis.keys(ANSWERS) == [], "Redis has forgotten")
-    assert not answer_of(ask(web.url, picture))["cached"]
+    assert not result_of(predict(web.url, image))["cached"]
 
 
-def test_two_web_apis_share_what_they_know_and_forget_together(start_web: Callable[..., Service], redis: Redis):
+def test_two_web_apis_share_their_cache_and_delete_together(start_web: Callable[..., Service], redis: Redis):
     left, right = start_web(), start_web()
-    picture = never_seen()
-    key_of(redis, answer_of(ask(left.url, picture)))
-    assert answer_of(ask(right.url, picture))["cached"]
-    assert remembered(right, picture)
+    image = new_image()
+    key_of(redis, result_of(predict(left.url, image)))
+    assert result_of(predict(right.url, image))["cached"]
+    assert is_cached(right, image)
 
-    assert answer_of(requests.delete(f"{left.url}/cache/mnist", timeout=10)) == {"model": "mnist", "forgotten": 1}
+    assert result_of(requests.delete(f"{left.url}/cache/mnist", timeout=10)) == {"model": "mnist", "forgotten": 1}
     assert redis.keys(ANSWERS) == []
-    wait_until(lambda: not remembered(right, picture), "the other one has heard of it")
-    assert not answer_of(ask(right.url, picture))["cached"]
+    wait_until(lambda: not is_cached(right, image), "the other one has heard of it")
+    assert not result_of(predict(right.url, image))["cached"]
 
 
 # ---- Not believing --------------------------------------------------------------------------------------------------
@@ -118,12 +118,12 @@ def test_two_web_apis_share_what_they_know_and_forget_together(start_web: Callab
 
 @pytest.fixture
 def stored(start_web: Callable[..., Service], redis: Redis) -> tuple[bytes, str, bytes]:
-    """A picture whose answer only Redis remembers, the answer's place there, and what stands there."""
+    """An image whose result is only in Redis, the result's key, and its value."""
     web = start_web()
-    picture = never_seen()
-    key = key_of(redis, answer_of(ask(web.url, picture)))
+    image = new_image()
+    key = key_of(redis, result_of(predict(web.url, image)))
     web.terminate()
-    return picture, key, redis.value(key)
+    return image, key, redis.value(key)
 
 
 # The end of mnist's answer in its stored form: the shape of its one output, the output's length in bytes, the output.
@@ -181,13 +181,13 @@ def longer_than_its_bytes(entry: bytes) -> bytes:
 def test_a_value_that_is_no_answer_to_its_key_is_computed_anew_and_put_right(
     start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, bytes], write: Callable[[bytes], bytes]
 ):
-    picture, key, entry = stored
-    redis.ask("SET", key, stdin=write(entry))
+    image, key, entry = stored
+    redis.execute("SET", key, stdin=write(entry))
     untrue = redis.value(key)
     web = start_web()
-    answer = answer_of(ask(web.url, picture))
+    answer = result_of(predict(web.url, image))
     assert (answer["label"], answer["cached"]) == ("7", False)
-    # An empty string is, for Redis, what nobody has written.
+    # For Redis, an empty string equals a missing key.
     assert web.count("web_api_redis_errors_total", kind="corrupt") == (0 if untrue == b"" else 1)
     wait_until(lambda: redis.value(key) != untrue, "it is put right")
     (kept, form), (true_key, true_form) = parts(redis.value(key)), parts(entry)
@@ -198,19 +198,19 @@ def test_a_value_that_is_no_answer_to_its_key_is_computed_anew_and_put_right(
 def test_a_value_of_another_type_is_computed_anew(
     start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, bytes]
 ):
-    picture, key, _ = stored
-    redis.ask("DEL", key)
-    redis.ask("RPUSH", key, "a", "b")
+    image, key, _ = stored
+    redis.execute("DEL", key)
+    redis.execute("RPUSH", key, "a", "b")
     web = start_web()
-    assert answer_of(ask(web.url, picture))["label"] == "7"
-    assert answer_of(ask(web.url, picture))["cached"]
+    assert result_of(predict(web.url, image))["label"] == "7"
+    assert result_of(predict(web.url, image))["cached"]
 
 
 # ---- Without Redis --------------------------------------------------------------------------------------------------
 
 
 class Load:
-    """Clients that ask without a pause, every second time something new."""
+    """Clients that send requests without a pause, every second one with a new input."""
 
     def __init__(self, web: Service, clients: int = 4):
         self.web, self.failures, self.seconds, self.over = web, [], [], threading.Event()
@@ -227,12 +227,12 @@ class Load:
             thread.join()
 
     def run(self) -> None:
-        known = never_seen()
+        known = new_image()
         while not self.over.is_set():
-            for picture in (known, never_seen()):
+            for image in (known, new_image()):
                 begun = time.monotonic()
                 try:
-                    if answer_of(ask(self.web.url, picture))["label"] != "7":
+                    if result_of(predict(self.web.url, image))["label"] != "7":
                         self.failures.append("a wrong answer")
                 except (AssertionError, requests.RequestException) as error:
                     self.failures.append(repr(error))
@@ -254,7 +254,7 @@ def test_redis_killed_and_restarted_under_load_costs_no_request(start_web: Calla
             redis.start()
             wait_until(lambda: degraded(web) == [], "it is back")
     assert load.failures == []
-    assert max(load.seconds) < PATIENCE_S
+    assert max(load.seconds) < TIMEOUT_S
     assert redis.keys("mlserve:answer:mnist:*")
 
 
@@ -267,35 +267,35 @@ def test_a_hung_redis_costs_one_deadline_and_not_one_a_request(start_web: Callab
         settled = len(load.seconds)
         load.wait_for_more(100)
     assert load.failures == []
-    assert max(load.seconds) < PATIENCE_S
+    assert max(load.seconds) < TIMEOUT_S
     after = sorted(load.seconds[settled:])
     assert after[len(after) // 2] < 0.1, "the breaker spares requests the deadline"
     redis.signal(signal.SIGCONT)
     wait_until(lambda: degraded(web) == [], "it is back")
-    key_of(redis, answer_of(ask(web.url, never_seen())))
+    key_of(redis, result_of(predict(web.url, new_image())))
 
 
 def test_redis_may_come_after_web_api(spawn: Spawn, model_api: Service, redis: Redis):
     redis.kill()
     web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=redis.url)
     assert degraded(web) == ["redis"]
-    assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+    assert result_of(predict(web.url, new_image()))["label"] == "7"
     redis.start()
     wait_until(lambda: degraded(web) == [], "it is found", 3)
-    key_of(redis, answer_of(ask(web.url, never_seen())))
+    key_of(redis, result_of(predict(web.url, new_image())))
 
 
-def test_without_redis_nothing_can_be_forgotten_for_good_and_that_is_said(spawn: Spawn, model_api: Service):
+def test_without_redis_nothing_can_be_deleted_permanently_and_that_is_reported(spawn: Spawn, model_api: Service):
     web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
-    said = "Redis does not respond, so some cached results may remain; try again shortly."
-    assert_problem(requests.delete(f"{web.url}/cache/mnist", timeout=10), 503, said)
+    reported = "Redis does not respond, so some cached results may remain; try again shortly."
+    assert_problem(requests.delete(f"{web.url}/cache/mnist", timeout=10), 503, reported)
 
 
-def test_a_wrong_password_is_as_good_as_no_redis_and_is_never_told(spawn: Spawn, model_api: Service, redis: Redis):
+def test_a_wrong_password_is_as_good_as_no_redis_and_is_never_shown(spawn: Spawn, model_api: Service, redis: Redis):
     url = redis.url.replace("//", "//mlserve:wrong-secret@")
     web = spawn("web_api", MODEL_API_URL=model_api.url, REDIS_URL=url, LOG_LEVEL="debug")
-    answers = [ask(web.url, never_seen()) for _ in range(5)]
-    assert {answer_of(answer)["label"] for answer in answers} == {"7"}
-    wait_until(lambda: "auth" in redis.ask("ACL", "LOG"), "Redis has refused it")
+    answers = [predict(web.url, new_image()) for _ in range(5)]
+    assert {result_of(answer)["label"] for answer in answers} == {"7"}
+    wait_until(lambda: "auth" in redis.execute("ACL", "LOG"), "Redis has refused it")
     assert degraded(web) == ["redis"]
     assert "wrong-secret" not in web.log() + web.health().text

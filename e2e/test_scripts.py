@@ -109,7 +109,7 @@ def test_a_build_that_does_not_fit_on_the_disk_is_named_before_it_begins(checkou
 
 
 @pytest.mark.parametrize(
-    ("words", "settings", "said"),
+    ("words", "settings", "reported"),
     [
         (["--workers", "many"], {}, "--workers 'many' is no number"),
         (["--workers"], {}, "--device and --workers need a value"),
@@ -117,10 +117,10 @@ def test_a_build_that_does_not_fit_on_the_disk_is_named_before_it_begins(checkou
         ([], {"PUBLISH": "localhost"}, "PUBLISH 'localhost' is no address"),
     ],
 )
-def test_a_wrong_argument_is_named_and_ends_with_64(checkout: Path, words: list[str], settings: dict[str, str], said: str):
+def test_a_wrong_argument_is_named_and_ends_with_64(checkout: Path, words: list[str], settings: dict[str, str], reported: str):
     refused = run(checkout, "start_all.sh", "cli", "mnist", *words, **settings)
     assert (refused.returncode, refused.stdout) == (64, ""), refused
-    assert refused.stderr.startswith(f"start_all.sh: {said}")
+    assert refused.stderr.startswith(f"start_all.sh: {reported}")
 
 
 def test_the_health_of_nothing_is_json_too(checkout: Path):

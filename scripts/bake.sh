@@ -2,7 +2,7 @@
 # build_all.sh --models DIR --tag NAME: an image of model_api that carries a folder of models. Sourced after images.sh.
 # shellcheck disable=SC2154  # root and usage_error come from lib.sh
 
-# Everything that can be known to be wrong before anything is built.
+# Checks the arguments before anything is built.
 check_bake() {
   [[ -n $1 && -n $2 ]] || stop_with "$usage_error" "--models DIR and --tag NAME go together"
   [[ -d $1 ]] || stop_with "$usage_error" "--models: there is no folder $1"
@@ -12,8 +12,7 @@ check_bake() {
 
 absolute() (cd "$1" && pwd)
 
-# bake DIR NAME: builds it under a name of its own, has model_api load every model in it, and only then gives it the name that
-# was asked for.
+# bake DIR NAME: builds the image under a temporary name, lets model_api load every model in it, and only then tags it NAME.
 bake() {
   local models wanted found work image
   models=$(absolute "$1")
@@ -21,10 +20,10 @@ bake() {
   build_images model_api
   work=$(mktemp -d)
   image=mlserve/baking:$$
-  # Expanded now: the variables are gone by then.
+  # Expanded now: the variables are out of scope when the trap runs.
   # shellcheck disable=SC2064
   trap "rm -rf '$work'; docker rm --force 'mlserve_baking_$$' >/dev/null 2>&1 || true; docker image rm '$image' >/dev/null 2>&1 || true" EXIT
-  # Docker reads what a build may not see from beside the Dockerfile, so that nothing is written into the models' folder.
+  # Docker reads the ignore file beside the Dockerfile, so that nothing is written into the models' folder.
   cp "$root/model_api/Dockerfile.models" "$work/Dockerfile"
   leave_out "$models" >"$work/Dockerfile.dockerignore"
   write_build >"$work/docker-compose.yml"
@@ -62,7 +61,7 @@ check_loading() {
   stop_with 1 "the image was built, but not every model of $2 can be loaded, so it has not been named:"$'\n'"$broken"
 }
 
-# Compose, since the engine's own command builds nothing without a plugin of its own.
+# Compose, because "docker build" needs the buildx plugin.
 write_build() {
   cat <<'YAML'
 services:
@@ -76,7 +75,7 @@ services:
 YAML
 }
 
-# What of the folder is no model: hidden files, and folders that hold none. Beside a bare file anything may be its data.
+# Entries of the folder that are not models: hidden files, and folders without a model. Beside a bare file any entry may be its data.
 leave_out() {
   local folder bare
   say '**/.*'

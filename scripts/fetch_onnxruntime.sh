@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Puts ONNX Runtime's shared libraries into a folder: fetch_onnxruntime.sh cpu|gpu FOLDER
 #
-# They come out of the Python wheels pinned in onnxruntime-cpu.txt and onnxruntime-gpu.txt, by `pip download`, which checks
-# their SHA-256. Nothing is installed and the wheels' own Python version does not matter. All libraries lie flat beside
-# each other, so that one LD_LIBRARY_PATH finds them; libonnxruntime.so is a link to the versioned one.
-# Used by start_all.sh --native, test_all.sh and model_api/Dockerfile. A folder that is complete is left as it is.
+# They are unpacked from the Python wheels pinned in onnxruntime-cpu.txt and onnxruntime-gpu.txt. `pip download` verifies their
+# SHA-256. Nothing is installed, and the Python version of the wheels does not matter. All libraries are in one folder, so that one
+# LD_LIBRARY_PATH finds them; libonnxruntime.so links to the versioned file.
+# Used by start_all.sh --native, test_all.sh and model_api/Dockerfile. A complete folder is not changed.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -37,7 +37,7 @@ download_wheels() {
     stop_with "pip could not fetch the wheels of $(basename "$pins"): see above"
 }
 
-# Of each wheel the libraries that something loads; the rest are Python's own and interfaces that nobody here calls.
+# The libraries of each wheel that are loaded at run time; the rest are Python modules and unused interfaces.
 unpack_libraries() {
   python3 - "$1" "$2" <<'PYTHON'
 import fnmatch, pathlib, shutil, sys, zipfile
@@ -67,7 +67,7 @@ main() {
   download_wheels "$part/wheels"
   unpack_libraries "$part/wheels" "$part/libraries"
   chmod 0755 "$part/libraries"/*.so*
-  # The pins go in last: they say that the folder is complete.
+  # The pins are written last: they mark the folder as complete.
   cp "$pins" "$part/libraries/pins.txt"
   rm -rf "$folder"
   mv "$part/libraries" "$folder"

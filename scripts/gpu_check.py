@@ -1,4 +1,4 @@
-"""Asks a running model_api for answers and speed, and compares two such runs. Called by gpu_check.sh; standard library only.
+"""Measures results and throughput of a running model_api, and compares two such runs. Called by gpu_check.sh; standard library only.
 
     gpu_check.py measure PORT FOLDER SECONDS RESULT.json     FOLDER holds `load` and models/; metrics at PORT + 1
     gpu_check.py compare FIRST.json SECOND.json TOLERANCE
@@ -16,7 +16,7 @@ import sys
 CONNECTIONS = [1, 4, 16, 64, 256]
 ROWS = [1, 8, 32, 64]
 CONNECTIONS_OF_BATCHES = 8
-LARGEST_BODY = 100 << 20
+MAX_BODY = 100 << 20
 
 
 def connect(port):
@@ -41,13 +41,13 @@ def ask(port, model, body, headers):
 
 
 def find_samples(models_dir, name):
-    """The pictures that are shipped with the model, as bytes by file."""
+    """The sample images of the model, as bytes by file."""
     folder = pathlib.Path(models_dir) / name / "samples"
     return {file: file.read_bytes() for file in sorted(folder.glob("*")) if file.suffix in (".png", ".jpg", ".bmp")}
 
 
 def make_rows(model, count):
-    """`count` rows of noise as a binary tensor, and the headers that say so."""
+    """`count` rows of noise as a binary tensor, and its headers."""
     tensor = model["inputs"][0]
     numbers = random.Random(7)
     block = array.array("f", (numbers.random() for _ in range(math.prod(tensor["shape"][1:])))).tobytes() * count
@@ -104,7 +104,7 @@ def measure(port, folder, seconds, result):
         row = tensor["shape"][1:]
         for rows in ROWS if all(length > 0 for length in row) else []:
             body, headers = make_rows(model, rows)
-            if len(body) > LARGEST_BODY:
+            if len(body) > MAX_BODY:
                 continue
             entry["answers"][f"{rows} rows of noise"] = ask(port, name, body, headers)
             asked = {"ask": "binary", "input": tensor["name"], "shape": "x".join(map(str, row)), "rows": rows}

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Proves that model_api works on an NVIDIA card: the same answers as on the processor, and how many images a second.
+# Compares results and throughput of model_api on an NVIDIA GPU with those on the CPU.
 #
-#   gpu_check.sh --prepare FOLDER     where things can be built and fetched: binaries, CUDA's libraries, models → FOLDER
-#   gpu_check.sh FOLDER               on the machine with the card, where nothing is installed; needs bash and Python 3
-#   gpu_check.sh --processor FOLDER   the processor against itself: tries this script out where there is no card
+#   gpu_check.sh --prepare FOLDER     on a machine with a compiler and network: binaries, CUDA's libraries, models → FOLDER
+#   gpu_check.sh FOLDER               on the machine with the GPU; needs only bash and Python 3
+#   gpu_check.sh --processor FOLDER   the CPU against itself: a test of this script without a GPU
 #
-# FOLDER holds model_api, load, lib/libonnxruntime.so with everything it loads, and models/. CUDA's libraries may also lie
-# elsewhere on that machine: name their folders in LD_LIBRARY_PATH and leave them out of lib/.
-# TOLERANCE (0.005; a card adds in another order) and SECONDS_EACH (3) may be set. Ends with 0 only if the answers agree.
+# FOLDER holds model_api, load, lib/libonnxruntime.so with everything it loads, and models/. CUDA's libraries may be elsewhere
+# on that machine: name their folders in LD_LIBRARY_PATH and leave them out of lib/.
+# TOLERANCE (0.005; a GPU adds in another order) and SECONDS_EACH (3) may be set. Ends with 0 only if the results agree.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -22,10 +22,10 @@ prepare() {
   "$root/scripts/fetch_onnxruntime.sh" "${ONNXRUNTIME:-gpu}" "$1/lib"
   rm -rf "$1/models"
   cp -R "$(find_models_dir)" "$1/models"
-  say "$1 is ready: take it and scripts/ to the machine with the card"
+  say "$1 is ready: copy it and scripts/ to the machine with the GPU"
 }
 
-# Starts model_api on one device and waits until every model is warm. With cuda it refuses rather than step down.
+# Starts model_api on one device and waits until every model has warmed up. With cuda it fails and does not fall back to the CPU.
 start_server() {
   local device=$1 log=$work/model_api-$1.log
   HOST=127.0.0.1 PORT=$port METRICS_ADDR=127.0.0.1:$((port + 1)) MODEL_NAME=all MODELS_DIR=$folder/models DEVICE=$device \

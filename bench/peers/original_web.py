@@ -1,6 +1,6 @@
 """The first MLServe's web process, from its description: SHA-256 of the pixels, Redis, else the model process.
 
-What is remembered is read back as JSON here; the original evaluated it as Python."""
+Cached results are read as JSON here; the original evaluated them as Python."""
 
 import hashlib
 import json

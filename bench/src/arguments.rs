@@ -45,10 +45,10 @@ pub struct Arguments {
     pub(crate) series: bool,
 }
 
-/// In what shape a question comes.
+/// Format of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// An encoded picture as the body.
+    /// An encoded image as the body.
     Png,
     /// Open Inference, JSON.
     Json,
@@ -60,14 +60,14 @@ pub enum Ask {
     Array,
 }
 
-/// What the questions have to do with each other.
+/// How the requests relate to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// They have been asked before.
+    /// They have been sent before.
     Hit,
     /// Each is new.
     Miss,
-    /// Each is new, and is not to be remembered.
+    /// Each is new, with `no-store`.
     NoStore,
 }
 
@@ -84,7 +84,7 @@ impl Arguments {
     }
 
     fn new(address: String) -> Self {
-        // Another one in every run, so that no run finds its questions remembered.
+        // Differs in every run, so that no run finds its inputs in the cache.
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
         Self {
             address,

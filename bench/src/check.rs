@@ -10,7 +10,7 @@ pub fn class_of(ask: Ask, answer: &Answer<'_>) -> Option<usize> {
     match ask {
         Ask::Png | Ask::Array => {
             let body = serde_json::from_slice(answer.body).ok()?;
-            // model_api alone answers a picture as it answers a tensor.
+            // model_api alone has the same response for an image as for a tensor.
             named(&body).or_else(|| largest(numbers(&body)))
         }
         Ask::Json => largest(numbers(&serde_json::from_slice(answer.body).ok()?)),

@@ -27,7 +27,7 @@ impl Connection {
         Ok(Self { calls, message: BytesMut::new(), cache_status: Vec::new() })
     }
 
-    /// Makes a call. Its status is told as HTTP's: 503 for what says "try again", 500 for every other error.
+    /// Makes a call. Its status is returned as HTTP's: 503 for "unavailable", 500 for every other error.
     pub async fn exchange(&mut self, call: &Request<()>, message: &[u8]) -> io::Result<Answer<'_>> {
         self.call(call, message).await.map_err(io::Error::other)
     }

@@ -1,14 +1,14 @@
 //! What `bench/run.sh` measures with: a load generator, and what nothing could be faster than.
 //!
-//! Modules stand in the order in which a question of the load generator meets them.
+//! Modules are listed in the order in which a request of the load generator meets them.
 
-/// What the command line says.
+/// The command line.
 pub mod arguments;
 
-/// A picture as floats, in every spelling.
+/// An image as floats, in every encoding.
 mod tensor;
 
-/// Requests made beforehand, and the places in them that make each another question.
+/// Prepared requests, and the positions in them that make each unique.
 pub mod question;
 
 /// When a request is sent.
@@ -26,7 +26,7 @@ pub mod check;
 /// What came of it all.
 pub mod tally;
 
-/// Connections that ask until the time is over.
+/// Connections that send requests until the time is over.
 pub mod load;
 
 /// What nothing could be faster than.

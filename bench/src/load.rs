@@ -37,7 +37,7 @@ enum Connection {
     Grpc(grpc::Connection),
 }
 
-/// Asks, and counts.
+/// Sends requests and counts responses.
 pub async fn run(arguments: Arguments) -> anyhow::Result<Report> {
     let question = Question::new(&arguments)?;
     let begin = Instant::now() + if arguments.requests.is_some() { Duration::ZERO } else { arguments.warm_up };
@@ -73,7 +73,7 @@ impl Shared {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next question's number, unless enough have been asked.
+    /// The number of the next request, unless enough have been sent.
     fn next_number(&self, random: &mut u64) -> Option<u64> {
         let Arguments { requests, first, distinct, memory, .. } = self.arguments;
         let count = self.next.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +90,7 @@ async fn keep_asking(shared: Arc<Shared>, mut question: Question, number: u64) {
     let mut connection = None;
     let mut asked = 0_u64;
     while let Some(sent) = shared.pace.next().await {
-        // Arrivals that nobody could send in time are left where they are counted.
+        // Requests that could not be sent in time are counted as unsent.
         if Instant::now() >= shared.end {
             break;
         }
@@ -159,7 +159,7 @@ impl Connection {
     }
 }
 
-/// Xorshift: good enough to choose a question.
+/// Xorshift: random enough to choose a request.
 fn next_random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;

@@ -46,7 +46,7 @@ pub async fn arrive(rate: f64, end: Instant, arrivals: Sender<Instant>) -> io::R
             // Setting it anew makes it unreadable again: nothing has to be read.
             timer.readable().await?.clear_ready();
         } else if number % 16 == 0 {
-            // Behind: whoever answers must get a chance all the same.
+            // Behind schedule: the server must still get CPU time.
             tokio::task::yield_now().await;
         }
         if arrivals.send(due).await.is_err() {

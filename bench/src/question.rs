@@ -7,10 +7,10 @@ use prost::Message;
 use crate::arguments::{Arguments, Ask, Memory};
 use crate::tensor::{NUMBER, Tensor, array, json, raw, write_number};
 
-/// A part of a question's number. Exact as a float, and so small that no picture shows it.
+/// A part of a request's number. Exact as a float, and too small to change an image visibly.
 const PART: u64 = 1 << 20;
 
-/// A request as it goes over the wire. What makes it another question is written over it in place, in the same length.
+/// A request as sent. The bytes that make it unique are overwritten in place, in the same length.
 #[derive(Clone, Debug)]
 pub struct Question {
     bytes: Vec<u8>,
@@ -46,7 +46,7 @@ impl Question {
         Ok(question)
     }
 
-    /// Makes it the question of this number.
+    /// Makes it the request of this number.
     pub fn set_number(&mut self, number: u64) {
         let rows = self.slots.len() as u64;
         for (row, slot) in self.slots.iter().enumerate() {

@@ -53,7 +53,7 @@ pub struct Report {
     pub checked: u64,
     /// Those that were not.
     pub wrong: u64,
-    /// Those that said that they came from memory.
+    /// Responses that report a cache hit.
     pub remembered: u64,
     /// What the load generator itself took of a core.
     pub client_cpu_s: f64,
@@ -120,7 +120,7 @@ impl Tally {
         }
     }
 
-    /// An answer that was read: whether it is right, and whether it was remembered.
+    /// A response that was read: whether it is right, and whether it was a cache hit.
     pub fn check(&mut self, right: bool, remembered: bool) {
         self.checked += 1;
         self.wrong += u64::from(!right);

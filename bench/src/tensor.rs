@@ -4,7 +4,7 @@ use anyhow::ensure;
 
 use crate::arguments::Arguments;
 
-/// Floats that are asked about, row by row.
+/// Input values, row by row.
 pub(crate) struct Tensor {
     pub name: String,
     pub shape: Vec<usize>,
@@ -13,7 +13,7 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// The picture in gray, 0 to 1; or the zeros that were asked for.
+    /// The image in gray, 0 to 1; or the requested zeros.
     pub(crate) fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let (name, rows) = (arguments.input.clone(), arguments.rows);
         if let Some(lengths) = &arguments.shape {
@@ -34,7 +34,7 @@ pub(crate) fn raw(row: &[f32], rows: usize) -> Vec<u8> {
     row.repeat(rows)
 }
 
-/// A number that a part of a question's number can be written into.
+/// A number with room for a part of a request's number.
 pub(crate) const NUMBER: &str = "0.00000000000";
 
 /// Writes the last seven digits of a [`NUMBER`].
@@ -61,7 +61,7 @@ pub(crate) fn json(tensor: &Tensor) -> (String, Vec<usize>) {
     (text, places)
 }
 
-/// The first `MLServe`'s: one picture, row by row, each pixel a list of its channels.
+/// The first `MLServe`'s: one image, row by row, each pixel a list of its channels.
 pub(crate) fn array(tensor: &Tensor) -> (String, Vec<usize>) {
     let width = tensor.shape.get(2).copied().unwrap_or(1);
     let mut text = String::from(r#"{"image_arr": [["#);

@@ -1,1 +1,1 @@
-"""What bench/run.sh measures, and how it is told."""
+"""The measurements of bench/run.sh and their report."""

@@ -1,4 +1,4 @@
-"""Measures the sections that are named, or all; keeps what it found; writes docs/BENCHMARKS.md."""
+"""Measures the named sections, or all; stores the results; writes docs/BENCHMARKS.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 
 from . import machine, report
 from .aims import AIMS
-from .place import RESULTS, STATE, Effort, read_results, write_results
+from .paths import RESULTS, STATE, Effort, read_results, write_results
 
 SECTIONS = [
     "hits",
@@ -34,11 +34,11 @@ SECTIONS = [
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__)
     parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}, or report: write it anew"
+        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}, or report: only write it"
     )
     parser.add_argument("--quick", action="store_true", help="one short round each, less than three minutes")
     parser.add_argument(
-        "--soak", type=float, metavar="SECONDS", help="measure also how memory fares at full load for so long"
+        "--soak", type=float, metavar="SECONDS", help="also measure memory growth at full load for this time"
     )
     options = parser.parse_args()
     unknown = set(options.sections) - set(SECTIONS) - {"report"}
@@ -49,10 +49,10 @@ def main() -> int:
         QUICK if options.quick else [name for name in SECTIONS if name != "soak" or options.soak]
     )
     STATE.mkdir(parents=True, exist_ok=True)
-    # All of it begins anew; a part replaces that part. Where the rest is not, a report of the part alone would be in its place.
+    # A full run starts from empty results, a section replaces its own part. Without the other sections the report is not written.
     is_kept = not options.sections or RESULTS.exists()
     if sections == ["report"] and not is_kept:
-        parser.error(f"there is nothing to report: {RESULTS} is what bench/run.sh leaves when it measures all of it")
+        parser.error(f"there is nothing to report: bench/run.sh writes {RESULTS} when it measures all sections")
     results = read_results() if options.sections else {}
     if sections != ["report"]:
         about = {"date": time.strftime("%Y-%m-%d"), "machine": machine.describe(), "effort": dataclasses.asdict(effort)}
@@ -62,16 +62,16 @@ def main() -> int:
         write_results(results)
         report.write(results)
     for aim in AIMS:
-        print("{:75} {:14} {}".format(*(aim.told(results)[index] for index in (0, 3, 2))))
+        print("{:75} {:14} {}".format(*(aim.evaluate(results)[index] for index in (0, 3, 2))))
     print(
         "written: docs/BENCHMARKS.md and bench/results.json"
         if is_kept
-        else f"not written: docs/BENCHMARKS.md, since {RESULTS} with the rest of it is not there; bench/run.sh measures all"
+        else f"not written: docs/BENCHMARKS.md, because {RESULTS} is missing; bench/run.sh measures all sections"
     )
     return 1 if failed else 0
 
 
-# What shows that everything works, within three minutes.
+# Sections of a quick run of three minutes.
 QUICK = ["hits", "misses", "curve", "flight", "isolation", "start"]
 
 
@@ -80,7 +80,7 @@ def measure(name: str, results: dict, effort: Effort) -> bool:
     begun = time.monotonic()
     try:
         results[name] = import_module(f".sections.{name}", __package__).run(effort)
-    except Exception as error:  # The others are measured all the same.
+    except Exception as error:  # The other sections are still measured.
         print(f"  {name} was not measured: {error!r}", file=sys.stderr, flush=True)
         return False
     print(f"  {time.monotonic() - begun:.0f} s", flush=True)

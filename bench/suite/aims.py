@@ -1,4 +1,4 @@
-"""What was aimed at, beside what was reached."""
+"""The aims, and whether the results meet them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Aim:
     aim: str
     judge: Callable[[dict], Verdict]
 
-    def told(self, results: dict) -> tuple[str, str, str, str]:
+    def evaluate(self, results: dict) -> tuple[str, str, str, str]:
         try:
             figure, met = self.judge(results)
             return self.path, self.aim, figure, "met" if met else "**missed**"
@@ -42,15 +42,15 @@ def against(ours: float, theirs: float, aim: float, words: str = "") -> Verdict:
     return f"{ratio:.2f} × ({count(ours)}/s against {count(theirs)}/s{words})", ratio >= aim
 
 
-def near_hit(results: dict) -> Verdict:
+def local_hit(results: dict) -> Verdict:
     return against(
-        rate(results, "hits", "ours: near hit, picture"), rate(results, "hits", "limit: SHA-256 and moka"), 0.8
+        rate(results, "hits", "ours: local hit, image"), rate(results, "hits", "limit: SHA-256 and moka"), 0.8
     )
 
 
 def redis_hit(results: dict) -> Verdict:
     return against(
-        rate(results, "hits", "ours: Redis hit, picture"), rate(results, "hits", "limit: SHA-256 and Redis"), 0.8
+        rate(results, "hits", "ours: Redis hit, image"), rate(results, "hits", "limit: SHA-256 and Redis"), 0.8
     )
 
 
@@ -61,18 +61,18 @@ def miss_binary(results: dict) -> Verdict:
 def added(results: dict) -> Verdict:
     run = 1e6 / raw(results, "1x1")
     median = row(results, "misses", "ours: miss, V2 binary", 1)["latency_us"]["p50"]
-    return f"{micros(median - run)} ({micros(median)} less a run of {micros(run)})", median - run <= 250
+    return f"{micros(median - run)} ({micros(median)} minus a run of {micros(run)})", median - run <= 250
 
 
-def miss_picture(results: dict) -> Verdict:
+def miss_image(results: dict) -> Verdict:
     return against(
-        rate(results, "misses", "ours: miss, picture"), rate(results, "misses", "limit: one process, picture"), 1.0
+        rate(results, "misses", "ours: miss, image"), rate(results, "misses", "limit: one process, image"), 1.0
     )
 
 
-def miss_large_picture(results: dict) -> Verdict:
-    limit = rate(results, "misses", "limit: one process, 400×400 picture")
-    return against(rate(results, "misses", "ours: miss, 400×400 picture"), limit, 1.0)
+def miss_large_image(results: dict) -> Verdict:
+    limit = rate(results, "misses", "limit: one process, 400×400 image")
+    return against(rate(results, "misses", "ours: miss, 400×400 image"), limit, 1.0)
 
 
 def isolation(results: dict) -> Verdict:
@@ -81,11 +81,11 @@ def isolation(results: dict) -> Verdict:
     except KeyError:
         raise Missing("isolation") from None
     ratio, added = here["ratio"], here["added_us"]
-    return f"{ratio:.2f} × at 64, {added:.0f} µs at one", ratio >= 0.95 and added <= 60
+    return f"{ratio:.2f} × at 64, {added:.0f} µs at one connection", ratio >= 0.95 and added <= 60
 
 
 def cache_on(results: dict) -> Verdict:
-    kinds = ("picture", "V2 JSON", "V2 binary")
+    kinds = ("image", "V2 JSON", "V2 binary")
     ratios = {
         kind: rate(results, "misses", f"ours: miss, {kind}") / rate(results, "misses", f"ours: no-store, {kind}")
         for kind in kinds
@@ -94,7 +94,7 @@ def cache_on(results: dict) -> Verdict:
 
 
 def best_peer(results: dict) -> tuple[str, float]:
-    """Of those written in Python, computing."""
+    """The fastest peer in Python on cache misses."""
     rows = results.get("peers", {}).get("rows", {})
     rates = {
         name: row["per_second"]
@@ -113,9 +113,9 @@ def peer_miss(results: dict) -> Verdict:
 
 def peer_hit(results: dict) -> Verdict:
     name, theirs = best_peer(results)
-    figure, met = against(rate(results, "hits", "ours: near hit, picture"), theirs, 20, f", {name.split(' @')[0]}")
+    figure, met = against(rate(results, "hits", "ours: local hit, image"), theirs, 20, f", {name.split(' @')[0]}")
     cached = max(rate(results, "peers", f"MLServer, its response cache, {way}, hit") for way in ("REST", "gRPC"))
-    return f"{figure}; its own cache answers {count(cached)}/s", met
+    return f"{figure}; its own cache serves {count(cached)}/s", met
 
 
 def cpp_server(results: dict) -> Verdict:
@@ -133,7 +133,7 @@ def triton_miss(kind: str) -> Callable[[dict], Verdict]:
 
 def triton_hit(kind: str) -> Callable[[dict], Verdict]:
     def judge(results: dict) -> Verdict:
-        ours, scaled = rate(results, "hits", f"ours: near hit, {kind}"), TRITON_CACHE[kind] * constant_ratio(results)
+        ours, scaled = rate(results, "hits", f"ours: local hit, {kind}"), TRITON_CACHE[kind] * constant_ratio(results)
         figure, met = against(ours, scaled, 1.2, ", scaled")
         try:
             here = rate(results, "hits", f"Triton's response cache, {kind}")
@@ -178,26 +178,26 @@ def overload(ms: str) -> Callable[[dict], Verdict]:
         others = sum(n for status, n in statuses.items() if status not in ("200", "503"))
         others += sum(during["failures"].values())
         figure = f"""p99 {micros(accepted)}, {accepted / normal:.1f} × normal ({micros(normal)}); {count(statuses.get("503", 0))} \
-times 503, p99 {micros(refused)}; {others} otherwise; normal again after {"more than 10" if back is None else back} s"""
+times 503, p99 {micros(refused)}; {others} other failures; normal again after {"more than 10" if back is None else back} s"""
         return figure, accepted <= 2 * normal and refused < 50_000 and others == 0 and back is not None and back <= 5
 
     return judge
 
 
 AIMS = [
-    Aim("near hit (a picture through `/predict`)", "≥ 0.8 × the naive moka route", near_hit),
+    Aim("local cache hit (an image through `/predict`)", "≥ 0.8 × the naive moka route", local_hit),
     Aim("Redis hit", "≥ 0.8 × the naive Redis route", redis_hit),
     Aim(
         "miss, binary tensor, through both hops, 64 connections",
-        "≥ 0.5 × raw ONNX Runtime at its best batch",
+        "≥ 0.5 × raw ONNX Runtime at its best batch size",
         miss_binary,
     ),
-    Aim("miss, one connection, added to the raw run", "≤ 250 µs at the median through both hops", added),
-    Aim("miss by PNG (28×28), 64 connections", "≥ 1.0 × one process: axum + ort + `image`", miss_picture),
-    Aim("miss by PNG (400×400), 64 connections", "≥ 1.0 × one process: axum + ort + `image`", miss_large_picture),
+    Aim("miss, one connection, time added to the raw run", "≤ 250 µs at the median through both hops", added),
+    Aim("miss by PNG (28×28), 64 connections", "≥ 1.0 × one process: axum + ort + `image`", miss_image),
+    Aim("miss by PNG (400×400), 64 connections", "≥ 1.0 × one process: axum + ort + `image`", miss_large_image),
     Aim(
         "isolation (child process against the same session in process)",
-        "≥ 0.95 at 64 connections, ≤ 60 µs at one",
+        "≥ 0.95 at 64 connections, ≤ 60 µs at one connection",
         isolation,
     ),
     Aim("misses with the cache on against `no-store`", "≥ 0.9", cache_on),
@@ -213,10 +213,10 @@ AIMS = [
         for kind in TRITON_CACHE
     ),
     Aim("RSS of web_api / model_api's parent after 10⁶ requests", "≤ 40 MB / ≤ 60 MB", memory),
-    Aim("cold start of the native stack to the first answer", "≤ 1 s", cold_start),
+    Aim("cold start of the native stack to the first result", "≤ 1 s", cold_start),
     *(
         Aim(
-            f"10 × capacity for 60 s, {ms} ms a row",
+            f"10 × capacity for 60 s, {ms} ms per row",
             "accepted p99 ≤ 2 × normal, the rest 503 in < 50 ms, normal again within 5 s",
             overload(ms),
         )

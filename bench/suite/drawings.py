@@ -1,4 +1,4 @@
-"""Which plots there are."""
+"""The plots of the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .plots import bars, lines
 
 
 def draw(results: dict, folder: Path) -> list[tuple[str, str]]:
-    """Writes what can be drawn, and gives (file, title) of each."""
+    """Writes the plots whose results exist; returns file and title of each."""
     drawn = []
     for name, title, plot in PLOTS:
         try:
@@ -37,24 +37,24 @@ def latency(title: str, results: dict) -> str:
     for name, curve in results["curve"].items():
         for quantile in ("p50", "p99"):
             series[f"{name}, {quantile}"] = [(point["rate"], point[quantile]) for point in curve["points"]]
-    return lines(title, "arrivals per second", "µs", series)
+    return lines(title, "requests per second", "µs", series)
 
 
 def overload(title: str, results: dict) -> str:
-    series, at = {"p99 of the accepted": [], "refused per second": []}, 0
-    for spell in ("before", "during", "after"):
-        for _, refused, _, p99 in results["overload"]["20"][spell]["series"]:
+    series, at = {"p99 of the accepted": [], "rejected per second": []}, 0
+    for phase in ("before", "during", "after"):
+        for _, rejected, _, p99 in results["overload"]["20"][phase]["series"]:
             at += 1
             series["p99 of the accepted"].append((at, p99))
-            series["refused per second"].append((at, max(refused, 1)))
-    return lines(title, "seconds", "µs, or refusals", series)
+            series["rejected per second"].append((at, max(rejected, 1)))
+    return lines(title, "seconds", "µs, or rejections", series)
 
 
 def growth(what: str, x_name: str) -> Callable[[str, dict], str]:
     def plot(title: str, results: dict) -> str:
         points = results["growth"][what]
         series = {
-            "answers per second": [(point["count"], point["per_second"]) for point in points],
+            "results per second": [(point["count"], point["per_second"]) for point in points],
             "p99, µs": [(point["count"], point["p99"]) for point in points],
         }
         return lines(title, x_name, "", series, log_x=True)
@@ -69,13 +69,13 @@ def soak(title: str, results: dict) -> str:
 
 
 PLOTS = [
-    ("hits", "Remembered answers at 64 connections", bars_of("hits")),
-    ("misses", "Computed answers at 64 connections", bars_of("misses")),
-    ("peers", "Others and ours, the same questions, 64 connections", bars_of("peers")),
-    ("latency", "Latency at fixed rates of arrival", latency),
+    ("hits", "Cache hits at 64 connections", bars_of("hits")),
+    ("misses", "Cache misses at 64 connections", bars_of("misses")),
+    ("peers", "MLServe and other servers, the same requests, 64 connections", bars_of("peers")),
+    ("latency", "Latency at fixed request rates", latency),
     ("overload", "Ten times capacity for a minute", overload),
     ("models", "More models", growth("models", "models")),
     ("inputs", "Larger inputs", growth("inputs", "bytes")),
-    ("remembered", "More remembered answers", growth("remembered", "answers")),
+    ("remembered", "More cached results", growth("remembered", "results")),
     ("soak", "Memory at full load", soak),
 ]

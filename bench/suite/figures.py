@@ -1,9 +1,9 @@
-"""Figures out of the results, and how they are written."""
+"""Reads figures from the results and formats them."""
 
 from __future__ import annotations
 
-# Where the figures of systems that cannot run here were measured, on such a machine but on another day.
-THEN = {"raw, batch 8, two sessions": 46_000, "constant": 123_000}
+# Figures of systems that cannot run here, measured on a similar machine on another day.
+REFERENCE = {"raw, batch 8, two sessions": 46_000, "constant": 123_000}
 TRITON_ONNX = {"V2 binary": 18_200, "V2 JSON": 13_800, "gRPC": 13_700}
 TRITON_CACHE = {"V2 binary": 46_100, "V2 JSON": 25_500, "gRPC": 36_900}
 CPP_SERVER = 5_200
@@ -38,13 +38,13 @@ def best_raw(results: dict) -> float:
 
 
 def raw_ratio(results: dict) -> float:
-    """This machine now, against the one then, by what ONNX Runtime does."""
-    return raw(results, "2x8") / THEN["raw, batch 8, two sessions"]
+    """Speed of this machine relative to the reference, by raw ONNX Runtime."""
+    return raw(results, "2x8") / REFERENCE["raw, batch 8, two sessions"]
 
 
 def constant_ratio(results: dict) -> float:
-    """The same by what HTTP costs."""
-    return rate(results, "hits", "limit: constant answer") / THEN["constant"]
+    """The same by the constant response over HTTP."""
+    return rate(results, "hits", "limit: constant answer") / REFERENCE["constant"]
 
 
 def count(number: float) -> str:

@@ -1,11 +1,11 @@
-"""What nothing could be faster than, as servers."""
+"""Upper bounds of throughput, as servers."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 
-from .place import BINARIES, MNIST, RUNTIME
+from .paths import BINARIES, MNIST, RUNTIME
 from .processes import Process, free_port, listens
 
 ENVIRONMENT = {"ORT_DYLIB_PATH": RUNTIME, "ORT_DISABLE_TELEMETRY": 1}
@@ -28,7 +28,7 @@ def one_process() -> Limit:
 
 
 def measure_alone(*words: object) -> dict:
-    """A measurement without a server; it prints its figures."""
+    """A measurement without a server; the program prints its figures."""
     environment = {key: str(value) for key, value in ENVIRONMENT.items()}
     command = [str(word) for word in (BINARIES / "limits", *words)]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""The load generator, asked for figures: several rounds in turn, so that a machine's moods fall on all alike."""
+"""Runs the load generator in several alternating rounds, so that changes of the machine's speed affect all rows alike."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from .place import BINARIES, ROOT, Effort
+from .paths import BINARIES, ROOT, Effort
 
 
-class Wrong(Exception):
-    """A run whose figures mean nothing."""
+class InvalidRun(Exception):
+    """A run whose figures are not valid."""
 
 
 def run_load(address: str, **options: object) -> dict:
-    """One run; keys are the options' names with `_` for `-`."""
+    """One run; the keys are names of options with `_` for `-`."""
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = [str(BINARIES / "load"), address, *words]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if said.returncode != 0:
-        raise Wrong(said.stderr.strip().splitlines()[0])
-    return json.loads(said.stdout)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise InvalidRun(done.stderr.strip().splitlines()[0])
+    return json.loads(done.stdout)
 
 
 @dataclass
 class Row:
-    """Something that is asked, and what came of it in each round."""
+    """A kind of request, with the figures of each round."""
 
     name: str
     address: str
@@ -73,8 +73,8 @@ def measure(rows: list[Row], effort: Effort) -> dict[str, dict]:
             row.measure(effort)
         print(f"  round {number + 1} of {effort.rounds}", flush=True)
     for row in rows:
-        said = row.figures()
-        print(f"  {row.name:58} {said['per_second']:10.0f}/s  p50 {said['latency_us']['p50']:8.0f} µs", flush=True)
+        figures = row.figures()
+        print(f"  {row.name:58} {figures['per_second']:10.0f}/s  p50 {figures['latency_us']['p50']:8.0f} µs", flush=True)
     return {row.name: row.figures() for row in rows}
 
 

@@ -1,4 +1,4 @@
-"""On what was measured, and with what."""
+"""The machine and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from .place import PEERS, ROOT, RUNTIME
+from .paths import PEERS, ROOT, RUNTIME
 
 
 def describe() -> dict[str, str]:
@@ -16,19 +16,19 @@ def describe() -> dict[str, str]:
         "processor": f"{processor()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{distribution()}, Linux {platform.release()}",
-        "Rust": said("rustc", "--version"),
+        "Rust": output_of("rustc", "--version"),
         "ONNX Runtime": RUNTIME.resolve().name.split(".so.")[-1],
-        "Redis": said("redis-server", "--version").split(" sha")[0],
+        "Redis": output_of("redis-server", "--version").split(" sha")[0],
         "Python": platform.python_version(),
         "peers": ", ".join(peers()),
     }
 
 
 def commit() -> str:
-    return said("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown commit"
+    return output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown commit"
 
 
-def said(*command: str) -> str:
+def output_of(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:

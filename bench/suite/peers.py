@@ -1,14 +1,13 @@
-"""The servers that others have, each in a virtual environment of its own with pinned packages."""
+"""Other servers, each in its own virtual environment with pinned packages."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from .place import MNIST, PEERS, STATE
+from .paths import MNIST, PEERS, STATE
 from .processes import NotStarted, Process, Redis, free_port, get, listens
 
 PEERS_ENVIRONMENT = {
@@ -36,7 +35,7 @@ def packages_of(name: str) -> Path:
 
 
 def install(name: str) -> str | None:
-    """Into its virtual environment, unless exactly these pins were. Gives the reason when that fails."""
+    """Installs the pinned packages into the peer's virtual environment, unless they are; returns the reason of a failure."""
     pins, venv = PEERS / f"{name}.txt", venv_of(name)
     installed = venv / "pins.txt"
     if installed.exists() and installed.read_text() == pins.read_text():
@@ -48,15 +47,15 @@ def install(name: str) -> str | None:
         [python, "-m", "venv", venv],
         [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", pins],
     ):
-        said = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-        if said.returncode != 0:
-            return f"cannot be installed: {(said.stderr.strip() or said.stdout.strip()).splitlines()[-1][-300:]}"
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if done.returncode != 0:
+            return f"cannot be installed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1][-300:]}"
     shutil.copy(pins, installed)
     return None
 
 
 class Peer(Process):
-    """A server out of a virtual environment."""
+    """A server in a virtual environment."""
 
     def __init__(
         self, name: str, pins: str, program: str, *words: object, cwd: Path | None = None, **environment: object
@@ -101,7 +100,7 @@ class Original:
 
 
 class MlServer(Peer):
-    """With the model in the server's own process, which on two cores is the faster of its two ways."""
+    """With the model in the server's process, which on two cores is the faster of its two modes."""
 
     def __init__(self, kind: str, batch: int = 0, cache: bool = False):
         folder = STATE / "peers" / f"mlserver-{kind}"

@@ -1,4 +1,4 @@
-"""Programs that are measured, each ended with whatever it started."""
+"""Measured programs; each is stopped together with its children."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 from typing import Callable, Iterator
 
-from .place import BINARIES, MODELS, RUNTIME, STATE
+from .paths import BINARIES, MODELS, RUNTIME, STATE
 
-# From here on; BENCH_PORT moves it where something else listens.
+# The first port; BENCH_PORT changes it.
 ports = iter(range(int(os.environ.get("BENCH_PORT", "22000")), 65535))
 
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A program in a session of its own. What it says goes into a file."""
+    """A program in its own session. Its output is written to a file."""
 
     def __init__(
         self, name: str, command: list[object], environment: dict[str, object] | None = None, cwd: Path | None = None
@@ -64,37 +64,37 @@ class Process:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.running.poll() is not None:
-                raise NotStarted(f"{self.name} ended at its start: {self.last_words()}")
+                raise NotStarted(f"{self.name} ended at its start: {self.last_line()}")
             with contextlib.suppress(OSError):
                 if ready():
                     return self
             time.sleep(pause)
-        raise NotStarted(f"{self.name} did not answer within {seconds:.0f} s: {self.last_words()}")
+        raise NotStarted(f"{self.name} did not answer within {seconds:.0f} s: {self.last_line()}")
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][-300:] if lines else "it said nothing"
+        return lines[-1][-300:] if lines else "no output"
 
     def stop(self) -> None:
         if self.running is None:
             return
-        self.tell_all(signal.SIGTERM)
+        self.signal_all(signal.SIGTERM)
         try:
             self.running.wait(20)
         except subprocess.TimeoutExpired:
             pass
         # Its children too, which may outlive it.
-        self.tell_all(signal.SIGKILL)
+        self.signal_all(signal.SIGKILL)
         self.running.wait()
 
-    def tell_all(self, what: signal.Signals) -> None:
+    def signal_all(self, what: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, what)
 
 
 @contextlib.contextmanager
 def running(*processes: Process) -> Iterator[None]:
-    """Whatever has been started is stopped, last things first."""
+    """Stops the started processes at the end, in reverse order."""
     try:
         yield
     finally:
@@ -138,7 +138,7 @@ class Service(Process):
 
 
 class Stack:
-    """Both, as start_all.sh starts them without containers."""
+    """Both services, as start_all.sh starts them in native mode."""
 
     def __init__(
         self, model: str = "mnist", models: Path = MODELS, web: dict | None = None, engine: dict | None = None
@@ -187,7 +187,7 @@ class Stack:
 
 
 class Redis(Process):
-    """With the shipped settings, but for its address and its folder."""
+    """Redis without persistence, on a free port."""
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -1,16 +1,16 @@
-"""docs/BENCHMARKS.md out of the results."""
+"""Writes docs/BENCHMARKS.md from the results."""
 
 from __future__ import annotations
 
 from .aims import AIMS
 from .drawings import draw
 from .figures import Missing, constant_ratio, count, micros, raw_ratio
-from .place import ROOT
+from .paths import ROOT
 
 DOCS = ROOT / "docs"
 
-# Written by hand: why an aim was missed, and what was tried.
-NOTES = ROOT / "bench" / "notes.md"
+# Written by hand: what limits the figures. The history of optimisations is in bench/notes.md.
+LIMITS = ROOT / "bench" / "limits.md"
 
 
 def write(results: dict) -> None:
@@ -18,7 +18,7 @@ def write(results: dict) -> None:
     parts = [
         head(results),
         aims(results),
-        notes(),
+        limits(),
         *(f"![{title}]({file})" for file, title in plots),
         *sections(results),
         measured(results),
@@ -41,41 +41,42 @@ def head(results: dict) -> str:
     )
     return f"""# Benchmarks
 
-Written by `./bench/run.sh` on {about["date"]}. What is compared was measured side by side within one section, except where it says
-"scaled"; the end says when each section was measured, and of which commit.
+Written by `./bench/run.sh` on {about["date"]}. Figures of one section were measured side by side, unless marked "scaled". The last
+section lists the date and commit of each measurement.
 
 {quick}{table(["", ""], [[name, value] for name, value in about["machine"].items()])}
 
-**How.** The load generator (`bench/src`) runs on the same cores as what it asks: one thread, kept connections, each with one
-request at a time ("@64": 64 connections). {effort["rounds"]} rounds of {effort["seconds"]:g} s after {effort["warm_up"]:g} s of warm-up, in turn: limit, ours, peer,
-limit, ours, peer; medians, with the least and the most of the rounds. Every status is counted, and one answer of 64 is read to see
-whether it is right. A miss is another question every time: a file with other bytes behind its end, or a tensor with other
-values in its darkest pixels. The network is the shipped mnist; the picture is `samples/digit-7.png` unless something else is said; all
-settings are the shipped ones. ONNX Runtime has one thread for each session, everywhere. `./bench/run.sh SECTION…` measures a part again."""
+**Method.** The load generator (`bench/src`) runs on the same cores as the servers. It has one thread and persistent connections, each with one
+request in flight ("@64": 64 connections). There are {effort["rounds"]} rounds of {effort["seconds"]:g} s after {effort["warm_up"]:g} s of warm-up. Rounds alternate between limit, MLServe and
+peer. Tables show medians, with the minimum and maximum of the rounds. Every status is counted, and one response in 64 is verified.
+
+Each miss is a new input: a file with other bytes behind its end, or a tensor with other values in its darkest pixels. The model is the
+shipped mnist, and the image is `samples/digit-7.png` unless stated otherwise. All settings are the defaults. ONNX Runtime has one thread per
+session everywhere. `./bench/run.sh SECTION…` measures sections again; `./bench/run.sh report` only writes this file."""
 
 
 def aims(results: dict) -> str:
-    rows = [list(aim.told(results)) for aim in AIMS]
+    rows = [list(aim.evaluate(results)) for aim in AIMS]
     text = "## Aims\n\n" + "\n".join(
-        ["| path | aim | figure | |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+        ["| path | aim | result | |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     )
     try:
-        ratios = f"{raw_ratio(results):.2f} (46,000 rows/s of raw ONNX Runtime at batch 8 then) and {constant_ratio(results):.2f} (123,000/s of the constant answer then)"
+        ratios = f"{raw_ratio(results):.2f} (raw ONNX Runtime at batch 8, 46,000 rows/s there) and {constant_ratio(results):.2f} (constant response, 123,000/s there)"
     except Missing:
         return text
     return f"""{text}
 
-"Scaled": Triton's ONNX Runtime backend and response cache and the C++ onnxruntime-server were measured beforehand, on another day on such a
-machine; what they did then is multiplied by what this machine does now of what the machine then did: {ratios}, for misses and for hits."""
+"ours" is MLServe. "Scaled": Triton's ONNX Runtime backend and response cache, and the C++ onnxruntime-server, were measured on another day on a
+similar machine. Their figures are multiplied by the ratio of the two machines: {ratios}, for misses and hits."""
 
 
-def notes() -> str:
-    return NOTES.read_text() if NOTES.exists() else ""
+def limits() -> str:
+    return LIMITS.read_text() if LIMITS.exists() else ""
 
 
 def measured(results: dict) -> str:
     rows = [[name, when] for name, when in results.get("measured", {}).items()]
-    return "## When\n\n" + table(["section", "when, and of which commit"], rows)
+    return "## Dates and commits\n\n" + table(["section", "date, commit"], rows)
 
 
 def sections(results: dict) -> list[str]:
@@ -84,11 +85,11 @@ def sections(results: dict) -> list[str]:
 
 
 ROWS = {
-    "hits": "Remembered answers",
-    "misses": "Computed answers",
-    "peers": "Others",
-    "images": "Sizes of pictures",
-    "containers": "In containers",
+    "hits": "Cache hits",
+    "misses": "Cache misses",
+    "peers": "Other servers",
+    "images": "Image sizes",
+    "containers": "Containers",
 }
 
 
@@ -96,7 +97,7 @@ def write_rows(section: dict) -> str:
     rows = []
     for name, row in section["rows"].items():
         latency = row["latency_us"]
-        trouble = f"{row['failed']} failed, {row['refused']} refused" if row["failed"] or row["refused"] else ""
+        problems = f"{row['failed']} failed, {row['refused']} refused" if row["failed"] or row["refused"] else ""
         spread = f"{count(row['least'])}–{count(row['most'])}"
         rows.append(
             [
@@ -106,11 +107,11 @@ def write_rows(section: dict) -> str:
                 micros(latency["p50"]),
                 micros(latency["p99"]),
                 f"{row['client_us']:.0f} µs",
-                trouble,
+                problems,
             ]
         )
     rows += [
-        [name, "not measured", why_not, "", "", "", ""] for name, why_not in section.get("not measured", {}).items()
+        [name, "not measured", reason, "", "", "", ""] for name, reason in section.get("not measured", {}).items()
     ]
     if "raw" in section:
         for kind in section["raw"][0]:
@@ -121,7 +122,7 @@ def write_rows(section: dict) -> str:
             rows.insert(
                 0, [name, count(rates[len(rates) // 2]), f"{count(rates[0])}–{count(rates[-1])}", "", "", "", ""]
             )
-    return table(["", "per second", "least–most", "p50", "p99", "client, each", ""], rows)
+    return table(["", "per second", "min–max", "p50", "p99", "client CPU per request", ""], rows)
 
 
 def write_curve(results: dict) -> str:
@@ -138,50 +139,50 @@ def write_curve(results: dict) -> str:
         for name, curve in results["curve"].items()
         for point in curve["points"]
     ]
-    return "## Latency at fixed rates\n\nFrom when a request should have been sent, at most 256 at a time.\n\n" + table(
-        ["", "arrivals/s", "answered/s", "p50", "p99", "refused", "never sent"], rows
+    return "## Latency at fixed request rates\n\nMeasured from the scheduled time of a request, with at most 256 in flight.\n\n" + table(
+        ["", "requests/s", "responses/s", "p50", "p99", "rejected", "not sent"], rows
     )
 
 
 def write_overload(results: dict) -> str:
     rows = []
-    spells = [(ms, name) for ms in results["overload"] for name in ("closed", "before", "during", "after")]
-    for ms, name in spells:
-        said = results["overload"][ms][name]
-        refused = said.get("refused_us", {"p50": 0, "p99": 0})
-        statuses = ", ".join(f"{n} × {status}" for status, n in said["statuses"].items())
+    phases = [(ms, name) for ms in results["overload"] for name in ("closed", "before", "during", "after")]
+    for ms, name in phases:
+        phase = results["overload"][ms][name]
+        refused = phase.get("refused_us", {"p50": 0, "p99": 0})
+        statuses = ", ".join(f"{n} × {status}" for status, n in phase["statuses"].items())
         rows.append(
             [
-                f"{ms} ms a row, {name}",
-                count(said["per_second"]),
-                micros(said["latency_us"]["p50"]),
-                micros(said["latency_us"]["p99"]),
+                f"{ms} ms per row, {name}",
+                count(phase["per_second"]),
+                micros(phase["latency_us"]["p50"]),
+                micros(phase["latency_us"]["p99"]),
                 micros(refused["p99"]),
                 statuses,
             ]
         )
-    words = """Networks that take about so long for a row. Closed: 64 connections. Before and after: arrivals at 0.7 of that rate. During: at ten
+    words = """Models that take about this time per row. Closed: 64 connections. Before and after: requests at 0.7 of that rate. During: at ten
 times that rate, for a minute."""
-    return f"## Overload\n\n{words}\n\n" + table(["", "answered/s", "p50", "p99", "p99 of refusals", "statuses"], rows)
+    return f"## Overload\n\n{words}\n\n" + table(["", "accepted/s", "p50", "p99", "p99 of rejections", "statuses"], rows)
 
 
 def write_cost(results: dict) -> str:
-    parts = ["web_api", "model_api", "its sessions", "client", "there is"]
+    parts = ["web_api", "model_api", "sessions", "client", "available"]
     rows = [[row["name"], *(f"{row[part]:.1f}" for part in parts)] for row in results["cost"]]
-    words = """µs of CPU per request, the kernel's for it included; and how much CPU all cores had per request at that rate: what the
-parts do not add up to was idle."""
-    return f"## Where the time goes\n\n{words}\n\n" + table(["", *parts], rows)
+    words = """µs of CPU per request, including kernel time, and the CPU time available on all cores per request at that rate. The
+difference was idle."""
+    return f"## CPU time per request\n\n{words}\n\n" + table(["", *parts], rows)
 
 
 def write_flight(results: dict) -> str:
     here = results["flight"]
-    return f"## One flight\n\n{here['requests']} requests, {here['questions']} new questions, each from 64 connections at the same moment: {here['runs']:.0f} runs of the model."
+    return f"## Single flight\n\n{here['requests']} requests for {here['questions']} new inputs, each from 64 connections concurrently: {here['runs']:.0f} runs of the model."
 
 
 def write_memory(results: dict) -> str:
     here = results["memory"]
     rows = [[part, *(f"{here[when][part]:.0f} MB" for when in ("idle", "loaded"))] for part in here["idle"]]
-    return f"## Memory\n\nRSS; what is remembered near comes on top, up to `NEAR_CACHE_BYTES`.\n\n" + table(
+    return "## Memory\n\nRSS without the local cache, which adds up to `NEAR_CACHE_BYTES`.\n\n" + table(
         ["", "idle", f"after {count(here['requests'])} requests"], rows
     )
 
@@ -194,13 +195,13 @@ def write_growth(results: dict) -> str:
             rows.append(
                 [f"{count(point['count'])} {UNITS[what]}", count(point["per_second"]), micros(point["p99"]), more]
             )
-    return "## As things grow\n\n" + table(["", "per second", "p99", ""], rows)
+    return "## Scaling\n\n" + table(["", "per second", "p99", ""], rows)
 
 
 UNITS = {
-    "models": "models, asked together",
-    "inputs": "bytes in a question",
-    "remembered": "remembered answers, asked at random",
+    "models": "models, concurrently",
+    "inputs": "bytes in a request",
+    "remembered": "cached results, requested at random",
 }
 
 
@@ -212,20 +213,20 @@ def write_soak(results: dict) -> str:
         for part, slope in here["mb_per_minute"].items()
     ]
     words = f"{here['seconds']:g} s at full load ({count(here['load']['per_second'])}/s computed); then {len(rounds)} rounds of unloading and loading."
-    return f"## Leaks\n\n{words}\n\n" + table(
+    return f"## Memory growth\n\n{words}\n\n" + table(
         ["", "slope at full load", "after one round", f"after {len(rounds)}"], rows
     )
 
 
 def write_start(results: dict) -> str:
     seconds = sorted(results["start"]["seconds"])
-    return f"## Cold start\n\nBoth processes started at the same time, to the first answer: {seconds[len(seconds) // 2]:.2f} s ({seconds[0]:.2f}–{seconds[-1]:.2f}, {len(seconds)} times)."
+    return f"## Cold start\n\nTime from the start of both processes to the first result: {seconds[len(seconds) // 2]:.2f} s ({seconds[0]:.2f}–{seconds[-1]:.2f}, {len(seconds)} runs)."
 
 
 def write_isolation(results: dict) -> str:
     here = results["isolation"]
     rows = [[name, count(run["per_second"]), micros(run["p50_us"])] for name, run in here["runs"].items()]
-    return "## Isolation\n\nThe same session asked by the same pool, in this process and in a child.\n\n" + table(
+    return "## Isolation\n\nThe same session, called by the same pool in this process and in a child process.\n\n" + table(
         ["", "per second", "p50"], rows
     )
 
@@ -234,21 +235,21 @@ def write_jobs(results: dict) -> str:
     here = results["jobs"]
     alone, beside = here["alone"], here["beside"]
     rows = [
-        [f"people, {count(here['rate'])} misses/s: p50", micros(alone["p50"]), micros(beside["p50"])],
-        ["people: p99", micros(alone["p99"]), f"{micros(beside['p99'])} ({beside['p99'] / alone['p99']:.1f} ×)"],
-        ["people: refused", "", count(here["refused"])],
-        ["inputs of jobs per second", count(here["jobs alone"]), count(here["jobs beside"])],
+        [f"interactive, {count(here['rate'])} misses/s: p50", micros(alone["p50"]), micros(beside["p50"])],
+        ["interactive: p99", micros(alone["p99"]), f"{micros(beside['p99'])} ({beside['p99'] / alone['p99']:.1f} ×)"],
+        ["interactive: rejected", "", count(here["refused"])],
+        ["job inputs per second", count(here["jobs alone"]), count(here["jobs beside"])],
     ]
     again = here["again"]
-    words = "New pictures for the same model, by people at a fixed rate and by jobs whose queue is never empty, with Redis."
-    more = f"A job of 1,000 digits took {again['first_s']:.2f} s, and {again['second_s'] * 1e3:.0f} ms when it was sent again ({again['first_s'] / again['second_s']:.0f} ×)."
+    words = "New images for the same model: interactive requests at a fixed rate, and jobs whose queue is never empty, with Redis."
+    more = f"A job of 1,000 digits took {again['first_s']:.2f} s, and {again['second_s'] * 1e3:.0f} ms when it was submitted again ({again['first_s'] / again['second_s']:.0f} ×)."
     killer = here["killer"]
     ratios = f"{min(killer['ratios']):.2f}–{max(killer['ratios']):.2f}"
     more += (
-        f"\n\nBeside a job whose input kills its session the others kept {killer['ratio']:.2f} ({ratios}) of their pace over {killer['seconds']} s;"
-        f" that job had failed, alone, after {killer['took_s']:.2f} s."
+        f"\n\nBeside a job whose input crashes its session, other jobs kept {killer['ratio']:.2f} ({ratios}) of their rate over {killer['seconds']} s."
+        f" The crashing job failed alone, after {killer['took_s']:.2f} s."
     )
-    return f"## Jobs beside people\n\n{words}\n\n" + table(["", "alone", "both"], rows) + f"\n\n{more}"
+    return f"## Jobs beside interactive requests\n\n{words}\n\n" + table(["", "alone", "both"], rows) + f"\n\n{more}"
 
 
 OTHERS = {

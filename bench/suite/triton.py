@@ -1,4 +1,4 @@
-"""Triton, out of the wheel nvidia-pytriton: its own server and Python backend, without a graphics card."""
+"""Triton from the wheel nvidia-pytriton: its server and Python backend, without a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from .peers import PEERS_ENVIRONMENT, install, packages_of, venv_of
-from .place import MNIST, PEERS, STATE
+from .paths import MNIST, PEERS, STATE
 from .processes import NotStarted, Process, free_port, get
 
 PINS = "triton"

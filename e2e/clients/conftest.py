@@ -13,7 +13,7 @@ import tritonclient.http as triton_http
 import graphs
 from services import Service
 
-pytest.register_assert_rewrite("questions")
+pytest.register_assert_rewrite("inference_requests")
 
 # XGBoost and LightGBM spin for each other's threads; on a machine that is busy that takes longer than all of the training.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

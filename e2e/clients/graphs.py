@@ -84,7 +84,7 @@ def arithmetic() -> onnx.ModelProto:
 
 
 def scaled(by: float) -> onnx.ModelProto:
-    """A model whose answer tells which version gave it."""
+    """A model whose result identifies its version."""
     return graph(
         [helper.make_node("Mul", ["x", "by"], ["y"])], {"x": ("FP32", ["n", 3])}, {"y": ("FP32", ["n", 3])}, constant("by", "FP32", by)
     )
@@ -119,7 +119,7 @@ def mask() -> onnx.ModelProto:
 
 
 def slow() -> onnx.ModelProto:
-    """Counts as far as it is told to, a million in a second or so."""
+    """Counts up to its input, about a million per second."""
     state = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", TensorProto.INT64), ("on", TensorProto.BOOL))]
     before, after = (helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in ("before", "after"))
     still_on = helper.make_tensor_value_info("still_on", TensorProto.BOOL, [])
@@ -161,11 +161,11 @@ def write_all(folder: Path) -> list[str]:
     write(divided_by_zero(), folder / "divided_by_zero")
     write(transposed(), folder / "transposed")
     write(numbered_words(), folder / "numbered_words")
-    picture = {"content_type": "image", "image": {"color": "gray", "fit": "stretch", "scale": 1 / 255}}
+    image = {"content_type": "image", "image": {"color": "gray", "fit": "stretch", "scale": 1 / 255}}
     write(
         mask(),
         folder / "mask",
-        inputs=[{"name": "image", "parameters": picture}],
+        inputs=[{"name": "image", "parameters": image}],
         outputs=[{"name": "mask", "parameters": {"task": "image"}}],
     )
     write(slow(), folder / "slow")

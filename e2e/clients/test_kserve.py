@@ -15,9 +15,9 @@ PROGRAM = Path(__file__).with_name("kserve_program.py")
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])
-def test_a_program_with_kserves_clients_is_told_what_it_expects(server: Service, transport: str):
-    picture = MODELS / "mnist" / "samples" / "digit-7.png"
-    command = [sys.executable, str(PROGRAM), transport, str(server.port), str(picture)]
+def test_a_program_with_kserves_clients_gets_what_it_expects(server: Service, transport: str):
+    image = MODELS / "mnist" / "samples" / "digit-7.png"
+    command = [sys.executable, str(PROGRAM), transport, str(server.port), str(image)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {

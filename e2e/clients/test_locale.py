@@ -63,9 +63,9 @@ def test_a_missing_locale_is_named_with_the_remedy(tmp_path: Path, spawn: Callab
         (line,) = requests.post(f"{model_api.url}/v2/repository/index", timeout=10).json()
         return line.get("reason", "") if line["state"] == "UNAVAILABLE" else ""
 
-    told = wait_until(reason, "the model is unavailable", 60)
-    assert told.startswith("the model needs the locale en_US.UTF-8, which this machine does not have"), told
-    assert "localedef -i en_US -f UTF-8 en_US.UTF-8" in told
+    listed = wait_until(reason, "the model is unavailable", 60)
+    assert listed.startswith("the model needs the locale en_US.UTF-8, which this machine does not have"), listed
+    assert "localedef -i en_US -f UTF-8 en_US.UTF-8" in listed
 
 
 def has_locale() -> bool:

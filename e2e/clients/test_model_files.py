@@ -18,7 +18,7 @@ import tritonclient.grpc
 import tritonclient.http
 from onnx import TensorProto, helper, numpy_helper
 
-from questions import inputs
+from inference_requests import inputs
 from services import Service, wait_until
 
 
@@ -78,7 +78,7 @@ def test_an_input_with_a_default_may_be_left_out_or_given(url: str, model: str, 
 
 
 @pytest.mark.parametrize("model", ["upper", "own"])
-def test_metadata_and_configuration_say_which_inputs_are_optional(url: str, model: str):
+def test_metadata_and_configuration_show_which_inputs_are_optional(url: str, model: str):
     metadata = requests.get(f"{url}/v2/models/{model}", timeout=10).json()
     assert [(each["name"], each.get("parameters")) for each in metadata["inputs"]] == [("x", None), ("gain", {"optional": True})]
     config = requests.get(f"{url}/v2/models/{model}/config", timeout=10).json()
@@ -88,7 +88,7 @@ def test_metadata_and_configuration_say_which_inputs_are_optional(url: str, mode
 
 
 def test_requests_of_many_callers_keep_the_gain_that_each_gave(url: str):
-    def ask(number: int) -> tuple[list, list]:
+    def infer_once(number: int) -> tuple[list, list]:
         x = [float(number), float(number % 7)]
         gain = [None, 3.0, 4.0][number % 3]
         tensors = [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": x}]
@@ -98,7 +98,7 @@ def test_requests_of_many_callers_keep_the_gain_that_each_gave(url: str):
         return answer["outputs"][0]["data"], [value * (gain or 2) for value in x]
 
     with ThreadPoolExecutor(24) as callers:
-        for found, right in callers.map(ask, [*range(300), *range(300)]):
+        for found, right in callers.map(infer_once, [*range(300), *range(300)]):
             assert found == right
 
 
@@ -136,8 +136,8 @@ def test_a_file_that_the_service_may_not_read_is_named_with_the_remedy(readable:
         settled = lines["open"]["state"] == "READY" and lines["closed"]["state"] == "UNAVAILABLE"
         return {name: line.get("reason", "") for name, line in lines.items()} if settled else {}
 
-    told = wait_until(reasons, "the models are looked at", 60)
-    assert told["closed"].startswith("model.onnx cannot be read by the user that the service runs as (uid "), told
-    assert "chmod a+r" in told["closed"]
-    assert told["shut"].startswith("folder shut cannot be read by the user that the service runs as"), told
-    assert "chmod a+rx" in told["shut"]
+    listed = wait_until(reasons, "the models are looked at", 60)
+    assert listed["closed"].startswith("model.onnx cannot be read by the user that the service runs as (uid "), listed
+    assert "chmod a+r" in listed["closed"]
+    assert listed["shut"].startswith("folder shut cannot be read by the user that the service runs as"), listed
+    assert "chmod a+rx" in listed["shut"]

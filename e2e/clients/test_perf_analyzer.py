@@ -41,8 +41,8 @@ def measure(perf_analyzer: list[str], server: Service, protocol: str, *options: 
     return done.stdout
 
 
-def number(said: str, of: str) -> int:
-    return int(re.search(rf"{of}: (\d+)", said)[1])
+def number(reported: str, of: str) -> int:
+    return int(re.search(rf"{of}: (\d+)", reported)[1])
 
 
 @pytest.fixture
@@ -55,31 +55,31 @@ def inputs(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_equal_requests_are_counted_as_cache_hits(perf_analyzer: list[str], web: Service, protocol: str, inputs: Path):
-    said = measure(perf_analyzer, web, protocol, "-m", "versioned", "--input-data", str(inputs), "--concurrency-range", "2")
-    requests, hits = number(said, "Successful request count"), number(said, "Cache hit count")
-    assert requests == hits + number(said, "Cache miss count")
-    assert hits > 0 and number(said, "Inference count") == number(said, "Cache miss count")
+    reported = measure(perf_analyzer, web, protocol, "-m", "versioned", "--input-data", str(inputs), "--concurrency-range", "2")
+    requests, hits = number(reported, "Successful request count"), number(reported, "Cache hit count")
+    assert requests == hits + number(reported, "Cache miss count")
+    assert hits > 0 and number(reported, "Inference count") == number(reported, "Cache miss count")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_batch_of_images_is_measured(perf_analyzer: list[str], web: Service, protocol: str):
-    said = measure(perf_analyzer, web, protocol, "-m", "mnist", "-b", "4", "--concurrency-range", "1:2")
-    assert said.count("throughput:") >= 2 and number(said, "Successful request count") > 0
+    reported = measure(perf_analyzer, web, protocol, "-m", "mnist", "-b", "4", "--concurrency-range", "1:2")
+    assert reported.count("throughput:") >= 2 and number(reported, "Successful request count") > 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_server_without_a_cache_counts_every_request_as_run(perf_analyzer: list[str], model_server: Service, protocol: str, inputs: Path):
-    said = measure(perf_analyzer, model_server, protocol, "-m", "versioned", "--input-data", str(inputs))
-    assert number(said, "Inference count") == number(said, "Successful request count") > 0
-    assert "Cache hit count" not in said
+    reported = measure(perf_analyzer, model_server, protocol, "-m", "versioned", "--input-data", str(inputs))
+    assert number(reported, "Inference count") == number(reported, "Successful request count") > 0
+    assert "Cache hit count" not in reported
 
 
 def test_a_stream_of_grpc_is_measured(perf_analyzer: list[str], web: Service, inputs: Path):
-    said = measure(perf_analyzer, web, "grpc", "-m", "versioned", "--streaming", "--input-data", str(inputs))
-    assert number(said, "Successful request count") > 0
+    reported = measure(perf_analyzer, web, "grpc", "-m", "versioned", "--streaming", "--input-data", str(inputs))
+    assert number(reported, "Successful request count") > 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_random_text_is_measured(perf_analyzer: list[str], web: Service, protocol: str):
-    said = measure(perf_analyzer, web, protocol, "-m", "numbered_words", "--shape", "word:4", "--string-length", "8")
-    assert number(said, "Successful request count") > 0
+    reported = measure(perf_analyzer, web, protocol, "-m", "numbered_words", "--shape", "word:4", "--string-length", "8")
+    assert number(reported, "Successful request count") > 0

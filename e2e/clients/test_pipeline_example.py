@@ -1,4 +1,4 @@
-"""`examples/pipeline` for those who change it, and for clients of the protocol."""
+"""`examples/pipeline`: its graph is reproducible, and clients of the protocol can call it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Callable
 import numpy as np
 import tritonclient.grpc as triton
 
-from pictures import encode, number
+from images import encode, number
 from services import ROOT, Service
 
 EXAMPLE = ROOT / "examples" / "pipeline"
@@ -23,7 +23,7 @@ def test_the_graph_that_ships_is_the_one_that_its_program_makes(tmp_path: Path):
     assert made.read_bytes() == (EXAMPLE / "find-digits" / "model.onnx").read_bytes()
 
 
-def test_a_client_of_triton_asks_the_pipeline_over_grpc(spawn: Callable[..., Service], tmp_path: Path, models: Path):
+def test_a_client_of_triton_calls_the_pipeline_over_grpc(spawn: Callable[..., Service], tmp_path: Path, models: Path):
     for model in (models / "mnist", EXAMPLE / "find-digits", EXAMPLE / "digits"):
         shutil.copytree(model, tmp_path / "models" / model.name)
     model_api = spawn("model_api", MODELS_DIR=tmp_path / "models", MODEL_NAME="all")
@@ -31,9 +31,9 @@ def test_a_client_of_triton_asks_the_pipeline_over_grpc(spawn: Callable[..., Ser
     with triton.InferenceServerClient(f"127.0.0.1:{web.port}") as client:
         metadata = client.get_model_metadata("digits")
         assert [(tensor.name, list(tensor.shape)) for tensor in metadata.outputs] == [("probabilities", [-1, 10]), ("boxes", [-1, 4])]
-        picture = triton.InferInput("picture", [1], "BYTES")
-        picture.set_data_from_numpy(np.array([encode(number("31415"))], dtype=object))
-        answer = client.infer("digits", [picture])
+        image = triton.InferInput("picture", [1], "BYTES")
+        image.set_data_from_numpy(np.array([encode(number("31415"))], dtype=object))
+        answer = client.infer("digits", [image])
     assert answer.as_numpy("probabilities").argmax(axis=1).tolist() == [3, 1, 4, 1, 5]
     boxes = answer.as_numpy("boxes")
     assert boxes.dtype == np.int64 and np.all(np.diff(boxes[:, 0]) > 0), "from left to right"

@@ -1,5 +1,5 @@
-"""The recipes of docs/BRING_YOUR_MODEL.md do what they say: each is run as it stands there, and what is served is compared with
-what the library itself answers."""
+"""The recipes of docs/BRING_YOUR_MODEL.md work as written. The results of the served model are compared with those of the
+library."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 import tritonclient.http as triton
 
 import graphs
-from questions import inputs
+from inference_requests import inputs
 from services import ROOT, Service, made_locale, wait_until
 
 DOCUMENT = (ROOT / "docs" / "BRING_YOUR_MODEL.md").read_text()
 
-# What the recipe's own variables say of its first rows.
+# The library's results for the first rows, in terms of the recipe's variables.
 LIBRARY = {
     "sklearn": "model.predict_proba(X[:50])",
     "xgboost": "model.predict_proba(X[:50])",
@@ -34,12 +34,12 @@ recipes = pytest.mark.parametrize("recipe", [pytest.param(it, marks=pytest.mark.
 
 
 def block(words: str) -> str:
-    """The code between the fences that say these words."""
+    """The code block with this info string."""
     (code,) = re.findall(rf"^```{words}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
     return code
 
 
-class Kitchen:
+class RecipeRunner:
     """The repository's root, but with an empty folder of models, and a server that watches that. Recipes run there as they are
     written."""
 
@@ -55,12 +55,12 @@ class Kitchen:
         return done.stdout
 
     def export(self, recipe: str) -> tuple[np.ndarray, np.ndarray]:
-        """Runs the recipe; gives the rows to ask with, and the library's answer."""
+        """Runs the recipe; returns its rows and the library's results."""
         rows = "import numpy as np\nX = np.random.default_rng(0).random((50, 4), np.float32)\n" if recipe == "pytorch" else ""
         compare = f"{rows}import numpy\nnumpy.savez('said.npz', X=X[:50], said={LIBRARY[recipe]})\n"
         self.run(sys.executable, "-W", "ignore", "-c", block(f"python export {recipe}") + compare)
-        said = np.load(self.folder / "said.npz", allow_pickle=True)
-        return said["X"][: len(said["said"])], said["said"]
+        reported = np.load(self.folder / "said.npz", allow_pickle=True)
+        return reported["X"][: len(reported["said"])], reported["said"]
 
     def wait_for(self, model: str) -> None:
         client = triton.InferenceServerClient(self.address())
@@ -68,32 +68,32 @@ class Kitchen:
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> Kitchen:
-    folder = tmp_path_factory.mktemp("kitchen")
+def runner(tmp_path_factory: pytest.TempPathFactory, spawn_shared: Callable[..., Service]) -> RecipeRunner:
+    folder = tmp_path_factory.mktemp("recipes")
     for entry in ROOT.iterdir():
         if entry.name not in ("model_api", ".git", ".mlserve", "target"):
             (folder / entry.name).symlink_to(entry)
     models = folder / "model_api" / "models"
-    # A server that is to serve all there is wants to see one model when it starts.
+    # A server with MODEL_NAME=all needs one model when it starts.
     graphs.write(graphs.scaled(1), models / "first")
     settings = {"MODEL_NAME": "all", "MODELS_DIR": models, "MODEL_WATCH": "poll", "MODEL_WATCH_INTERVAL_MS": 200}
     model_api = spawn_shared("model_api", **settings, **made_locale(tmp_path_factory.mktemp("locale")))
-    return Kitchen(folder, spawn_shared("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url).url)
+    return RecipeRunner(folder, spawn_shared("web_api", APP_TYPE="cli", MODEL_API_URL=model_api.url).url)
 
 
 @recipes
-def test_a_recipe_is_served_and_answers_as_its_library_does(kitchen: Kitchen, recipe: str):
-    X, said = kitchen.export(recipe)
-    kitchen.wait_for(NAMES[recipe])
+def test_a_recipe_is_served_and_answers_as_its_library_does(runner: RecipeRunner, recipe: str):
+    X, reported = runner.export(recipe)
+    runner.wait_for(NAMES[recipe])
 
-    client = triton.InferenceServerClient(kitchen.address())
+    client = triton.InferenceServerClient(runner.address())
     answer = client.infer(NAMES[recipe], inputs(triton, X=X))
-    np.testing.assert_allclose(answer.as_numpy("probabilities"), said, atol=1e-5)
-    assert answer.as_numpy("probabilities").shape == said.shape
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), reported, atol=1e-5)
+    assert answer.as_numpy("probabilities").shape == reported.shape
 
-    shell = block(f"sh ask {recipe}").replace("localhost:5000", kitchen.address()).replace("curl ", "curl --silent --show-error --fail-with-body ")
-    outputs = {output["name"]: output for output in json.loads(kitchen.run("bash", "-c", shell))["outputs"]}
-    assert outputs["probabilities"]["shape"] == [1, said.shape[1]]
+    shell = block(f"sh ask {recipe}").replace("localhost:5000", runner.address()).replace("curl ", "curl --silent --show-error --fail-with-body ")
+    outputs = {output["name"]: output for output in json.loads(runner.run("bash", "-c", shell))["outputs"]}
+    assert outputs["probabilities"]["shape"] == [1, reported.shape[1]]
     if recipe in ("text", "tfidf"):
         assert outputs["label"]["data"] == ["apple" if recipe == "text" else "good"]
     elif recipe != "pytorch":
@@ -101,20 +101,20 @@ def test_a_recipe_is_served_and_answers_as_its_library_does(kitchen: Kitchen, re
 
 
 @pytest.mark.parametrize("transport", ["http", "grpc"])
-def test_the_program_that_asks_runs_over_both_transports(kitchen: Kitchen, transport: str):
-    kitchen.export("sklearn")
-    kitchen.wait_for("iris-sklearn")
-    program = block("python ask").replace("localhost:5000", kitchen.address()).replace("tritonclient.http as", f"tritonclient.{transport} as")
-    printed = kitchen.run(sys.executable, "-c", program)
+def test_the_client_program_runs_over_both_transports(runner: RecipeRunner, transport: str):
+    runner.export("sklearn")
+    runner.wait_for("iris-sklearn")
+    program = block("python ask").replace("localhost:5000", runner.address()).replace("tritonclient.http as", f"tritonclient.{transport} as")
+    printed = runner.run(sys.executable, "-c", program)
     rows = [[float(number) for number in re.findall(r"[\d.e-]+", row)] for row in printed.strip().splitlines()]
     assert [int(np.argmax(row)) for row in rows] == [0, 2]
 
 
-def test_a_classifier_that_kept_its_zipmap_is_served_without_it(kitchen: Kitchen):
+def test_a_classifier_that_kept_its_zipmap_is_served_without_it(runner: RecipeRunner):
     code = block("python export sklearn").replace(', options={"zipmap": False}', "").replace("iris-sklearn", "iris-zipmap")
-    kitchen.run(sys.executable, "-c", code)
-    kitchen.wait_for("iris-zipmap")
-    client = triton.InferenceServerClient(kitchen.address())
+    runner.run(sys.executable, "-c", code)
+    runner.wait_for("iris-zipmap")
+    client = triton.InferenceServerClient(runner.address())
     metadata = client.get_model_metadata("iris-zipmap")
     assert [output["name"] for output in metadata["outputs"]] == ["output_label"]
     (reason,) = [each["reason"] for each in client.get_model_repository_index() if each["name"] == "iris-zipmap"]

@@ -1,4 +1,4 @@
-"""Load, unload and index, as Triton's clients ask for them."""
+"""Load, unload and index over Triton's clients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 import graphs
-from asking import INTERNAL
-from questions import assert_refused, inputs, random
+from client import INTERNAL
+from inference_requests import assert_refused, inputs, random
 from services import Service, children_of, wait_until
 
 
@@ -57,7 +57,7 @@ class Client:
         ]
         return {entry["name"]: (entry["state"], entry["reason"]) for entry in entries}
 
-    def ask(self, model: str, **arrays: np.ndarray) -> np.ndarray:
+    def infer(self, model: str, **arrays: np.ndarray) -> np.ndarray:
         return self.client.infer(model, inputs(self.module, **arrays)).as_numpy("y")
 
 
@@ -66,30 +66,30 @@ def client(request: pytest.FixtureRequest, web_api: Service) -> Iterator[Client]
     client = Client(request.param, web_api.port)
     yield client
     x = random(1, 3)
-    assert graphs.same_bits(client.ask("served", x=x), x * 2), "what is served goes on being served"
+    assert graphs.same_bits(client.infer("served", x=x), x * 2), "what is served goes on being served"
     client.client.close()
 
 
-def test_a_model_is_loaded_asked_and_unloaded(client: Client):
+def test_a_model_is_loaded_called_and_unloaded(client: Client):
     x = random(2, 3)
     assert client.index()["waiting"][0] == "UNAVAILABLE" and not client.is_ready("waiting")
     client.load("waiting")
     assert client.index()["waiting"] == ("READY", "") and client.is_ready("waiting")
-    assert graphs.same_bits(client.ask("waiting", x=x), x * 3)
+    assert graphs.same_bits(client.infer("waiting", x=x), x * 3)
     client.unload("waiting")
     assert client.index()["waiting"] == ("UNAVAILABLE", "it was unloaded") and not client.is_ready("waiting")
     with pytest.raises(InferenceServerException) as gone:
-        client.ask("waiting", x=random(1, 3))
+        client.infer("waiting", x=random(1, 3))
     assert gone.value.status() in ("404", "StatusCode.NOT_FOUND")
 
 
 def test_loading_again_brings_what_has_changed(client: Client, folder: Path):
     x = random(1, 3)
     client.load("waiting")
-    assert graphs.same_bits(client.ask("waiting", x=x), x * 3)
+    assert graphs.same_bits(client.infer("waiting", x=x), x * 3)
     graphs.write(graphs.scaled(4), folder / "waiting" / "1")
     client.load("waiting")
-    assert graphs.same_bits(client.ask("waiting", x=x), x * 4), "an answer of the changed model, not a remembered one"
+    assert graphs.same_bits(client.infer("waiting", x=x), x * 4), "an answer of the changed model, not a remembered one"
     graphs.write(graphs.scaled(3), folder / "waiting" / "1")
     client.load("waiting")
     client.unload("waiting")
@@ -102,9 +102,9 @@ def test_loading_again_brings_what_has_changed(client: Client, folder: Path):
 def test_what_cannot_be_served_is_refused_with_the_reason(client: Client, model: str, words: str):
     with pytest.raises(InferenceServerException) as refused:
         client.load(model)
-    said = refused.value.message()
-    assert words in said and model in said, said
-    assert not INTERNAL.search(said), said
+    reported = refused.value.message()
+    assert words in reported and model in reported, reported
+    assert not INTERNAL.search(reported), reported
     assert not client.is_ready(model)
     state, reason = client.index()[model]
     assert state == "UNAVAILABLE" and words in reason, reason
@@ -117,7 +117,7 @@ def test_a_model_that_is_not_there_is_neither_loaded_nor_unloaded(client: Client
         assert refused.value.status() in ("404", "StatusCode.NOT_FOUND"), refused.value.message()
 
 
-def test_a_question_that_has_begun_is_answered_by_the_model_that_is_unloaded(client: Client, web_api: Service, model_api: Service):
+def test_a_request_that_has_begun_is_answered_by_the_model_that_is_unloaded(client: Client, web_api: Service, model_api: Service):
     steps = 2_000_000 + int(np.random.default_rng().integers(1_000_000))
     with ThreadPoolExecutor() as elsewhere:
         pending = elsewhere.submit(post, f"{web_api.url}/v2/models/slow/infer", steps)
@@ -133,7 +133,7 @@ def post(url: str, steps: int) -> dict:
     return requests.post(url, json={"inputs": [tensor]}, timeout=30).json()
 
 
-def test_only_what_is_ready_is_listed_to_whoever_asks_for_that(client: Client, web_api: Service):
+def test_only_what_is_ready_is_listed_on_request(client: Client, web_api: Service):
     ready = requests.post(f"{web_api.url}/v2/repository/index", json={"ready": True}, timeout=10).json()
     assert {entry["name"] for entry in ready} == {"served", "slow"}
 

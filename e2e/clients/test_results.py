@@ -1,4 +1,4 @@
-"""What a result is: by its graph where the settings say nothing, by the settings where they do; against ONNX Runtime in this process."""
+"""Result types from the graph and from the settings, compared with ONNX Runtime in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphs import constant, graph
 from services import Service
 
 SIDE = 8
-PICTURE = {"name": "x", "parameters": {"content_type": "image", "image": {"fit": "stretch", "scale": 1 / 255}}}
+IMAGE_FILE = {"name": "x", "parameters": {"content_type": "image", "image": {"fit": "stretch", "scale": 1 / 255}}}
 NAMES = ["cat", "dog", "owl"]
 WEIGHTS = np.random.default_rng(7).normal(size=(SIDE * SIDE, 3)).astype(np.float32)
 
@@ -97,7 +97,7 @@ def models() -> dict[str, tuple[onnx.ModelProto, list[dict]]]:
 def write(folder: Path, name: str, model: onnx.ModelProto, outputs: list[dict]) -> None:
     (folder / name).mkdir()
     (folder / name / "model.onnx").write_bytes(model.SerializeToString())
-    (folder / name / "model-settings.json").write_text(json.dumps({"inputs": [PICTURE], "outputs": outputs}))
+    (folder / name / "model-settings.json").write_text(json.dumps({"inputs": [IMAGE_FILE], "outputs": outputs}))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_class_is_that_of_the_scores_wherever_they_stand(served: Service, pixe
     assert answer["label"] == (str(answer["cls"]) if model == "label-first" else NAMES[answer["cls"]])
 
 
-def test_logits_of_which_nothing_is_said_are_no_class(served: Service, pixels: np.ndarray):
+def test_logits_without_a_task_are_no_class(served: Service, pixels: np.ndarray):
     answer = predict(served, "logits", pixels).json()
     assert answer["task"] == "none" and "cls" not in answer
     assert answer["outputs"][0]["data"] == pytest.approx(scores(pixels).tolist(), abs=1e-5)

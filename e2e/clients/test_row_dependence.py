@@ -21,7 +21,7 @@ import coupling_graphs
 import graphs
 from coupling_graphs import Rows
 from independent_models import ALL as INDEPENDENT
-from questions import inputs
+from inference_requests import inputs
 from requirements import missing
 from services import ROOT, Service, made_locale, wait_until
 
@@ -46,7 +46,7 @@ class Served:
 
         return wait_until(parameters, f"{model} is served", 300)
 
-    def ask_at_once(self, model: str, given: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    def send_at_once(self, model: str, given: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """The outputs of each of these requests, which are all sent before the first is answered."""
         headers = {"Cache-Control": "no-store"}
         sent = [self.client.async_infer(model, inputs(triton, **arrays), headers=headers) for arrays in given]
@@ -61,7 +61,7 @@ class Served:
         served = [output.name for output in session.get_outputs() if output.type.startswith("tensor")]
         rng = np.random.default_rng(5)
         requests_of = [rows(rng) for _ in range(CALLERS)]
-        for given, found in zip(requests_of, self.ask_at_once(model, requests_of)):
+        for given, found in zip(requests_of, self.send_at_once(model, requests_of)):
             for name, alone in zip(served, session.run(served, given)):
                 assert_same(found[name], alone, f"{model}: {name}")
 

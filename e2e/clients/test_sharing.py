@@ -1,4 +1,4 @@
-"""Every route asks the same memory: what one was told, none of the others computes again."""
+"""All routes share one cache: a result computed for one route is a hit for the others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 
-from asking import answer_of, ask
-from pictures import never_seen
-from questions import inputs, random
+from client import result_of, predict
+from images import new_image
+from inference_requests import inputs, random
 from services import Service, wait_until
 
 
@@ -73,19 +73,19 @@ def test_one_tensor_over_six_ways_is_one_run(web: Service, runs: Runs):
     assert runs.new() == 0
 
 
-def test_one_picture_over_the_page_and_the_protocols_is_one_run(web: Service, runs: Runs):
-    picture = never_seen()
-    page = answer_of(ask(web.url, picture))
+def test_one_image_over_the_page_and_the_protocols_is_one_run(web: Service, runs: Runs):
+    image_file = new_image()
+    page = result_of(predict(web.url, image_file))
     assert runs.new() == 1
 
-    pictures = np.array([picture], dtype=object)
-    binary = triton.InferenceServerClient(f"127.0.0.1:{web.port}").infer("mnist", inputs(triton, image=pictures))
-    grpc = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}").infer("mnist", inputs(triton_grpc, image=pictures))
-    body = infer(web, "mnist", picture, Content_Type="image/png")
+    image_files = np.array([image_file], dtype=object)
+    binary = triton.InferenceServerClient(f"127.0.0.1:{web.port}").infer("mnist", inputs(triton, image=image_files))
+    grpc = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}").infer("mnist", inputs(triton_grpc, image=image_files))
+    body = infer(web, "mnist", image_file, Content_Type="image/png")
     assert body.headers["Cache-Status"] == "mlserve; hit"
     for answer in (binary, grpc):
         assert int(answer.as_numpy("probabilities").argmax()) == page["cls"]
-    assert answer_of(ask(web.url, picture))["cached"]
+    assert result_of(predict(web.url, image_file))["cached"]
     assert runs.new() == 0
 
 
@@ -98,7 +98,7 @@ def test_what_is_only_written_differently_is_not_run_again(web: Service, runs: R
     assert runs.new() == 1
 
 
-def test_other_versions_models_and_shapes_are_other_questions(web: Service, runs: Runs):
+def test_other_versions_models_and_shapes_are_other_requests(web: Service, runs: Runs):
     x = random(1, 3)
     infer(web, "versioned", in_json(x))
     infer(web, "versioned/versions/1", in_json(x))
@@ -127,19 +127,19 @@ def test_a_hundred_at_the_same_moment_are_one_run(web: Service, runs: Runs):
 
 
 @pytest.mark.parametrize("name", ["web_api", "model_api"])
-def test_questions_that_are_given_up_while_they_wait_are_not_run(web: Service, model_server: Service, runs: Runs, name: str):
+def test_requests_that_are_cancelled_while_they_wait_are_not_run(web: Service, model_server: Service, runs: Runs, name: str):
     server = {"web_api": web, "model_api": model_server}[name]
     client = triton_grpc.InferenceServerClient(f"127.0.0.1:{server.port}")
     steps = 2_000_000 + int(np.random.default_rng().integers(1_000_000))
     answers: queue.Queue = queue.Queue()
 
-    def ask(number: int) -> triton_grpc.CallContext:
+    def predict(number: int) -> triton_grpc.CallContext:
         heard = lambda result, error: answers.put((result, error))  # noqa: E731
         return client.async_infer("slow", inputs(triton_grpc, steps=np.array(number)), heard)
 
-    ask(steps)
+    predict(steps)
     wait_until(lambda: model_server.count("model_api_in_flight") == 1, "the first has come")
-    waiting = [ask(steps + more) for more in range(1, 9)]
+    waiting = [predict(steps + more) for more in range(1, 9)]
     wait_until(lambda: model_server.count("model_api_in_flight") == 9, "the others wait")
     for call in waiting:
         call.cancel()
@@ -150,17 +150,17 @@ def test_questions_that_are_given_up_while_they_wait_are_not_run(web: Service, m
     assert (counted, runs.new()) == (steps, 1)
 
 
-def test_grpc_is_steered_and_told_in_its_metadata(web: Service, runs: Runs):
+def test_grpc_is_controlled_and_listedin_its_metadata(web: Service, runs: Runs):
     client = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}")
     x = random(1, 3)
-    question = triton_grpc.service_pb2.ModelInferRequest(model_name="versioned", raw_input_contents=[x.tobytes()])
-    question.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+    payload = triton_grpc.service_pb2.ModelInferRequest(model_name="versioned", raw_input_contents=[x.tobytes()])
+    payload.inputs.add(name="x", datatype="FP32", shape=[1, 3])
 
     def status(*metadata: tuple[str, str]) -> str:
-        _, call = client._client_stub.ModelInfer.with_call(question, metadata=metadata)
-        told = dict(call.initial_metadata()) | dict(call.trailing_metadata())
-        assert told["etag"]
-        return told["cache-status"]
+        _, call = client._client_stub.ModelInfer.with_call(payload, metadata=metadata)
+        listed = dict(call.initial_metadata()) | dict(call.trailing_metadata())
+        assert listed["etag"]
+        return listed["cache-status"]
 
     with pytest.raises(grpc.RpcError) as unknown:
         status(("cache-control", "only-if-cached"))
@@ -208,7 +208,7 @@ def test_a_batch_with_thirty_known_rows_of_thirty_two_runs_two(web: Service, row
     assert rows_run() == 0
 
 
-def test_rows_are_not_shared_where_nobody_said_that_they_are_independent(web: Service, runs: Runs):
+def test_rows_are_not_shared_unless_declared_independent(web: Service, runs: Runs):
     x = random(2, 3)
     for part in (x, x[:1], x[1:]):
         infer(web, "versioned", in_json(part))

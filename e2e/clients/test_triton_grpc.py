@@ -12,15 +12,15 @@ from grpc import insecure_channel as grpc_channel
 from tritonclient.grpc import InferenceServerClient
 
 import graphs
-from pictures import samples
-from questions import assert_refused, inputs, no_version, random
+from images import samples
+from inference_requests import assert_refused, inputs, no_version, random
 from services import Service
 
 
 # ---- What there is --------------------------------------------------------------------------------------------------
 
 
-def test_the_server_is_live_and_ready_and_says_what_it_can(grpc: InferenceServerClient):
+def test_the_server_is_live_and_ready_and_lists_its_extensions(grpc: InferenceServerClient):
     assert grpc.is_server_live() and grpc.is_server_ready()
     metadata = grpc.get_server_metadata()
     assert metadata.name == "mlserve" and metadata.version
@@ -46,7 +46,7 @@ def test_a_models_metadata_and_configuration_are_its_graphs(grpc: InferenceServe
     assert triton.model_config_pb2.ModelInput.Format.Name(config.input[0].format) == "FORMAT_NHWC"
 
 
-def test_statistics_grow_with_each_question(grpc: InferenceServerClient):
+def test_statistics_grow_with_each_request(grpc: InferenceServerClient):
     def counted() -> tuple[int, int, int]:
         statistics = grpc.get_inference_statistics("versioned", "1").model_stats
         if not statistics:
@@ -114,10 +114,10 @@ def test_scalars_empty_tensors_and_eight_axes(grpc: InferenceServerClient):
         assert graphs.same_bits(grpc.infer(model, inputs(triton, x=x)).as_numpy("y"), x), model
 
 
-# ---- Ways to ask ----------------------------------------------------------------------------------------------------
+# ---- Requests -------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_with_two_inputs_and_only_the_output_that_is_asked_for(grpc: InferenceServerClient, repository: Path):
+def test_a_batch_with_two_inputs_and_only_the_output_that_is_requested(grpc: InferenceServerClient, repository: Path):
     a, b = random(5, 2), random(5, 2)
     wanted = [triton.InferRequestedOutput("difference")]
     answer = grpc.infer("arithmetic", inputs(triton, b=b, a=a), outputs=wanted)
@@ -134,24 +134,24 @@ def test_each_version_answers_and_the_largest_number_is_the_default(grpc: Infere
         assert graphs.same_bits(answer.as_numpy("y"), x * np.float32(factor))
 
 
-def test_the_best_classes_of_pictures_with_their_labels(grpc: InferenceServerClient):
+def test_the_best_classes_of_images_with_their_labels(grpc: InferenceServerClient):
     rows = samples("mnist")[:2]
-    pictures = np.array([sample.picture for sample in rows], dtype=object)
+    image_files = np.array([sample.image for sample in rows], dtype=object)
     wanted = [triton.InferRequestedOutput("probabilities", class_count=3)]
-    answer = grpc.infer("mnist", inputs(triton, image=pictures), outputs=wanted).as_numpy("probabilities")
+    answer = grpc.infer("mnist", inputs(triton, image=image_files), outputs=wanted).as_numpy("probabilities")
     assert answer.shape == (2, 3)
     assert [best.decode().split(":")[2] for best in answer[:, 0]] == [sample.label for sample in rows]
 
 
-def test_many_questions_at_once(grpc: InferenceServerClient):
-    questions, answers = [random(2, 3) for _ in range(16)], queue.Queue()
-    for number, x in enumerate(questions):
+def test_many_requests_at_once(grpc: InferenceServerClient):
+    payloads, answers = [random(2, 3) for _ in range(16)], queue.Queue()
+    for number, x in enumerate(payloads):
         heard = lambda result, error, number=number: answers.put((number, result, error))  # noqa: E731
         grpc.async_infer("versioned", inputs(triton, x=x), heard, "2")
-    for _ in questions:
+    for _ in payloads:
         number, result, error = answers.get(timeout=30)
         assert error is None, error
-        assert graphs.same_bits(result.as_numpy("y"), questions[number] * 2)
+        assert graphs.same_bits(result.as_numpy("y"), payloads[number] * 2)
 
 
 def test_each_response_of_a_stream_is_the_last_of_its_request(grpc: InferenceServerClient):
@@ -181,7 +181,7 @@ def test_millions_of_short_typed_strings_are_read_as_raw_ones_are(server: Servic
     assert response.outputs[0].contents.bytes_contents == words
 
 
-def test_a_stream_answers_each_question_and_outlives_a_bad_one(grpc: InferenceServerClient):
+def test_a_stream_answers_each_request_and_outlives_a_bad_one(grpc: InferenceServerClient):
     answers = queue.Queue()
     grpc.start_stream(lambda result, error: answers.put((result, error)))
     good = [random(2, 3) for _ in range(3)]
@@ -198,7 +198,7 @@ def test_a_stream_answers_each_question_and_outlives_a_bad_one(grpc: InferenceSe
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_questions(grpc: InferenceServerClient, algorithm: str):
+def test_compressed_requests(grpc: InferenceServerClient, algorithm: str):
     x = np.arange(3 * 4096, dtype=np.float32).reshape(-1, 3)
     answer = grpc.infer("versioned", inputs(triton, x=x), "2", compression_algorithm=algorithm)
     assert graphs.same_bits(answer.as_numpy("y"), x * 2)
@@ -213,7 +213,7 @@ def test_a_message_of_many_megabytes(grpc: InferenceServerClient):
 # ---- Refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_questions_that_do_not_fit(grpc: InferenceServerClient, server: Service):
+def test_requests_that_do_not_fit(grpc: InferenceServerClient, server: Service):
     invalid, x = "StatusCode.INVALID_ARGUMENT", inputs(triton, x=random(1, 3))
     assert_refused("StatusCode.NOT_FOUND", no_version(server), grpc.infer, "versioned", x, "3")
     assert_refused("StatusCode.NOT_FOUND", no_version(server), grpc.get_model_metadata, "versioned", "3")
@@ -225,7 +225,7 @@ def test_questions_that_do_not_fit(grpc: InferenceServerClient, server: Service)
     assert_refused(invalid, missing, grpc.infer, "arithmetic", inputs(triton, a=random(1, 2)))
 
 
-def test_a_question_that_does_not_wait_any_longer(grpc: InferenceServerClient):
+def test_a_request_that_does_not_wait_any_longer(grpc: InferenceServerClient):
     def endless() -> list:
         return inputs(triton, steps=np.array(2_000_000 + np.random.default_rng().integers(1000)))
 

@@ -14,15 +14,15 @@ from PIL import ImageOps
 from tritonclient.http import InferenceServerClient
 
 import graphs
-from pictures import samples, seven
-from questions import assert_refused, inputs, no_version, random
+from images import samples, seven
+from inference_requests import assert_refused, inputs, no_version, random
 from services import Service
 
 
 # ---- What there is --------------------------------------------------------------------------------------------------
 
 
-def test_the_server_is_live_and_ready_and_says_what_it_can(http: InferenceServerClient):
+def test_the_server_is_live_and_ready_and_lists_its_extensions(http: InferenceServerClient):
     assert http.is_server_live() and http.is_server_ready()
     metadata = http.get_server_metadata()
     assert metadata["name"] == "mlserve" and metadata["version"]
@@ -68,12 +68,12 @@ def image_format(config: dict, metadata: dict) -> str:
     return declared["format"]
 
 
-def test_the_axes_of_an_image_are_told_as_image_clients_need_them(http: InferenceServerClient):
+def test_the_axes_of_an_image_are_listedas_image_clients_need_them(http: InferenceServerClient):
     assert image_format(http.get_model_config("mnist"), http.get_model_metadata("mnist")) == "FORMAT_NHWC"
     assert http.get_model_config("versioned")["input"][0]["format"] == "FORMAT_NONE"
 
 
-def test_an_image_client_classifies_by_what_the_configuration_says(http: InferenceServerClient):
+def test_an_image_client_classifies_by_the_configuration(http: InferenceServerClient):
     metadata = http.get_model_metadata("mnist")
     (image,), (classes,) = metadata["inputs"], metadata["outputs"]
     axes = dict(zip(image_format(http.get_model_config("mnist"), metadata).removeprefix("FORMAT_")[1:], image["shape"][1:]))
@@ -85,12 +85,12 @@ def test_an_image_client_classifies_by_what_the_configuration_says(http: Inferen
     assert [each.decode().split(":")[1:] for each in best[0]][0] == ["7", "7"]
 
 
-def test_only_a_server_with_a_cache_says_that_it_has_one(http: InferenceServerClient, server: Service):
+def test_only_a_server_with_a_cache_declares_one(http: InferenceServerClient, server: Service):
     assert http.get_model_config("mnist")["response_cache"] == {"enable": server.name == "web_api"}
 
 
 def test_an_asynchronous_client_that_accepts_compression_reads_every_answer(server: Service):
-    async def ask() -> None:
+    async def call() -> None:
         async with triton_aio.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
             statistics = await client.get_inference_statistics()
             assert len(json.dumps(statistics)) > 4096 and statistics["model_stats"]
@@ -100,7 +100,7 @@ def test_an_asynchronous_client_that_accepts_compression_reads_every_answer(serv
             answer = await client.infer("versioned", inputs(triton, x=x), "2", response_compression_algorithm="gzip")
             assert np.array_equal(answer.as_numpy("y"), x * 2)
 
-    asyncio.run(ask())
+    asyncio.run(call())
 
 
 def test_classes_of_an_output_without_a_batch_axis_are_those_of_each_row(http: InferenceServerClient):
@@ -111,7 +111,7 @@ def test_classes_of_an_output_without_a_batch_axis_are_those_of_each_row(http: I
     assert best.tolist() == [[f"{4 * row + 3}:3".encode(), f"{4 * row + 2}:2".encode()] for row in range(8)]
 
 
-def test_statistics_grow_with_each_question(http: InferenceServerClient):
+def test_statistics_grow_with_each_request(http: InferenceServerClient):
     def counted() -> tuple[int, int, int, int]:
         statistics = http.get_inference_statistics("versioned", "2")["model_stats"]
         if not statistics:
@@ -188,7 +188,7 @@ def test_strings_in_and_numbers_out(http: InferenceServerClient):
         assert http.infer("numbered_words", inputs(triton, binary, word=words)).as_numpy("number").tolist() == [2, 3, -1]
 
 
-# ---- Ways to ask ----------------------------------------------------------------------------------------------------
+# ---- Requests -------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_answered_as_its_rows_are(http: InferenceServerClient):
@@ -206,7 +206,7 @@ def test_each_version_answers_and_the_largest_number_is_the_default(http: Infere
         assert graphs.same_bits(answer.as_numpy("y"), x * np.float32(factor))
 
 
-def test_two_inputs_in_any_order_and_only_the_outputs_that_are_asked_for(http: InferenceServerClient, repository: Path):
+def test_two_inputs_in_any_order_and_only_the_outputs_that_are_requested(http: InferenceServerClient, repository: Path):
     a, b = random(5, 2), random(5, 2)
     expected = graphs.run(repository / "arithmetic" / "model.onnx", a=a, b=b)
     wanted = [triton.InferRequestedOutput("difference"), triton.InferRequestedOutput("sum", binary_data=False)]
@@ -220,9 +220,9 @@ def test_two_inputs_in_any_order_and_only_the_outputs_that_are_asked_for(http: I
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_the_best_classes_with_their_labels(http: InferenceServerClient, binary: bool):
     rows = [sample for sample in samples("mnist")][:2]
-    pictures = np.array([sample.picture for sample in rows], dtype=object)
+    image_files = np.array([sample.image for sample in rows], dtype=object)
     wanted = [triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=3)]
-    answer = http.infer("mnist", inputs(triton, image=pictures), outputs=wanted).as_numpy("probabilities")
+    answer = http.infer("mnist", inputs(triton, image=image_files), outputs=wanted).as_numpy("probabilities")
     assert answer.shape == (2, 3)
     for sample, classes in zip(rows, answer):
         best = classes[0].decode() if binary else classes[0]
@@ -237,10 +237,10 @@ def test_an_id_comes_back_and_one_is_made_where_none_is_given(http: InferenceSer
     assert http.infer("rows", inputs(triton, x=x)).get_response()["id"]
 
 
-def test_many_questions_at_once(http: InferenceServerClient):
-    questions = [random(2, 3) for _ in range(16)]
-    pending = [http.async_infer("versioned", inputs(triton, x=x), "2") for x in questions]
-    for x, answer in zip(questions, pending):
+def test_many_requests_at_once(http: InferenceServerClient):
+    payloads = [random(2, 3) for _ in range(16)]
+    pending = [http.async_infer("versioned", inputs(triton, x=x), "2") for x in payloads]
+    for x, answer in zip(payloads, pending):
         assert graphs.same_bits(answer.get_result().as_numpy("y"), x * 2)
 
 
@@ -263,12 +263,12 @@ def test_compressed_both_ways(http: InferenceServerClient, algorithm: str):
 
 def test_models_and_versions_that_are_not_there(http: InferenceServerClient, server: Service):
     x = inputs(triton, x=random(1, 3))
-    for ask in (http.get_model_metadata, http.get_model_config, http.get_inference_statistics):
-        assert_refused("404", no_version(server), ask, "versioned", "3")
+    for call in (http.get_model_metadata, http.get_model_config, http.get_inference_statistics):
+        assert_refused("404", no_version(server), call, "versioned", "3")
     assert_refused("404", no_version(server), http.infer, "versioned", x, "3")
 
 
-def test_questions_that_do_not_fit(http: InferenceServerClient):
+def test_requests_that_do_not_fit(http: InferenceServerClient):
     shape = 'input "x" has the shape [-1, 3] (-1: any length), not [1, 2]'
     assert_refused("422", shape, http.infer, "versioned", inputs(triton, x=random(1, 2)))
     datatype = 'input "x" is FP32, not INT64'
@@ -282,10 +282,10 @@ def test_questions_that_do_not_fit(http: InferenceServerClient):
     assert_refused("422", no_output, http.infer, "versioned", inputs(triton, x=random(1, 3)), outputs=wanted)
 
 
-def test_a_question_that_does_not_wait_any_longer(http: InferenceServerClient):
+def test_a_request_that_does_not_wait_any_longer(http: InferenceServerClient):
     steps = np.array(2_000_000 + np.random.default_rng().integers(1000))
     with pytest.raises(triton.InferenceServerException) as late:
         http.infer("slow", inputs(triton, steps=steps), timeout=100_000)
     assert late.value.status() == "504"
-    # Nobody waits for the answer that nobody wants.
+    # The test does not wait for the cancelled result.
     assert http.infer("slow", inputs(triton, steps=np.array(10))).as_numpy("counted") == 10

@@ -1,4 +1,4 @@
-"""Whatever is sent to the protocol's routes gets its exact status and words, tells nothing internal, and harms nobody else."""
+"""Invalid input to the protocol's routes gets its exact status and message, without internal details, and affects no other client."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 import requests
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from asking import INTERNAL
-from questions import no_version
+from client import INTERNAL
+from inference_requests import no_version
 from services import Service
 
 Json = dict[str, object]
 
 
 @pytest.fixture(autouse=True)
-def everybody_else_is_still_answered(server: Service, model_server: Service) -> Iterator[None]:
+def other_clients_are_served(server: Service, model_server: Service) -> Iterator[None]:
     before = server.pid, model_server.count("model_api_session_restarts_total")
     yield
     answer = infer(server, "versioned", request(x([1, 3], [1, 2, 3])))
@@ -92,7 +92,7 @@ def test_a_shape_that_promises_more_than_a_body_may_hold(server: Service):
     assert_refused(infer(server, "identity_fp64", many), 413, words)
 
 
-def test_bytes_that_are_not_as_many_as_the_shape_says(server: Service):
+def test_bytes_that_are_not_as_many_as_the_shape_requires(server: Service):
     words = 'input "x": shape [1, 3] of FP32 takes 12 bytes, but 8 were sent'
     body = request(behind(8))
     response = infer(server, "versioned", body + bytes(8), Inference_Header_Content_Length=str(len(body)))
@@ -217,7 +217,7 @@ NO_JSON = "the body is not a valid inference request: "
         (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1e39, 1, 2]}]}', 'input "x": element 0: 1e39 is not a valid FP32'),
     ],
 )
-def test_json_that_is_no_question(server: Service, body: bytes, words: str | None):
+def test_json_that_is_no_request(server: Service, body: bytes, words: str | None):
     response = infer(server, "versioned", body)
     assert_refused(response, 400, words or response.json()["error"])
     assert words or response.json()["error"].startswith(NO_JSON)
@@ -268,7 +268,7 @@ def bomb(algorithm: str) -> bytes:
     return b"".join([packer.compress(bytes(1 << 20)) for _ in range(1024)]) + packer.flush()
 
 
-def test_a_body_that_is_not_packed_as_it_says(server: Service):
+def test_a_body_that_is_not_packed_as_declared(server: Service):
     for packed in (b"not gzip", gzip.compress(request(x([1, 3], [1, 2, 3])))[:-12]):
         response = infer(server, "versioned", packed, Content_Encoding="gzip")
         assert response.status_code == 400 and list(response.json()) == ["error"], response.text
@@ -299,18 +299,18 @@ Grpc = Callable[..., None]
 
 @pytest.fixture
 def refused_over_grpc(server: Service) -> Grpc:
-    def ask(words: str, raw: list[bytes] = (), model: str = "versioned", code: str = "INVALID_ARGUMENT", **tensor: object) -> None:
-        question = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=raw)
-        question.inputs.add(**{"name": "x", "datatype": "FP32", "shape": [1, 3], **tensor})
+    def assert_rejected(words: str, raw: list[bytes] = (), model: str = "versioned", code: str = "INVALID_ARGUMENT", **tensor: object) -> None:
+        payload = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=raw)
+        payload.inputs.add(**{"name": "x", "datatype": "FP32", "shape": [1, 3], **tensor})
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             with pytest.raises(grpc.RpcError) as refused:
-                service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(question)
+                service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(payload)
         assert (refused.value.code().name, refused.value.details()) == (code, words)
 
-    return ask
+    return assert_rejected
 
 
-def test_messages_that_are_no_question(refused_over_grpc: Grpc):
+def test_messages_that_are_no_request(refused_over_grpc: Grpc):
     refused_over_grpc('input "x": shape [1, 3] of FP32 takes 12 bytes, but 8 were sent', [bytes(8)])
     refused_over_grpc('input "x": shape [-1, 3] has a negative length', [bytes(12)], shape=[-1, 3])
     refused_over_grpc(f'input "x": shape [{2**62}, 4] has too many elements', [b""], shape=[2**62, 4])

@@ -15,7 +15,7 @@ from typing import Callable
 
 import requests
 
-from pictures import encode, reopened, samples
+from images import encode, reopened, samples
 
 Attack = Callable[[str], None]
 
@@ -37,7 +37,7 @@ def all_attacks() -> dict[str, Attack]:
 def distinct_images(count: int, seed: int) -> list[bytes]:
     """Images of digits with noise, no two alike."""
     noise = random.Random(seed)
-    digits = [reopened(sample.picture).convert("L") for sample in samples("mnist") if sample.name.startswith("digit-")]
+    digits = [reopened(sample.image).convert("L") for sample in samples("mnist") if sample.name.startswith("digit-")]
     made = []
     for number in range(count):
         image = digits[number % len(digits)].copy()

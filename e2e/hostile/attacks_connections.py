@@ -62,7 +62,7 @@ def slow_headers(url: str) -> None:
 
 
 def requests_of_another_web_site(url: str) -> None:
-    """What a page of another origin can have a browser send without being asked."""
+    """Requests that a page of another origin can send through a browser without a preflight."""
     paths = ["/v2/repository/models/mnist/unload", "/jobs", "/predict/mnist", "/v2/repository/index", "/web_api/mnist"]
     for path in paths * 20:
         with contextlib.suppress(requests.RequestException):

@@ -13,7 +13,7 @@ from typing import Callable
 
 import requests
 
-from pictures import never_seen
+from images import new_image
 
 MIB = 1 << 20
 SECONDS = 12
@@ -59,14 +59,14 @@ def fill_with_noise(url: str) -> None:
 
 def fill_with_small_jobs(url: str) -> None:
     """As many jobs of one image as fit into the time."""
-    repeatedly(lambda: post(url, never_seen(), "image/png"), 16)
+    repeatedly(lambda: post(url, new_image(), "image/png"), 16)
 
 
 def fill_with_deleted_jobs(url: str) -> None:
     """Jobs that are deleted at once: of each there stays an id."""
 
     def submit_and_delete() -> None:
-        response = post(url, never_seen(), "image/png")
+        response = post(url, new_image(), "image/png")
         if response is not None and response.status_code in (200, 202):
             for _ in range(2):
                 requests.delete(url + response.headers["Location"], timeout=20)
@@ -83,11 +83,11 @@ def fill_with_results(url: str) -> None:
 
 
 def repeat_a_large_job(url: str) -> None:
-    """One job of thousands of inputs, asked for again and again: each repetition is a copy of all results."""
+    """One job of thousands of inputs, submitted repeatedly: each repetition is a copy of all results."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writer:
         for number in range(2000):
-            writer.writestr(f"{number}.png", never_seen())
+            writer.writestr(f"{number}.png", new_image())
     body = archive.getvalue()
     repeatedly(lambda: post(url, body, "application/zip"), 4)
 

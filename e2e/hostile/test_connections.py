@@ -12,14 +12,14 @@ import requests
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from asking import answer_of, ask
+from client import result_of, predict
 from attacks_connections import ATTACKS, EVIL, HTTP2, connections
-from pictures import never_seen
+from images import new_image
 from services import BINARIES, Service, free_port, wait_until
 
 Spawn = Callable[..., Service]
 
-PLACES = 16
+MAX_CONNECTIONS = 16
 SECRET = "a secret-of-the-stack".replace(" ", "-")
 
 
@@ -45,32 +45,32 @@ def status(port: int, *lines: str, version: str = "1.1") -> int:
 
 @pytest.mark.parametrize("sent", [HTTP2, b"", HTTP2[:10], b"GET / HTTP/1.1\r\nX-Slow: "], ids=["HTTP/2", "silent", "preface", "header"])
 def test_idle_connections_give_way_to_new_clients(spawn: Spawn, model_api: Service, sent: bytes):
-    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=PLACES, IDLE_TIMEOUT_MS=60_000, HEADER_TIMEOUT_MS=60_000)
-    with connections(web.url, sent, 2 * PLACES):
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=MAX_CONNECTIONS, IDLE_TIMEOUT_MS=60_000, HEADER_TIMEOUT_MS=60_000)
+    with connections(web.url, sent, 2 * MAX_CONNECTIONS):
         for _ in range(3):
-            assert answer_of(ask(web.url, never_seen()))["label"] == "7"
+            assert result_of(predict(web.url, new_image()))["label"] == "7"
 
 
 def test_a_connection_with_a_request_in_flight_keeps_its_place(spawn: Spawn, model_api: Service):
-    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=PLACES)
-    picture = never_seen()
-    head = f"POST /predict/mnist HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n\r\n"
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=MAX_CONNECTIONS)
+    image = new_image()
+    head = f"POST /predict/mnist HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as busy:
-        busy.sendall(head.encode() + picture[:10])
+        busy.sendall(head.encode() + image[:10])
         for sent in (b"", HTTP2):
-            with connections(web.url, sent, 3 * PLACES):
-                assert answer_of(ask(web.url, never_seen()))["label"] == "7"
-        busy.sendall(picture[10:])
+            with connections(web.url, sent, 3 * MAX_CONNECTIONS):
+                assert result_of(predict(web.url, new_image()))["label"] == "7"
+        busy.sendall(image[10:])
         assert busy.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_health_check_needs_none_of_the_clients_places(spawn: Spawn, model_api: Service):
-    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=PLACES)
+    web = spawn("web_api", MODEL_API_URL=model_api.url, MAX_CONNECTIONS=MAX_CONNECTIONS)
     upload = b"POST /predict/mnist HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-    with connections(web.url, upload, 2 * PLACES):
+    with connections(web.url, upload, 2 * MAX_CONNECTIONS):
         wait_until(lambda: requests.get(web.url, timeout=10).status_code == 503, "all places are taken by busy connections")
-        asked = subprocess.run([*web.command, "health"], env=web.environment, capture_output=True, text=True, timeout=30)
-        assert (asked.returncode, '"ready":true' in asked.stdout) == (0, True), asked.stdout
+        requested = subprocess.run([*web.command, "health"], env=web.environment, capture_output=True, text=True, timeout=30)
+        assert (requested.returncode, '"ready":true' in requested.stdout) == (0, True), requested.stdout
     metrics = f"http://127.0.0.1:{model_api.metrics_port}"
     assert [requests.get(f"{metrics}/health/{what}", timeout=10).status_code for what in ("live", "ready")] == [200, 200]
 
@@ -94,8 +94,8 @@ def test_the_limit_of_open_files_is_raised_or_the_service_does_not_start(tmp_pat
     assert int(limits(service.pid)[0]) > 1024
     environment = service.environment | {"PORT": str(free_port()), "METRICS_ADDR": f"127.0.0.1:{free_port()}"}
     refused = subprocess.run(limited("-n 1024"), env=environment, capture_output=True, text=True, timeout=60)
-    said = refused.stdout + refused.stderr
-    assert refused.returncode == 64 and "MAX_CONNECTIONS: 1024 connections need" in said, said
+    reported = refused.stdout + refused.stderr
+    assert refused.returncode == 64 and "MAX_CONNECTIONS: 1024 connections need" in reported, reported
 
 
 # ---- Other web sites ------------------------------------------------------------------------------------------------
@@ -137,10 +137,10 @@ def test_an_origin_that_is_allowed_may_use_the_service(spawn: Spawn, model_api: 
     for path in ("/predict", "/v2/models/mnist/infer", "/jobs"):
         allowed = requests.options(web.url + path, headers=preflight, timeout=10)
         assert (allowed.status_code, allowed.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example")
-    predicted = requests.post(f"{web.url}/predict/mnist", files={"image": never_seen()}, headers=headers, timeout=60)
-    assert answer_of(predicted)["label"] == "7"
+    predicted = requests.post(f"{web.url}/predict/mnist", files={"image": new_image()}, headers=headers, timeout=60)
+    assert result_of(predicted)["label"] == "7"
     assert "cache-status" in predicted.headers["Access-Control-Expose-Headers"]
-    assert requests.post(f"{web.url}/predict/mnist", files={"image": never_seen()}, headers=EVIL, timeout=60).status_code == 403
+    assert requests.post(f"{web.url}/predict/mnist", files={"image": new_image()}, headers=EVIL, timeout=60).status_code == 403
 
 
 def test_models_are_loaded_with_the_secret_alone(spawn: Spawn):
@@ -190,5 +190,5 @@ def test_credentials_of_an_address_are_not_printed(tmp_path: Path, binaries: Pat
     for url in ("https://user:hunter2@model_api:5050", "user:hunter2@model_api"):
         environment = {"MODEL_API_URL": url, "PORT": str(free_port())}
         refused = subprocess.run([str(BINARIES / "web_api")], env=environment, capture_output=True, text=True, timeout=30)
-        said = refused.stdout + refused.stderr
-        assert refused.returncode == 64 and "MODEL_API_URL" in said and "hunter2" not in said, said
+        reported = refused.stdout + refused.stderr
+        assert refused.returncode == 64 and "MODEL_API_URL" in reported and "hunter2" not in reported, reported

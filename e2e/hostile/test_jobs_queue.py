@@ -1,4 +1,4 @@
-"""The queue for jobs over the shipped Redis: large inputs, large results, and clients that want all of it."""
+"""The job queue over the shipped Redis: large inputs, large results, and clients that try to fill it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from asking import assert_problem
+from client import assert_problem
 from attacks_jobs import ATTACKS, noise
-from pictures import never_seen, reopened, samples
+from images import new_image, reopened, samples
 from services import Redis, Service, wait_until
 
 Start = Callable[..., Service]
@@ -60,7 +60,7 @@ def photos(count: int, side: int = 720) -> list[tuple[str, bytes, str]]:
     made = []
     for number in range(count):
         digit = digits[number % len(digits)]
-        image = reopened(digit.picture).convert("RGB").resize((side, side))
+        image = reopened(digit.image).convert("RGB").resize((side, side))
         image.putpixel((number % side, number // side), (1, 2, 3))
         file = io.BytesIO()
         image.save(file, "BMP")
@@ -82,7 +82,7 @@ def submit(session: requests.Session, web: Service, body: bytes, media_type: str
 
 
 def submit_until_accepted(web: Service, body: bytes, seconds: float = 240) -> str:
-    """As the documentation says: again under the same key, whatever happens."""
+    """As documented: repeated under the same key after any error."""
     headers = {"Content-Type": "application/zip", "Idempotency-Key": uuid.uuid4().hex}
 
     def accepted() -> str | None:
@@ -158,15 +158,15 @@ def test_an_image_that_is_too_large_for_the_queue_is_refused_for_its_length(star
     predicted = requests.post(f"{web.url}/predict/mnist", data=image, headers={"Content-Type": "image/bmp"}, timeout=60)
     assert (predicted.status_code, predicted.json()["label"]) == (200, label)
     again = submit(requests, web, photos(2, side=2500)[1][1], "image/bmp")
-    said = f"An input has {len(image)} bytes; the job queue accepts at most {16 * MIB} bytes per input. POST /predict accepts larger ones."
-    assert_problem(again, 413, said)
+    reported = f"An input has {len(image)} bytes; the job queue accepts at most {16 * MIB} bytes per input. POST /predict accepts larger ones."
+    assert_problem(again, 413, reported)
 
 
 # ---- Large results --------------------------------------------------------------------------------------------------
 
 
 def expanding(folder: Path) -> None:
-    """A model whose output has as many numbers as its input says."""
+    """A model whose input is the length of its output."""
     onnx = pytest.importorskip("onnx")
     made = onnx.helper
     node = made.make_node("Expand", ["one", "count"], ["y"])
@@ -199,11 +199,11 @@ def test_results_that_are_too_large_fail_and_the_others_are_collected_in_pages(s
     assert requests.get(f"{web.url}/jobs", timeout=30).status_code == 200
 
 
-# ---- Clients that want all of it ------------------------------------------------------------------------------------
+# ---- Clients that fill the queue ------------------------------------------------------------------------------------
 
 
 def test_a_client_that_fills_the_queue_leaves_room_for_others(start_web: Start, redis: Redis):
-    redis.ask("CONFIG", "SET", "maxmemory", "60mb")
+    redis.execute("CONFIG", "SET", "maxmemory", "60mb")
     web = start_web(JOB_CONCURRENCY=0)
     greedy, other = client("127.0.0.1"), client("127.0.0.2")
     accepted = []
@@ -222,28 +222,28 @@ def test_a_client_that_fills_the_queue_leaves_room_for_others(start_web: Start, 
 
 
 def test_inputs_that_have_failed_make_room(start_web: Start, redis: Redis):
-    redis.ask("CONFIG", "SET", "maxmemory", "60mb")
+    redis.execute("CONFIG", "SET", "maxmemory", "60mb")
     web = start_web()
     for _ in range(6):
         job = wait_until(lambda: submit(requests, web, noise(8)).json().get("id"), "noise is accepted", 30)
         assert end_of(web, job, 30)["status"] == "failed"
-    response = submit(requests, web, zipped([("a.png", never_seen(), "7")]))
+    response = submit(requests, web, zipped([("a.png", new_image(), "7")]))
     assert end_of(web, response.json()["id"], 30)["status"] == "succeeded"
 
 
 def test_a_client_with_many_small_jobs_leaves_room_for_others(start_web: Start, redis: Redis):
-    redis.ask("CONFIG", "SET", "maxmemory", "20mb")
+    redis.execute("CONFIG", "SET", "maxmemory", "20mb")
     web = start_web(JOB_CONCURRENCY=0, JOB_QUEUE_LENGTH=50)
     greedy, other = client("127.0.0.1"), client("127.0.0.2")
-    statuses = [submit(greedy, web, never_seen(), "image/png").status_code for _ in range(45)]
+    statuses = [submit(greedy, web, new_image(), "image/png").status_code for _ in range(45)]
     assert statuses == [202] * 40 + [503] * 5
-    assert submit(other, web, never_seen(), "image/png").status_code == 202
+    assert submit(other, web, new_image(), "image/png").status_code == 202
 
 
 @pytest.mark.parametrize("name", ["H7 jobs that are deleted"])
 def test_jobs_work_after_an_attack(start_web: Start, redis: Redis, name: str):
     web = start_web()
     ATTACKS[name](web.url)
-    response = submit(client("127.0.0.2"), web, never_seen(), "image/png")
+    response = submit(client("127.0.0.2"), web, new_image(), "image/png")
     assert end_of(web, response.json()["id"], 60)["status"] == "succeeded"
-    assert int(redis.ask("ZCARD", "mlserve:{jobs}:gone")) <= 50_000
+    assert int(redis.execute("ZCARD", "mlserve:{jobs}:gone")) <= 50_000

@@ -38,7 +38,7 @@ def client(stack: Containers) -> Client:
 
 
 def accounts(stack: Containers, part: str) -> dict[str, int]:
-    """What the kernel's accounts of the container say, of cgroups of either version: `anon`, bytes, and `oom_kill`, a number."""
+    """The container's cgroup counters, of either version: `anon`, bytes, and `oom_kill`, a number."""
     files = "cd /sys/fs/cgroup; cat memory.stat memory.events memory/memory.stat memory/memory.oom_control 2>/dev/null"
     lines = (line.split() for line in stack.inside(part, "sh", "-c", files).splitlines())
     numbers = {line[0]: int(line[1]) for line in lines if len(line) == 2}
@@ -69,7 +69,7 @@ def test_an_attack_ends_no_process_and_no_other_client_notices(stack: Containers
 
 def test_the_memory_comes_back(stack: Containers, client: Client):
     # What is kept on purpose, such as the in-process cache and warm connections, is there after the first round. Redis keeps jobs
-    # until they expire or are deleted: it stays below its limit, and no more is asked of it.
+    # until they expire or are deleted: it must only stay below its limit.
     warm = {part: memory(stack, part) for part in PARTS if part != "db_api"}
     for attack in (attacks_memory.ATTACKS | attacks_model.ATTACKS).values():
         attack(stack.url)

@@ -13,14 +13,14 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from attacks_memory import ATTACKS, MIB, TIMEOUT, long_names, post, stalled
-from pictures import never_seen
+from images import new_image
 from services import Redis, Service, wait_until
 
 # The sum of web_api's bounds (web_api::memory_bound) with Redis, as docker-compose.yml allows it; without Redis 256 MiB of jobs beside.
 LIMIT_WITH_REDIS = 768 * MIB
 LIMIT = LIMIT_WITH_REDIS + 256 * MIB
 
-# Seconds after which jobs of the tests are forgotten.
+# Lifetime of the tests' jobs, seconds.
 JOB_TTL = 2
 
 
@@ -35,7 +35,7 @@ def status(service: Service, field: str) -> int:
     return int(re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)[1]) << 10
 
 
-def forget_the_peak(service: Service) -> None:
+def reset_the_peak(service: Service) -> None:
     Path(f"/proc/{service.pid}/clear_refs").write_text("5")
 
 
@@ -55,7 +55,7 @@ class Other:
 
     def _run(self) -> None:
         while not self._stop.wait(0.2):
-            self.statuses.append(self.send(never_seen()))
+            self.statuses.append(self.send(new_image()))
 
     def __enter__(self) -> "Other":
         self._running.start()
@@ -77,7 +77,7 @@ class FromAddress(HTTPAdapter):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_stays_within_the_bounds_and_others_are_answered(web: Service, name: str):
-    forget_the_peak(web)
+    reset_the_peak(web)
     with Other(web.url) as other:
         ATTACKS[name](web.url)
     peak = status(web, "VmHWM")
@@ -104,9 +104,9 @@ def test_stalled_uploads_leave_room_for_other_addresses_and_end_soon(web: Servic
         # An image that cannot be read: it is taken, and refused by the model.
         assert Other(web.url).send(b"\x89PNG\r\n\x1a\n" + bytes(3 * MIB)) == 422
         assert time.monotonic() - begun < 5, "it was not kept waiting by those that stall"
-        said = [upload.recv(64) for upload in uploads]
-        assert all(b" 408 " in words or b" 503 " in words or not words for words in said), said
-        assert any(b" 408 " in words for words in said), said
+        reported = [upload.recv(64) for upload in uploads]
+        assert all(b" 408 " in words or b" 503 " in words or not words for words in reported), reported
+        assert any(b" 408 " in words for words in reported), reported
     finally:
         for upload in uploads:
             upload.close()
@@ -117,7 +117,7 @@ def test_listeners_of_one_job_cost_one_poll(spawn: Callable[..., Service], model
     job = post(web.url, "/jobs?model=mnist", long_names(5), "application/zip").json()["id"]
 
     def calls() -> int:
-        return int(re.search(r"^total_commands_processed:(\d+)", redis.ask("INFO", "stats"), re.MULTILINE)[1])
+        return int(re.search(r"^total_commands_processed:(\d+)", redis.execute("INFO", "stats"), re.MULTILINE)[1])
 
     def listen() -> requests.Response:
         stream = requests.get(f"{web.url}/jobs/{job}/events", stream=True, timeout=TIMEOUT)

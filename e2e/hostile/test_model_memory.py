@@ -19,7 +19,7 @@ from services import Service, children_of, wait_until
 MIB = 1 << 20
 
 # Far below the 4 GiB that 21,000 rows of mnist in one run take, and far above what pieces take.
-MOST = 1200 * MIB
+MAX_BYTES = 1200 * MIB
 SESSION_LIMIT = 512 * MIB
 
 
@@ -131,14 +131,14 @@ def test_requests_of_many_rows_are_answered_within_the_memory_of_pieces(spawn: C
     for first in (0, 1):
         assert np.abs(found[first::2] - found[first]).max() < 1e-4, "equal rows have equal results"
     assert np.abs(found[0] - found[1]).max() > 1e-3, "and others have others"
-    assert peak.bytes < MOST, f"{peak.bytes / MIB:.0f} MiB"
-    wait_until(lambda: peak.now() < MOST / 2, f"memory comes back, now {peak.now() / MIB:.0f} MiB")
+    assert peak.bytes < MAX_BYTES, f"{peak.bytes / MIB:.0f} MiB"
+    wait_until(lambda: peak.now() < MAX_BYTES / 2, f"memory comes back, now {peak.now() / MIB:.0f} MiB")
 
 
 def test_compressed_requests_of_many_rows_leave_the_service_ready(spawn: Callable[..., Service]):
     model_api = spawn("model_api")
     with Peak(model_api) as peak:
         send_many_rows(model_api.url)
-    assert peak.bytes < 2 * MOST, f"{peak.bytes / MIB:.0f} MiB"
-    wait_until(lambda: peak.now() < MOST / 2, "memory comes back", seconds=40)
+    assert peak.bytes < 2 * MAX_BYTES, f"{peak.bytes / MIB:.0f} MiB"
+    wait_until(lambda: peak.now() < MAX_BYTES / 2, "memory comes back", seconds=40)
     assert model_api.health().status_code == 200

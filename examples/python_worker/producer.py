@@ -7,7 +7,7 @@ import sys
 
 import redis
 
-JOBS, DAY_MS, LONGEST_QUEUE = "mlserve:{jobs}", 24 * 3600 * 1000, 100_000
+JOBS, DAY_MS, MAX_QUEUE_LENGTH = "mlserve:{jobs}", 24 * 3600 * 1000, 100_000
 db = redis.Redis.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"), decode_responses=True)
 
 
@@ -16,7 +16,7 @@ def submit(model: str, requests: list[dict]) -> str:
     inputs = [part for index, request in enumerate(requests) for part in (index, json.dumps(request))]
     db.fcall("mlserve_upload", 1, f"{JOBS}:inputs:{job}", *inputs)
     names, fields = json.dumps([""] * len(requests)), json.dumps({"kind": "v2"})
-    arguments = [model, len(requests), DAY_MS, LONGEST_QUEUE, "", "", names, fields]
+    arguments = [model, len(requests), DAY_MS, MAX_QUEUE_LENGTH, "", "", names, fields]
     job = db.fcall("mlserve_submit", 1, f"{JOBS}:job:{job}", *arguments)
     while db.fcall("mlserve_fill", 1, f"{JOBS}:job:{job}"):
         pass
@@ -24,7 +24,7 @@ def submit(model: str, requests: list[dict]) -> str:
 
 
 def results(job: str):
-    """Each as it comes: its index, and its answer or error. Whatever came before this was called is told as well."""
+    """Yields index and result or error of each input as it ends, including those that ended before the call."""
     last, status = "0", ""
     while status not in ("succeeded", "failed", "cancelled"):
         for _, events in db.xread({f"{JOBS}:events:{job}": last}, block=1000) or []:

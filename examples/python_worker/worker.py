@@ -13,33 +13,33 @@ def predict(text: str) -> list[str]:
     words = re.findall(r"[^\W\d_]{4,}", text.lower())
     return [word for word, _ in collections.Counter(words).most_common(5)]
 
-def answer(request: bytes) -> str:
+def result_of(request: bytes) -> str:
     words = predict(json.loads(request)["inputs"][0]["data"][0])
     return json.dumps({"model_name": MODEL, "outputs": [WORDS | {"shape": [len(words)], "data": words}]})
 
-def work_on(entry: bytes, job: bytes, index: bytes) -> None:
+def process(entry: bytes, job: bytes, index: bytes) -> None:
     if begun := db.fcall("mlserve_begin", 1, QUEUE, entry, job, index):
         try:
-            outcome = "+" + answer(begun[0])
-        except Exception as error:  # whatever is wrong with an input is its result, and no reason to die
-            outcome = "-" + json.dumps({"status": 422, "detail": f"this is no text: {error!r}"})
+            outcome = "+" + result_of(begun[0])
+        except Exception as error:  # an error is the input's result and does not end the worker
+            outcome = "-" + json.dumps({"status": 422, "detail": f"The input is not a text: {error!r}."})
         db.fcall("mlserve_finish", 1, QUEUE, entry, job, index, outcome)
 
-def say_every_few_seconds(in_hand: set[bytes]) -> None:
+def announce_and_heartbeat(in_flight: set[bytes]) -> None:
     while True:
         db.fcall("mlserve_announce", 1, MODELS, MODEL, json.dumps({"inputs": [TEXT], "outputs": [WORDS]}))
-        db.fcall("mlserve_beat", 1, QUEUE, ME, *in_hand.copy())
+        db.fcall("mlserve_beat", 1, QUEUE, ME, *in_flight.copy())
         time.sleep(5)
 
 if not db.exists(QUEUE) or all(group["name"] != GROUP.encode() for group in db.xinfo_groups(QUEUE)):
     db.xgroup_create(QUEUE, GROUP, 0, mkstream=True)
-in_hand: set[bytes] = set()
-threading.Thread(target=say_every_few_seconds, args=(in_hand,), daemon=True).start()
+in_flight: set[bytes] = set()
+threading.Thread(target=announce_and_heartbeat, args=(in_flight,), daemon=True).start()
 while True:
-    inputs = [db.fcall("mlserve_take_over", 1, QUEUE, ME, 30_000, 3, 1)]  # of workers that died
+    inputs = [db.fcall("mlserve_take_over", 1, QUEUE, ME, 30_000, 3, 1)]  # of crashed workers
     for _, entries in db.xreadgroup(GROUP, ME, {QUEUE: ">"}, count=1, block=1000) or []:
         inputs += [[entry, fields[b"job"], fields[b"index"]] for entry, fields in entries]
     for entry, job, index in filter(None, inputs):
-        in_hand.add(entry)
-        work_on(entry, job, index)
-        in_hand.discard(entry)
+        in_flight.add(entry)
+        process(entry, job, index)
+        in_flight.discard(entry)

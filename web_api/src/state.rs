@@ -2,8 +2,7 @@ use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use db_api::cache::RedisStore;
-use db_api::cache::ResultCache;
+use db_api::cache::{RedisStore, ResultCache};
 use db_api::jobs::{InMemoryJobs, Jobs, RedisJobs};
 use db_api::metrics::CacheMetrics;
 use prometheus_client::registry::Registry;

@@ -1,7 +1,7 @@
 //! What nothing could be faster than, each as small as it can be written:
 //!
 //!     limits constant PORT              an answer that is always the same
-//!     limits moka PORT                  an answer remembered under the SHA-256 of the body, in this process
+//!     limits moka PORT                  a response cached under the SHA-256 of the body, in this process
 //!     limits redis PORT REDIS_URL       the same in a Redis
 //!     limits one-process PORT MODEL     HTTP, decoding and ONNX Runtime in one process, a request at a time
 //!     limits raw MODEL SECONDS          ONNX Runtime alone; prints a line of JSON

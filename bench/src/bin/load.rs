@@ -1,4 +1,4 @@
-//! Asks a service as fast as it goes, or at a fixed rate, and prints one line of JSON.
+//! Load generator: sends requests as fast as possible, or at a fixed rate, and prints one line of JSON.
 
 use std::process::ExitCode;
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 /// As long as an answer of ours.
 const ANSWER: &[u8] = br#"{"model":"mnist","version":"1","cls":7,"label":"7","value":0.9870991,"probabilities":[{"label":"0","value":0.0011018},{"label":"1","value":0.0015126},{"label":"2","value":0.0012745},{"label":"3","value":0.0015541},{"label":"4","value":0.0012321},{"label":"5","value":0.0013223},{"label":"6","value":0.0008123},{"label":"7","value":0.9870991},{"label":"8","value":0.0014332},{"label":"9","value":0.0026581}],"cached":true,"key":"sha256:0000000000000000000000000000000000000000000000000000000000000000","model_digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","device":"cpu","timing_ms":{"total":0.2,"decode":0.1,"queue":0.0,"infer":0.3}}"#;
 
-/// Reads the body and forgets it.
+/// Reads the body and drops it.
 pub fn constant() -> Router {
     Router::new().route("/predict/{model}", post(async |_: Bytes| json(Bytes::from_static(ANSWER))))
 }

@@ -28,7 +28,7 @@ const MAX_ROWS: usize = 64;
 /// Outputs read from sessions at the same time, bytes: more than the bench ever has.
 const MAX_RESULT_BYTES: usize = 1 << 30;
 
-/// What a pool did for some askers.
+/// Figures of a pool for a number of callers.
 #[derive(Debug, Serialize)]
 pub struct Asked {
     per_second: f64,
@@ -102,7 +102,7 @@ async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<
     Ok(Asked { per_second: all.len() as f64 / time.as_secs_f64(), p50_us: all.value_at_quantile(0.5) as f64 / 1e3 })
 }
 
-/// As it comes out of a request: bytes that nobody else holds.
+/// As decoded from a request: bytes without another owner.
 fn picture() -> Tensor {
     let data = Bytes::from(vec![0; PIXELS * 4]);
     Tensor { name: "image".to_owned(), datatype: Datatype::Fp32, shape: vec![1, 28, 28, 1], data }
@@ -112,7 +112,7 @@ fn picture() -> Tensor {
 #[derive(Clone)]
 struct InProcess {
     environment: Arc<Environment>,
-    /// What a child said of the same model.
+    /// The description of the same model by a child process.
     hello: Arc<SessionInfo>,
 }
 
@@ -126,7 +126,7 @@ impl Launcher for InProcess {
     }
 }
 
-/// Runs where it is asked: nothing is handed to another thread.
+/// Runs on the calling thread, without handing over to another one.
 struct Here(ort::session::Session);
 
 impl Session for Here {

@@ -1,6 +1,6 @@
 //! What nothing could be faster than.
 
-/// Answers that are remembered.
+/// Cached responses.
 pub mod hits;
 
 /// ONNX Runtime alone.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::raw::{self, PIXELS};
 
 thread_local! {
-    /// A session for each thread of the server: nobody waits for a lock.
+    /// A session for each thread of the server: no thread waits for a lock.
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
 }
 

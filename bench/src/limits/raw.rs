@@ -9,7 +9,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::TensorRef;
 
-/// One picture.
+/// One image.
 pub const PIXELS: usize = 28 * 28;
 
 /// Opens the library that `ORT_DYLIB_PATH` names.
@@ -34,7 +34,7 @@ fn options(builder: SessionBuilder) -> Result<SessionBuilder, ort::Error<Session
         .with_intra_op_spinning(false)
 }
 
-/// Runs the network once on `rows` pictures, and gives all values of the first output.
+/// Runs the model once on `rows` images, and returns all values of the first output.
 pub fn run(session: &mut Session, pixels: &[f32], rows: usize) -> anyhow::Result<Vec<f32>> {
     let input = TensorRef::from_array_view(([rows, 28, 28, 1], pixels))?;
     let outputs = session.run(ort::inputs![input])?;

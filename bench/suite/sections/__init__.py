@@ -1,1 +1,1 @@
-"""One file for each thing that is measured; `run` gives what results.json holds under the section's name."""
+"""One file for each section; `run` returns the section's part of results.json."""

@@ -1,4 +1,4 @@
-"""The same rows once more with the stack in containers: Redis behind web_api, and Docker's bridge between all of them."""
+"""Hits and misses with the stack in containers: with Redis, over Docker's bridge network."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 import time
 
 from ..load import at_each, measure
-from ..place import ROOT, Effort
+from ..paths import ROOT, Effort
 from ..processes import NotStarted, free_port
 
 
 def run(effort: Effort) -> dict:
     if subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
-        return {"rows": {}, "not measured": {"containers": "no Docker engine answers"}}
+        return {"rows": {}, "not measured": {"containers": "no Docker engine responds"}}
     port = free_port()
     settings = {**os.environ, "PORT": str(port), "COMPOSE_PROJECT_NAME": "mlserve_bench"}
     try:
@@ -21,8 +21,8 @@ def run(effort: Effort) -> dict:
         address = f"127.0.0.1:{port}"
         most = effort.connections[-1:]
         rows = [
-            *at_each(effort.connections, "containers: near hit, picture", address),
-            *at_each(effort.connections, "containers: miss, picture", address, memory="miss"),
+            *at_each(effort.connections, "containers: local hit, image", address),
+            *at_each(effort.connections, "containers: miss, image", address, memory="miss"),
             *at_each(effort.connections, "containers: miss, V2 binary", address, ask="binary", memory="miss"),
             *at_each(most, "containers: miss, gRPC", address, ask="grpc", memory="miss"),
         ]
@@ -34,14 +34,14 @@ def run(effort: Effort) -> dict:
 
 
 def start(settings: dict) -> float:
-    """Seconds from the second start on, when the images are there."""
+    """Seconds of a start with existing images."""
     build = subprocess.run([ROOT / "build_all.sh"], env=settings, capture_output=True, text=True)
     if build.returncode != 0:
         raise NotStarted(f"the images were not built: {build.stderr.strip().splitlines()[-1][-300:]}")
     begun = time.monotonic()
-    said = subprocess.run(
+    done = subprocess.run(
         [ROOT / "start_all.sh", "cli", "mnist", "--docker"], env=settings, capture_output=True, text=True
     )
-    if said.returncode != 0:
-        raise NotStarted(f"start_all.sh: {said.stderr.strip().splitlines()[-1][-300:]}")
+    if done.returncode != 0:
+        raise NotStarted(f"start_all.sh: {done.stderr.strip().splitlines()[-1][-300:]}")
     return time.monotonic() - begun

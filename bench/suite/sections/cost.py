@@ -1,4 +1,4 @@
-"""Where the time goes: CPU of each process per request, at full load."""
+"""CPU time of each process per request, at full load."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from ..load import run_load
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack, children_of
 
 QUESTIONS = {
-    "near hit, picture": {"ask": "png"},
-    "near hit, V2 binary": {"ask": "binary"},
-    "near hit, gRPC": {"ask": "grpc"},
-    "miss, picture": {"ask": "png", "memory": "miss"},
+    "local hit, image": {"ask": "png"},
+    "local hit, V2 binary": {"ask": "binary"},
+    "local hit, gRPC": {"ask": "grpc"},
+    "miss, image": {"ask": "png", "memory": "miss"},
     "miss, V2 binary": {"ask": "binary", "memory": "miss"},
     "miss, V2 JSON": {"ask": "json", "memory": "miss"},
     "miss, gRPC": {"ask": "grpc", "memory": "miss"},
@@ -28,13 +28,13 @@ def run(effort: Effort) -> list[dict]:
 
 
 def measure(ours: Stack, name: str, asked: dict, connections: int, effort: Effort) -> dict:
-    """µs per request; what is left of the cores was idle, or the kernel's for nobody in particular."""
+    """µs per request; the rest of the available CPU time was idle, or kernel time of no process."""
     run_load(ours.address, **asked, connections=connections, seconds=effort.warm_up)
     before = seconds(ours)
     run = run_load(ours.address, **asked, connections=connections, seconds=effort.seconds, warm_up=0)
     spent = {part: (after - before[part]) * 1e6 / run["answered"] for part, after in seconds(ours).items()}
     row = {"name": f"{name} @{connections}", **spent, "client": run["client_cpu_us_each"]}
-    row["there is"] = os.cpu_count() * run["seconds"] * 1e6 / run["answered"]
+    row["available"] = os.cpu_count() * run["seconds"] * 1e6 / run["answered"]
     print("  {name:26} web_api {web_api:6.1f} µs".format(**row), flush=True)
     return row
 
@@ -42,10 +42,10 @@ def measure(ours: Stack, name: str, asked: dict, connections: int, effort: Effor
 def seconds(ours: Stack) -> dict[str, float]:
     engine = ours.model_api.pid
     children = sum(cpu_of(child) for child in children_of(engine))
-    return {"web_api": cpu_of(ours.web_api.pid), "model_api": cpu_of(engine), "its sessions": children}
+    return {"web_api": cpu_of(ours.web_api.pid), "model_api": cpu_of(engine), "sessions": children}
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU, the kernel's for it included."""
+    """Seconds of CPU, including kernel time."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

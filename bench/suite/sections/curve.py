@@ -1,10 +1,10 @@
-"""Latency at fixed rates of arrival, up to where more arrive than can be answered."""
+"""Latency at fixed request rates, up to 1.1 times capacity."""
 
 from __future__ import annotations
 
 from ..limits import one_process
 from ..load import run_load
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack, running
 
 SHARES = [0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1]
@@ -16,7 +16,7 @@ def run(effort: Effort) -> dict:
         limit.start()
         series = {
             "ours: miss, binary": (ours.address, {"ask": "binary", "memory": "miss"}),
-            "ours: near hit, picture": (ours.address, {"ask": "png"}),
+            "ours: local hit, image": (ours.address, {"ask": "png"}),
             "one process: binary": (limit.address, {"ask": "binary", "memory": "miss"}),
         }
         return {name: curve(name, address, options, effort) for name, (address, options) in series.items()}

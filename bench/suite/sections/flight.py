@@ -1,11 +1,11 @@
-"""How often a model runs when 64 clients ask the same new question at the same moment."""
+"""Number of runs when 64 clients send the same new input concurrently (single flight)."""
 
 from __future__ import annotations
 
 import time
 
 from ..load import run_load
-from ..place import MODELS, Effort
+from ..paths import MODELS, Effort
 from ..processes import Stack
 
 CLIENTS = 64

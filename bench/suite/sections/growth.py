@@ -1,4 +1,4 @@
-"""What becomes of speed as things grow: models, inputs, what is remembered."""
+"""Throughput with more models, larger inputs and more cached results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 from ..graphs import write_largest
 from ..load import run_load
-from ..place import MODELS, STATE, Effort
+from ..paths import MODELS, STATE, Effort
 from ..processes import Stack, memory_of
 
 
@@ -17,7 +17,7 @@ def run(effort: Effort) -> dict:
 
 
 def models(effort: Effort) -> list[dict]:
-    """1 → 8 models loaded, all asked at the same time, 64 connections together."""
+    """1 to 8 models, called concurrently over 64 connections in all."""
     points = []
     folder = STATE / "models"
     for count in (1, 2, 8) if effort.quick else (1, 2, 4, 8):
@@ -28,7 +28,7 @@ def models(effort: Effort) -> list[dict]:
             settings = folder / name / "model-settings.json"
             settings.write_text(settings.read_text().replace('"name": "mnist"', f'"name": "{name}"'))
         with Stack(model="all", models=folder) as ours, ThreadPoolExecutor(count) as clients:
-            runs = list(clients.map(partial(ask_one, ours.address, 64 // count, effort), names))
+            runs = list(clients.map(partial(load_one, ours.address, 64 // count, effort), names))
         points.append(
             point(
                 "models", count, sum(run["per_second"] for run in runs), max(run["latency_us"]["p99"] for run in runs)
@@ -37,13 +37,13 @@ def models(effort: Effort) -> list[dict]:
     return points
 
 
-def ask_one(address: str, connections: int, effort: Effort, name: str) -> dict:
+def load_one(address: str, connections: int, effort: Effort, name: str) -> dict:
     time = {"seconds": effort.seconds, "warm_up": effort.warm_up}
     return run_load(address, ask="binary", memory="miss", model=name, connections=connections, **time)
 
 
 def inputs(effort: Effort) -> list[dict]:
-    """1 KB → 10 MB for a network that does next to nothing with them."""
+    """1 KB to 10 MB for a model with negligible computation."""
     points = []
     folder = STATE / "models"
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,7 +59,7 @@ def inputs(effort: Effort) -> list[dict]:
 
 
 def remembered(effort: Effort) -> list[dict]:
-    """10³ → 10⁶ answers, all near, asked for at random."""
+    """10³ to 10⁶ results, all in the local cache, requested at random."""
     points = []
     asked = {"ask": "binary", "seed": 1}
     with Stack(web={"NEAR_CACHE_BYTES": 4 << 30}) as ours:

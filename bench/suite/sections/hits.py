@@ -1,10 +1,10 @@
-"""Answers that are remembered: near, in Redis, by every transport, beside the naive routes and Triton's response cache."""
+"""Cache hits: local and in Redis, over every transport, beside naive routes and Triton's response cache."""
 
 from __future__ import annotations
 
 from ..limits import Limit
 from ..load import at_each, measure
-from ..place import Effort
+from ..paths import Effort
 from ..processes import NotStarted, Redis, Stack, running
 from ..triton import Triton
 
@@ -17,8 +17,8 @@ def run(effort: Effort) -> dict:
     with running(redis, constant, moka, naive_redis, triton):
         for process in (redis, constant, moka, naive_redis):
             process.start()
-        why_not = start_or_say(triton)
-        # The second stack remembers in Redis alone.
+        why_not = start_or_reason(triton)
+        # The second stack caches only in Redis.
         silent = {"LOG_LEVEL": "warn"}
         with (
             Stack() as ours,
@@ -30,13 +30,13 @@ def run(effort: Effort) -> dict:
                 *at_each(all_counts, "limit: constant answer", constant.address),
                 *at_each(all_counts, "limit: SHA-256 and moka", moka.address),
                 *at_each(all_counts, "limit: SHA-256 and Redis", naive_redis.address),
-                *at_each(all_counts, "ours: near hit, picture", ours.address),
-                *at_each(most, "ours: near hit, picture, no line in the log", unlogged.address),
-                *at_each(most, "ours: near hit, V2 JSON", ours.address, ask="json"),
-                *at_each(most, "ours: near hit, V2 binary", ours.address, ask="binary"),
-                *at_each(most, "ours: near hit, gRPC", ours.address, ask="grpc"),
-                *at_each(most, "ours: near hit, the first MLServe's body", ours.address, ask="array"),
-                *at_each(all_counts, "ours: Redis hit, picture", far.address),
+                *at_each(all_counts, "ours: local hit, image", ours.address),
+                *at_each(most, "ours: local hit, image, no access log", unlogged.address),
+                *at_each(most, "ours: local hit, V2 JSON", ours.address, ask="json"),
+                *at_each(most, "ours: local hit, V2 binary", ours.address, ask="binary"),
+                *at_each(most, "ours: local hit, gRPC", ours.address, ask="grpc"),
+                *at_each(most, "ours: local hit, the first MLServe's body", ours.address, ask="array"),
+                *at_each(all_counts, "ours: Redis hit, image", far.address),
             ]
             if not why_not:
                 rows += [
@@ -47,8 +47,8 @@ def run(effort: Effort) -> dict:
             return {"rows": measure(rows, effort), "not measured": {"Triton": why_not} if why_not else {}}
 
 
-def start_or_say(peer: object) -> str | None:
-    """Why it cannot be measured."""
+def start_or_reason(peer: object) -> str | None:
+    """Starts the peer; returns the reason if that fails."""
     try:
         peer.start()
     except (NotStarted, OSError) as error:

@@ -1,13 +1,13 @@
-"""Pictures of several sizes, each another file every time."""
+"""Images of several sizes; each request is a new file."""
 
 from __future__ import annotations
 
 from ..limits import one_process
 from ..load import at_each, measure
-from ..place import MODELS, SAMPLES, Effort
+from ..paths import MODELS, SAMPLES, Effort
 from ..processes import Stack, running
 
-PICTURES = [
+IMAGES = [
     ("28×28 gray, 0.3 KB", "digit-7.png", 7),
     ("240×240 gray, 35 KB", "photographed-5.png", 5),
     ("320×320 with alpha, 6 KB", "transparent-8.png", 8),
@@ -22,10 +22,10 @@ def run(effort: Effort) -> dict:
     with running(limit), Stack(model="mnist,leukemia") as ours:
         limit.start()
         rows = []
-        for name, file, digit in PICTURES:
+        for name, file, digit in IMAGES:
             shown = {"picture": SAMPLES / file, "memory": "miss"}
             rows += at_each(counts, f"ours: {name}", ours.address, **shown, **{"class": digit})
-            # Its way of finding the digit is another, so that its answers are not held against the right one.
+            # Its preprocessing differs, so its results are not verified.
             rows += at_each(counts, f"one process: {name}", limit.address, **shown)
         cell = MODELS / "leukemia" / "samples" / "normal-1.png"
         rows += at_each(

@@ -1,11 +1,11 @@
-"""What it costs that a model runs in a process of its own."""
+"""Cost of a separate process for a model."""
 
 from __future__ import annotations
 
 import statistics
 
 from ..limits import measure_alone
-from ..place import BINARIES, MNIST, Effort
+from ..paths import BINARIES, MNIST, Effort
 
 
 def run(effort: Effort) -> dict:

@@ -1,7 +1,7 @@
-"""Jobs beside people: both at the same model, alone and together; the same job once more; and jobs beside one that kills.
+"""Jobs beside interactive requests: both for the same model, alone and together; a repeated job; and jobs beside one that crashes.
 
-People ask at a fixed rate, two tenths of what 16 connections get when they are alone, so that what the jobs do to them shows and
-not what they do to each other. The queue is filled anew before it is empty.
+Interactive requests have a fixed rate, two tenths of that of 16 connections alone, so that they are affected by the jobs and
+not by each other. The queue is refilled before it is empty.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from ..graphs import write_division
 from ..load import run_load
-from ..place import SAMPLES, STATE, Effort
+from ..paths import SAMPLES, STATE, Effort
 from ..processes import Redis, Stack, running
 
 # Inputs of a job that fills the queue, and how many must wait at least.
@@ -61,7 +61,7 @@ def beside_people(ours: Stack, effort: Effort) -> dict:
             )
             together.append({"people": both[0], "jobs": pace})
         print(
-            f"  people p99 {people[-1]['latency_us']['p99']:.0f} → {both[0]['latency_us']['p99']:.0f} µs, jobs {jobs[-1]:.0f} → {pace:.0f}/s",
+            f"  interactive p99 {people[-1]['latency_us']['p99']:.0f} → {both[0]['latency_us']['p99']:.0f} µs, jobs {jobs[-1]:.0f} → {pace:.0f}/s",
             flush=True,
         )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ..load import run_load
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack, children_of, memory_of
 
 
 def run(effort: Effort) -> dict:
-    """Half of them hits of one answer, half computed and not remembered: what is remembered comes on top, up to
-    NEAR_CACHE_BYTES, and is in the section `growth`."""
+    """Half are hits of one result, half are computed and not cached. The local cache is not included; it is in the section `growth`."""
     million = 20_000 if effort.quick else 1_000_000
     with Stack() as ours:
         run_load(ours.address, requests=64)

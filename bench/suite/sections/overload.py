@@ -1,6 +1,6 @@
 """Ten times more than can be answered, for a minute; before and after, seven tenths of what can be.
 
-Two networks, of about 4 and 20 ms a row: nobody could ask for ten times the digits, since the load generator runs on the same
+Two models of about 4 and 20 ms per row: ten times the rate of mnist is not possible, since the load generator runs on the same
 cores. It and the refusals take one of two cores at ten times the first one's rate, and a seventh of that at the second's.
 """
 
@@ -10,7 +10,7 @@ import shutil
 
 from ..graphs import write_slow
 from ..load import run_load
-from ..place import STATE, Effort
+from ..paths import STATE, Effort
 from ..processes import Stack
 
 # About so many ms for a row: so many steps.
@@ -35,10 +35,10 @@ def overload(steps: int, effort: Effort) -> dict:
         before = run_load(ours.address, **normal, seconds=spell)
         during = run_load(ours.address, **much, seconds=5 if effort.quick else 60)
         after = run_load(ours.address, **normal, seconds=10)
-    for name, said in (("closed", closed), ("before", before), ("during", during), ("after", after)):
-        refused = said.get("refused_us", {"p99": 0})
+    for name, phase in (("closed", closed), ("before", before), ("during", during), ("after", after)):
+        refused = phase.get("refused_us", {"p99": 0})
         print(
-            f"  {name:7} {said['statuses']} p99 {said['latency_us']['p99']:.0f} µs, refused in {refused['p99']:.0f} µs",
+            f"  {name:7} {phase['statuses']} p99 {phase['latency_us']['p99']:.0f} µs, refused in {refused['p99']:.0f} µs",
             flush=True,
         )
     back = seconds_back(before, after)

@@ -1,10 +1,10 @@
-"""What others' servers do with the same network and the same picture. One at a time: an idle Python server still has timers."""
+"""Other servers with the same model and the same image. One at a time: an idle Python server still has timers."""
 
 from __future__ import annotations
 
 from ..load import Row, at_each, measure
 from ..peers import MlServer, Original, bento_ml, install, lit_serve
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack, running
 from .hits import start_or_say
 
@@ -55,7 +55,7 @@ def ask_bento(name: str, peer: object, counts: list[int]) -> list[Row]:
 
 
 def ours_beside(address: str, counts: list[int]) -> list[Row]:
-    """The same questions in the same shapes, in the same minutes."""
+    """The same requests to MLServe, measured in the same minutes."""
     return [
         *at_each(counts, "ours, the first MLServe's body, miss", address, ask="array", memory="miss"),
         *at_each(counts, "ours, the first MLServe's body, hit", address, ask="array"),

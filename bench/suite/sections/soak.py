@@ -7,17 +7,17 @@ import threading
 import time
 
 from ..load import run_load
-from ..place import Effort
+from ..paths import Effort
 from ..processes import Stack
 from .memory import sizes
 
 
 def run(effort: Effort) -> dict:
     with Stack() as ours:
-        # What is not remembered: a near cache that fills up would hide everything else.
+        # Not cached: a growing local cache would hide other growth.
         options = {"ask": "binary", "memory": "no-store", "seconds": effort.soak, "warm_up": 1}
-        said: list[dict] = []
-        load = threading.Thread(target=lambda: said.append(run_load(ours.address, **options)))
+        runs: list[dict] = []
+        load = threading.Thread(target=lambda: runs.append(run_load(ours.address, **options)))
         load.start()
         samples, begun = [], time.monotonic()
         while load.is_alive():
@@ -29,7 +29,7 @@ def run(effort: Effort) -> dict:
     steady = [sample for sample in samples if sample["at"] > effort.soak / 3]
     slopes = {part: slope([(sample["at"], sample[part]) for sample in steady]) for part in sizes_of(samples)}
     print(f"  MB per minute at full load: {slopes}", flush=True)
-    return {"seconds": effort.soak, "load": said[0], "samples": samples, "mb_per_minute": slopes, "rounds": rounds}
+    return {"seconds": effort.soak, "load": runs[0], "samples": samples, "mb_per_minute": slopes, "rounds": rounds}
 
 
 def sizes_of(samples: list[dict]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From nothing to the first answer."""
+"""Time from the start of the processes to the first result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http.client
 import statistics
 import time
 
-from ..place import SAMPLES, Effort
+from ..paths import SAMPLES, Effort
 from ..processes import Stack
 
 PATIENCE_S = 30
@@ -19,14 +19,14 @@ def run(effort: Effort) -> dict:
 
 
 def first_answer() -> float:
-    """Both processes are started at the same time, and a digit is asked for until there is an answer."""
-    picture = (SAMPLES / "digit-7.png").read_bytes()
+    """Starts both processes concurrently and sends a digit until there is a result."""
+    image = (SAMPLES / "digit-7.png").read_bytes()
     stack = Stack()
     begun = time.monotonic()
     stack.start()
     try:
         while time.monotonic() - begun < PATIENCE_S:
-            if ask(stack.web_api.port, picture) == 200:
+            if status_of(stack.web_api.port, image) == 200:
                 return time.monotonic() - begun
             time.sleep(0.005)
         raise TimeoutError(f"no answer within {PATIENCE_S} s")
@@ -34,10 +34,10 @@ def first_answer() -> float:
         stack.stop()
 
 
-def ask(port: int, picture: bytes) -> int | None:
+def status_of(port: int, image: bytes) -> int | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("POST", "/predict/mnist", picture, {"Content-Type": "image/png"})
+        connection.request("POST", "/predict/mnist", image, {"Content-Type": "image/png"})
         return connection.getresponse().status
     except OSError:
         return None

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from texture import measure
 
-FAR = 4.0  # a measurement further from the training cells' mean, in deviations, says no more than this
+FAR = 4.0  # measurements are clipped at this many standard deviations from the training cells' mean
 
 
 class Measurement(nn.Module):

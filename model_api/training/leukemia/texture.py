@@ -108,7 +108,7 @@ def texture(colours: torch.Tensor, mask: torch.Tensor, zones: list[torch.Tensor]
 def moments(detail: torch.Tensor, zone: torch.Tensor) -> list[torch.Tensor]:
     """The strength of each colour, and of brightness also its third and fourth moment.
 
-    How colours correlate at a scale is left out on purpose: it tells the camera and the stain, and with it the
+    The correlation of colours at a scale is left out on purpose: it identifies the camera and the stain, and with it the
     held-out patients of the first set fell from an AUC of 0.93 to 0.81.
     """
     count = total(zone).clamp(min=1)

@@ -2,14 +2,14 @@
 
     python train.py --data DIR --out DIR
 
-DIR holds `manifest.csv` and the pictures (README.md here says where from). Every cell is measured (texture.py), and a
-panel of small networks learns what the measurements say (network.py). What is written into --out:
+DIR holds `manifest.csv` and the images (README.md here has their source). texture.py measures every cell, and an ensemble of
+small networks is trained on the measurements (network.py). The output in --out:
 
     1/model.onnx            the graph: pixels / 255 in, probabilities out
     figures.json            cross-validated over patients, and on the test split
-    samples/                six test pictures and, in expected.json, PyTorch's own answers to them
+    samples/                six test images and, in expected.json, PyTorch's results for them
 
-Every choice was made on patients held out of train; the test split is asked once, at the end, and decides nothing.
+All choices were made on patients held out of the training split; the test split is evaluated once, at the end.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def cross_validate(cells: list[Cell], measurements: torch.Tensor, seed: int) -> dict:
-    """What a panel that never saw a patient says of that patient's cells, for every patient of train."""
+    """Results for every training patient of an ensemble that was trained without that patient."""
     probabilities = np.zeros((len(cells), len(CLASSES)), dtype=np.float32)
     sets = []
     for groups in HELD_OUT:

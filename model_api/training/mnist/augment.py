@@ -1,7 +1,7 @@
-"""What a digit could have looked like as well: leaning, bent, thicker, thinner, softer, coarser, unevenly inked.
+"""Augmentation of digits: sheared, bent, thicker, thinner, softer, coarser, unevenly inked.
 
-Everything happens on the fitted 28x28 picture, as what is sent is fitted before the network sees it: a digit
-photographed off-centre has been centred by then, but its pen, its blur and its crumbs are still there.
+It works on the preprocessed 28x28 image, because the service preprocesses images before inference: an off-centre digit
+is centred by then, but its pen, its blur and its specks are still there.
 """
 
 import math
@@ -17,7 +17,7 @@ def uniform(count: int, low: float, high: float, *shape: int) -> torch.Tensor:
 
 
 def chosen(count: int, share: float) -> torch.Tensor:
-    """1 for a random share of the pictures, 0 for the others."""
+    """1 for a random share of the images, 0 for the others."""
     return (torch.rand(count, 1, 1, 1) < share).float()
 
 

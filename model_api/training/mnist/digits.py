@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-VALIDATION = 5000  # of the 60,000 training pictures, to choose by
+VALIDATION = 5000  # of the 60,000 training images
 
 
 def idx(path: Path) -> np.ndarray:
@@ -20,13 +20,13 @@ def idx(path: Path) -> np.ndarray:
 
 
 def read(folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """`part` is `train` or `t10k`; pictures float32 (N, 1, 28, 28) with ink = 1, labels int64 (N)."""
-    pictures = idx(folder / f"{part}-images-idx3-ubyte.gz")
+    """`part` is `train` or `t10k`; images float32 (N, 1, 28, 28) with ink = 1, labels int64 (N)."""
+    images = idx(folder / f"{part}-images-idx3-ubyte.gz")
     labels = idx(folder / f"{part}-labels-idx1-ubyte.gz")
-    return torch.tensor(pictures).float().div(255)[:, None], torch.tensor(labels).long()
+    return torch.tensor(images).float().div(255)[:, None], torch.tensor(labels).long()
 
 
 def split(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the pictures to learn from and of those to choose by."""
+    """Indices of the training images and of the validation images."""
     order = torch.randperm(60000, generator=torch.Generator().manual_seed(seed))
     return order[VALIDATION:], order[:VALIDATION]

@@ -1,8 +1,8 @@
-"""Writes the sample pictures and what PyTorch makes of them: `python samples.py --data DIR --out DIR`.
+"""Writes the sample images and PyTorch's results for them: `python samples.py --data DIR --out DIR`.
 
-Ten are test digits as published, one a class. Four are test digits as people send them. What the network is asked
-about is the *fitted* picture, so the service's own fit (`cargo run --example fit`) is run over the files first: the
-expected answers are then PyTorch's on the very pixels that ONNX Runtime will see.
+Ten are test digits as published, one per class. Four are test digits in realistic form. The network takes
+*preprocessed* images, so the service's own preprocessing (`cargo run --example fit`) is run over the files first: the
+expected results are then PyTorch's for the same pixels as ONNX Runtime's.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def photographed(digit: np.ndarray) -> Image.Image:
 
 
 def pictures(digits: np.ndarray, labels: np.ndarray) -> dict[str, tuple[Image.Image, int]]:
-    """File name -> picture and true label."""
+    """File name -> image and true label."""
     place = {label: np.flatnonzero(labels == label) for label in range(10)}
     found = {f"digit-{label}.png": (Image.fromarray(digits[place[label][0]]), label) for label in range(10)}
     black = Image.new("L", (320, 320), 20)

@@ -2,7 +2,7 @@
 
 DIR of --data holds MNIST's four `*-ubyte.gz` files. Into --out go `1/model.onnx` and `figures.json`; the weights go to
 --weights, for `samples.py`. About forty minutes on one core. The epochs' figures are of the validation split; the test
-pictures are looked at once, at the end.
+images are evaluated once, at the end.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from augment import augment
 from digits import read, split
 from network import SIDE, Network, Served
 
-OPSET = 17  # the oldest that says all the graph needs; ONNX Runtime has read it since 1.12
+OPSET = 17  # the oldest with all operators of the graph; ONNX Runtime supports it since 1.12
 
 
 def arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Triton's Python backend, as its documentation says: a batch of requests in, as many responses out."""
+"""A model for Triton's Python backend, as its documentation describes: a batch of requests in, as many responses out."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Pictures, good and bad."""
+"""Valid and invalid images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SEVEN = [(0.28, 0.22), (0.74, 0.22), (0.44, 0.82)]
 
 @dataclass
 class Sample:
-    """One of a model's shipped pictures, and what the trainer's own network made of it."""
+    """One of a model's sample images, with the results of the training framework."""
 
     name: str
-    picture: bytes
+    image: bytes
     label: str
     probabilities: list[float]
     tolerance: float
@@ -64,8 +64,8 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def never_seen(image: Image.Image | None = None) -> bytes:
-    """A 7, or another picture, as a file that no memory has met: it carries a note of its own."""
+def new_image(image: Image.Image | None = None) -> bytes:
+    """A 7, or another image, as a file that is in no cache: it has a unique comment."""
     note = PngImagePlugin.PngInfo()
     note.add_text("Comment", uuid.uuid4().hex)
     return encode(image or seven(), pnginfo=note)

@@ -1,4 +1,4 @@
-"""How Triton's clients are asked to ask. Both of them, HTTP's and gRPC's, have classes of the same names."""
+"""Inputs for Triton's clients. The HTTP and the gRPC client have classes of the same names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from asking import INTERNAL
+from client import INTERNAL
 from services import Service
 
 
@@ -29,15 +29,15 @@ def random(*shape: int) -> np.ndarray:
 
 
 def no_version(server: Service) -> str:
-    """What is said of version 3 of the model `versioned`, which has 1, 2 and 10."""
+    """The error for version 3 of the model `versioned`, which has 1, 2 and 10."""
     if server.name == "web_api":
         return 'versioned has no version "3"; available versions: 1, 2, 10.'
     return "there is no such version of this model; there are: 1, 2, 10"
 
 
-def assert_refused(status: str, words: str, ask, *given, **named) -> None:
+def assert_refused(status: str, words: str, call, *given, **named) -> None:
     """With exactly these words, and nothing internal among them."""
     with pytest.raises(InferenceServerException) as refused:
-        ask(*given, **named)
+        call(*given, **named)
     assert (refused.value.status(), refused.value.message()) == (status, words)
     assert not re.search(INTERNAL, refused.value.message())

@@ -1,4 +1,4 @@
-"""Where things are, and how long is measured."""
+"""Paths, and the number and length of rounds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MODELS = ROOT / "model_api" / "models"
 MNIST = MODELS / "mnist" / "1" / "model.onnx"
 SAMPLES = MODELS / "mnist" / "samples"
 PEERS = ROOT / "bench" / "peers"
-# Kept with the report, so that one part can be measured anew anywhere.
+# Committed with the report, so that single sections can be measured again.
 RESULTS = ROOT / "bench" / "results.json"
 
 
 @dataclass
 class Effort:
-    """How long and how often."""
+    """Number and length of rounds."""
 
     quick: bool
     rounds: int
@@ -36,7 +36,7 @@ class Effort:
         return cls(False, 3, 2.0, 0.5, soak or 600)
 
     def less(self) -> Effort:
-        """For what matters less."""
+        """One round fewer, for less important rows."""
         return replace(self, rounds=max(1, self.rounds - 1))
 
     @property
@@ -50,13 +50,13 @@ def read_results() -> dict:
 
 def write_results(results: dict) -> None:
     part = RESULTS.with_suffix(".part")
-    # A section to a line: what has been measured anew is what has changed.
-    lines = (f"{json.dumps(name)}: {json.dumps(section, default=as_kept)}" for name, section in results.items())
+    # One section per line, so that a difference shows the sections that were measured.
+    lines = (f"{json.dumps(name)}: {json.dumps(section, default=as_relative)}" for name, section in results.items())
     part.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     part.replace(RESULTS)
 
 
-def as_kept(value: object) -> str:
-    """Paths as seen from the project: the results are kept in it."""
+def as_relative(value: object) -> str:
+    """Paths relative to the repository."""
     inside = isinstance(value, Path) and value.is_relative_to(ROOT)
     return str(value.relative_to(ROOT) if inside else value)

@@ -1,4 +1,4 @@
-"""How the tests talk to a service, and what must be true of everything it says."""
+"""A client for images, and assertions that hold for all responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import requests
 
 from services import ROOT
 
-# Nothing of ours may be read in an answer: paths, source files, addresses, traces.
+# Internal details that no response may contain: paths, source files, addresses, traces.
 INTERNAL = re.compile(
     "|".join(
         [*map(re.escape, {str(ROOT), str(Path.home()), tempfile.gettempdir()}), r"\.rs\b", r"\b127\.0\.0\.1\b"]
@@ -19,19 +19,19 @@ INTERNAL = re.compile(
 )
 
 
-def ask(url: str, picture: bytes, model: str = "mnist", **headers: str) -> requests.Response:
-    """The way of `curl -F image=@picture.png …/predict/MODEL`; Cache_Control="no-cache" becomes that header."""
+def predict(url: str, image: bytes, model: str = "mnist", **headers: str) -> requests.Response:
+    """Like `curl -F image=@image.png …/predict/MODEL`; Cache_Control="no-cache" becomes that header."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return requests.post(f"{url}/predict/{model}", files={"image": ("picture.png", picture)}, headers=headers, timeout=60)
+    return requests.post(f"{url}/predict/{model}", files={"image": ("picture.png", image)}, headers=headers, timeout=60)
 
 
-def answer_of(response: requests.Response) -> dict:
+def result_of(response: requests.Response) -> dict:
     assert response.status_code == 200, f"{response.status_code}: {response.text}"
     return response.json()
 
 
 def assert_problem(response: requests.Response, status: int, detail: str) -> None:
-    """An RFC 9457 document with exactly this text, and nothing internal in it."""
+    """An RFC 9457 document with exactly this text, and no internal details."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     problem = response.json()
