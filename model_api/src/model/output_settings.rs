@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_task_is_the_one_that_is_wanted() {
+    fn a_declared_task_suppresses_derived_tasks_of_other_outputs() {
         let declared = |parameters| TensorSettings { name: "p".to_owned(), ..settings(parameters) };
         let outputs = ["q", "p"].map(|name| TensorMetadata::new(name, Datatype::Fp32, &[-1, 4]));
         let task = |task| DerivedTask { task, activation: Some(Activation::None), labels: Vec::new() };
