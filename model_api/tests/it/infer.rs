@@ -102,7 +102,7 @@ async fn a_batch_that_would_be_too_large_as_numbers_is_refused_before_it_is_deco
     let (status, detail) = ask(&service, "/v2/models/m/infer", &[pictures(&[b"", b""])]).await.error();
     assert_eq!(status, 413, "{detail}");
     assert!(
-        detail.contains("402653184 bytes as one tensor, where the limit is 268435456 (MAX_DECODE_BYTES)"),
+        detail.contains("402653184 bytes as one tensor, and the limit is 268435456 (MAX_DECODE_BYTES)"),
         "{detail}"
     );
 }

@@ -183,7 +183,7 @@ async fn errors_have_the_format_of_the_protocol() {
         (post(INFER, &wrong), 422, "picture"),
         (post("/v2/models/nonesuch/infer", &question(&[[0.; 4]])), 404, "available models: mnist"),
         (post("/v2/models/mnist/versions/7/infer", &question(&[[0.; 4]])), 404, "no version"),
-        (post("/v2/nowhere", &json!({})), 404, "nothing"),
+        (post("/v2/nowhere", &json!({})), 404, "no route"),
         (get_request(INFER), 405, "GET"),
     ] {
         let path = request.uri().to_string();

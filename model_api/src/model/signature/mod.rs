@@ -370,7 +370,7 @@ mod tests {
                 "inputs[0].shape: [-1, 28, 27, 1] does not",
             ),
             (r#"{"inputs": [{"name": "image", "shape": [28, 28]}]}"#, "inputs[0].shape: [28, 28] does not"),
-            (r#"{"inputs": [{"name": "image", "parameters": {"image": {}}}]}"#, "inputs[0]: shape: a picture needs"),
+            (r#"{"inputs": [{"name": "image", "parameters": {"image": {}}}]}"#, "inputs[0]: shape: an image needs"),
             (r#"{"outputs": [{"name": "probabilities", "parameters": {"labels": ["a"]}}]}"#, "1 labels for 2 classes"),
             (r#"{"inputs": [{"name": "image"}, {"name": "image"}]}"#, "inputs[1].name: \"image\" is there twice"),
             (
