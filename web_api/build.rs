@@ -1,4 +1,4 @@
-//! Build script for `/docs`: converts the OpenAPI document to JSON, and compresses the files of Swagger UI.
+//! Build script for `/docs`: converts the `OpenAPI` document to JSON, and compresses the files of Swagger UI.
 //!
 //! Swagger UI comes from a crate that contains its release, so that neither a build nor a browser downloads it.
 

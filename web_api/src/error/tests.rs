@@ -98,7 +98,7 @@ fn every_error_has_its_status_label_and_grpc_code() {
 /// Statuses that only routes of the Open Inference Protocol return: 406, and 501 for a load request with files.
 const PROTOCOL: [u16; 2] = [406, 501];
 
-/// Status of methods that a path does not have. OpenAPI does not describe it.
+/// Status of methods that a path does not have. `OpenAPI` does not describe it.
 const UNDESCRIBED: [u16; 1] = [405];
 
 #[test]

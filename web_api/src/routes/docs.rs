@@ -70,7 +70,7 @@ pub async fn file(name: Result<Path<String>, PathRejection>, headers: HeaderMap)
     serve(&headers, &name)
 }
 
-/// Returns the OpenAPI document, with the models that are served now.
+/// Returns the `OpenAPI` document, with the models that are served now.
 pub async fn openapi(
     State(app): State<AppState>,
     selection: Result<Query<Selection>, QueryRejection>,

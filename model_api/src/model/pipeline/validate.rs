@@ -103,7 +103,7 @@ fn check_step_inputs<'a>(
             required.push((name.as_str(), Consumer { field, tensor, image }));
         } else {
             let given = find_output(&wire.from, before).map_err(with_field)?;
-            check_compatible(given, tensor, &model.metadata)
+            check_compatible(given, tensor, model.metadata)
                 .map_err(|reason| with_field(format!("{} {reason}", wire.from)))?;
         }
     }
