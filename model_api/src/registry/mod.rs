@@ -81,13 +81,13 @@ impl ModelRegistry {
         let entry = entries.get(name).filter(|entry| !entry.versions.is_empty());
         let entry = entry.ok_or_else(|| self.unknown_model(name, &entries))?;
         let version = version.map(|version| Version(version.to_owned()));
-        match version.as_ref().or_else(|| entry.default_version()).and_then(|version| entry.versions.get(version)) {
-            Some(version) => version.active_model(name),
-            None => {
-                let available = join_names(entry.versions.keys().map(|version| &*version.0));
-                Err(Error::UnknownVersion { available })
-            }
-        }
+        let version =
+            version.as_ref().or_else(|| entry.default_version()).and_then(|version| entry.versions.get(version));
+        let unknown = || {
+            let available = join_names(entry.versions.keys().map(|version| &*version.0));
+            Error::UnknownVersion { available }
+        };
+        version.ok_or_else(unknown)?.active_model(name)
     }
 
     fn unknown_model(&self, name: &str, entries: &ModelEntries) -> Error {

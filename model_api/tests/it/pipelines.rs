@@ -1,4 +1,4 @@
-//! ModelRegistry that are made of others.
+//! Pipelines: models that consist of other models.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! ModelRegistry come, change and go while the service runs.
+//! Models are added, changed and removed while the service runs.
 
 use std::fs;
 use std::sync::Arc;

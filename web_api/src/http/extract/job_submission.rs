@@ -200,7 +200,7 @@ impl Payload {
         media_type: &str,
         memory: &mut Reservation,
     ) -> Result<(Self, SubmissionParams), Error> {
-        let boundary = multer::parse_boundary(media_type).map_err(form_error)?;
+        let boundary = multer::parse_boundary(media_type).map_err(|error| form_error(&error))?;
         let copy = body.len();
         memory.reserve(copy)?;
         let multipart = Multipart::new(stream::iter([Ok::<_, Infallible>(body)]), boundary);
@@ -219,14 +219,14 @@ async fn read_fields(
     memory: &mut Reservation,
 ) -> Result<(Vec<(String, Bytes)>, SubmissionParams), Error> {
     let (mut files, mut params, mut others) = (Vec::new(), SubmissionParams::default(), 0);
-    while let Some(field) = multipart.next_field().await.map_err(form_error)? {
+    while let Some(field) = multipart.next_field().await.map_err(|error| form_error(&error))? {
         memory.reserve(FILE_OVERHEAD_BYTES + field.file_name().map_or(0, str::len))?;
         let name = field.name().unwrap_or_default().to_owned();
         match (name.as_str(), field.file_name().map(ToOwned::to_owned)) {
-            ("model", None) => params.model = Some(field.text().await.map_err(form_error)?),
-            ("webhook", None) => params.webhook = Some(field.text().await.map_err(form_error)?),
-            ("top_k", None) => params.top_k = Some(field.text().await.map_err(form_error)?),
-            (_, Some(file)) => files.push((file, field.bytes().await.map_err(form_error)?)),
+            ("model", None) => params.model = Some(field.text().await.map_err(|error| form_error(&error))?),
+            ("webhook", None) => params.webhook = Some(field.text().await.map_err(|error| form_error(&error))?),
+            ("top_k", None) => params.top_k = Some(field.text().await.map_err(|error| form_error(&error))?),
+            (_, Some(file)) => files.push((file, field.bytes().await.map_err(|error| form_error(&error))?)),
             _ => others += 1,
         }
         if others > MAX_OTHER_FIELDS {
@@ -243,7 +243,7 @@ async fn read_fields(
     Ok((files, params))
 }
 
-fn form_error(error: multer::Error) -> Error {
+fn form_error(error: &multer::Error) -> Error {
     Error::InvalidForm(error.to_string())
 }
 

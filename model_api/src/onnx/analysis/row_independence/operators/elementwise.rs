@@ -39,19 +39,19 @@ pub fn broadcast<'g>(ctx: &mut NodeContext<'_, 'g, '_>, inputs: &[Value<'g>]) ->
             _ => ctx.unknown("broadcasts a tensor of unknown shape"),
         };
     };
-    let batch_axes = inputs
+    let input_axes = inputs
         .iter()
         .filter_map(|value| Some(value.batch_axis()?.moved_to(value.batch_axis()?.axis + rank - value.rank()?)));
-    let batch_axes: Vec<BatchAxis> = batch_axes.collect();
-    let Some(batch_axis) = batch_axes.first() else {
+    let input_axes: Vec<BatchAxis> = input_axes.collect();
+    let Some(batch_axis) = input_axes.first() else {
         let counts = inputs.iter().find(|value| matches!(value.dependence, BatchDependence::BatchSize(_)));
         return counts
             .map_or_else(|| ctx.unknown("is not followed"), |value| Value::new(value.dependence.clone(), shape));
     };
-    if batch_axes.iter().any(|other| other.axis != batch_axis.axis) {
+    if input_axes.iter().any(|other| other.axis != batch_axis.axis) {
         return ctx.coupled("combines the batch axis of one input with another axis of the other");
     }
-    if batch_axes.iter().any(|other| other != batch_axis) {
+    if input_axes.iter().any(|other| other != batch_axis) {
         return ctx.unknown("combines batch axes that are merged with others in different ways");
     }
     let mut numbered = None;

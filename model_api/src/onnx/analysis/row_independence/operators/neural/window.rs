@@ -165,11 +165,11 @@ pub fn batch_first<'g>(ctx: &NodeContext<'_, 'g, '_>, shape: impl FnOnce(Dim) ->
     if let Some(dependence) = ctx.forced_dependence() {
         return Value::new(dependence, None);
     }
-    let mut batch_axes = ctx.present_inputs().filter(|value| !value.is_invariant()).map(Value::batch_axis);
-    let Some(batch_axis) = batch_axes.next().flatten().filter(|batch_axis| batch_axis.axis == 0) else {
+    let mut input_axes = ctx.present_inputs().filter(|value| !value.is_invariant()).map(Value::batch_axis);
+    let Some(batch_axis) = input_axes.next().flatten().filter(|batch_axis| batch_axis.axis == 0) else {
         return ctx.unknown("does not have the batch on the first axis of its inputs");
     };
-    if batch_axes.any(|other| other != Some(batch_axis)) {
+    if input_axes.any(|other| other != Some(batch_axis)) {
         return ctx.unknown("does not have the batch on the first axis of its inputs");
     }
     match batch_axis.length() {

@@ -258,7 +258,7 @@ pub fn nd<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
         .batch_axis()
         .filter(|batch_axis| batch_axis.axis < index_axes.len() && data.is_invariant() && batch_axes == 0);
     match in_both.or(in_indices).cloned() {
-        Some(batch_axis) => ctx.per_row(batch_axis, shape),
+        Some(axis) => ctx.per_row(axis, shape),
         None => ctx.unsupported(),
     }
 }
