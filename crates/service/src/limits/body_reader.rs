@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, header};
@@ -78,7 +78,11 @@ impl BodyReader {
         let mut reservation = self.reservation_for(parts);
         let (mut first, mut buffer) = (Bytes::new(), ReservedBuffer::default());
         let mut deadline = BodyTimeout::new(self.timeout);
-        while let Some(frame) = deadline.wait(reservation.bytes(), body.frame()).await? {
+        // A body that is known to have ended is not polled again: most end with their first chunk, and each wait may set a
+        // timer.
+        while !body.is_end_stream()
+            && let Some(frame) = deadline.wait(reservation.bytes(), body.frame()).await?
+        {
             // A decompressing body is always ready. Without yielding here, a decompression bomb would monopolize the
             // thread.
             tokio::task::coop::consume_budget().await;

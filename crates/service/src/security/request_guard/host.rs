@@ -32,7 +32,23 @@ pub(super) fn authority(request: &Request) -> Result<Option<&str>, Rejection> {
 
 /// Whether RFC 3986 allows the byte in a host and port.
 pub(super) fn is_authority_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte)
+    // Each request checks each byte of its `Host`.
+    const ALLOWED: [bool; 256] = {
+        let punctuation = b"-._~!$&'()*+,;=:[]%";
+        let mut allowed = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            allowed[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut index = 0;
+        while index < punctuation.len() {
+            allowed[punctuation[index] as usize] = true;
+            index += 1;
+        }
+        allowed
+    };
+    ALLOWED[usize::from(byte)]
 }
 
 /// Host of an authority.
