@@ -18,7 +18,7 @@ pub const HEADER_LENGTH: &str = "inference-header-content-length";
 /// Limit for all tensors of a request.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// Of an unlimited budget.
+/// An empty reservation in an unlimited budget.
 fn memory() -> Reservation {
     MemoryBudget::new(usize::MAX).reservation(None)
 }

@@ -12,7 +12,7 @@ use crate::pipeline::Pipeline;
 pub struct ModelList {
     /// Models in alphabetical order.
     pub models: Vec<ModelDescription>,
-    /// Readiness of `model_api`: every model has been warm, and one is available now. A model that fails later does not
+    /// Readiness of `model_api`: every model has completed its warm-up, and one is available now. A model that fails later does not
     /// make the service unready.
     pub ready: bool,
     /// Models in the repository that `MODEL_NAME` does not select.

@@ -17,7 +17,7 @@ use service::memory_budget::{MemoryBudget, Reservation};
 
 const MAX_BODY_BYTES: usize = 64 << 20;
 
-/// Of an unlimited budget.
+/// An empty reservation in an unlimited budget.
 fn memory() -> Reservation {
     MemoryBudget::new(usize::MAX).reservation(None)
 }

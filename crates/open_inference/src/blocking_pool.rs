@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 
 use tokio::sync::Semaphore;
 
-/// Work on up to so many bytes runs inline. More would delay the other connections of the thread for too long.
+/// Work on at most this many bytes runs inline. More would delay the other connections of the thread for too long.
 pub(crate) const INLINE_BYTES: usize = 256 << 10;
 
 /// One permit for each core: more concurrent work would take memory without finishing sooner.

@@ -100,7 +100,7 @@ fn parse_output(output: &OutputBody, tail: &mut BinaryTail) -> Result<Tensor, Er
             let fits = byte_length(&shape, output.datatype.size().unwrap_or(1)).is_some_and(|bytes| bytes <= max_bytes);
             let too_short = || invalid("its data is too short for its shape".to_owned());
             let parse = || array::parse_array(text, output.datatype, &shape, max_bytes);
-            fits.then(parse).ok_or_else(too_short)?.map_err(|error| invalid(format!("{error:?}")))?.into()
+            fits.then(parse).ok_or_else(too_short)?.map_err(|error| invalid(error.to_string()))?.into()
         }
         _ => return Err(invalid("it must have either data or a binary_data_size".to_owned())),
     };
@@ -115,4 +115,18 @@ pub fn decode_error(status: StatusCode, body: &[u8]) -> Error {
     }
     let reason = || status.canonical_reason().unwrap_or("unknown error").to_owned();
     Error::new(status, serde_json::from_slice(body).map_or_else(|_| reason(), |body: Body| body.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_data_of_a_response_is_reported_with_the_name_of_its_output() {
+        let body =
+            r#"{"model_name": "m", "outputs": [{"name": "y", "datatype": "INT8", "shape": [2], "data": [1, 0.5]}]}"#;
+        let error = decode_response(&HeaderMap::new(), body.into()).unwrap_err();
+        assert_eq!(error.status, StatusCode::BAD_GATEWAY);
+        assert_eq!(error.message, r#"output "y": element 1: 0.5 is not a valid INT8"#);
+    }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::types::Timing;
 
 /// Request counts and durations per model version since the start of the service, after Triton's statistics extension.
-/// Triton's load tool takes the difference of two snapshots. Clones share the counts.
+/// Triton's load generator takes the difference of two snapshots. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
     // Held for a few additions, never across an await.
@@ -126,8 +126,8 @@ impl Statistics {
         counts.last_inference = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
         counts.inference.success.record(total);
         match cache {
-            // As in Triton, a cache hit is no inference but counts as queued: the load tool uses that count to tell
-            // which version has responded.
+            // As in Triton, a cache hit is not an inference but counts as queued: by that count, the load generator
+            // identifies the version that responded.
             Some(CacheLookup::Hit) => {
                 counts.inference.queue.record(Duration::ZERO);
                 return counts.inference.cache_hit.record(total);

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use crate::types::{Datatype, ModelMetadata, TensorMetadata};
 
-/// Minimum height and width of an input that is taken for an image, in pixels: that of scikit-learn's digits.
+/// Minimum height and width of an input that is classified as an image, in pixels: that of scikit-learn's digits.
 const MIN_IMAGE_SIDE: i64 = 8;
 
 /// Model configuration in the format of Triton's extension. Its clients expect the batch axis in `max_batch_size`;
-/// where that is not 0, `dims` omits the first axis. `cached` is whether the server caches results: Triton's load tool
-/// counts cache hits only where the configuration says so.
+/// where that is not 0, `dims` omits the first axis. `cached` is whether the server caches results: Triton's load
+/// generator counts cache hits only where the configuration enables the cache.
 pub fn model_config(model: &ModelMetadata, cached: bool) -> Value {
     let batched = model.max_batch_size > 0;
     let input = |tensor: &TensorMetadata| {
@@ -60,7 +60,7 @@ fn dims(tensor: &TensorMetadata, batched: bool) -> &[i64] {
     if batched { tensor.shape.get(1..).unwrap_or_default() } else { &tensor.shape }
 }
 
-/// Memory layout of an image input, which Triton's image client requires. `FORMAT_NONE` where the tensor is no image,
+/// Memory layout of an image input, which Triton's image client requires. `FORMAT_NONE` where the tensor is not an image,
 /// or where the layout is ambiguous.
 ///
 /// An image has three axes besides the batch axis, which may be absent where the model is not `batched`. One of the
@@ -120,7 +120,6 @@ mod tests {
         assert_eq!(config["input"][0]["optional"], false);
         assert_eq!(config["max_batch_size"], 8);
         assert_eq!(config["response_cache"]["enable"], true);
-        assert_eq!(config["input"][0]["optional"], false);
         model.max_batch_size = 0;
         model.inputs[0].parameters.optional = true;
         let config = model_config(&model, false);

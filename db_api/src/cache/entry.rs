@@ -20,8 +20,8 @@ pub const MAX_ENTRY_BYTES: usize = 4 << 20;
 /// Magic and format version. The header of format 1 was JSON.
 const MAGIC: [u8; 5] = *b"MLSA\x02";
 
-/// Bytes of the checksum: half a SHA-256.
-const CHECKSUM: usize = 16;
+/// Length of the checksum: half a SHA-256.
+const CHECKSUM_BYTES: usize = 16;
 
 /// A cached result.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl CacheEntry {
 
     /// The value in Redis; `None` when it is longer than [`MAX_ENTRY_BYTES`].
     pub fn to_bytes(&self) -> Option<Vec<u8>> {
-        to_redis(&self.encode()?, self.key)
+        redis_value(&self.encode()?, self.key)
     }
 
     /// `None` for anything that is not a result of `key`: garbage, another format, the result of another key.
@@ -68,7 +68,7 @@ impl CacheEntry {
         if bytes.len() > MAX_ENTRY_BYTES {
             return None;
         }
-        let sum = bytes.split_off(bytes.len().checked_sub(CHECKSUM)?);
+        let sum = bytes.split_off(bytes.len().checked_sub(CHECKSUM_BYTES)?);
         let encoded = bytes.strip_prefix(&MAGIC)?.strip_prefix(key.as_bytes())?;
         if sum != checksum(&bytes)[..] {
             return None;
@@ -78,8 +78,9 @@ impl CacheEntry {
     }
 }
 
-/// The value in Redis for this local encoding; `None` when it is longer than [`MAX_ENTRY_BYTES`].
-pub(super) fn to_redis(encoded: &[u8], key: CacheKey) -> Option<Vec<u8>> {
+/// The value in Redis for this local encoding of a result of `key`: header, encoding, checksum. `None` when it is longer than
+/// [`MAX_ENTRY_BYTES`].
+pub fn redis_value(encoded: &[u8], key: CacheKey) -> Option<Vec<u8>> {
     if !fits_redis(encoded, key) {
         return None;
     }
@@ -96,16 +97,16 @@ pub(super) fn fits_redis(encoded: &[u8], key: CacheKey) -> bool {
 }
 
 fn redis_length(encoded: &[u8], key: CacheKey) -> usize {
-    MAGIC.len() + key.as_bytes().len() + encoded.len() + CHECKSUM
+    MAGIC.len() + key.as_bytes().len() + encoded.len() + CHECKSUM_BYTES
 }
 
 /// Appends the checksum of `bytes`.
-pub fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.extend(checksum(&bytes));
     bytes
 }
 
-fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let whole: [u8; 32] = Sha256::digest(bytes).into();
     let [half @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = whole;
     half
@@ -143,7 +144,7 @@ mod tests {
     fn with_outputs(count: u16, outputs: &[u8]) -> Option<CacheEntry> {
         let none = entry(Vec::new()).encode().unwrap();
         let encoded = [&none[..none.len() - 2], &count.to_le_bytes(), outputs].concat();
-        CacheEntry::from_bytes(to_redis(&encoded, key(b"a")).unwrap(), key(b"a"))
+        CacheEntry::from_bytes(redis_value(&encoded, key(b"a")).unwrap(), key(b"a"))
     }
 
     /// One encoded output.
@@ -205,6 +206,17 @@ mod tests {
         assert!(CacheEntry::from_bytes(vec![0; MAX_ENTRY_BYTES + 1], key(b"a")).is_none());
     }
 
+    /// A change of the format must reach the fuzzer: inputs of an old format would never pass the header again.
+    #[test]
+    fn the_corpus_of_the_fuzzer_has_the_current_format() {
+        let key = CacheKey::new("ui", "m", "1", "sha256:1", KeyInput::Image(b"x"));
+        let (odd, sealed) = include_bytes!("../../../fuzz/corpus/cache_entry/sealed").split_first().unwrap();
+        let (even, encoded) = include_bytes!("../../../fuzz/corpus/cache_entry/two").split_first().unwrap();
+        assert_eq!((odd % 2, even % 2), (1, 0));
+        assert_eq!(redis_value(encoded, key).unwrap(), sealed);
+        assert_eq!(CacheEntry::from_bytes(sealed, key).unwrap().inference.outputs, two_outputs());
+    }
+
     proptest! {
         #[test]
         fn any_outputs_round_trip(outputs in prop::collection::vec((".{0,20}", prop::collection::vec(any::<u8>(), 0..64)), 0..4)) {
@@ -226,7 +238,7 @@ mod tests {
         #[test]
         fn sealed_garbage_does_not_panic(garbage in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(CacheEntry::from_bytes(seal(garbage.clone()), key(b"a")).is_none());
-            if let Some(entry) = CacheEntry::from_bytes(to_redis(&garbage, key(b"a")).unwrap(), key(b"a")) {
+            if let Some(entry) = CacheEntry::from_bytes(redis_value(&garbage, key(b"a")).unwrap(), key(b"a")) {
                 prop_assert_eq!(entry.encode().unwrap().to_vec(), garbage);
             }
         }

@@ -21,10 +21,10 @@ const SHARDS: usize = 4;
 
 /// Bytes of an entry beside its encoding: its key, its slots in two tables, and the allocator's overhead. Measured over a hundred
 /// thousand small entries.
-const ENTRY_OVERHEAD: u64 = 112;
+const ENTRY_OVERHEAD_BYTES: u64 = 112;
 
 /// Estimated bytes of an entry. It sizes the table of recently evicted keys.
-const TYPICAL_ENTRY: u64 = 512;
+const TYPICAL_ENTRY_BYTES: u64 = 512;
 
 /// In-process cache of encoded results.
 pub(super) struct LocalCache {
@@ -51,7 +51,7 @@ impl Weighter<CacheKey, Stored> for EntryWeighter {
 }
 
 fn weight(encoded: &[u8]) -> u64 {
-    encoded.len() as u64 + ENTRY_OVERHEAD
+    encoded.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 impl LocalCache {
@@ -59,7 +59,7 @@ impl LocalCache {
     pub fn new(bytes: u64, ttl: Duration) -> Self {
         let options = OptionsBuilder::new()
             .shards(SHARDS)
-            .estimated_items_capacity(usize::try_from(bytes / TYPICAL_ENTRY).unwrap_or(usize::MAX))
+            .estimated_items_capacity(usize::try_from(bytes / TYPICAL_ENTRY_BYTES).unwrap_or(usize::MAX))
             .weight_capacity(bytes)
             .build()
             .expect("both capacities are set above");
@@ -77,7 +77,7 @@ impl LocalCache {
         CacheEntry::decode(encoded, key)
     }
 
-    /// The most bytes that an entry may take.
+    /// Maximum size of an entry.
     pub fn max_entry_bytes(&self) -> u64 {
         self.bytes / MAX_ENTRY_FRACTION
     }

@@ -21,7 +21,7 @@ mod outcome;
 mod redis;
 mod single_flight;
 
-pub use entry::{CacheEntry, MAX_ENTRY_BYTES, seal};
+pub use entry::{CacheEntry, MAX_ENTRY_BYTES, redis_value};
 pub use keys::{CacheKey, InputDigest, KeyInput};
 pub use outcome::{CacheOutcome, Failure, NotStored, StoreResult};
 pub use redis::{Lookup, RedisStore, RedisUnavailable};

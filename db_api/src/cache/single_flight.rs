@@ -4,7 +4,7 @@
 //! completes, all participants get its result. When the leader is dropped before that, the next participant's own future takes over.
 //!
 //! A flight has a lane for each [`Priority`]. A background call may wait long in the model's queue, so an interactive caller does not
-//! wait for it: its own future runs beside it, once for all interactive callers, and the first result serves both lanes. The other
+//! wait for it. Its own future runs beside it, once for all interactive callers. The first result serves both lanes, and the other
 //! future is dropped. Background callers wait for an interactive call. An error ends only its own lane while the other lane runs:
 //! the model rejects background calls earlier than interactive ones.
 

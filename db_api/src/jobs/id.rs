@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Id of a job: 128 random bits, because anyone who has the id may read the results.
+/// Id of a job: 128 random bits, because the id alone grants access to the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(u128);
 

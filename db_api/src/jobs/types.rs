@@ -237,13 +237,13 @@ impl SkippedFiles {
     pub const MAX_NAMES: usize = 10;
 
     /// Characters that are kept of a name.
-    const MAX_NAME: usize = 200;
+    const MAX_NAME_CHARS: usize = 200;
 
     /// Adds a file.
     pub fn add(&mut self, name: &str) {
         self.count = self.count.saturating_add(1);
         if self.names.len() < Self::MAX_NAMES {
-            self.names.push(name.chars().take(Self::MAX_NAME).collect());
+            self.names.push(name.chars().take(Self::MAX_NAME_CHARS).collect());
         }
     }
 }

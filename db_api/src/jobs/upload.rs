@@ -3,8 +3,8 @@ use super::in_memory::InMemoryUpload;
 use super::redis::RedisUpload;
 use super::types::Input;
 
-/// Chunked upload: the inputs of a job that is not submitted yet go to the queue one by one, so that a reader of an archive never holds
-/// all of them.
+/// Chunked upload of the inputs of a job that is not submitted yet. They go to the queue one by one, so that a reader of an archive
+/// never holds all of them.
 ///
 /// Pass an upload that is not submitted to [`super::Jobs::discard`]; otherwise its inputs stay in Redis for ten minutes.
 pub enum Upload {

@@ -146,7 +146,7 @@ async fn a_result_that_only_redis_has_room_for_is_stored_while_redis_responds() 
 }
 
 #[tokio::test]
-async fn a_result_is_not_called_stored_when_too_many_writes_are_queued() {
+async fn a_result_is_not_reported_as_stored_when_too_many_writes_are_queued() {
     let Some(redis) = Redis::start("queue") else { return };
     let cache = redis.cache().await;
     redis.signal("-STOP");

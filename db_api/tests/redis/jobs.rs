@@ -129,23 +129,23 @@ async fn behaves_as_specified(jobs: Jobs) {
     assert!(jobs.events(id, &events[5].id, 1).await.unwrap().is_empty());
 
     // An input with an outcome is not queued.
-    let mut known = job(&["x", "y"]);
-    known.inputs[1].outcome = Some(success("y"));
-    let half = jobs.submit(known.clone()).await.unwrap();
+    let mut partly_cached = job(&["x", "y"]);
+    partly_cached.inputs[1].outcome = Some(success("y"));
+    let half = jobs.submit(partly_cached.clone()).await.unwrap();
     assert_eq!(find_job(&jobs, half).await.done, 1);
-    known.inputs[0].outcome = Some(error());
-    let all = find_job(&jobs, jobs.submit(known).await.unwrap()).await;
+    partly_cached.inputs[0].outcome = Some(error());
+    let all = find_job(&jobs, jobs.submit(partly_cached).await.unwrap()).await;
     assert_eq!((all.status, all.done, all.failed, all.runs), (JobStatus::Failed, 1, 1, 0));
     finish_all_inputs(&jobs).await;
     assert_eq!(find_job(&jobs, half).await.status, JobStatus::Succeeded);
 
     // Cancelling stops inputs that are not started, and no later outcome counts.
     let id = jobs.submit(job(&["a", "b"])).await.unwrap();
-    let begun = receive(&jobs, 1).await;
-    jobs.start(&begun[0]).await.unwrap();
+    let started = receive(&jobs, 1).await;
+    jobs.start(&started[0]).await.unwrap();
     assert!(jobs.cancel(id).await.unwrap());
     assert!(!jobs.cancel(id).await.unwrap());
-    assert!(!jobs.finish(&begun[0], &success("a")).await.unwrap());
+    assert!(!jobs.finish(&started[0], &success("a")).await.unwrap());
     assert!(receive(&jobs, 10).await.is_empty());
     let cancelled = find_job(&jobs, id).await;
     assert_eq!((cancelled.status, cancelled.done), (JobStatus::Cancelled, 0));
@@ -179,7 +179,7 @@ async fn behaves_as_specified(jobs: Jobs) {
     assert_eq!(cancelled.len(), 1);
     assert_eq!(jobs.list(|_| true, 1, 2).await.unwrap(), all[1..3]);
 
-    // A full queue says how long it is.
+    // The error of a full queue contains its length.
     let many: Vec<&str> = vec!["a"; LIMITS.max_queue_length];
     jobs.submit(job(&many)).await.unwrap();
     assert_eq!(jobs.submit(job(&["a"])).await, Err(JobError::QueueFull(100)));

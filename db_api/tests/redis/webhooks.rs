@@ -88,11 +88,14 @@ async fn a_webhook_is_retried_and_recorded_once_even_after_a_restart() {
     let jobs = jobs_of(&redis);
     let second = claim(&jobs, Duration::from_mins(1)).await;
     assert!(!jobs.record_delivery(&crashed[0], &DeliveryAttempt::Delivered).await.unwrap());
-    let again = DeliveryAttempt::Retry(Duration::from_millis(50), "it answered 500".to_owned());
+    let again = DeliveryAttempt::Retry(Duration::from_millis(50), "the receiver returned 500".to_owned());
     assert!(jobs.record_delivery(&second[0], &again).await.unwrap());
     assert!(!jobs.record_delivery(&second[0], &again).await.unwrap());
     let failed = webhook(&jobs, id).await;
-    assert_eq!((failed.attempts, failed.delivery, failed.error.as_deref()), (2, None, Some("it answered 500")));
+    assert_eq!(
+        (failed.attempts, failed.delivery, failed.error.as_deref()),
+        (2, None, Some("the receiver returned 500"))
+    );
     assert!(claim(&jobs, Duration::from_mins(1)).await.is_empty());
     sleep(Duration::from_millis(60)).await;
     let third = claim(&jobs, Duration::from_mins(1)).await;

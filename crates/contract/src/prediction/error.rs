@@ -24,7 +24,7 @@ pub enum PredictionError {
     },
     /// A class map contains a value that is not a class index.
     #[error("Output {output:?} contains {value}, which is not a class index")]
-    InvalidClassNumber {
+    InvalidClassIndex {
         /// Name of the output.
         output: String,
         /// The value.

@@ -140,7 +140,7 @@ impl<'a> Output<'a> {
         if rows > 0 && (height == 0 || width == 0 || channels == 0) {
             return Err(unsupported_shape());
         }
-        let are_class_numbers = labels > 2 || !is_float(self.tensor.datatype);
+        let are_class_numbers = labels > 2 || !self.tensor.datatype.is_float();
         let (classes, is_binary) = match channels {
             1 if are_class_numbers => (self.class_numbers()?, false),
             1 => (self.threshold_mask()?, true),
@@ -154,7 +154,7 @@ impl<'a> Output<'a> {
         let number = |value: f32| {
             let is_number = value.fract() == 0.0 && (0.0..=f32::from(u16::MAX)).contains(&value);
             let error =
-                || PredictionError::InvalidClassNumber { output: self.tensor.name.clone(), value: value.to_string() };
+                || PredictionError::InvalidClassIndex { output: self.tensor.name.clone(), value: value.to_string() };
             is_number.then_some(value as u32).ok_or_else(error)
         };
         self.tensor.to_f32().into_iter().map(number).collect()
@@ -198,8 +198,4 @@ fn first_or_rows(images: Vec<EncodedImage>) -> (Option<Png>, Option<Vec<Png>>) {
 
 fn encoding_error(error: open_inference::Error) -> PredictionError {
     PredictionError::Encoding(error.message)
-}
-
-fn is_float(datatype: Datatype) -> bool {
-    matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }

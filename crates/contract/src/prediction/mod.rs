@@ -1,6 +1,6 @@
 //! Typed results: converts an inference by the task of one of its outputs.
 //!
-//! The output is selected by task and labels, never by position. Without a known task, all outputs are returned as
+//! The output is selected by task and labels, never by position. Without a task, all outputs are returned as
 //! tensors: a class is never guessed.
 
 mod classes;

@@ -1,6 +1,6 @@
 //! Selection of the output of a typed result.
 
-use open_inference::{Datatype, Task, Tensor, TensorMetadata};
+use open_inference::{Task, Tensor, TensorMetadata};
 
 /// Selects the output with its task and tensor: the first output with a task and labels, otherwise the first with a
 /// task. `None` if there is none, if all outputs belong to detections, or if the tensor is missing or has another
@@ -27,7 +27,7 @@ pub(super) fn task_and_output(outputs: &[TensorMetadata]) -> (Task, Option<&Tens
 /// Task in the metadata. Labels alone make class scores a classification.
 fn task_of(output: &TensorMetadata) -> Task {
     let implied = || {
-        let is_scores = is_float(output.datatype) && !output.parameters.labels.is_empty();
+        let is_scores = output.datatype.is_float() && !output.parameters.labels.is_empty();
         if is_scores && is_list(&output.shape) { Task::Classification } else { Task::None }
     };
     output.parameters.task.unwrap_or_else(implied)
@@ -36,12 +36,8 @@ fn task_of(output: &TensorMetadata) -> Task {
 /// First output, if no task is known and it has the shape of scores of at least two classes.
 pub(super) fn unlabelled_scores(outputs: &[TensorMetadata]) -> Option<&TensorMetadata> {
     let first = outputs.first()?;
-    let is_unknown = outputs.iter().all(|output| output.parameters.task.is_none()) && is_float(first.datatype);
+    let is_unknown = outputs.iter().all(|output| output.parameters.task.is_none()) && first.datatype.is_float();
     (is_unknown && first.shape.len() != 1 && is_list(&first.shape)).then_some(first)
-}
-
-fn is_float(datatype: Datatype) -> bool {
-    matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }
 
 /// Whether a row, that is all but the first axis, has at most one axis of another length than 1.

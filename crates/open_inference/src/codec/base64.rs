@@ -47,7 +47,7 @@ pub(crate) fn encode_tensor(tensor: &Tensor) -> Tensor {
     Tensor::from_strings(&tensor.name, tensor.shape.clone(), tensor.strings().map(|string| STANDARD.encode(&string)))
 }
 
-/// The data of a data URL, or the whole text where it is no data URL.
+/// The data of a data URL, or the whole text where it is not a data URL.
 fn payload(text: &[u8]) -> Result<&[u8], NotBase64> {
     let text = text.trim_ascii();
     if !text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:")) {

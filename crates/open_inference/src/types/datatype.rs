@@ -84,6 +84,11 @@ impl Datatype {
         with_element!(self, T => Some(size_of::<T>()), bytes => None)
     }
 
+    /// Whether the elements are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
+    }
+
     /// Name in the protocol.
     pub fn name(self) -> &'static str {
         match self {

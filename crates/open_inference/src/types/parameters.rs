@@ -153,7 +153,7 @@ impl<'de> Deserialize<'de> for Parameter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         ValueVisitor
             .deserialize(deserializer)?
-            .ok_or_else(|| serde::de::Error::custom("a parameter is a value, a number or a text"))
+            .ok_or_else(|| serde::de::Error::custom("a parameter is a boolean, a number or a string"))
     }
 }
 

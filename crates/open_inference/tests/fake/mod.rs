@@ -189,13 +189,13 @@ impl InferenceServer for Fake {
             reason: reason.to_owned(),
             batching: None,
         };
-        let broken = state("broken", ModelState::Unavailable, "model.onnx is no graph");
+        let broken = state("broken", ModelState::Unavailable, "model.onnx is not a graph");
         Ok(vec![state("echo", ModelState::Ready, ""), broken])
     }
 
     async fn load(&self, model: &str, _: &HeaderMap) -> Result<(), Error> {
         if model == "broken" {
-            return Err(Error::unprocessable("model.onnx is no graph"));
+            return Err(Error::unprocessable("model.onnx is not a graph"));
         }
         self.model(model, None)?;
         self.repository_calls.lock().unwrap().push(format!("load {model}"));

@@ -12,7 +12,7 @@ use tonic::codec::CompressionEncoding::Gzip;
 
 use crate::support::{MAX_BODY_BYTES, TestServer, floats, parameters, raw, until};
 
-/// A tensor of so many bytes, for which the model `slow` takes so many seconds.
+/// A tensor of this many bytes, for which the model `slow` takes this many seconds.
 fn large(bytes: usize, seconds: f32) -> Tensor {
     let mut values = vec![0.0; bytes / 4];
     values[0] = seconds;
@@ -22,10 +22,10 @@ fn large(bytes: usize, seconds: f32) -> Tensor {
 #[tokio::test]
 async fn a_message_is_limited_to_the_size_of_a_body() {
     let server = TestServer::start().await;
-    let most = MAX_BODY_BYTES - (64 << 10);
-    let response = server.client().model_infer(raw("FP32", &[large(most, 0.0)])).await.unwrap().into_inner();
-    assert_eq!(response.raw_output_contents[0].len(), most);
-    for bytes in [most + 4, MAX_BODY_BYTES + 4, 8 * MAX_BODY_BYTES] {
+    let max_bytes = MAX_BODY_BYTES - (64 << 10);
+    let response = server.client().model_infer(raw("FP32", &[large(max_bytes, 0.0)])).await.unwrap().into_inner();
+    assert_eq!(response.raw_output_contents[0].len(), max_bytes);
+    for bytes in [max_bytes + 4, MAX_BODY_BYTES + 4, 8 * MAX_BODY_BYTES] {
         let error = server.client().model_infer(raw("FP32", &[large(bytes, 0.0)])).await.unwrap_err();
         assert_eq!(error.code(), Code::ResourceExhausted, "{bytes}: {error}");
     }
@@ -49,7 +49,7 @@ async fn cancelling_a_call_cancels_the_inference() {
     let call = async { server.client().model_infer(raw("slow", &[floats(&[60.0])])).await };
     assert!(timeout(Duration::from_millis(300), call).await.is_err());
     assert_eq!(server.fake.started.load(Ordering::SeqCst), 1);
-    until("it is given up", || server.fake.cancelled.load(Ordering::SeqCst) == 1).await;
+    until("it is cancelled", || server.fake.cancelled.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn each_response_of_a_stream_is_marked_as_final() {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_before_the_next_one_is_sent() {
+async fn a_response_arrives_before_the_next_request_is_sent() {
     let server = TestServer::start().await;
     let (sender, requests) = tokio::sync::mpsc::channel(1);
     let requests = stream::unfold(requests, |mut requests| async { Some((requests.recv().await?, requests)) });
@@ -101,7 +101,7 @@ async fn dropping_a_stream_cancels_its_requests() {
     let responses = server.client().model_stream_infer(requests).await.unwrap();
     until("all are started", || server.fake.started.load(Ordering::SeqCst) == 3).await;
     drop(responses);
-    until("all are given up", || server.fake.cancelled.load(Ordering::SeqCst) == 3).await;
+    until("all are cancelled", || server.fake.cancelled.load(Ordering::SeqCst) == 3).await;
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn a_stream_ends_at_its_deadline() {
     assert_eq!(responses.message().await.unwrap().unwrap().infer_response.unwrap().id, "FP32 1");
     let error = responses.message().await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-    until("it is given up", || server.fake.cancelled.load(Ordering::SeqCst) == 1).await;
+    until("it is cancelled", || server.fake.cancelled.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Tests of the REST transport against a server that returns its inputs.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has received what it found")]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 #[path = "../fake/mod.rs"]
 mod fake;

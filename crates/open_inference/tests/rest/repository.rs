@@ -6,7 +6,8 @@ use crate::support::TestService;
 async fn the_index_lists_all_or_ready_versions() {
     let service = TestService::new();
     let echo = json!({"name": "echo", "version": "1", "state": "READY", "reason": ""});
-    let broken = json!({"name": "broken", "version": "1", "state": "UNAVAILABLE", "reason": "model.onnx is no graph"});
+    let broken =
+        json!({"name": "broken", "version": "1", "state": "UNAVAILABLE", "reason": "model.onnx is not a graph"});
     for body in ["", "{}", r#"{"ready": false}"#, r#"{"ready": null}"#] {
         assert_eq!(service.post("/v2/repository/index", body).await.json(), json!([echo, broken]));
     }
@@ -28,7 +29,7 @@ async fn models_are_loaded_and_unloaded() {
 async fn a_failed_load_has_a_reason() {
     let service = TestService::new();
     for (model, body, status, message) in [
-        ("broken", "", 422, "model.onnx is no graph"),
+        ("broken", "", 422, "model.onnx is not a graph"),
         ("none", "", 404, "there is no model \"none\""),
         (
             "echo",

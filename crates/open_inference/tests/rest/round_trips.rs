@@ -64,14 +64,14 @@ fn interesting(datatype: Datatype) -> Vec<Vec<u8>> {
         Datatype::Bf16 => halves(&[0, 0x8000, 1, 0x007f, 0x7f7f, 0x7f80, 0xff80, 0x7fc1, 0x7f81]),
         datatype => {
             let size = datatype.size().unwrap_or_default();
-            let mut least = vec![0; size];
+            let mut smallest = vec![0; size];
             let mut largest = vec![0xff; size];
             let ends = vec![vec![0; size], vec![0xff; size]];
-            if let (Some(least), Some(largest)) = (least.last_mut(), largest.last_mut()) {
-                *least = 0x80;
+            if let (Some(smallest), Some(largest)) = (smallest.last_mut(), largest.last_mut()) {
+                *smallest = 0x80;
                 *largest = 0x7f;
             }
-            ends.into_iter().chain([least, largest]).collect()
+            ends.into_iter().chain([smallest, largest]).collect()
         }
     }
 }

@@ -121,8 +121,8 @@ async fn close_gracefully<E>(
     }
 }
 
-/// Peeks at the first bytes until they tell HTTP/1 from HTTP/2. `None` if the client closes the connection. The builder
-/// detects the protocol as well, but without a timeout: a silent client would hold its permit forever.
+/// Peeks at the first bytes until they distinguish HTTP/1 from HTTP/2. `None` if the client closes the connection. The
+/// builder detects the protocol as well, but without a timeout: a silent client would hold its permit forever.
 async fn sniff_protocol(stream: &TcpStream) -> Option<Version> {
     let mut bytes = [0; HTTP2_PREFACE.len()];
     let mut interval = MIN_PEEK_INTERVAL;

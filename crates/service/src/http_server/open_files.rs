@@ -11,7 +11,9 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// Raises the soft limit of open files to what `MAX_CONNECTIONS` needs. `outgoing` is the number of connections to
 /// other services.
 ///
-/// # Errors If the hard limit is too low: accepting would fail long before `MAX_CONNECTIONS` is reached.
+/// # Errors
+///
+/// If the hard limit is too low: accepting would fail long before `MAX_CONNECTIONS` is reached.
 pub fn raise_limit(settings: &ServerSettings, outgoing: usize) -> Result<(), SettingError> {
     let connections = settings.max_connections.saturating_add(settings.metrics().max_connections);
     let needed =
@@ -30,7 +32,9 @@ pub fn raise_limit(settings: &ServerSettings, outgoing: usize) -> Result<(), Set
 
 /// The limit that allows `needed` descriptors, or `None` if the current one does.
 ///
-/// # Errors The hard limit if it is lower.
+/// # Errors
+///
+/// The hard limit if it is lower.
 fn raised(limit: Rlimit, needed: u64) -> Result<Option<Rlimit>, u64> {
     // `None` means unlimited.
     match limit {

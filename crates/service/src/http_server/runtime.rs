@@ -19,7 +19,7 @@ pub fn core_count() -> usize {
 
 /// Index of the current thread's core, below [`core_count`].
 ///
-/// Shared resources, such as connections and queues, are sharded by it: the thread that completes an operation is then
+/// Shared resources, such as connections and queues, are sharded by it. The thread that completes an operation is then
 /// the one that waits for it, and no other thread is woken. Threads of [`PerCoreRuntimes`] have fixed indices. Any
 /// other thread, such as one of the blocking pool, gets an index at its first call.
 pub fn current_core() -> usize {

@@ -17,9 +17,9 @@ use super::connection_activity::ConnectionActivity;
 /// otherwise hold its permit.
 pub(crate) struct TimeoutStream {
     stream: Pin<Box<IoTimeoutStream<TcpStream>>>,
-    /// Whether writes are vectored. In HTTP/2 only from the first write on: h2 reads this once at the start to decide
-    /// about messages from 256 bytes to 1 KiB, and copies them between the frames around them if this is `false`. A
-    /// response then leaves in one write instead of two.
+    /// Whether writes are vectored. In HTTP/2 only from the first write on, because h2 reads this once at the start. If
+    /// it is `false`, h2 copies messages from 256 bytes to 1 KiB between the frames around them. A response then leaves
+    /// in one write instead of two.
     is_vectored: bool,
     /// Whether a write is pending because the client does not read.
     is_blocked: bool,

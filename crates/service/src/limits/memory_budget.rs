@@ -113,8 +113,10 @@ impl Reservation {
 
     /// Reserves `more` bytes.
     ///
-    /// # Errors [`BodyError::NoMemory`] if other reservations hold them, [`BodyError::TooMuchMemory`] if one client can
-    /// never reserve as many.
+    /// # Errors
+    ///
+    /// [`BodyError::NoMemory`] if other reservations hold them, [`BodyError::TooMuchMemory`] if one client can never
+    /// reserve as many.
     pub fn reserve(&mut self, more: usize) -> Result<(), BodyError> {
         let bytes = self.bytes.saturating_add(more);
         let max = self.budget.max_per_client();

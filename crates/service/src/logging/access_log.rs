@@ -3,7 +3,7 @@
 //! Requests never wait for stderr. A stalled reader, such as a full pipe, fills the buffer; further lines are dropped
 //! and counted.
 //!
-//! Access-log lines are buffered for up to [`FLUSH_INTERVAL`] and written together: at tens of thousands of lines per
+//! Access-log lines are buffered for up to [`FLUSH_INTERVAL`] and written together. At tens of thousands of lines per
 //! second, a `write(2)` per line would cost as much as serving the request. Every other line wakes the writer thread
 //! and waits, for a bounded time, until it is written. It is then on stderr even if the process aborts right after it.
 

@@ -17,8 +17,10 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// Copies standard input to the file at `path` until end of file. Only the owner of the file can read it.
 ///
-/// # Errors If the file cannot be opened. Later failures, such as a full disk, lose lines but do not stop the copy: the
-/// writers must not get `EPIPE`.
+/// # Errors
+///
+/// If the file cannot be opened. Later failures, such as a full disk, lose lines but do not stop the copy: the writers
+/// must not get `EPIPE`.
 pub fn copy_stdin(path: &Path) -> io::Result<()> {
     let mut file = LogFile::open(path, MAX_FILE_BYTES)?;
     copy(io::stdin().lock(), |lines| {

@@ -26,7 +26,9 @@ impl SharedSecret {
 
     /// Validates the secret.
     ///
-    /// # Errors If the text is too short, or cannot be sent in a header. The error does not contain it.
+    /// # Errors
+    ///
+    /// If the text is too short, or cannot be sent in a header. The error does not contain it.
     pub fn new(text: &str) -> Result<Self, SettingError> {
         if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             let reason =

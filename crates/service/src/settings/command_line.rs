@@ -73,8 +73,9 @@ pub const COMMON: &[Setting] = &[
 impl Program {
     /// Parses `arguments`, without the name of the program. `None` starts the service itself.
     ///
-    /// # Errors The exit code if nothing remains to be done: 0 after `--help` or `--version`, 64 after an unknown
-    /// argument.
+    /// # Errors
+    ///
+    /// The exit code if nothing remains to be done: 0 after `--help` or `--version`, 64 after an unknown argument.
     pub fn command(&self, arguments: impl Iterator<Item = OsString>) -> Result<Option<&'static str>, ExitCode> {
         let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
         let has = |long: &str, short: &str| arguments.iter().any(|argument| argument == long || argument == short);

@@ -17,7 +17,7 @@ mod connections;
 
 use connections::Connections;
 
-use super::entry::{CacheEntry, MAX_ENTRY_BYTES, to_redis};
+use super::entry::{CacheEntry, MAX_ENTRY_BYTES, redis_value};
 use super::keys::{CacheKey, INVALIDATION_CHANNEL, PROBE, result_pattern};
 use crate::metrics::CacheMetrics;
 
@@ -100,7 +100,7 @@ impl RedisStore {
 
     /// Best effort: a result that is not written is computed again.
     pub(super) async fn set(&self, key: CacheKey, model: &str, encoded: &[u8]) {
-        let Some(bytes) = to_redis(encoded, key) else { return };
+        let Some(bytes) = redis_value(encoded, key) else { return };
         let mut set = cmd("SET");
         set.arg(key.redis_key(model)).arg(bytes).arg("EX").arg(self.ttl.as_secs().max(1));
         let _ = self.execute::<()>(&set).await;

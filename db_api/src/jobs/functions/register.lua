@@ -13,6 +13,6 @@ register({
 -- These functions also run above maxmemory: they free more memory than they use, or they record work that is done.
 register({
   'discard', discard_upload, 'fill', fill_job, 'take', receive, 'begin', start, 'finish', finish, 'beat', heartbeat,
-  'hand_back', requeue, 'take_over', claim_stale, 'cancel', cancel, 'withdraw', withdraw, 'retry', retry, 'delete', delete, 'claim_webhooks', claim_webhooks,
-  'settle_webhook', record_delivery, 'announced', announced, 'sweep', sweep, 'adopt', adopt, 'health', health,
+  'hand_back', requeue, 'take_over', claim_stale, 'cancel', cancel, 'withdraw', withdraw, 'retry', retry, 'delete', delete,
+  'claim_webhooks', claim_webhooks, 'settle_webhook', record_delivery, 'announced', announced, 'sweep', sweep, 'adopt', adopt, 'health', health,
 }, { 'allow-oom' })

@@ -206,8 +206,8 @@ local function submit(keys, args)
 end
 
 -- FCALL mlserve_repeat 1 mlserve:{jobs}:job:<id> model content ttl_ms max_age_ms [caller]: creates a finished copy of the job
--- with the same deduplication key, if that job succeeded, is not older than max_age_ms, and the copy fits. 1 if it created the
--- copy.
+-- with the same deduplication key. That job must have succeeded at most max_age_ms ago, and the copy must fit into memory and
+-- quota. 1 if it created the copy.
 local function repeat_job(keys, args)
   local job, id, model, caller = keys[1], name_from_key(keys[1]), args[1], args[5] or ''
   -- A repeated call, because the reply was lost.

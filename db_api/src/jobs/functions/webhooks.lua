@@ -20,8 +20,9 @@ local function claim_webhooks(keys, args)
   return claimed
 end
 
--- FCALL mlserve_settle_webhook 1 mlserve:{jobs}:webhooks id until told error again_ms: records a delivery attempt. `told` is
--- `delivered`, `failed`, or empty for another attempt after again_ms milliseconds. 1 if it counted, 0 if the claim had expired.
+-- FCALL mlserve_settle_webhook 1 mlserve:{jobs}:webhooks id expiry status error delay_ms: records a delivery attempt of the claim
+-- with this expiry. `status` is `delivered`, `failed`, or empty for another attempt after delay_ms milliseconds. 1 if it counted, 0
+-- if the claim had expired.
 local function record_delivery(keys, args)
   local id, status, reason = args[1], args[3], args[4]
   local job = key_for('job', id)

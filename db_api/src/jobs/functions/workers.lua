@@ -83,21 +83,27 @@ local function dead_letter(queue, entry, id, index, deaths)
   end
 end
 
--- Milliseconds since each consumer of the queue read entries or sent a heartbeat.
-local function idle_times(queue)
+-- Consumers of the queue, each as a table of its fields: name, pending, idle (milliseconds since it read entries or sent a
+-- heartbeat).
+local function consumers_of(queue)
   local found = {}
   for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', queue, GROUP)) do
     local consumer = {}
     for i = 1, #fields, 2 do consumer[fields[i]] = fields[i + 1] end
-    found[consumer.name] = consumer.idle
+    table.insert(found, consumer)
   end
   return found
 end
 
+-- Milliseconds since each consumer of the queue read entries or sent a heartbeat, by the name of the consumer.
+local function idle_times(queue)
+  local found = {}
+  for _, consumer in ipairs(consumers_of(queue)) do found[consumer.name] = consumer.idle end
+  return found
+end
+
 local function delete_idle_consumers(queue)
-  for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', queue, GROUP)) do
-    local consumer = {}
-    for i = 1, #fields, 2 do consumer[fields[i]] = fields[i + 1] end
+  for _, consumer in ipairs(consumers_of(queue)) do
     if consumer.pending == 0 and consumer.idle > CONSUMER_MS then
       redis.call('XGROUP', 'DELCONSUMER', queue, GROUP, consumer.name)
     end

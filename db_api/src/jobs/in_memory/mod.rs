@@ -194,14 +194,14 @@ impl InMemoryJobs {
         let failed = |(index, outcome): (&u32, &Outcome)| {
             (matches!(outcome, Outcome::Error(_)) && job.inputs.contains_key(index)).then_some(*index)
         };
-        let mut again: Vec<u32> = job.results.iter().filter_map(failed).collect();
-        if again.is_empty() {
+        let mut retried: Vec<u32> = job.results.iter().filter_map(failed).collect();
+        if retried.is_empty() {
             return None;
         }
-        again.sort_unstable();
-        let failed = again.iter().filter_map(|index| job.results.remove(index));
+        retried.sort_unstable();
+        let failed = retried.iter().filter_map(|index| job.results.remove(index));
         let freed: usize = failed.map(|outcome| outcome_bytes(&outcome)).sum();
-        job.job.failed -= again.len() as u32;
+        job.job.failed -= retried.len() as u32;
         job.job.status = JobStatus::Queued;
         (job.job.finished_ms, job.job.expires_ms, job.expires) = (None, None, None);
         job.webhook_due = None;
@@ -209,9 +209,9 @@ impl InMemoryJobs {
         let added = job.add_event(EventKind::StatusChanged(JobStatus::Queued));
         job.charge(&mut state.bytes, added - freed.cast_signed());
         let model = job.job.model.clone();
-        state.queues.entry(model).or_default().extend(again.iter().map(|index| (id, *index)));
+        state.queues.entry(model).or_default().extend(retried.iter().map(|index| (id, *index)));
         self.arrivals.notify_waiters();
-        Some(again.len() as u32)
+        Some(retried.len() as u32)
     }
 
     pub(in crate::jobs) fn delete(&self, id: JobId) -> bool {

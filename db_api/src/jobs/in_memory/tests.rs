@@ -57,8 +57,8 @@ async fn a_webhook_is_claimed_once_until_its_lease_expires() {
     let second = jobs.claim_webhooks(9, LEASE);
     assert_eq!((second.len(), webhook(&jobs, id).attempts), (1, 2));
     assert!(!jobs.record_delivery(&first[0], &DeliveryAttempt::Delivered));
-    assert!(jobs.record_delivery(&second[0], &DeliveryAttempt::Retry(LEASE, "it answered 500".to_owned())));
-    assert_eq!(webhook(&jobs, id).error.as_deref(), Some("it answered 500"));
+    assert!(jobs.record_delivery(&second[0], &DeliveryAttempt::Retry(LEASE, "the receiver returned 500".to_owned())));
+    assert_eq!(webhook(&jobs, id).error.as_deref(), Some("the receiver returned 500"));
     assert!(jobs.claim_webhooks(9, LEASE).is_empty());
     tokio::time::advance(LEASE).await;
     let third = jobs.claim_webhooks(9, LEASE);

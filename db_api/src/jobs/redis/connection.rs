@@ -133,7 +133,7 @@ impl JobConnection {
         }
         // The manager keeps a silent connection, and one whose login failed, so replace it here.
         self.replace();
-        // A closed connection is no failure of Redis yet: the next command decides.
+        // A closed connection is not yet a failure of Redis: the next command decides.
         let is_of_one_command =
             matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType);
         if !was_closed(error) && !is_of_one_command && self.breaker.open() {

@@ -2,12 +2,13 @@
 
 use crate::types::MAX_RANK;
 
-/// Why a JSON array cannot be converted to elements.
-#[derive(Debug, PartialEq)]
+/// Why a JSON array cannot be converted to elements. The message follows the name of the input or output.
+#[derive(Debug, PartialEq, thiserror::Error)]
 pub(crate) enum ArrayError {
-    /// The message follows the name of the input.
+    #[error("{0}")]
     Malformed(String),
     /// More bytes than the limit.
+    #[error("its data is too large")]
     TooLarge,
 }
 

@@ -1,12 +1,12 @@
 //! Conversion of inference requests from messages.
 
+use std::collections::BTreeMap;
+
 use super::contents::{non_empty_fields, to_raw};
+use crate::error::Error;
 use crate::grpc::proto::inference::infer_parameter::ParameterChoice;
 use crate::grpc::proto::inference::model_infer_request::InferInputTensor;
 use crate::grpc::proto::inference::{InferParameter, ModelInferRequest};
-use std::collections::BTreeMap;
-
-use crate::error::Error;
 use crate::truncate::quoted;
 use crate::types::{Datatype, Parameter, Parameters, RequestedOutput, WireData, WireInput, WireRequest};
 

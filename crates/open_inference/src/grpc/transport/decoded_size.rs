@@ -1,5 +1,5 @@
 //! Estimate of the decoded size of a message, from its encoding. A few bytes of Protocol Buffers can become a large
-//! structure: an empty input has two bytes in a message and some hundred in memory, a small number one byte and eight.
+//! structure. An empty input has two bytes in a message and some hundred in memory; a small number has one and eight.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 

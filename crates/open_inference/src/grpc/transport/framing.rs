@@ -84,8 +84,8 @@ pub struct FrameReader {
     bodies: BodyReader,
     window: Arc<Semaphore>,
     in_flight: InFlight,
-    /// Of the message that is being read. The time between messages of a stream is unlimited.
-    pace: Option<BodyTimeout>,
+    /// Timeout of the message that is being read. The time between messages of a stream is unlimited.
+    body_timeout: Option<BodyTimeout>,
     has_read_any: bool,
     /// For the buffer. Other memory of the stream is reserved separately.
     memory: Reservation,
@@ -100,10 +100,10 @@ impl FrameReader {
         bodies: BodyReader,
         memory: Reservation,
     ) -> Self {
-        let pace = (!limits.is_stream).then(|| BodyTimeout::new(bodies.timeout()));
+        let body_timeout = (!limits.is_stream).then(|| BodyTimeout::new(bodies.timeout()));
         let window = Arc::new(Semaphore::new(kib(limits.max_bytes) as usize));
         let (buffer, in_flight) = (ReservedBuffer::default(), InFlight::default());
-        Self { body, buffer, limits, compression, bodies, window, in_flight, pace, has_read_any: false, memory }
+        Self { body, buffer, limits, compression, bodies, window, in_flight, body_timeout, has_read_any: false, memory }
     }
 
     pub fn in_flight(&self) -> InFlight {
@@ -151,7 +151,7 @@ impl FrameReader {
         self.in_flight.push(Reserved { _memory: memory, _window: window });
         self.has_read_any = true;
         if self.limits.is_stream {
-            self.pace = None;
+            self.body_timeout = None;
         }
         Ok(Some(frame))
     }
@@ -176,31 +176,31 @@ impl FrameReader {
         let permit = Arc::clone(&self.window).acquire_many_owned(kib(length)).await;
         if self.limits.is_stream {
             // The server delayed the client here, so its time limit restarts.
-            self.pace = Some(BodyTimeout::new(self.bodies.timeout()));
+            self.body_timeout = Some(BodyTimeout::new(self.bodies.timeout()));
         }
         permit.map_err(|_| Status::internal("the stream is closed"))
     }
 
-    /// Reads until the buffer has `length` bytes. `known` is the final length, where known. `false` where the body ends
-    /// before the first byte.
-    async fn read_until(&mut self, length: usize, known: Option<usize>) -> Result<bool, Status> {
+    /// Reads until the buffer has `length` bytes. `frame_length` is the length of the whole frame, where it is known.
+    /// `false` where the body ends before the first byte.
+    async fn read_until(&mut self, length: usize, frame_length: Option<usize>) -> Result<bool, Status> {
         while self.buffer.len() < length {
             // Empty chunks may always be ready, and then the timer is never polled.
             consume_budget().await;
             let reserved = self.memory.bytes();
-            let frame = match &mut self.pace {
+            let frame = match &mut self.body_timeout {
                 None => self.body.frame().await,
-                Some(pace) => pace.wait(reserved, self.body.frame()).await.map_err(to_status)?,
+                Some(body_timeout) => body_timeout.wait(reserved, self.body.frame()).await.map_err(to_status)?,
             };
             let Some(frame) = frame else {
                 return if self.buffer.is_empty() { Ok(false) } else { Err(to_status(BodyError::Incomplete)) };
             };
             let Ok(data) = frame.map_err(|_| to_status(BodyError::Incomplete))?.into_data() else { continue };
-            self.pace.get_or_insert_with(|| BodyTimeout::new(self.bodies.timeout())).add(data.len());
+            self.body_timeout.get_or_insert_with(|| BodyTimeout::new(self.bodies.timeout())).add(data.len());
             // A chunk may contain the start of the next message.
             let max_bytes = self.limits.max_bytes + FRAME_HEADER_BYTES + data.len();
-            let known = known.filter(|&known| self.buffer.len() + data.len() <= known);
-            self.buffer.extend(&data, known, max_bytes, &mut self.memory).map_err(to_status)?;
+            let final_length = frame_length.filter(|&length| self.buffer.len() + data.len() <= length);
+            self.buffer.extend(&data, final_length, max_bytes, &mut self.memory).map_err(to_status)?;
         }
         Ok(true)
     }

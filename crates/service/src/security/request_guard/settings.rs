@@ -28,7 +28,9 @@ pub fn allowed_hosts() -> Result<Vec<String>, SettingError> {
 
 /// Parses comma-separated origins, for [`RequestGuard::public`](super::RequestGuard::public).
 ///
-/// # Errors Text that names the invalid entry.
+/// # Errors
+///
+/// Text that names the invalid entry.
 pub fn parse_origins(text: &str) -> Result<Vec<HeaderValue>, String> {
     parse_list(text, parse_origin)
 }
