@@ -150,3 +150,12 @@ def drop(browser: Browser, *images: bytes, how: str = "drop") -> None:
         files,
         how,
     )
+
+
+def job_shows(page: Browser, slot: str) -> str:
+    return page.part(f"#job [data-slot={slot}]").get_attribute("textContent")
+
+
+def wait_for_job(page: Browser, status: str) -> None:
+    page.wait_for("job")
+    wait_until(lambda: job_shows(page, "status") == status, f"the job is: {status}", 30)
