@@ -176,7 +176,7 @@ difference was idle."""
 
 def write_flight(results: dict) -> str:
     here = results["flight"]
-    return f"## Single flight\n\n{here['requests']} requests for {here['questions']} new inputs, each from 64 connections concurrently: {here['runs']:.0f} runs of the model."
+    return f"## Single flight\n\n{here['requests']} requests for {here['inputs']} new inputs, each from 64 connections concurrently: {here['runs']:.0f} runs of the model."
 
 
 def write_memory(results: dict) -> str:
@@ -201,7 +201,7 @@ def write_growth(results: dict) -> str:
 UNITS = {
     "models": "models, concurrently",
     "inputs": "bytes in a request",
-    "remembered": "cached results, requested at random",
+    "cached_results": "cached results, requested at random",
 }
 
 
