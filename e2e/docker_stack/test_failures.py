@@ -50,11 +50,11 @@ class TestFailures:
         result_of(predict(stack.url, known))
         docker("stop", "--time", "5", stack.id_of("db_api"))
         assert result_of(predict(stack.url, new_image()))["label"] == "7"
-        wait_until(lambda: stack.health().json()["degraded"] == ["redis"], "it says so")
+        wait_until(lambda: stack.health().json()["degraded"] == ["redis"], "it is reported")
         assert stack.health().status_code == 200
         slowest = max(predict(stack.url, new_image()).elapsed.total_seconds() for _ in range(20))
         assert slowest < 1
-        assert result_of(predict(stack.url, known))["cached"], "near still knows"
+        assert result_of(predict(stack.url, known))["cached"], "the local cache still has it"
         health = stack.run("check_health.sh")
         assert (health.returncode, "DB_API running: false" in health.stdout.splitlines()) == (1, True), health.stdout
 

@@ -96,7 +96,7 @@ class TestIsolation:
         assert status["Uid"].split() == ["10001"] * 4
         assert (int(status["CapEff"], 16), int(status["CapBnd"], 16), status["NoNewPrivs"].strip()) == (0, 0, "1")
         assert "Read-only file system" in stack.inside(part, "touch", "/bin/x")
-        wait_until(lambda: stack.inspect(part)["State"]["Health"]["Status"] == "healthy", "its own check says so", 30)
+        wait_until(lambda: stack.inspect(part)["State"]["Health"]["Status"] == "healthy", "its own health check succeeds", 30)
 
     @pytest.mark.parametrize(("part", "megabytes"), [("web_api", 40), ("model_api", 120)])
     def test_an_image_is_little_larger_than_its_base(self, stack: Containers, part: str, megabytes: int):

@@ -32,14 +32,14 @@ def test_an_image_that_is_uploaded_gets_its_answer(page: Browser):
     assert page.slot("total").endswith("ms")
     assert len(page.parts("#answer [data-slot=bars] li")) == 5
     assert json.loads(page.slot("json"))["label"] == "7"
-    assert re.fullmatch(r"curl -F image=@picture-0\.png http://127\.0\.0\.1:\d+/predict/mnist", page.slot("curl"))
+    assert re.fullmatch(r"curl -F image=@image-0\.png http://127\.0\.0\.1:\d+/predict/mnist", page.slot("curl"))
     for image in ("uploaded", "preview"):
         shown = page.part(f"#answer [data-slot={image}] img")
-        wait_until(lambda: int(shown.get_property("naturalWidth")) > 0, f"the picture as {image} is shown")
+        wait_until(lambda: int(shown.get_property("naturalWidth")) > 0, f"the image as {image} is shown")
     assert page.part("#status").text.startswith("7, ")
 
     page.predict()
-    wait_until(lambda: page.slot("cache").startswith("Cached"), "it is remembered")
+    wait_until(lambda: page.slot("cache").startswith("Cached"), "it is cached")
 
 
 @pytest.mark.parametrize("how", ["drop", "paste"])
@@ -99,7 +99,7 @@ def test_without_an_image_it_requests_upload_an_image_first(page: Browser):
 
 
 def test_an_error_of_the_server_is_shown_in_its_words(page: Browser):
-    page.choose(b"This is no picture.")
+    page.choose(b"This is no image.")
     page.predict()
     page.wait_for("failed")
     assert page.part("#error").text.startswith("The image format is not supported: it must be PNG, JPEG")
@@ -107,7 +107,7 @@ def test_an_error_of_the_server_is_shown_in_its_words(page: Browser):
 
 
 def test_an_error_among_several_files_leaves_the_others_answered(page: Browser):
-    page.choose(new_image(), b"This is no picture.", new_image())
+    page.choose(new_image(), b"This is no image.", new_image())
     page.predict()
     page.wait_for("several")
     wait_until(lambda: page.part("#status").text == "Finished: 2 of 3 succeeded.", "all have come back")

@@ -58,7 +58,7 @@ def test_a_zip_becomes_a_job_with_a_table_and_a_csv_and_a_reload_shows_them_agai
     everything = len(shipped) + 1
     wait_until(lambda: len(table(page)) == everything, "every result has its row")
     seen = table(page)
-    assert seen[0] == ("failed", "damaged.png", ""), "somebody has to look at it, so it comes first"
+    assert seen[0] == ("failed", "damaged.png", ""), "a failed input needs attention, so it comes first"
     assert "damaged or truncated" in page.part("#job tr[data-state=failed] small").text
     assert seen[1:] == [("answered", name, sample.label) for name, sample in shipped.items()]
     assert job_shows(page, "name") == "digits.zip"
@@ -101,21 +101,21 @@ def test_what_failed_can_be_tried_again(page: Browser, web: Service):
 def test_a_folder_becomes_a_job_of_its_images_under_their_paths(page: Browser, how: str):
     folder = {"a/1.png": new_image(), "a/2.png": new_image(), "10.png": new_image(), "notes.txt": b"7 7 7", ".hidden.png": b"?"}
     (page.choose_folder if how == "choose" else page.drop_folder)(folder)
-    wait_until(lambda: page.focused().get_attribute("id") == "predict", "the pictures are chosen")
+    wait_until(lambda: page.focused().get_attribute("id") == "predict", "the images are chosen")
     assert len(page.parts("#chosen img")) == 3
     page.press(Keys.ENTER)
     wait_for_job(page, "Finished")
     wait_until(lambda: len(table(page)) == 3, "every result has its row")
-    assert table(page) == [("answered", f"pictures/{name}", "7") for name in ("10.png", "a/1.png", "a/2.png")]
-    assert job_shows(page, "name") == "pictures"
-    assert "2 files skipped (pictures/.hidden.png, pictures/notes.txt)" in job_shows(page, "facts")
+    assert table(page) == [("answered", f"images/{name}", "7") for name in ("10.png", "a/1.png", "a/2.png")]
+    assert job_shows(page, "name") == "images"
+    assert "2 files skipped (images/.hidden.png, images/notes.txt)" in job_shows(page, "facts")
 
 
 def test_many_images_are_a_job_of_which_some_hundreds_are_shown(page: Browser):
     page.choose_files({f"{number}.png": encode(seven()) for number in range(320)})
     page.predict()
     wait_for_job(page, "Finished")
-    wait_until(lambda: job_shows(page, "more") == "And 120 more in the CSV.", "it says how many are not shown")
+    wait_until(lambda: job_shows(page, "more") == "And 120 more in the CSV.", "the number of rows that are not shown is reported")
     assert len(table(page)) == 200
     assert job_shows(page, "name") == "320 images"
     assert len(downloaded(page)) == 320
@@ -139,7 +139,7 @@ def test_a_reload_in_the_middle_shows_how_far_it_is_and_it_can_be_cancelled(page
     page.predict()
     for _ in range(2):
         wait_for_job(page, "Waiting")
-        wait_until(lambda: [name for _, name, _ in table(page)] == known, "what is remembered is shown")
+        wait_until(lambda: [name for _, name, _ in table(page)] == known, "cached results are shown")
         assert job_shows(page, "progress-label") == "6 of 15 images"
         assert float(page.part("#job-progress").get_property("value")) == 6
         assert job_shows(page, "csv") == "CSV so far" and len(downloaded(page)) == 6
@@ -149,7 +149,7 @@ def test_a_reload_in_the_middle_shows_how_far_it_is_and_it_can_be_cancelled(page
     wait_for_job(page, "Cancelled")
     assert page.focused().get_attribute("id") == "result-heading"
     assert not page.part("#job [data-slot=cancel]").is_displayed()
-    wait_until(lambda: page.part("#jobs .pill").text == "Cancelled", "the list says so, too")
+    wait_until(lambda: page.part("#jobs .pill").text == "Cancelled", "the list shows it as well")
 
 
 def test_the_page_finds_back_to_a_job_when_the_server_is_started_anew(
@@ -177,9 +177,9 @@ def test_an_error_of_the_server_to_a_job_is_shown_in_its_words(page: Browser, we
     page.predict()
     page.wait_for("failed")
     assert page.part("#error").text.startswith("21 or more inputs are too many for one job; the maximum is 20")
-    page.choose_files({"pictures.zip": b"This is no archive."})
+    page.choose_files({"images.zip": b"This is no archive."})
     page.predict()
-    wait_until(lambda: "is not a format for the inputs of a job" in page.part("#error").text, "it says so")
+    wait_until(lambda: "is not a format for the inputs of a job" in page.part("#error").text, "it is reported")
     assert not page.part("#jobs").is_displayed()
 
 
@@ -209,6 +209,6 @@ def test_the_list_keeps_this_browsers_jobs_until_they_expire_an_error(page: Brow
     job = re.search(r"job=(\w+)", page.chrome.current_url)[1]
     wait_until(lambda: requests.get(f"{web.url}/jobs/{job}", timeout=10).status_code == 410, "it has expired", 40)
     page.open(page.chrome.current_url)
-    wait_until(lambda: page.part("#error").text == "The job has expired or was deleted, and its results with it.", "it says so")
+    wait_until(lambda: page.part("#error").text == "The job has expired or was deleted, and its results with it.", "it is reported")
     assert not page.part("#jobs").is_displayed()
     assert "job=" not in page.chrome.current_url

@@ -49,7 +49,7 @@ def test_the_form_uses_the_cache_without_javascript(plain_page: Browser):
 
 def test_the_form_shows_the_error_without_javascript_an_error(plain_page: Browser):
     plain_page.predict()
-    wait_until(lambda: plain_page.part("#error").text == "Upload an image first!", "it says so")
-    choose_plainly(plain_page, b"This is no picture.")
+    wait_until(lambda: plain_page.part("#error").text == "Upload an image first!", "it is reported")
+    choose_plainly(plain_page, b"This is no image.")
     plain_page.predict()
-    wait_until(lambda: plain_page.part("#error").text.startswith("The image format is not supported"), "it says so")
+    wait_until(lambda: plain_page.part("#error").text.startswith("The image format is not supported"), "it is reported")
