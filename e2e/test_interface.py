@@ -73,7 +73,7 @@ def response_of(response: requests.Response) -> dict[str, object]:
     body: object = len(response.content) > 0
     path = urlsplit(response.url).path
     if path == "/openapi.json":
-        body = {route: sorted(methods) for route, methods in response.json()["paths"].items()}
+        body = {route: sorted({*methods} - {"parameters"}) for route, methods in response.json()["paths"].items()}
     elif path in BY_VALUE:
         body = constant(response.json())
     elif "json" in kind and "ndjson" not in kind:
@@ -148,7 +148,7 @@ def test_http_responses_have_the_recorded_structure(web: Service):
         ("POST", "/predict/leukemia", {"files": image, "headers": {"Cache-Control": "only-if-cached"}}),
         ("POST", "/predict/mnist", {"files": image, "headers": {"Accept": "image/png"}}),
         ("POST", "/input/mnist", {"files": image}),
-        ("POST", "/web_api/mnist", {"json": {"image_arr": [[0.5] * 28] * 28}}),
+        ("POST", "/web_api/mnist", {"json": {"image_arr": [[0.25] * 28] * 28}}),
         ("GET", "/v2", {}),
         ("GET", "/v2/health/live", {}),
         ("GET", "/v2/health/ready", {}),
@@ -184,8 +184,8 @@ def test_http_responses_have_the_recorded_structure(web: Service):
         ("OPTIONS", "/predict/mnist", {}),
         ("POST", "/predict/mnist", {"files": image, "headers": {"Origin": "http://elsewhere.example"}}),
         ("GET", "/", {"headers": {"Host": "elsewhere.example"}}),
-        ("DELETE", "/cache/mnist", {}),
         ("POST", "/predict/mnist", {"files": image, "headers": {"Prefer": "respond-async"}}),
+        ("DELETE", "/cache/mnist", {}),
         ("POST", "/v2/repository/models/leukemia/unload", {"json": {}}),
         ("POST", "/v2/repository/models/leukemia/load", {"json": {}}),
     ]

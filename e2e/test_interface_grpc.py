@@ -1,11 +1,12 @@
-"""The gRPC surface that both services serve, held against the record in `e2e/interface/grpc.json`: services, methods, messages, fields."""
+"""The gRPC surface that both services serve, held against the record in `e2e/interface/grpc.json`: services, methods,
+messages with their fields, and enumerations."""
 
 from __future__ import annotations
 
 from typing import Iterator
 
 import grpc
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -57,6 +58,14 @@ def messages(prefix: str, declared: list[DescriptorProto]) -> Iterator[tuple[str
         yield from messages(name, list(message.nested_type))
 
 
+def enums(prefix: str, declared: list[DescriptorProto], direct: list[EnumDescriptorProto]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each enumeration and those within messages: the number of each value with its name."""
+    for enum in direct:
+        yield f"{prefix}.{enum.name}", {str(value.number): value.name for value in enum.value}
+    for message in declared:
+        yield from enums(f"{prefix}.{message.name}", list(message.nested_type), list(message.enum_type))
+
+
 def methods(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
     """Each method by its path, with the types of its request and response."""
     for service in file.service:
@@ -72,6 +81,7 @@ def surface_of(service: Service) -> dict[str, object]:
     return {
         "methods": dict(method for file in files for method in methods(file)),
         "messages": dict(message for file in files for message in messages(file.package, list(file.message_type))),
+        "enums": dict(enum for file in files for enum in enums(file.package, list(file.message_type), list(file.enum_type))),
     }
 
 
