@@ -66,15 +66,15 @@ run_units() { cargo test --workspace --locked; }
 
 run_release() { cargo build --release --locked --bin web_api --bin model_api; }
 
-run_native() { run_pytest e2e --ignore e2e/hostile/test_limits.py --ignore e2e/clients --ignore-glob 'e2e/test_page*.py' --ignore e2e/test_containers.py --ignore e2e/test_bake.py; }
+run_native() { run_pytest e2e --ignore e2e/clients --ignore e2e/page --ignore e2e/docker_stack --ignore e2e/hostile/test_limits.py; }
 
 run_clients() { run_pytest e2e/clients -m "not pytorch"; }
 
 run_pytorch() { run_pytest e2e/clients -m pytorch; }
 
-run_page() { run_pytest e2e/test_page.py e2e/test_page_health.py e2e/test_page_results.py; }
+run_page() { run_pytest e2e/page; }
 
-run_containers() { run_pytest e2e/test_containers.py e2e/test_bake.py e2e/hostile/test_limits.py; }
+run_containers() { run_pytest e2e/docker_stack e2e/hostile/test_limits.py; }
 
 run_pytest() {
   MLSERVE_BIN=$(binaries) "$state/venv/bin/python" -m pytest -ra --durations=5 "$@"

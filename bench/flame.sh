@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Flame graph of a service at full load, as SVG. Needs perf (Debian: linux-perf), and possibly root.
-#   bench/flame.sh web_api docs/flame-miss-web_api.svg --ask binary --memory miss --connections 64
+#   bench/flame.sh web_api docs/flame-miss-web_api.svg --format binary --cache miss --connections 64
 #   bench/flame.sh model_api …     the load still goes to web_api; further arguments are those of the load generator
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -37,7 +37,7 @@ until curl -sf --max-time 1 127.0.0.1:21000/health/ready >"$folder/ready"; do sl
 "$binaries/load" 127.0.0.1:21000 "$@" --seconds 12 >"$folder/load" &
 load=$!
 sleep 1
-perf record --freq 999 -g --output "$folder/perf" --pid "$pid" -- sleep 10 >"$folder/said" 2>&1
+perf record --freq 999 -g --output "$folder/perf" --pid "$pid" -- sleep 10 >"$folder/perf.log" 2>&1
 wait "$load"
 perf script --input "$folder/perf" 2>/dev/null | "$inferno/inferno-collapse-perf" >"$folder/stacks"
 "$inferno/inferno-flamegraph" --title "$service: $*" --minwidth 0.3 <"$folder/stacks" >"$svg"

@@ -81,11 +81,11 @@ def main() -> int:
     blasts, normal = ([cell for cell in cells if cell.is_blast is kind] for kind in (True, False))
     balanced = (share_right(blasts) + share_right(normal)) / 2
     area = area_under_roc(blasts, normal)
-    confusion = [[sum(cell.predicted_blast is said for cell in truth) for said in (False, True)] for truth in (normal, blasts)]
+    confusion = [[sum(cell.predicted_blast is predicted for cell in truth) for predicted in (False, True)] for truth in (normal, blasts)]
     print(f"balanced accuracy {balanced * 100:.1f} %, ROC AUC {area:.3f}")
-    print("                 said normal   said blast")
-    for name, (said_normal, predicted_blast) in zip(("normal", "blast"), confusion):
-        print(f"  {name:13} {said_normal:12} {predicted_blast:12}")
+    print("             predicted normal   predicted blast")
+    for name, (predicted_normal, predicted_blast) in zip(("normal", "blast"), confusion):
+        print(f"  {name:13} {predicted_normal:16} {predicted_blast:17}")
 
     groups = defaultdict(list)
     for cell in cells:

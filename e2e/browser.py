@@ -77,7 +77,7 @@ class Browser:
 
     def choose(self, *images: bytes) -> None:
         """Puts images into the file field, as its dialog would."""
-        self.choose_files({f"picture-{number}.png": image for number, image in enumerate(images)})
+        self.choose_files({f"image-{number}.png": image for number, image in enumerate(images)})
 
     def choose_files(self, files: dict[str, bytes]) -> None:
         """The same with names of one's own."""
@@ -95,8 +95,8 @@ class Browser:
             self.chrome.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 400, "data": data})
 
     def folder(self, files: dict[str, bytes]) -> Path:
-        """A new folder `pictures` of these files."""
-        folder = Path(tempfile.mkdtemp(dir=self.chrome.capabilities["chrome"]["userDataDir"])) / "pictures"
+        """A new folder `images` of these files."""
+        folder = Path(tempfile.mkdtemp(dir=self.chrome.capabilities["chrome"]["userDataDir"])) / "images"
         for name, content in files.items():
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,3 +150,12 @@ def drop(browser: Browser, *images: bytes, how: str = "drop") -> None:
         files,
         how,
     )
+
+
+def job_shows(page: Browser, slot: str) -> str:
+    return page.part(f"#job [data-slot={slot}]").get_attribute("textContent")
+
+
+def wait_for_job(page: Browser, status: str) -> None:
+    page.wait_for("job")
+    wait_until(lambda: job_shows(page, "status") == status, f"the job is: {status}", 30)

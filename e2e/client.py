@@ -22,7 +22,7 @@ INTERNAL = re.compile(
 def predict(url: str, image: bytes, model: str = "mnist", **headers: str) -> requests.Response:
     """Like `curl -F image=@image.png …/predict/MODEL`; Cache_Control="no-cache" becomes that header."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return requests.post(f"{url}/predict/{model}", files={"image": ("picture.png", image)}, headers=headers, timeout=60)
+    return requests.post(f"{url}/predict/{model}", files={"image": ("image.png", image)}, headers=headers, timeout=60)
 
 
 def result_of(response: requests.Response) -> dict:

@@ -34,6 +34,12 @@ def image_size(name: str) -> float:
     return inspect("--type", "image", name)["Size"] / 1e6
 
 
+def compose_as_a_user(*words: str) -> subprocess.CompletedProcess:
+    """As in a shell of the user's: in the folder, with none of the settings that the stack was started with."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(["docker", "compose", *words], cwd=ROOT, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+
+
 class Containers:
     """What start_all.sh --docker brings up."""
 

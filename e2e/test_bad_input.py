@@ -36,7 +36,7 @@ def other_clients_are_served(web: Service, model_api: Service) -> Iterator[None]
 
 
 def form(web: Service, *files: tuple[str, bytes], model: str = "mnist", **fields: str) -> requests.Response:
-    parts = [(name, ("picture.png", content)) for name, content in files]
+    parts = [(name, ("image.png", content)) for name, content in files]
     return requests.post(f"{web.url}/predict/{model}", files=parts or None, data=fields, timeout=60)
 
 
@@ -66,7 +66,7 @@ def test_an_empty_body(web: Service):
 
 
 def test_text_that_calls_itself_png(web: Service):
-    text = body(web, b"This is no picture.\n")
+    text = body(web, b"This is no image.\n")
     assert_problem(text, 415, f"The image format is not supported: it must be {FORMATS}; this looks like text.")
 
 

@@ -192,7 +192,7 @@ def test_workers_of_their_own_do_the_work(start_web: Callable[..., Service], red
     worker.command.append("worker")
     worker.start().wait_ready()
     assert end_of(front, job)["status"] == "succeeded"
-    assert requests.post(f"{worker.url}/predict", timeout=30).status_code == 404, "it answers nobody"
+    assert requests.post(f"{worker.url}/predict", timeout=30).status_code == 404, "it serves no requests"
     assert worker.terminate() == 0
 
 
@@ -226,7 +226,7 @@ def test_a_stop_under_load_loses_nothing_and_is_no_death(spawn: Spawn, redis: Re
     assert (verdict.accepted, verdict.dead) == (rounds * 10, 0)
 
 
-def test_without_redis_there_are_no_jobs_and_no_job_is_listedas_unknown(start_web: Callable[..., Service], redis: Redis):
+def test_without_redis_there_are_no_jobs_and_no_job_is_reported_as_unknown(start_web: Callable[..., Service], redis: Redis):
     web = start_web()
     job = submit(web, zipped([("a.png", new_image())])).json()["id"]
     end_of(web, job)
@@ -263,7 +263,7 @@ def test_a_worker_in_python_serves_a_model_beside_the_others(
     web = start_web()
     start_python()
     models = f"{web.url}/v2/models"
-    wait_until(lambda: "keywords" in requests.get(models, timeout=30).json()["models"], "it is known")
+    wait_until(lambda: "keywords" in requests.get(models, timeout=30).json()["models"], "the model is listed")
     assert requests.get(f"{models}/keywords", timeout=30).json()["platform"] == "queue"
     request = json.loads(texts(["the memory of a model is no model of memory"]))[0]
     answer = requests.post(f"{models}/keywords/infer", json=request, timeout=30)
@@ -282,7 +282,7 @@ def test_a_worker_in_python_that_is_killed_in_the_middle_loses_nothing(
 ):
     web = start_web()
     workers = [start_python(), start_python()]
-    wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "it is known")
+    wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "the model is listed")
     count = 4000
     job = submit(web, texts([f"number{'x' * (index % 7)} word" for index in range(count)]), "application/json", "keywords").json()["id"]
     wait_until(lambda: requests.get(f"{web.url}/jobs/{job}?limit=1", timeout=30).json()["done"] > 100, "it has begun")
@@ -301,7 +301,7 @@ def test_a_model_whose_workers_are_all_gone_reports_it(
 ):
     web = start_web(REQUEST_TIMEOUT_MS=500)
     worker = start_python()
-    wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "it is known")
+    wait_until(lambda: requests.get(f"{web.url}/v2/models/keywords", timeout=30).status_code == 200, "the model is listed")
     worker.kill()
     answer = requests.post(f"{web.url}/v2/models/keywords/infer", json=json.loads(texts(["hello"]))[0], timeout=30)
     assert (answer.status_code, answer.json()["error"]) == (504, "The model did not respond in time.")

@@ -326,7 +326,7 @@ def test_without_model_api_cached_answers_are_given_and_others_a_clear_503(spawn
     model.kill()
     assert_problem(predict(web.url, new_image()), 503, UNREACHABLE)
     assert result_of(predict(web.url, known))["cached"]
-    health = wait_until(lambda: (health := web.health()).status_code == 503 and health.json(), "it knows")
+    health = wait_until(lambda: (health := web.health()).status_code == 503 and health.json(), "health reports it")
     assert health["model_api"] == {"running": False, "ready": False, "reason": "model_api does not answer"}
     assert result_of(predict(web.url, known))["cached"]
 

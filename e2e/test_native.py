@@ -258,8 +258,8 @@ def test_deleting_invalidates_one_model_and_no_other(stack: Stack):
     cell = samples("leukemia")[0].image
     predict(stack.url, encode(seven()))
     predict(stack.url, cell, "leukemia")
-    forgotten = result_of(requests.delete(f"{stack.url}/cache/mnist", timeout=10))
-    assert (forgotten["model"], forgotten["forgotten"] >= 1) == ("mnist", True)
+    deleted = result_of(requests.delete(f"{stack.url}/cache/mnist", timeout=10))
+    assert (deleted["model"], deleted["forgotten"] >= 1) == ("mnist", True)
     assert predict(stack.url, encode(seven()), Cache_Control="only-if-cached").status_code == 504
     assert result_of(predict(stack.url, cell, "leukemia"))["cached"]
 
@@ -267,7 +267,7 @@ def test_deleting_invalidates_one_model_and_no_other(stack: Stack):
 # ---- Stopping -------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use_is_listedwith_the_remedy_and_everything_stops_and_starts_again(stack: Stack):
+def test_a_port_in_use_is_reported_with_the_remedy_and_everything_stops_and_starts_again(stack: Stack):
     stopped = stack.run("stop_all.sh")
     assert (stopped.returncode, "stopped" in stopped.stdout) == (0, True), stopped.stderr
     with pytest.raises(requests.ConnectionError):

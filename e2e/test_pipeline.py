@@ -129,7 +129,7 @@ def test_a_changed_step_is_another_pipeline_and_the_digits_are_still_cached(
     digest = second.json()["parameters"]["model_digest"]
     assert digest != first["parameters"]["model_digest"]
     assert web.count("web_api_inferences_total", model="find-digits") == 2
-    assert web.count("web_api_inferences_total", model="mnist") == 4, "they are remembered"
+    assert web.count("web_api_inferences_total", model="mnist") == 4, "the crops are cached"
 
 
 def test_model_api_gives_the_same_answer_without_a_cache(web: Service, model_server: Service):
@@ -153,18 +153,18 @@ def test_one_file_is_for_models_that_see_it_in_different_sizes(web: Service, mod
     sample = samples("leukemia")[0]
     answer = result_of(predict(web.url, sample.image, "both"))
     assert answer["label"] == sample.label
-    assert answer["notice"].startswith("Not for clinical use."), "it is said with every answer of that model"
+    assert answer["notice"].startswith("Not for clinical use."), "every result of that model has it"
     for name in ("both", "leukemia"):
         assert requests.post(f"{web.url}/v2/repository/models/{name}/unload", timeout=30).status_code == 200
 
 
 def test_an_error_names_the_step(web: Service):
-    answer = predict(web.url, b"no picture", "digits")
+    answer = predict(web.url, b"no image", "digits")
     assert answer.status_code == 415
     assert answer.json()["detail"].startswith('step "find": ')
 
 
-def test_settings_that_do_not_fit_are_listedand_what_was_served_goes_on(web: Service, model_server: Service, settings):
+def test_settings_that_do_not_fit_are_reported_and_what_was_served_goes_on(web: Service, model_server: Service, settings):
     shipped = json.loads((EXAMPLE / "digits" / "model-settings.json").read_text())
     shipped["steps"][1]["inputs"]["image"] = "find.boxes"
     refused = settings(shipped)
@@ -187,7 +187,7 @@ def test_a_pipeline_whose_step_is_unloaded_waits_for_it(web: Service, model_serv
         health = {model["name"]: model for model in web.health().json()["models"]}
         assert health["digits"]["state"] == "UNAVAILABLE"
         assert health["digits"]["reason"] == 'model-settings.json: step "read": model: mnist is not loaded'
-        assert result_of(predict(web.url, cached, "digits"))["cached"], "what is known is still given"
+        assert result_of(predict(web.url, cached, "digits"))["cached"], "cached results are still returned"
         fresh = predict(web.url, new_image(number("24")), "digits")
         assert_problem(fresh, 503, 'step "read": mnist is not available: it is not loaded.')
     finally:

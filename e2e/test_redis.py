@@ -95,8 +95,8 @@ def test_an_answer_expires(start_web: Callable[..., Service], redis: Redis):
     web = start_web(CACHE_TTL_S=1)
     image = new_image()
     result_of(predict(web.url, image))
-    wait_until(lambda: not is_cached(web, image), "near has forgotten")
-    wait_until(lambda: redis.keys(ANSWERS) == [], "Redis has forgotten")
+    wait_until(lambda: not is_cached(web, image), "the local cache has dropped it")
+    wait_until(lambda: redis.keys(ANSWERS) == [], "Redis has dropped it")
     assert not result_of(predict(web.url, image))["cached"]
 
 
@@ -176,7 +176,7 @@ def longer_than_its_bytes(entry: bytes) -> bytes:
         longer_than_its_bytes,
     ],
     ids=["bytes", "nothing", "an empty object", "a cut entry", "a flipped bit", "code", "another schema"]
-    + ["the answer to another question", "an answer of terabytes"],
+    + ["the answer to another request", "an answer of terabytes"],
 )
 def test_a_value_that_is_no_answer_to_its_key_is_computed_anew_and_put_right(
     start_web: Callable[..., Service], redis: Redis, stored: tuple[bytes, str, bytes], write: Callable[[bytes], bytes]
@@ -249,7 +249,7 @@ def test_redis_killed_and_restarted_under_load_costs_no_request(start_web: Calla
         for _ in range(3):
             load.wait_for_more()
             redis.kill()
-            wait_until(lambda: degraded(web) == ["redis"], "it says so")
+            wait_until(lambda: degraded(web) == ["redis"], "it is reported")
             load.wait_for_more()
             redis.start()
             wait_until(lambda: degraded(web) == [], "it is back")
@@ -262,7 +262,7 @@ def test_a_hung_redis_costs_one_deadline_and_not_one_a_request(start_web: Callab
     web = start_web(REDIS_TIMEOUT_MS=200)
     redis.signal(signal.SIGSTOP)
     with Load(web) as load:
-        wait_until(lambda: degraded(web) == ["redis"], "it says so")
+        wait_until(lambda: degraded(web) == ["redis"], "it is reported")
         load.wait_for_more(20)
         settled = len(load.seconds)
         load.wait_for_more(100)

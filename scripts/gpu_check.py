@@ -29,8 +29,8 @@ def get(port, path):
     return connection.getresponse().read().decode()
 
 
-def ask(port, model, body, headers):
-    """The values of the answer's first output."""
+def infer(port, model, body, headers):
+    """The values of the first output."""
     connection = connect(port)
     connection.request("POST", f"/v2/models/{model}/infer", body, headers)
     response = connection.getresponse()
@@ -69,14 +69,14 @@ def speed_of(port, folder, model, seconds, **options):
     before = runs_so_far(port, model)
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     path = f"/v2/models/{model}/infer"
-    command = [f"{folder}/load", f"127.0.0.1:{port}", "--path", path, "--memory", "miss", "--seconds", seconds, *words]
-    said = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
-    statuses = said["statuses"]
-    if said["failures"] or set(statuses) - {"200", "503"}:
-        sys.exit(f"{model}: {statuses} {said['failures']}")
+    command = [f"{folder}/load", f"127.0.0.1:{port}", "--path", path, "--cache", "miss", "--seconds", seconds, *words]
+    figures = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+    statuses = figures["statuses"]
+    if figures["failures"] or set(statuses) - {"200", "503"}:
+        sys.exit(f"{model}: {statuses} {figures['failures']}")
     runs, rows, took = (now - then for now, then in zip(runs_so_far(port, model), before, strict=True))
-    speed = statuses.get("200", 0) / said["seconds"] * options.get("rows", 1)
-    latency = said["latency_us"]
+    speed = statuses.get("200", 0) / figures["seconds"] * options.get("rows", 1)
+    latency = figures["latency_us"]
     words = f"p50 {latency['p50'] / 1e3:.1f} ms, p99 {latency['p99'] / 1e3:.1f} ms; {rows / runs:.1f} rows and {took / runs * 1e3:.2f} ms a run"
     if "503" in statuses:
         words += f"; {statuses['503']} times 503"
@@ -95,20 +95,20 @@ def measure(port, folder, seconds, result):
 
         samples = find_samples(folder / "models", name)
         if model["image"] and samples:
-            for file, picture in samples.items():
-                entry["answers"][file.name] = ask(port, name, picture, {"Content-Type": "application/octet-stream"})
+            for file, image in samples.items():
+                entry["answers"][file.name] = infer(port, name, image, {"Content-Type": "application/octet-stream"})
             for count in CONNECTIONS:
-                asked = {"ask": "png", "picture": next(iter(samples)), "connections": count}
-                note(f"pictures, {count} connections", speed_of(port, folder, name, seconds, **asked))
+                options = {"format": "png", "image": next(iter(samples)), "connections": count}
+                note(f"images, {count} connections", speed_of(port, folder, name, seconds, **options))
         tensor = model["inputs"][0]
         row = tensor["shape"][1:]
         for rows in ROWS if all(length > 0 for length in row) else []:
             body, headers = make_rows(model, rows)
             if len(body) > MAX_BODY:
                 continue
-            entry["answers"][f"{rows} rows of noise"] = ask(port, name, body, headers)
-            asked = {"ask": "binary", "input": tensor["name"], "shape": "x".join(map(str, row)), "rows": rows}
-            note(f"batches of {rows}", speed_of(port, folder, name, seconds, **asked, connections=CONNECTIONS_OF_BATCHES))
+            entry["answers"][f"{rows} rows of noise"] = infer(port, name, body, headers)
+            options = {"format": "binary", "input": tensor["name"], "shape": "x".join(map(str, row)), "rows": rows}
+            note(f"batches of {rows}", speed_of(port, folder, name, seconds, **options, connections=CONNECTIONS_OF_BATCHES))
     pathlib.Path(result).write_text(json.dumps(report))
 
 

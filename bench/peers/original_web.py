@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 app = FastAPI()
-memory = redis.Redis.from_url(os.environ["REDIS_URL"])
+cache = redis.Redis.from_url(os.environ["REDIS_URL"])
 model = requests.Session()
 
 
@@ -29,9 +29,9 @@ def home() -> str:
 @app.post("/web_api")
 def web_api(body: Body) -> dict:
     key = hashlib.sha256(numpy.array(body.image_arr).tobytes()).hexdigest()
-    known = memory.get(key)
-    if known is not None:
-        return json.loads(known)
+    cached = cache.get(key)
+    if cached is not None:
+        return json.loads(cached)
     answer = model.post(f"{os.environ['MODEL_URL']}/predict_array", json={"image_arr": body.image_arr}).json()
-    memory.set(key, json.dumps(answer))
+    cache.set(key, json.dumps(answer))
     return answer

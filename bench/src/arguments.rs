@@ -6,33 +6,33 @@ use anyhow::{Context, bail};
 
 /// How the load generator is called.
 pub const USAGE: &str = "usage: load HOST:PORT [--option value]…
-  --ask png|json|binary|grpc|array   what is asked (png): the file as the body, an Open Inference request in JSON, with
+  --format png|json|binary|grpc|array   (png) the request: the file as the body, an Open Inference request in JSON, with
                                      binary tensors or over gRPC, or the first MLServe's {\"image_arr\": …}
-  --memory hit|miss|no-store         (hit) the same question again; each another one; each another one with no-store
+  --cache hit|miss|no-store          (hit) the same request again; a new one each time; a new one each time with no-store
   --connections N                    (64) each with one request at a time
-  --seconds S --warm-up S            (5, 1) measured, and before that not
-  --requests N                       end after so many instead
-  --rate R                           open loop: so many requests a second, whatever becomes of them
-  --picture FILE --class N           (digit-7.png, 7) what is shown, and the right answer; no class: not checked
-  --model NAME --path PATH           (mnist) where it is asked; the path follows from the model
-  --rows N                           (1) pictures in one request of tensors
-  --input NAME --shape 3x450x450     instead of the picture, for each row so many float32 that are 0
-  --seed N --first N --distinct N    which questions are asked: a question is a seed and a number. Misses count up from
-                                     `first` (0); hits are one question, or any of the first `distinct`
-  --series true                      also what happened in each second";
+  --seconds S --warm-up S            (5, 1) time that is measured, and before that not
+  --requests N                       end after N requests instead
+  --rate R                           open loop: R requests per second, however long the responses take
+  --image FILE --class N             (digit-7.png, 7) the image and its right class; no class: not verified
+  --model NAME --path PATH           (mnist) the model; the path follows from it
+  --rows N                           (1) images in one request of tensors
+  --input NAME --shape 3x450x450     in place of the image, zeros of this shape for each row
+  --seed N --first N --distinct N    a request is a seed and a number. Misses count up from `first` (0); hits are one
+                                     request, or any of the first `distinct`
+  --series true                      adds the figures of each second";
 
 /// Everything the command line decides.
 #[derive(Clone, Debug)]
 pub struct Arguments {
     pub(crate) address: String,
-    pub(crate) ask: Ask,
-    pub(crate) memory: Memory,
+    pub(crate) format: RequestFormat,
+    pub(crate) cache: CacheMode,
     pub(crate) connections: usize,
     pub(crate) seconds: Duration,
     pub(crate) warm_up: Duration,
     pub(crate) requests: Option<u64>,
     pub(crate) rate: Option<f64>,
-    pub(crate) picture: PathBuf,
+    pub(crate) image: PathBuf,
     pub(crate) class: Option<usize>,
     pub(crate) model: String,
     pub(crate) path: Option<String>,
@@ -47,7 +47,7 @@ pub struct Arguments {
 
 /// Format of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum RequestFormat {
     /// An encoded image as the body.
     Png,
     /// Open Inference, JSON.
@@ -62,7 +62,7 @@ pub enum Ask {
 
 /// How the requests relate to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum CacheMode {
     /// They have been sent before.
     Hit,
     /// Each is new.
@@ -88,14 +88,14 @@ impl Arguments {
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
         Self {
             address,
-            ask: Ask::Png,
-            memory: Memory::Hit,
+            format: RequestFormat::Png,
+            cache: CacheMode::Hit,
             connections: 64,
             seconds: Duration::from_secs(5),
             warm_up: Duration::from_secs(1),
             requests: None,
             rate: None,
-            picture: PathBuf::from("model_api/models/mnist/samples/digit-7.png"),
+            image: PathBuf::from("model_api/models/mnist/samples/digit-7.png"),
             class: Some(7),
             model: "mnist".to_owned(),
             path: None,
@@ -111,14 +111,14 @@ impl Arguments {
 
     fn set(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
         match name {
-            "--ask" => self.ask = value.parse()?,
-            "--memory" => self.memory = value.parse()?,
+            "--format" => self.format = value.parse()?,
+            "--cache" => self.cache = value.parse()?,
             "--connections" => self.connections = value.parse()?,
             "--seconds" => self.seconds = Duration::try_from_secs_f64(value.parse()?)?,
             "--warm-up" => self.warm_up = Duration::try_from_secs_f64(value.parse()?)?,
             "--requests" => self.requests = Some(value.parse()?),
             "--rate" => self.rate = Some(value.parse()?),
-            "--picture" => (self.picture, self.class) = (value.into(), None),
+            "--image" => (self.image, self.class) = (value.into(), None),
             "--class" => self.class = Some(value.parse()?),
             "--model" => value.clone_into(&mut self.model),
             "--path" => self.path = Some(value.to_owned()),
@@ -138,7 +138,7 @@ impl Arguments {
     }
 }
 
-impl FromStr for Ask {
+impl FromStr for RequestFormat {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -153,7 +153,7 @@ impl FromStr for Ask {
     }
 }
 
-impl FromStr for Memory {
+impl FromStr for CacheMode {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {

@@ -2,23 +2,23 @@ use open_inference::grpc::proto::inference::ModelInferResponse;
 use prost::Message;
 use serde_json::Value;
 
-use crate::arguments::Ask;
+use crate::arguments::RequestFormat;
 use crate::http1::Answer;
 
 /// The class that an answer names, or whose value is the largest in its first row of ten. `None` when it cannot be read.
-pub fn class_of(ask: Ask, answer: &Answer<'_>) -> Option<usize> {
-    match ask {
-        Ask::Png | Ask::Array => {
+pub fn class_of(format: RequestFormat, answer: &Answer<'_>) -> Option<usize> {
+    match format {
+        RequestFormat::Png | RequestFormat::Array => {
             let body = serde_json::from_slice(answer.body).ok()?;
             // model_api alone has the same response for an image as for a tensor.
             named(&body).or_else(|| largest(numbers(&body)))
         }
-        Ask::Json => largest(numbers(&serde_json::from_slice(answer.body).ok()?)),
-        Ask::Binary => match answer.json_length {
+        RequestFormat::Json => largest(numbers(&serde_json::from_slice(answer.body).ok()?)),
+        RequestFormat::Binary => match answer.json_length {
             Some(length) => largest(floats(answer.body.get(length..)?)),
             None => largest(numbers(&serde_json::from_slice(answer.body).ok()?)),
         },
-        Ask::Grpc => {
+        RequestFormat::Grpc => {
             let message = ModelInferResponse::decode(answer.body).ok()?;
             match message.raw_output_contents.first() {
                 Some(raw) => largest(floats(raw)),
@@ -67,9 +67,9 @@ mod tests {
         let json = br#"{"outputs":[{"data":[[0.1, 0.7, 0.2]]}]}"#;
         let mut binary = b"{}".to_vec();
         binary.extend([0.1_f32, 0.9].into_iter().flat_map(f32::to_le_bytes));
-        assert_eq!(class_of(Ask::Png, &answer(br#"{"cls": 7}"#, None)), Some(7));
-        assert_eq!(class_of(Ask::Json, &answer(json, None)), Some(1));
-        assert_eq!(class_of(Ask::Binary, &answer(&binary, Some(2))), Some(1));
-        assert_eq!(class_of(Ask::Json, &answer(b"<html>", None)), None);
+        assert_eq!(class_of(RequestFormat::Png, &answer(br#"{"cls": 7}"#, None)), Some(7));
+        assert_eq!(class_of(RequestFormat::Json, &answer(json, None)), Some(1));
+        assert_eq!(class_of(RequestFormat::Binary, &answer(&binary, Some(2))), Some(1));
+        assert_eq!(class_of(RequestFormat::Json, &answer(b"<html>", None)), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What `bench/run.sh` measures with: a load generator, and what nothing could be faster than.
+//! The load generator of `bench/run.sh`, and the limits that nothing can exceed.
 //!
 //! Modules are listed in the order in which a request of the load generator meets them.
 
@@ -9,7 +9,7 @@ pub mod arguments;
 mod tensor;
 
 /// Prepared requests, and the positions in them that make each unique.
-pub mod question;
+pub mod load_request;
 
 /// When a request is sent.
 pub mod pace;
@@ -20,14 +20,14 @@ pub mod http1;
 /// Over HTTP/2: a unary call.
 pub mod grpc;
 
-/// Whether an answer is the right one.
+/// Verifies a response.
 pub mod check;
 
-/// What came of it all.
+/// Counts responses.
 pub mod tally;
 
 /// Connections that send requests until the time is over.
 pub mod load;
 
-/// What nothing could be faster than.
+/// The limits: the least work with which a request can be served.
 pub mod limits;

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::arguments::{Arguments, Memory};
+use crate::arguments::{Arguments, CacheMode};
 use crate::check::class_of;
 use crate::http1::Answer;
+use crate::load_request::LoadRequest;
 use crate::pace::{Pace, arrive};
-use crate::question::Question;
 use crate::tally::{Report, Tally};
 use crate::{grpc, http1};
 
-/// Of so many answers of a connection, one is read.
+/// One response in this number is read and verified, per connection.
 const READ_EVERY: u64 = 64;
 
-/// How long is waited for answers after the end.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Wait for outstanding responses after the end.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// So many arrivals may wait for an idle connection.
+/// Maximum number of arrivals that wait for an idle connection.
 const BACKLOG: usize = 1 << 20;
 
 /// What all connections share.
@@ -39,7 +39,7 @@ enum Connection {
 
 /// Sends requests and counts responses.
 pub async fn run(arguments: Arguments) -> anyhow::Result<Report> {
-    let question = Question::new(&arguments)?;
+    let request = LoadRequest::new(&arguments)?;
     let begin = Instant::now() + if arguments.requests.is_some() { Duration::ZERO } else { arguments.warm_up };
     let end = begin + if arguments.requests.is_some() { Duration::from_hours(1) } else { arguments.seconds };
     let (pace, arrivals) = match arguments.rate {
@@ -54,13 +54,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Report> {
     let shared = Arc::new(Shared { arguments, pace, end, next: AtomicU64::new(0), tally });
     let mut connections = JoinSet::new();
     for number in 0..shared.arguments.connections {
-        connections.spawn(keep_asking(Arc::clone(&shared), question.clone(), number as u64));
+        connections.spawn(send_requests(Arc::clone(&shared), request.clone(), number as u64));
     }
-    let patience = end.saturating_duration_since(Instant::now()) + PATIENCE;
-    let all_ended = timeout(patience, async { while connections.join_next().await.is_some() {} }).await;
+    let remaining = end.saturating_duration_since(Instant::now()) + RESPONSE_TIMEOUT;
+    let all_ended = timeout(remaining, async { while connections.join_next().await.is_some() {} }).await;
     if all_ended.is_err() {
         let waiting = connections.len();
-        (0..waiting).for_each(|_| shared.tally().fail(format!("no answer within {PATIENCE:?}")));
+        (0..waiting).for_each(|_| shared.tally().fail(format!("no answer within {RESPONSE_TIMEOUT:?}")));
     }
     let took = Instant::now().min(end) - begin;
     let requests = shared.next.load(Ordering::Relaxed);
@@ -75,38 +75,40 @@ impl Shared {
 
     /// The number of the next request, unless enough have been sent.
     fn next_number(&self, random: &mut u64) -> Option<u64> {
-        let Arguments { requests, first, distinct, memory, .. } = self.arguments;
+        let Arguments { requests, first, distinct, cache, .. } = self.arguments;
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         if requests.is_some_and(|requests| count >= requests) {
             self.next.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        if memory == Memory::Hit { Some(first + next_random(random) % distinct) } else { Some(first + count) }
+        if cache == CacheMode::Hit { Some(first + next_random(random) % distinct) } else { Some(first + count) }
     }
 }
 
-async fn keep_asking(shared: Arc<Shared>, mut question: Question, number: u64) {
+async fn send_requests(shared: Arc<Shared>, mut request: LoadRequest, number: u64) {
     let mut random = number + 1;
     let mut connection = None;
-    let mut asked = 0_u64;
+    let mut sent_requests = 0_u64;
     while let Some(sent) = shared.pace.next().await {
         // Requests that could not be sent in time are counted as unsent.
         if Instant::now() >= shared.end {
             break;
         }
         let Some(number) = shared.next_number(&mut random) else { break };
-        question.set_number(number);
+        request.set_number(number);
         let answered = match &mut connection {
-            Some(connection) => ask(connection, &shared, &question, sent, asked.is_multiple_of(READ_EVERY)).await,
-            None => match Connection::open(&shared.arguments.address, &question).await {
+            Some(connection) => {
+                send(connection, &shared, &request, sent, sent_requests.is_multiple_of(READ_EVERY)).await
+            }
+            None => match Connection::open(&shared.arguments.address, &request).await {
                 Ok(new) => {
                     let connection = connection.insert(new);
-                    ask(connection, &shared, &question, sent, true).await
+                    send(connection, &shared, &request, sent, true).await
                 }
                 Err(error) => Err(error),
             },
         };
-        asked += 1;
+        sent_requests += 1;
         match answered {
             Ok(true) => {}
             Ok(false) => connection = None,
@@ -120,18 +122,18 @@ async fn keep_asking(shared: Arc<Shared>, mut question: Question, number: u64) {
 }
 
 /// Whether the connection can be used again.
-async fn ask(
+async fn send(
     connection: &mut Connection,
     shared: &Shared,
-    question: &Question,
+    request: &LoadRequest,
     sent: Instant,
     reads: bool,
 ) -> io::Result<bool> {
-    let answer = connection.exchange(question).await?;
+    let answer = connection.exchange(request).await?;
     let mut tally = shared.tally();
     tally.answer(sent, answer.status);
     if reads && answer.status == 200 {
-        let class = class_of(shared.arguments.ask, &answer);
+        let class = class_of(shared.arguments.format, &answer);
         let right = shared.arguments.class.is_none_or(|right| class == Some(right));
         tally.check(right, is_hit(answer.cache_status));
     }
@@ -143,18 +145,18 @@ fn is_hit(cache_status: &[u8]) -> bool {
 }
 
 impl Connection {
-    async fn open(address: &str, question: &Question) -> io::Result<Self> {
-        Ok(match question.call() {
+    async fn open(address: &str, request: &LoadRequest) -> io::Result<Self> {
+        Ok(match request.call() {
             None => Self::Http1(http1::Connection::open(address).await?),
             Some(_) => Self::Grpc(grpc::Connection::open(address).await?),
         })
     }
 
-    async fn exchange(&mut self, question: &Question) -> io::Result<Answer<'_>> {
-        match (self, question.call()) {
-            (Self::Grpc(connection), Some(call)) => connection.exchange(call, question.bytes()).await,
-            (Self::Http1(connection), _) => connection.exchange(question.bytes()).await,
-            (Self::Grpc(_), None) => Err(io::Error::other("a question without a call")),
+    async fn exchange(&mut self, request: &LoadRequest) -> io::Result<Answer<'_>> {
+        match (self, request.call()) {
+            (Self::Grpc(connection), Some(call)) => connection.exchange(call, request.bytes()).await,
+            (Self::Http1(connection), _) => connection.exchange(request.bytes()).await,
+            (Self::Grpc(_), None) => Err(io::Error::other("a request without a call")),
         }
     }
 }

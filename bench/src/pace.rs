@@ -17,7 +17,7 @@ pub enum Pace {
 }
 
 impl Pace {
-    /// Waits, and gives the moment at which the request should have been sent: what an answer's time is counted from.
+    /// Waits, and returns the time at which the request should have been sent, from which its latency is counted.
     pub async fn next(&self) -> Option<Instant> {
         match self {
             Self::Closed => Some(Instant::now()),
@@ -30,7 +30,7 @@ impl Pace {
 pub async fn arrive(rate: f64, end: Instant, arrivals: Sender<Instant>) -> io::Result<()> {
     #[allow(
         deprecated,
-        reason = "what replaces it is unsafe to call, and an OwnedFd keeps the promise that it asks for"
+        reason = "what replaces it is unsafe to call, and an OwnedFd keeps the promise that it requires"
     )]
     let timer = AsyncFd::new(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?)?;
     let begin = Instant::now();

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Where refusals are counted: 429 and 503.
+/// Statuses that count as rejections.
 const REFUSALS: [u16; 2] = [429, 503];
 
-/// What came of the requests that were sent after the warm-up.
+/// Counts the responses to requests that were sent after the warm-up.
 #[derive(Debug)]
 pub struct Tally {
     begin: Instant,
@@ -19,7 +19,7 @@ pub struct Tally {
     failures: BTreeMap<String, u64>,
     checked: u64,
     wrong: u64,
-    remembered: u64,
+    cache_hits: u64,
     seconds: Option<Vec<Second>>,
 }
 
@@ -49,13 +49,13 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// Requests that arrived when no connection was idle until the end.
     pub unsent: u64,
-    /// Answers that were read to see whether they are right.
+    /// Responses that were read and verified.
     pub checked: u64,
-    /// Those that were not.
+    /// Verified responses with a wrong result.
     pub wrong: u64,
     /// Responses that report a cache hit.
-    pub remembered: u64,
-    /// What the load generator itself took of a core.
+    pub cache_hits: u64,
+    /// CPU time of the load generator, seconds.
     pub client_cpu_s: f64,
     /// The same for each request, warm-up included.
     pub client_cpu_us_each: f64,
@@ -88,7 +88,7 @@ impl Tally {
             failures: BTreeMap::new(),
             checked: 0,
             wrong: 0,
-            remembered: 0,
+            cache_hits: 0,
             seconds: with_series.then(Vec::new),
         }
     }
@@ -121,10 +121,10 @@ impl Tally {
     }
 
     /// A response that was read: whether it is right, and whether it was a cache hit.
-    pub fn check(&mut self, right: bool, remembered: bool) {
+    pub fn check(&mut self, right: bool, is_hit: bool) {
         self.checked += 1;
         self.wrong += u64::from(!right);
-        self.remembered += u64::from(remembered);
+        self.cache_hits += u64::from(is_hit);
     }
 
     /// A request that got no answer.
@@ -132,7 +132,7 @@ impl Tally {
         *self.failures.entry(reason).or_default() += 1;
     }
 
-    /// What it comes to. `took` is the time in which the answers in time came.
+    /// The figures. `took` is the time in which the answers in time came.
     pub fn report(&self, took: Duration, requests: u64, unsent: u64) -> Report {
         let cpu = cpu_time().as_secs_f64();
         Report {
@@ -146,7 +146,7 @@ impl Tally {
             unsent,
             checked: self.checked,
             wrong: self.wrong,
-            remembered: self.remembered,
+            cache_hits: self.cache_hits,
             client_cpu_s: cpu,
             client_cpu_us_each: cpu * 1e6 / requests.max(1) as f64,
             series: self.seconds.as_ref().map(|seconds| seconds.iter().map(Second::row).collect()),

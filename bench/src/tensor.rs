@@ -18,12 +18,12 @@ impl Tensor {
         let (name, rows) = (arguments.input.clone(), arguments.rows);
         if let Some(lengths) = &arguments.shape {
             let elements = lengths.iter().product();
-            ensure!(elements >= 3, "a question's number takes three elements");
+            ensure!(elements >= 3, "a request's number takes three elements");
             return Ok(Self { name, shape: [&[rows], &lengths[..]].concat(), row: vec![0.0; elements], rows });
         }
-        let picture = image::open(&arguments.picture)?.into_luma8();
-        let (width, height) = picture.dimensions();
-        let row = picture.into_raw().into_iter().map(|gray| f32::from(gray) / 255.0).collect();
+        let image = image::open(&arguments.image)?.into_luma8();
+        let (width, height) = image.dimensions();
+        let row = image.into_raw().into_iter().map(|gray| f32::from(gray) / 255.0).collect();
         Ok(Self { name, shape: vec![rows, height as usize, width as usize, 1], row, rows })
     }
 }

@@ -76,6 +76,6 @@ PLOTS = [
     ("overload", "Ten times capacity for a minute", overload),
     ("models", "More models", growth("models", "models")),
     ("inputs", "Larger inputs", growth("inputs", "bytes")),
-    ("remembered", "More cached results", growth("remembered", "results")),
+    ("cached-results", "More cached results", growth("cached_results", "results")),
     ("soak", "Memory at full load", soak),
 ]

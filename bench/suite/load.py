@@ -60,7 +60,7 @@ class Row:
             "latency_us": latencies,
             "failed": failed,
             "refused": refused,
-            "remembered": sum(run["remembered"] for run in self.runs),
+            "cache_hits": sum(run["cache_hits"] for run in self.runs),
             "checked": sum(run["checked"] for run in self.runs),
             "client_us": statistics.median(run["client_cpu_us_each"] for run in self.runs),
         }

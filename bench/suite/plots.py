@@ -10,7 +10,7 @@ COLOURS = ["#3465a4", "#cc5500", "#4e9a06", "#75507b", "#c4a000"]
 STYLE = "<style>text{font:12px sans-serif;fill:#333}.h{font-weight:bold;font-size:14px}.n{fill:#777;font-size:11px}.g{stroke:#ddd}</style>"
 
 
-def picture(height: float, parts: list[str]) -> str:
+def svg(height: float, parts: list[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}">'
     return "\n".join([head, STYLE, f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>', *parts, "</svg>\n"])
 
@@ -38,7 +38,7 @@ def bars(title: str, rows: list[tuple[str, float, float, float]], unit: str) -> 
             f'<path d="M{left + least * scale:.1f} {y + 8}H{left + highest * scale:.1f}" stroke="#000"/>',
             text(left + highest * scale + 6, y + 13, f"{value:,.0f} {unit}", "n"),
         ]
-    return picture(top + len(rows) * step + MARGIN, parts)
+    return svg(top + len(rows) * step + MARGIN, parts)
 
 
 Series = dict[str, list[tuple[float, float]]]
@@ -75,7 +75,7 @@ def lines(title: str, x_name: str, y_name: str, series: Series, log_x: bool = Fa
             f'<path d="M{WIDTH - right + 10} {y}h24" stroke="{colour}" stroke-width="2"{dash}/>',
             text(WIDTH - right + 40, y + 4, name, "n"),
         ]
-    return picture(height, parts)
+    return svg(height, parts)
 
 
 def axis(low: float, high: float, begin: float, end: float, is_log: bool):

@@ -59,8 +59,8 @@ class Triton(Process):
 
 def provide_stub(server: Path) -> None:
     """The backend looks for the program that runs Python beside itself; the wheel has one for each version of Python."""
-    ask = [str(venv_of(PINS) / "bin" / "python"), "-c", "import json, sys; print(json.dumps(sys.version_info[:2]))"]
-    major, minor = json.loads(subprocess.run(ask, check=True, capture_output=True, text=True).stdout)
+    command = [str(venv_of(PINS) / "bin" / "python"), "-c", "import json, sys; print(json.dumps(sys.version_info[:2]))"]
+    major, minor = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     stub = server / "python_backend_stubs" / f"{major}.{minor}" / "triton_python_backend_stub"
     if not stub.exists():
         raise NotStarted(f"the wheel has no Python backend for Python {major}.{minor}")
@@ -69,5 +69,5 @@ def provide_stub(server: Path) -> None:
 
 def library_folder() -> str:
     """Where libpython is, for the stub."""
-    ask = [str(venv_of(PINS) / "bin" / "python"), "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"]
-    return subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
+    command = [str(venv_of(PINS) / "bin" / "python"), "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

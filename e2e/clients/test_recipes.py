@@ -57,10 +57,10 @@ class RecipeRunner:
     def export(self, recipe: str) -> tuple[np.ndarray, np.ndarray]:
         """Runs the recipe; returns its rows and the library's results."""
         rows = "import numpy as np\nX = np.random.default_rng(0).random((50, 4), np.float32)\n" if recipe == "pytorch" else ""
-        compare = f"{rows}import numpy\nnumpy.savez('said.npz', X=X[:50], said={LIBRARY[recipe]})\n"
+        compare = f"{rows}import numpy\nnumpy.savez('results.npz', X=X[:50], results={LIBRARY[recipe]})\n"
         self.run(sys.executable, "-W", "ignore", "-c", block(f"python export {recipe}") + compare)
-        reported = np.load(self.folder / "said.npz", allow_pickle=True)
-        return reported["X"][: len(reported["said"])], reported["said"]
+        reported = np.load(self.folder / "results.npz", allow_pickle=True)
+        return reported["X"][: len(reported["results"])], reported["results"]
 
     def wait_for(self, model: str) -> None:
         client = triton.InferenceServerClient(self.address())

@@ -89,7 +89,7 @@ def test_loading_again_brings_what_has_changed(client: Client, folder: Path):
     assert graphs.same_bits(client.infer("waiting", x=x), x * 3)
     graphs.write(graphs.scaled(4), folder / "waiting" / "1")
     client.load("waiting")
-    assert graphs.same_bits(client.infer("waiting", x=x), x * 4), "an answer of the changed model, not a remembered one"
+    assert graphs.same_bits(client.infer("waiting", x=x), x * 4), "a result of the changed model, not a cached one"
     graphs.write(graphs.scaled(3), folder / "waiting" / "1")
     client.load("waiting")
     client.unload("waiting")
@@ -121,7 +121,7 @@ def test_a_request_that_has_begun_is_answered_by_the_model_that_is_unloaded(clie
     steps = 2_000_000 + int(np.random.default_rng().integers(1_000_000))
     with ThreadPoolExecutor() as elsewhere:
         pending = elsewhere.submit(post, f"{web_api.url}/v2/models/slow/infer", steps)
-        wait_until(lambda: model_api.count("model_api_in_flight") > 0, "the question has come")
+        wait_until(lambda: model_api.count("model_api_in_flight") > 0, "the request has arrived")
         client.unload("slow")
         assert pending.result()["outputs"][0]["data"] == [steps]
     client.load("slow")

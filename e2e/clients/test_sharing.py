@@ -150,7 +150,7 @@ def test_requests_that_are_cancelled_while_they_wait_are_not_run(web: Service, m
     assert (counted, runs.new()) == (steps, 1)
 
 
-def test_grpc_is_controlled_and_listedin_its_metadata(web: Service, runs: Runs):
+def test_grpc_is_controlled_and_reported_in_its_metadata(web: Service, runs: Runs):
     client = triton_grpc.InferenceServerClient(f"127.0.0.1:{web.port}")
     x = random(1, 3)
     payload = triton_grpc.service_pb2.ModelInferRequest(model_name="versioned", raw_input_contents=[x.tobytes()])

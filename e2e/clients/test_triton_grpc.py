@@ -229,8 +229,8 @@ def test_a_request_that_does_not_wait_any_longer(grpc: InferenceServerClient):
     def endless() -> list:
         return inputs(triton, steps=np.array(2_000_000 + np.random.default_rng().integers(1000)))
 
-    for patience in ({"client_timeout": 0.1}, {"timeout": 100_000}):
+    for limit in ({"client_timeout": 0.1}, {"timeout": 100_000}):
         with pytest.raises(triton.InferenceServerException) as late:
-            grpc.infer("slow", endless(), **patience)
+            grpc.infer("slow", endless(), **limit)
         assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     assert grpc.infer("slow", inputs(triton, steps=np.array(10))).as_numpy("counted") == 10

@@ -68,7 +68,7 @@ def image_format(config: dict, metadata: dict) -> str:
     return declared["format"]
 
 
-def test_the_axes_of_an_image_are_listedas_image_clients_need_them(http: InferenceServerClient):
+def test_the_axes_of_an_image_are_described_as_image_clients_need_them(http: InferenceServerClient):
     assert image_format(http.get_model_config("mnist"), http.get_model_metadata("mnist")) == "FORMAT_NHWC"
     assert http.get_model_config("versioned")["input"][0]["format"] == "FORMAT_NONE"
 

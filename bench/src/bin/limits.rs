@@ -1,6 +1,6 @@
-//! What nothing could be faster than, each as small as it can be written:
+//! The limits that nothing can exceed, each as small as it can be written:
 //!
-//!     limits constant PORT              an answer that is always the same
+//!     limits constant PORT              a constant response
 //!     limits moka PORT                  a response cached under the SHA-256 of the body, in this process
 //!     limits redis PORT REDIS_URL       the same in a Redis
 //!     limits one-process PORT MODEL     HTTP, decoding and ONNX Runtime in one process, a request at a time
@@ -38,17 +38,17 @@ async fn run(words: &[&str]) -> anyhow::Result<()> {
         }
         ["isolation", program, model, seconds] => {
             let seconds = Duration::try_from_secs_f64(seconds.parse()?)?;
-            let asked = isolation::measure(program.as_ref(), model.as_ref(), seconds).await?;
-            println!("{}", serde_json::to_string(&asked)?);
+            let figures = isolation::measure(program.as_ref(), model.as_ref(), seconds).await?;
+            println!("{}", serde_json::to_string(&figures)?);
             return Ok(());
         }
         ["constant", port] => (port, hits::constant()),
         ["moka", port] => (port, hits::near()),
         ["redis", port, url] => (port, hits::redis(url).await?),
         ["one-process", port, model] => (port, one_process::routes(model.as_ref())?),
-        _ => bail!("one of constant, moka, redis, one-process, raw and isolation, as its documentation says"),
+        _ => bail!("one of constant, moka, redis, one-process, raw and isolation, as in the module documentation"),
     };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port.parse::<u16>()?)).await?;
-    #[allow(clippy::disallowed_methods, reason = "nothing simpler serves, and nobody but the benchmark asks it")]
+    #[allow(clippy::disallowed_methods, reason = "the simplest server, for the benchmark alone")]
     axum::serve(listener, routes).await.context("serving")
 }

@@ -30,13 +30,13 @@ const MAX_RESULT_BYTES: usize = 1 << 30;
 
 /// Figures of a pool for a number of callers.
 #[derive(Debug, Serialize)]
-pub struct Asked {
+pub struct Figures {
     per_second: f64,
     p50_us: f64,
 }
 
-/// The same pool over the same sessions, in this process and in children, by "where, askers".
-pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Result<BTreeMap<String, Asked>> {
+/// The same pool over the same sessions, in this process and in children, by "where, callers".
+pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Result<BTreeMap<String, Figures>> {
     let children = ChildLauncher {
         program: program.to_owned(),
         library: PathBuf::from(std::env::var_os("ORT_DYLIB_PATH").context("ORT_DYLIB_PATH is not set")?),
@@ -57,13 +57,13 @@ pub async fn measure(program: &Path, model: &Path, time: Duration) -> anyhow::Re
     let here = InProcess { environment: Arc::new(raw::environment()?), hello };
     let in_process = start(&here, &session_config);
     in_process.ready(|_| ()).await.context("no session")?;
-    let mut asked = BTreeMap::new();
-    for askers in [1, 64] {
+    let mut figures = BTreeMap::new();
+    for callers in [1, 64] {
         for (place, pool) in [("in process", &in_process), ("in children", &in_children)] {
-            asked.insert(format!("{place}, {askers}"), ask(pool, askers, time).await?);
+            figures.insert(format!("{place}, {callers}"), run_callers(pool, callers, time).await?);
         }
     }
-    Ok(asked)
+    Ok(figures)
 }
 
 fn start<L: Launcher>(launcher: &L, session_config: &SessionConfig) -> Arc<Pool> {
@@ -77,17 +77,17 @@ fn start<L: Launcher>(launcher: &L, session_config: &SessionConfig) -> Arc<Pool>
     ))
 }
 
-async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<Asked> {
+async fn run_callers(pool: &Arc<Pool>, callers: usize, time: Duration) -> anyhow::Result<Figures> {
     let begin = Instant::now() + time / 4;
     let end = begin + time;
-    let mut asking = JoinSet::new();
-    for _ in 0..askers {
+    let mut tasks = JoinSet::new();
+    for _ in 0..callers {
         let pool = Arc::clone(pool);
-        asking.spawn(async move {
+        tasks.spawn(async move {
             let mut took = Histogram::<u64>::new(3)?;
             while Instant::now() < end {
                 let sent = Instant::now();
-                pool.run(vec![picture()], Priority::Interactive).await?;
+                pool.run(vec![image()], Priority::Interactive).await?;
                 if sent >= begin {
                     took.record(sent.elapsed().as_nanos() as u64)?;
                 }
@@ -96,14 +96,14 @@ async fn ask(pool: &Arc<Pool>, askers: usize, time: Duration) -> anyhow::Result<
         });
     }
     let mut all = Histogram::<u64>::new(3)?;
-    while let Some(took) = asking.join_next().await {
+    while let Some(took) = tasks.join_next().await {
         all.add(took??)?;
     }
-    Ok(Asked { per_second: all.len() as f64 / time.as_secs_f64(), p50_us: all.value_at_quantile(0.5) as f64 / 1e3 })
+    Ok(Figures { per_second: all.len() as f64 / time.as_secs_f64(), p50_us: all.value_at_quantile(0.5) as f64 / 1e3 })
 }
 
 /// As decoded from a request: bytes without another owner.
-fn picture() -> Tensor {
+fn image() -> Tensor {
     let data = Bytes::from(vec![0; PIXELS * 4]);
     Tensor { name: "image".to_owned(), datatype: Datatype::Fp32, shape: vec![1, 28, 28, 1], data }
 }

@@ -1,4 +1,4 @@
-//! What nothing could be faster than.
+//! The limits: the least work with which a request can be served.
 
 /// Cached responses.
 pub mod hits;

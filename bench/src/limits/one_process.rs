@@ -23,7 +23,7 @@ thread_local! {
 
 type Model = Arc<(Environment, PathBuf)>;
 
-/// The network behind HTTP, without a batch, a queue, a memory or a second process. A run takes less time than handing it to
+/// The network behind HTTP, without batches, a queue, a cache or a second process. A run takes less time than handing it to
 /// another thread would, so it happens where the request is read.
 pub fn routes(model: &Path) -> anyhow::Result<Router> {
     let model: Model = Arc::new((raw::environment()?, model.to_owned()));
@@ -35,9 +35,9 @@ pub fn routes(model: &Path) -> anyhow::Result<Router> {
 
 async fn predict(State(model): State<Model>, body: Bytes) -> Response {
     respond(|| {
-        let picture = image::load_from_memory(&body)?.into_luma8();
-        let picture = image::imageops::resize(&picture, 28, 28, FilterType::CatmullRom);
-        let pixels: Vec<f32> = picture.into_raw().into_iter().map(|gray| f32::from(gray) / 255.0).collect();
+        let image = image::load_from_memory(&body)?.into_luma8();
+        let image = image::imageops::resize(&image, 28, 28, FilterType::CatmullRom);
+        let pixels: Vec<f32> = image.into_raw().into_iter().map(|gray| f32::from(gray) / 255.0).collect();
         let probabilities = run(&model, &pixels)?;
         let best = (0..10).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
         Ok(json!({"model": "mnist", "cls": best, "probabilities": probabilities}))
@@ -48,7 +48,7 @@ async fn infer(State(model): State<Model>, headers: HeaderMap, body: Bytes) -> R
     respond(|| {
         let length = headers.get("inference-header-content-length").context("no binary tensor")?;
         let tensor = body.get(length.to_str()?.parse()?..).context("no tensor")?;
-        ensure!(tensor.len() == PIXELS * 4, "one picture of 28×28");
+        ensure!(tensor.len() == PIXELS * 4, "one image of 28×28");
         let pixels: Vec<f32> =
             tensor.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
         let probabilities = run(&model, &pixels)?;

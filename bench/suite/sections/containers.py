@@ -22,9 +22,9 @@ def run(effort: Effort) -> dict:
         most = effort.connections[-1:]
         rows = [
             *at_each(effort.connections, "containers: local hit, image", address),
-            *at_each(effort.connections, "containers: miss, image", address, memory="miss"),
-            *at_each(effort.connections, "containers: miss, V2 binary", address, ask="binary", memory="miss"),
-            *at_each(most, "containers: miss, gRPC", address, ask="grpc", memory="miss"),
+            *at_each(effort.connections, "containers: miss, image", address, cache="miss"),
+            *at_each(effort.connections, "containers: miss, V2 binary", address, format="binary", cache="miss"),
+            *at_each(most, "containers: miss, gRPC", address, format="grpc", cache="miss"),
         ]
         return {"rows": measure(rows, effort.less()), "start_seconds": took, "not measured": {}}
     except NotStarted as error:

@@ -9,29 +9,29 @@ from ..load import run_load
 from ..paths import Effort
 from ..processes import Stack, children_of
 
-QUESTIONS = {
-    "local hit, image": {"ask": "png"},
-    "local hit, V2 binary": {"ask": "binary"},
-    "local hit, gRPC": {"ask": "grpc"},
-    "miss, image": {"ask": "png", "memory": "miss"},
-    "miss, V2 binary": {"ask": "binary", "memory": "miss"},
-    "miss, V2 JSON": {"ask": "json", "memory": "miss"},
-    "miss, gRPC": {"ask": "grpc", "memory": "miss"},
+REQUESTS = {
+    "local hit, image": {"format": "png"},
+    "local hit, V2 binary": {"format": "binary"},
+    "local hit, gRPC": {"format": "grpc"},
+    "miss, image": {"format": "png", "cache": "miss"},
+    "miss, V2 binary": {"format": "binary", "cache": "miss"},
+    "miss, V2 JSON": {"format": "json", "cache": "miss"},
+    "miss, gRPC": {"format": "grpc", "cache": "miss"},
 }
 
 
 def run(effort: Effort) -> list[dict]:
     with Stack() as ours:
-        return [measure(ours, name, asked, 64, effort) for name, asked in QUESTIONS.items()] + [
-            measure(ours, "miss, V2 binary", QUESTIONS["miss, V2 binary"], 1, effort)
+        return [measure(ours, name, options, 64, effort) for name, options in REQUESTS.items()] + [
+            measure(ours, "miss, V2 binary", REQUESTS["miss, V2 binary"], 1, effort)
         ]
 
 
-def measure(ours: Stack, name: str, asked: dict, connections: int, effort: Effort) -> dict:
+def measure(ours: Stack, name: str, options: dict, connections: int, effort: Effort) -> dict:
     """µs per request; the rest of the available CPU time was idle, or kernel time of no process."""
-    run_load(ours.address, **asked, connections=connections, seconds=effort.warm_up)
+    run_load(ours.address, **options, connections=connections, seconds=effort.warm_up)
     before = seconds(ours)
-    run = run_load(ours.address, **asked, connections=connections, seconds=effort.seconds, warm_up=0)
+    run = run_load(ours.address, **options, connections=connections, seconds=effort.seconds, warm_up=0)
     spent = {part: (after - before[part]) * 1e6 / run["answered"] for part, after in seconds(ours).items()}
     row = {"name": f"{name} @{connections}", **spent, "client": run["client_cpu_us_each"]}
     row["available"] = os.cpu_count() * run["seconds"] * 1e6 / run["answered"]

@@ -15,9 +15,9 @@ def run(effort: Effort) -> dict:
     with running(limit), Stack() as ours:
         limit.start()
         series = {
-            "ours: miss, binary": (ours.address, {"ask": "binary", "memory": "miss"}),
-            "ours: local hit, image": (ours.address, {"ask": "png"}),
-            "one process: binary": (limit.address, {"ask": "binary", "memory": "miss"}),
+            "ours: miss, binary": (ours.address, {"format": "binary", "cache": "miss"}),
+            "ours: local hit, image": (ours.address, {"format": "png"}),
+            "one process: binary": (limit.address, {"format": "binary", "cache": "miss"}),
         }
         return {name: curve(name, address, options, effort) for name, (address, options) in series.items()}
 

@@ -18,10 +18,10 @@ def run(effort: Effort) -> dict:
         before = ours.model_api.count("model_api_runs_total")
         slowest = []
         for number in range(rounds):
-            asked = {"model": "leukemia", "picture": CELL, "seed": time.time_ns() % 10**12 + number}
-            run = run_load(ours.address, **asked, connections=CLIENTS, requests=CLIENTS)
+            options = {"model": "leukemia", "image": CELL, "seed": time.time_ns() % 10**12 + number}
+            run = run_load(ours.address, **options, connections=CLIENTS, requests=CLIENTS)
             assert run["answered"] == CLIENTS, run
             slowest.append(run["latency_us"]["max"])
         runs = ours.model_api.count("model_api_runs_total") - before
-    print(f"  {rounds * CLIENTS} requests, {rounds} questions, {runs:.0f} runs", flush=True)
-    return {"questions": rounds, "requests": rounds * CLIENTS, "runs": runs, "slowest_us": slowest}
+    print(f"  {rounds * CLIENTS} requests, {rounds} inputs, {runs:.0f} runs", flush=True)
+    return {"inputs": rounds, "requests": rounds * CLIENTS, "runs": runs, "slowest_us": slowest}

@@ -13,7 +13,7 @@ from ..processes import Stack, memory_of
 
 
 def run(effort: Effort) -> dict:
-    return {"models": models(effort), "inputs": inputs(effort), "remembered": remembered(effort)}
+    return {"models": models(effort), "inputs": inputs(effort), "cached_results": cached_results(effort)}
 
 
 def models(effort: Effort) -> list[dict]:
@@ -39,7 +39,7 @@ def models(effort: Effort) -> list[dict]:
 
 def load_one(address: str, connections: int, effort: Effort, name: str) -> dict:
     time = {"seconds": effort.seconds, "warm_up": effort.warm_up}
-    return run_load(address, ask="binary", memory="miss", model=name, connections=connections, **time)
+    return run_load(address, format="binary", cache="miss", model=name, connections=connections, **time)
 
 
 def inputs(effort: Effort) -> list[dict]:
@@ -50,26 +50,26 @@ def inputs(effort: Effort) -> list[dict]:
     write_largest(folder / "largest")
     with Stack(model="largest", models=folder) as ours:
         for elements in (256, 2_560, 25_600, 256_000, 2_560_000):
-            asked = {"ask": "binary", "model": "largest", "input": "x", "shape": elements, "memory": "miss"}
+            options = {"format": "binary", "model": "largest", "input": "x", "shape": elements, "cache": "miss"}
             many = 4 if elements > 1_000_000 else 16
-            run = run_load(ours.address, **asked, connections=many, seconds=effort.seconds, warm_up=effort.warm_up)
+            run = run_load(ours.address, **options, connections=many, seconds=effort.seconds, warm_up=effort.warm_up)
             points.append(point("bytes", elements * 4, run["per_second"], run["latency_us"]["p99"]))
             points[-1]["connections"] = many
     return points
 
 
-def remembered(effort: Effort) -> list[dict]:
+def cached_results(effort: Effort) -> list[dict]:
     """10³ to 10⁶ results, all in the local cache, requested at random."""
     points = []
-    asked = {"ask": "binary", "seed": 1}
+    options = {"format": "binary", "seed": 1}
     with Stack(web={"NEAR_CACHE_BYTES": 4 << 30}) as ours:
         filled = 0
         for count in (1_000, 10_000) if effort.quick else (1_000, 10_000, 100_000, 1_000_000):
-            run_load(ours.address, **asked, memory="miss", first=filled, requests=count - filled)
+            run_load(ours.address, **options, cache="miss", first=filled, requests=count - filled)
             filled = count
-            run = run_load(ours.address, **asked, distinct=count, seconds=effort.seconds, warm_up=effort.warm_up)
-            points.append(point("remembered", count, run["per_second"], run["latency_us"]["p99"]))
-            points[-1].update(web_api_mb=memory_of(ours.web_api.pid), hits=run["remembered"], checked=run["checked"])
+            run = run_load(ours.address, **options, distinct=count, seconds=effort.seconds, warm_up=effort.warm_up)
+            points.append(point("results", count, run["per_second"], run["latency_us"]["p99"]))
+            points[-1].update(web_api_mb=memory_of(ours.web_api.pid), hits=run["cache_hits"], checked=run["checked"])
     return points
 
 

@@ -32,17 +32,17 @@ def run(effort: Effort) -> dict:
                 *at_each(all_counts, "limit: SHA-256 and Redis", naive_redis.address),
                 *at_each(all_counts, "ours: local hit, image", ours.address),
                 *at_each(most, "ours: local hit, image, no access log", unlogged.address),
-                *at_each(most, "ours: local hit, V2 JSON", ours.address, ask="json"),
-                *at_each(most, "ours: local hit, V2 binary", ours.address, ask="binary"),
-                *at_each(most, "ours: local hit, gRPC", ours.address, ask="grpc"),
-                *at_each(most, "ours: local hit, the first MLServe's body", ours.address, ask="array"),
+                *at_each(most, "ours: local hit, V2 JSON", ours.address, format="json"),
+                *at_each(most, "ours: local hit, V2 binary", ours.address, format="binary"),
+                *at_each(most, "ours: local hit, gRPC", ours.address, format="grpc"),
+                *at_each(most, "ours: local hit, the first MLServe's body", ours.address, format="array"),
                 *at_each(all_counts, "ours: Redis hit, image", far.address),
             ]
             if not why_not:
                 rows += [
-                    *at_each(most, "Triton's response cache, V2 JSON", triton.address, ask="json"),
-                    *at_each(most, "Triton's response cache, V2 binary", triton.address, ask="binary"),
-                    *at_each(most, "Triton's response cache, gRPC", triton.grpc_address, ask="grpc"),
+                    *at_each(most, "Triton's response cache, V2 JSON", triton.address, format="json"),
+                    *at_each(most, "Triton's response cache, V2 binary", triton.address, format="binary"),
+                    *at_each(most, "Triton's response cache, gRPC", triton.grpc_address, format="grpc"),
                 ]
             return {"rows": measure(rows, effort), "not measured": {"Triton": why_not} if why_not else {}}
 

@@ -23,7 +23,7 @@ def run(effort: Effort) -> dict:
         limit.start()
         rows = []
         for name, file, digit in IMAGES:
-            shown = {"picture": SAMPLES / file, "memory": "miss"}
+            shown = {"image": SAMPLES / file, "cache": "miss"}
             rows += at_each(counts, f"ours: {name}", ours.address, **shown, **{"class": digit})
             # Its preprocessing differs, so its results are not verified.
             rows += at_each(counts, f"one process: {name}", limit.address, **shown)
@@ -32,8 +32,8 @@ def run(effort: Effort) -> dict:
             counts,
             "ours: a blood cell, 450×450 RGB, 35 KB",
             ours.address,
-            picture=cell,
+            image=cell,
             model="leukemia",
-            memory="miss",
+            cache="miss",
         )
         return {"rows": measure(rows, effort.less())}

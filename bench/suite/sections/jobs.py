@@ -34,7 +34,7 @@ def run(effort: Effort) -> dict:
     with running(redis):
         redis.start()
         with Stack(web={"REDIS_URL": redis.url}) as ours:
-            found = beside_people(ours, effort) | {"again": again(ours, 3 if effort.quick else 7)}
+            found = beside_interactive(ours, effort) | {"again": again(ours, 3 if effort.quick else 7)}
         folder = STATE / "models"
         shutil.rmtree(folder, ignore_errors=True)
         write_division(folder / "division")
@@ -42,37 +42,37 @@ def run(effort: Effort) -> dict:
             return found | {"killer": beside_a_killer(ours, effort)}
 
 
-def beside_people(ours: Stack, effort: Effort) -> dict:
+def beside_interactive(ours: Stack, effort: Effort) -> dict:
     spell = 3 if effort.quick else 10
-    asked = {"memory": "miss", "warm_up": 0.5}
-    closed = run_load(ours.address, **asked, connections=16, seconds=spell)
+    options = {"cache": "miss", "warm_up": 0.5}
+    closed = run_load(ours.address, **options, connections=16, seconds=spell)
     rate = round(closed["per_second"] * 0.2)
-    people, jobs, together = [], [], []
+    interactive, jobs, together = [], [], []
     for number in range(effort.rounds):
-        people.append(run_load(ours.address, **asked, connections=64, rate=rate, seconds=spell, seed=1000 + number))
+        interactive.append(run_load(ours.address, **options, connections=64, rate=rate, seconds=spell, seed=1000 + number))
         with Queue(ours, lambda: submit(ours, FULL)) as queue:
             time.sleep(0.5)
             jobs.append(queue.pace(lambda: time.sleep(spell)))
             both = []
             pace = queue.pace(
                 lambda: both.append(
-                    run_load(ours.address, **asked, connections=64, rate=rate, seconds=spell, seed=2000 + number)
+                    run_load(ours.address, **options, connections=64, rate=rate, seconds=spell, seed=2000 + number)
                 )
             )
-            together.append({"people": both[0], "jobs": pace})
+            together.append({"interactive": both[0], "jobs": pace})
         print(
-            f"  interactive p99 {people[-1]['latency_us']['p99']:.0f} → {both[0]['latency_us']['p99']:.0f} µs, jobs {jobs[-1]:.0f} → {pace:.0f}/s",
+            f"  interactive p99 {interactive[-1]['latency_us']['p99']:.0f} → {both[0]['latency_us']['p99']:.0f} µs, jobs {jobs[-1]:.0f} → {pace:.0f}/s",
             flush=True,
         )
 
     def middle(runs: list[dict], which: str) -> float:
         return statistics.median(run["latency_us"][which] for run in runs)
 
-    beside = [each["people"] for each in together]
+    beside = [each["interactive"] for each in together]
     return {
         "rate": rate,
         "closed": closed["per_second"],
-        "alone": {which: middle(people, which) for which in ("p50", "p99")},
+        "alone": {which: middle(interactive, which) for which in ("p50", "p99")},
         "beside": {which: middle(beside, which) for which in ("p50", "p99")},
         "refused": sum(sum(n for status, n in run["statuses"].items() if status != "200") for run in beside),
         "jobs alone": statistics.median(jobs),
@@ -96,17 +96,17 @@ class Queue:
         self.is_open = False
         self.filler.join()
         for job in self.jobs:
-            ask(self.ours, f"/jobs/{job}", method="DELETE")
+            send(self.ours, f"/jobs/{job}", method="DELETE")
 
     def fill(self) -> None:
         while self.is_open:
-            last = ask(self.ours, f"/jobs/{self.jobs[-1]}?limit=1")
+            last = send(self.ours, f"/jobs/{self.jobs[-1]}?limit=1")
             if last["total"] - last["done"] < LEAST:
                 self.jobs.append(self.another()["id"])
             time.sleep(0.1)
 
     def done(self) -> int:
-        return sum(ask(self.ours, f"/jobs/{job}?limit=1")["done"] for job in self.jobs)
+        return sum(send(self.ours, f"/jobs/{job}?limit=1")["done"] for job in self.jobs)
 
     def pace(self, meanwhile: Callable[[], object]) -> float:
         before, begun = self.done(), time.monotonic()
@@ -124,7 +124,7 @@ def again(ours: Stack, rounds: int) -> dict:
             job = post(ours, archive)
             while not job["finished"]:
                 time.sleep(0.005)
-                job = ask(ours, f"/jobs/{job['id']}?limit=1")
+                job = send(ours, f"/jobs/{job['id']}?limit=1")
             seconds.append(time.monotonic() - begun)
             assert job["status"] == "succeeded", job
     return {"first_s": statistics.median(first), "second_s": statistics.median(second)}
@@ -145,7 +145,7 @@ def beside_a_killer(ours: Stack, effort: Effort) -> dict:
         job = divide(ours, [([SMALLEST, next(kills)], [-1, 1])])
         while not job["finished"]:
             time.sleep(0.02)
-            job = ask(ours, f"/jobs/{job['id']}")
+            job = send(ours, f"/jobs/{job['id']}")
         took.append(time.monotonic() - begun)
         assert job["results"][0]["error"]["status"] == 500, job
         time.sleep(max(0.0, begun + spell - time.monotonic()))
@@ -165,11 +165,11 @@ def divide(ours: Stack, pairs: list[tuple[list[int], list[int]]]) -> dict:
         return {"name": name, "datatype": "INT64", "shape": [1, 2], "data": row}
 
     lines = (json.dumps({"inputs": [tensor("a", a), tensor("b", b)]}) for a, b in pairs)
-    return ask(ours, "/jobs?model=division", "\n".join(lines).encode(), "POST", "application/x-ndjson")
+    return send(ours, "/jobs?model=division", "\n".join(lines).encode(), "POST", "application/x-ndjson")
 
 
 def pack(count: int) -> bytes:
-    """Digits that no memory has met: each has other bytes behind its end."""
+    """Digits that no cache contains: each file has other bytes behind its end."""
     digits = [(SAMPLES / f"digit-{digit}.png").read_bytes() for digit in range(10)]
     archive, stamp = io.BytesIO(), time.time_ns()
     with zipfile.ZipFile(archive, "w") as writer:
@@ -183,10 +183,10 @@ def submit(ours: Stack, count: int) -> dict:
 
 
 def post(ours: Stack, archive: bytes) -> dict:
-    return ask(ours, "/jobs?model=mnist", archive, "POST")
+    return send(ours, "/jobs?model=mnist", archive, "POST")
 
 
-def ask(
+def send(
     ours: Stack, path: str, body: bytes | None = None, method: str = "GET", media_type: str = "application/zip"
 ) -> dict:
     headers = {"Content-Type": media_type} if body else {}

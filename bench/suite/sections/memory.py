@@ -13,7 +13,7 @@ def run(effort: Effort) -> dict:
     with Stack() as ours:
         run_load(ours.address, requests=64)
         idle = sizes(ours)
-        for options in ({"ask": "png"}, {"ask": "binary", "memory": "no-store"}):
+        for options in ({"format": "png"}, {"format": "binary", "cache": "no-store"}):
             run_load(ours.address, requests=million // 2, **options)
         loaded = sizes(ours)
     print(f"  idle {idle}, after {million} requests {loaded}", flush=True)

@@ -25,12 +25,12 @@ def overload(steps: int, effort: Effort) -> dict:
     folder = STATE / "models"
     shutil.rmtree(folder, ignore_errors=True)
     write_slow(folder / "slow", steps)
-    asked = {"ask": "binary", "model": "slow", "input": "x", "shape": 64, "memory": "miss", "series": "true"}
+    options = {"format": "binary", "model": "slow", "input": "x", "shape": 64, "cache": "miss", "series": "true"}
     spell = 3 if effort.quick else 10
     with Stack(model="slow", models=folder) as ours:
-        closed = run_load(ours.address, **asked, connections=64, seconds=spell, warm_up=1)
+        closed = run_load(ours.address, **options, connections=64, seconds=spell, warm_up=1)
         capacity = closed["per_second"]
-        normal = {**asked, "connections": 700, "warm_up": 0, "rate": round(capacity * 0.7)}
+        normal = {**options, "connections": 700, "warm_up": 0, "rate": round(capacity * 0.7)}
         much = {**normal, "rate": round(capacity * 10)}
         before = run_load(ours.address, **normal, seconds=spell)
         during = run_load(ours.address, **much, seconds=5 if effort.quick else 60)

@@ -15,7 +15,7 @@ from .memory import sizes
 def run(effort: Effort) -> dict:
     with Stack() as ours:
         # Not cached: a growing local cache would hide other growth.
-        options = {"ask": "binary", "memory": "no-store", "seconds": effort.soak, "warm_up": 1}
+        options = {"format": "binary", "cache": "no-store", "seconds": effort.soak, "warm_up": 1}
         runs: list[dict] = []
         load = threading.Thread(target=lambda: runs.append(run_load(ours.address, **options)))
         load.start()

@@ -9,7 +9,7 @@ import time
 from ..paths import SAMPLES, Effort
 from ..processes import Stack
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
 def run(effort: Effort) -> dict:
@@ -25,11 +25,11 @@ def first_answer() -> float:
     begun = time.monotonic()
     stack.start()
     try:
-        while time.monotonic() - begun < PATIENCE_S:
+        while time.monotonic() - begun < TIMEOUT_S:
             if status_of(stack.web_api.port, image) == 200:
                 return time.monotonic() - begun
             time.sleep(0.005)
-        raise TimeoutError(f"no answer within {PATIENCE_S} s")
+        raise TimeoutError(f"no answer within {TIMEOUT_S} s")
     finally:
         stack.stop()
 

@@ -252,7 +252,7 @@ def test_an_image_is_shown_beside_the_image_and_can_be_saved(show: Callable[...,
     shown = image_of(page)
     assert shown.size == (SIDE, SIDE) and shown.getpixel((3, 3)) == (0, 255, 204)
     save = page.part("#answer [data-slot=result] a")
-    assert save.get_attribute("download") == "picture-0-result.png"
+    assert save.get_attribute("download") == "image-0-result.png"
     assert save.get_property("href").startswith(("blob:", "data:image/png;base64,"))
     assert bars(page) == [] and not page.part("#answer [data-slot=layers]").is_displayed()
     assert len(page.slot("json")) < 20_000
@@ -267,7 +267,7 @@ def test_a_segmentation_is_a_map_with_a_legend_and_lies_over_the_image(show: Cal
     shown = image_of(page)
     assert ["#%02x%02x%02x" % shown.getpixel((x, 3)) for x in (2, 9, 14)] == colours
     over = page.part("#answer [data-slot=layers]")
-    wait_until(over.is_displayed, "the map lies over the picture")
+    wait_until(over.is_displayed, "the map lies over the image")
     assert len(over.find_elements("css selector", "img")) == 2
 
 

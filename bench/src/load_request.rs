@@ -4,15 +4,15 @@ use open_inference::grpc::proto::inference::ModelInferRequest;
 use open_inference::grpc::proto::inference::model_infer_request::InferInputTensor;
 use prost::Message;
 
-use crate::arguments::{Arguments, Ask, Memory};
+use crate::arguments::{Arguments, CacheMode, RequestFormat};
 use crate::tensor::{NUMBER, Tensor, array, json, raw, write_number};
 
 /// A part of a request's number. Exact as a float, and too small to change an image visibly.
 const PART: u64 = 1 << 20;
 
-/// A request as sent. The bytes that make it unique are overwritten in place, in the same length.
+/// A request of the load generator, as sent. The bytes that make it unique are overwritten in place, in the same length.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct LoadRequest {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
     seed: u64,
@@ -31,19 +31,19 @@ enum Slot {
     Digits([usize; 3]),
 }
 
-impl Question {
+impl LoadRequest {
     /// The request that the arguments describe.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let infer = format!("/v2/models/{}/infer", arguments.model);
-        let mut question = match arguments.ask {
-            Ask::Png => Self::file(arguments)?,
-            Ask::Json => Self::text(arguments, &infer, &json(&Tensor::new(arguments)?)),
-            Ask::Array => Self::text(arguments, "/web_api", &array(&Tensor::new(arguments)?)),
-            Ask::Binary => Self::binary(arguments, &infer)?,
-            Ask::Grpc => Self::grpc(arguments)?,
+        let mut request = match arguments.format {
+            RequestFormat::Png => Self::file(arguments)?,
+            RequestFormat::Json => Self::text(arguments, &infer, &json(&Tensor::new(arguments)?)),
+            RequestFormat::Array => Self::text(arguments, "/web_api", &array(&Tensor::new(arguments)?)),
+            RequestFormat::Binary => Self::binary(arguments, &infer)?,
+            RequestFormat::Grpc => Self::grpc(arguments)?,
         };
-        question.set_number(arguments.first);
-        Ok(question)
+        request.set_number(arguments.first);
+        Ok(request)
     }
 
     /// Makes it the request of this number.
@@ -85,7 +85,7 @@ impl Question {
     }
 
     fn file(arguments: &Arguments) -> anyhow::Result<Self> {
-        let mut file = std::fs::read(&arguments.picture).with_context(|| arguments.picture.display().to_string())?;
+        let mut file = std::fs::read(&arguments.image).with_context(|| arguments.image.display().to_string())?;
         let at = file.len();
         file.extend([0; 16]);
         let subtype = match image::guess_format(&file)? {
@@ -121,9 +121,10 @@ impl Question {
 
     fn http(arguments: &Arguments, path: &str, head: &str, body: &[u8], mut slots: Vec<Slot>) -> Self {
         let path = arguments.path.as_deref().unwrap_or(path);
-        let memory = if arguments.memory == Memory::NoStore { "Cache-Control: no-store\r\n" } else { "" };
+        let cache_control = if arguments.cache == CacheMode::NoStore { "Cache-Control: no-store\r\n" } else { "" };
         let (address, length) = (&arguments.address, body.len());
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}{memory}Content-Length: {length}\r\n\r\n");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {address}\r\n{head}{cache_control}Content-Length: {length}\r\n\r\n");
         for slot in &mut slots {
             slot.move_by(head.len());
         }
@@ -155,7 +156,7 @@ impl Question {
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())?;
-        if arguments.memory == Memory::NoStore {
+        if arguments.cache == CacheMode::NoStore {
             call.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
         }
         Ok(Self { bytes, slots, seed: arguments.seed, call: Some(call) })
@@ -175,30 +176,30 @@ impl Slot {
 mod tests {
     use super::*;
 
-    fn question(words: &str) -> Question {
-        let words = format!("localhost:1 --picture ../model_api/models/mnist/samples/digit-7.png --seed 5 {words}");
-        Question::new(&Arguments::parse(words.split(' ').map(str::to_owned)).unwrap()).unwrap()
+    fn request(words: &str) -> LoadRequest {
+        let words = format!("localhost:1 --image ../model_api/models/mnist/samples/digit-7.png --seed 5 {words}");
+        LoadRequest::new(&Arguments::parse(words.split(' ').map(str::to_owned)).unwrap()).unwrap()
     }
 
     #[test]
     fn every_number_is_another_request_of_the_same_length() {
-        for ask in ["png", "json", "array", "binary", "binary --rows 3", "grpc"] {
-            let mut question = question(&format!("--ask {ask}"));
+        for format in ["png", "json", "array", "binary", "binary --rows 3", "grpc"] {
+            let mut request = request(&format!("--format {format}"));
             let mut seen = std::collections::HashSet::new();
             for number in [0, 1, 2, PART - 1, PART, 7 * PART] {
-                question.set_number(number);
-                assert!(seen.insert(question.bytes().to_vec()), "{ask} {number}");
+                request.set_number(number);
+                assert!(seen.insert(request.bytes().to_vec()), "{format} {number}");
             }
-            question.set_number(0);
-            assert!(!seen.insert(question.bytes().to_vec()), "{ask}");
+            request.set_number(0);
+            assert!(!seen.insert(request.bytes().to_vec()), "{format}");
         }
     }
 
     #[test]
     fn a_number_changes_only_the_darkest_pixels() {
-        let mut question = question("--ask json");
-        question.set_number(1_048_575);
-        let text = String::from_utf8(question.bytes().to_vec()).unwrap();
+        let mut request = request("--format json");
+        request.set_number(1_048_575);
+        let text = String::from_utf8(request.bytes().to_vec()).unwrap();
         let body: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
         let data = body["inputs"][0]["data"].as_array().unwrap();
         assert_eq!(data.len(), 784);

@@ -54,7 +54,7 @@ def test_a_stopped_model_server_is_named_before_and_after_an_image_is_sent(brows
     assert browser.slot("cache").startswith("Cached"), "cached results are still given"
     browser.choose(new_image())
     browser.predict()
-    wait_until(lambda: "The model server is unreachable" in browser.part("#status").text, "the reason is told, not that the server is busy")
+    wait_until(lambda: "The model server is unreachable" in browser.part("#status").text, "the reason is shown, not that the server is busy")
     browser.screenshot("model-server-stopped")
     browser.open(web.url)
     assert facts(browser, "mnist") == "Model server not reachable", "a page that is opened now says the same"
