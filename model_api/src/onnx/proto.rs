@@ -302,7 +302,7 @@ pub enum Length {
 impl Model {
     /// Parses a model file. prost's recursion limit bounds the nesting of subgraphs to about thirty levels.
     pub fn parse(file: Bytes) -> Result<Self, String> {
-        Self::decode(file).map_err(|_| "the file is no ONNX model, or is damaged".to_owned())
+        Self::decode(file).map_err(|_| "the file is not an ONNX model, or it is damaged".to_owned())
     }
 }
 

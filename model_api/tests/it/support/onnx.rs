@@ -253,7 +253,7 @@ pub fn allocates() -> Vec<u8> {
 }
 
 /// `y` is `x` minus its mean over the batch, so the result of a row depends on the other rows.
-pub fn centres_its_batch() -> Vec<u8> {
+pub fn subtracts_batch_mean() -> Vec<u8> {
     model(Graph {
         node: vec![node("ReduceMean", &["x"], &["mean"]), node("Sub", &["x", "mean"], &["y"])],
         input: vec![value("x", FLOAT, &[-1, 3])],
