@@ -84,7 +84,7 @@ def test_model_api_names_a_bad_setting_in_one_line_and_ends_with_64(
 def test_an_unknown_model_ends_with_64_and_names_those_there_are(tmp_path, binaries, models, onnxruntime):
     settings = {"MODEL_NAME": "mnist,nope", "MODELS_DIR": models, "ORT_DYLIB_PATH": onnxruntime}
     code, words = words_at_the_end("model_api", tmp_path, **settings)
-    assert (code, words) == (64, 'MODEL_NAME: there is no model "nope"; there are: leukemia, mnist\n')
+    assert (code, words) == (64, 'MODEL_NAME: there is no model "nope"; available models: leukemia, mnist\n')
 
 
 def test_cuda_alone_is_refused_where_there_is_none(tmp_path, binaries, models, onnxruntime):

@@ -169,7 +169,7 @@ def test_settings_that_do_not_fit_are_reported_and_what_was_served_goes_on(web: 
     shipped["steps"][1]["inputs"]["image"] = "find.boxes"
     refused = settings(shipped)
     reason = 'model-settings.json: step "read": inputs.image: "find.boxes" is INT64, and mnist takes FP32'
-    assert (refused.status_code, refused.json()["error"]) == (422, f"digits cannot be loaded: version 1: {reason}")
+    assert (refused.status_code, refused.json()["error"]) == (422, f"digits cannot be loaded: version 1: {reason}.")
     index = requests.post(f"{web.url}/v2/repository/index", timeout=10).json()
     line = next(line for line in index if line["name"] == "digits")
     assert line["state"] == "READY" and reason in line["reason"], line

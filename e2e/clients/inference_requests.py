@@ -32,7 +32,7 @@ def no_version(server: Service) -> str:
     """The error for version 3 of the model `versioned`, which has 1, 2 and 10."""
     if server.name == "web_api":
         return 'versioned has no version "3"; available versions: 1, 2, 10.'
-    return "there is no such version of this model; there are: 1, 2, 10"
+    return 'versioned has no version "3"; available versions: 1, 2, 10.'
 
 
 def assert_refused(status: str, words: str, call, *given, **named) -> None:

@@ -48,6 +48,6 @@ def test_an_input_that_kills_its_session_fails_alone(
     assert (job["status"], job["done"], job["failed"], job["dead"]) == ("failed", 498, 2, 0), job
     for number, result in enumerate(job["results"]):
         if number in (100, 400):
-            assert result["error"] == {"status": 500, "detail": "the model crashed on this request"}
+            assert result["error"] == {"status": 500, "detail": "The model crashed on this request."}
         else:
             assert result["answer"]["outputs"][0]["data"] == [number // 2], result

@@ -1,6 +1,6 @@
-//! What the batcher itself costs: a pool over sessions that answer at once, asked by one, sixteen and sixty-four at a time.
+//! Overhead of the scheduler: a pool over sessions that respond immediately, with 1, 16 and 64 concurrent requests.
 //!
-//! `cargo bench -p model_api --bench batcher`. One iteration is one round of that many requests.
+//! `cargo bench -p model_api --bench batcher`. One iteration is one round of requests.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -20,11 +20,11 @@ use open_inference::{Datatype, Tensor, TensorMetadata};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
 
-/// A session whose answer to each row is its first number.
+/// A session that returns the first number of each row, immediately.
 #[derive(Clone)]
-struct AtOnce;
+struct Immediate;
 
-impl Launcher for AtOnce {
+impl Launcher for Immediate {
     type Session = Self;
 
     async fn launch(&self, _: &SessionConfig) -> Result<(SessionInfo, Self), StartError> {
@@ -35,7 +35,7 @@ impl Launcher for AtOnce {
     }
 }
 
-impl Session for AtOnce {
+impl Session for Immediate {
     async fn run(
         &mut self,
         requests: &[&[Tensor]],
@@ -66,11 +66,11 @@ fn pool() -> Pool {
         batch: BatchSettings::new(64, Duration::ZERO, Some(true), Duration::from_secs(30)),
         metrics: Metrics::register(&mut Registry::default()).pool_metrics("m"),
     };
-    Pool::start(&AtOnce, &session_config, &settings)
+    Pool::start(&Immediate, &session_config, &settings)
 }
 
 fn batcher(criterion: &mut Criterion) {
-    let runtime = Runtime::new().expect("the system lends threads");
+    let runtime = Runtime::new().expect("the system has threads");
     let pool = runtime.block_on(async {
         let pool = pool();
         pool.ready(|_| ()).await;
@@ -78,12 +78,12 @@ fn batcher(criterion: &mut Criterion) {
     });
     let input = vec![Tensor::from_f32("x", Datatype::Fp32, vec![1, 784], &[0.5; 784]).expect("floats are floats")];
     let mut group = criterion.benchmark_group("batcher");
-    for askers in [1_usize, 16, 64] {
-        group.throughput(Throughput::Elements(askers as u64));
-        group.bench_with_input(BenchmarkId::from_parameter(askers), &askers, |bencher, &askers| {
+    for requests in [1_usize, 16, 64] {
+        group.throughput(Throughput::Elements(requests as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(requests), &requests, |bencher, &requests| {
             bencher.iter(|| {
-                let asked = (0..askers).map(|_| pool.run(input.clone(), Priority::Interactive));
-                black_box(runtime.block_on(join_all(asked)))
+                let runs = (0..requests).map(|_| pool.run(input.clone(), Priority::Interactive));
+                black_box(runtime.block_on(join_all(runs)))
             });
         });
     }

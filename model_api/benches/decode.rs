@@ -1,6 +1,6 @@
-//! What a picture costs on its way to a tensor, by kind: its pixels, the model's size, and the whole way to the numbers.
+//! Preprocessing time of images: decoding, resizing to the model's size, and both with the conversion to numbers.
 //!
-//! `cargo bench -p model_api --bench decode`. The figures and what follows from them are in `docs/DECODING.md`.
+//! `cargo bench -p model_api --bench decode`. The results are in `docs/DECODING.md`.
 
 use std::hint::black_box;
 use std::io::Cursor;
@@ -13,7 +13,7 @@ use image::{DynamicImage, GrayImage, ImageFormat, Luma, RgbImage};
 use model_api::preprocessing::{DecodedImage, ImageLimits, ImageSpec, preprocess};
 use open_inference::Datatype;
 
-/// An encoded picture and what its model makes of it.
+/// An encoded image and its preprocessing.
 struct Kind {
     name: &'static str,
     bytes: Vec<u8>,
@@ -25,7 +25,7 @@ fn kinds() -> Vec<Kind> {
     let cell = |side| spec(r#"{"fit": "contain", "scale": 0.00392156862745098}"#, &[-1, 3, side, side]);
     let photographed = sample("mnist/samples/photographed-5.png");
     let blast = sample("leukemia/samples/blast-1.png");
-    let pixels = |bytes: &[u8]| image::load_from_memory(bytes).expect("a sample is a picture");
+    let pixels = |bytes: &[u8]| image::load_from_memory(bytes).expect("a sample is an image");
     let taken = DynamicImage::from(resize(&pixels(&photographed).into_luma8(), 1600, 1200, FilterType::CatmullRom));
     let jpeg = |image: DynamicImage| {
         let mut bytes = Vec::new();
@@ -63,11 +63,11 @@ fn sample(path: &str) -> Vec<u8> {
 
 fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
-    image.write_to(&mut file, format).expect("memory takes a picture");
+    image.write_to(&mut file, format).expect("writing to memory does not fail");
     file.into_inner()
 }
 
-/// A three such as a mouse draws: a soft stroke of 22 pixels, black on white.
+/// A three as drawn with a mouse: a soft stroke of 22 pixels, black on white.
 fn canvas() -> RgbImage {
     let gray = GrayImage::from_fn(500, 500, |x, y| {
         let (x, y) = (x as f32, y as f32);
@@ -90,21 +90,21 @@ fn decode(criterion: &mut Criterion) {
 
 fn fit(criterion: &mut Criterion) {
     each(criterion, "fit", |group, Kind { name, bytes, spec }| {
-        let opened = DecodedImage::decode(bytes, spec, &ImageLimits::default()).expect("it is a picture");
+        let opened = DecodedImage::decode(bytes, spec, &ImageLimits::default()).expect("it is an image");
         group.bench_function(*name, |bencher| {
             bencher.iter_batched(|| opened.clone(), |opened| opened.fit(spec), BatchSize::SmallInput);
         });
     });
 }
 
-fn whole_way(criterion: &mut Criterion) {
-    each(criterion, "whole way", |group, Kind { name, bytes, spec }| {
+fn preprocessing(criterion: &mut Criterion) {
+    each(criterion, "preprocessing", |group, Kind { name, bytes, spec }| {
         let limits = ImageLimits::default();
         group.bench_function(*name, |bencher| {
             bencher.iter(|| {
                 let mut data = Vec::new();
-                let picture = preprocess(black_box(bytes), spec, &limits).expect("it is a picture");
-                picture.write_row(Datatype::Fp32, &mut data).expect("floats are floats");
+                let image = preprocess(black_box(bytes), spec, &limits).expect("it is an image");
+                image.write_row(Datatype::Fp32, &mut data).expect("floats are floats");
                 data
             });
         });
@@ -119,5 +119,5 @@ fn each(criterion: &mut Criterion, name: &str, bench: fn(&mut BenchmarkGroup<Wal
     group.finish();
 }
 
-criterion_group!(benches, decode, fit, whole_way);
+criterion_group!(benches, decode, fit, preprocessing);
 criterion_main!(benches);

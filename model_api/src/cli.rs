@@ -1,3 +1,5 @@
+//! Command line: commands, and settings with their defaults.
+
 use service::command_line::{Program, Setting, setting};
 
 /// What `model_api --help` shows.
@@ -17,10 +19,10 @@ pub const PROGRAM: Program = Program {
 const SETTINGS: &[Setting] = &[
     setting("PORT", "5050", "Port to listen on."),
     setting("METRICS_ADDR", "127.0.0.1:9150", "Address of GET /metrics."),
-    setting("MODEL_NAME", "", "ModelRegistry to serve: a name, several with commas, or all. Must be set."),
+    setting("MODEL_NAME", "", "Models to serve: a name, several with commas, or all. Must be set."),
     setting("MODELS_DIR", "./models", "Folder of the models."),
     setting("MODEL_WATCH", "poll", "poll: changes in the folder are served; off: they are not."),
-    setting("MODEL_WATCH_INTERVAL_MS", "1000", "Time between two looks at the folder."),
+    setting("MODEL_WATCH_INTERVAL_MS", "1000", "Time between two polls of the folder."),
     setting("DEVICE", "auto", "auto, cpu or cuda."),
     setting("ORT_DYLIB_PATH", "", "Path of libonnxruntime.so. Must be set."),
     setting("SESSION_THREADS", "0", "Threads of all sessions of a model; 0: what the cgroup's quota allows."),

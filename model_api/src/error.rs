@@ -1,3 +1,5 @@
+//! Error type of requests: message, HTTP status and metric label of each error.
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use contract::PredictionError;
@@ -8,110 +10,130 @@ use tracing::error;
 use crate::preprocessing::ImageError;
 use crate::scheduler::RunError;
 
-/// Why a request got no answer. The texts are for whoever asked: what was wrong with this request, and no path.
+/// Why a request failed. The messages are for the client: sentences that name the offending value and contain no path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The body is not what the route reads.
+    /// The body cannot be parsed.
     #[error("{0}")]
     Malformed(String),
-    /// A model that is not served.
-    #[error("there is no such model; there are: {available}")]
+    /// No model has this name.
+    #[error("There is no model {requested:?}; available models: {available}.")]
     UnknownModel {
-        /// The names of those that are served.
+        /// The name in the request.
+        requested: String,
+        /// Names of the models that are served.
         available: String,
     },
-    /// A model that is in the repository, and that `MODEL_NAME` does not select.
-    #[error("{model} is not served: {reason}; add it there and restart, or POST /v2/repository/models/{model}/load")]
+    /// The model is in the repository, but `MODEL_NAME` does not select it.
+    #[error(
+        "{model} is not served: {reason}. Add it there and restart, or load it with POST /v2/repository/models/{model}/load."
+    )]
     Unselected {
-        /// The model.
+        /// Name of the model.
         model: String,
-        /// What `MODEL_NAME` is.
+        /// The value of `MODEL_NAME`, as a clause.
         reason: String,
     },
-    /// A version that is not served, of a model that is.
-    #[error("there is no such version of this model; there are: {available}")]
+    /// The model has no such version.
+    #[error("{model} has no version {requested:?}; available versions: {available}.")]
     UnknownVersion {
+        /// Name of the model.
+        model: String,
+        /// The version in the request.
+        requested: String,
         /// The versions that are served.
         available: String,
     },
-    /// A model that cannot be loaded because there is none.
-    #[error("there is no such model in the repository; there are: {available}")]
+    /// The model to load is not in the repository.
+    #[error("There is no model {requested:?} in the repository; available models: {available}.")]
     NotInRepository {
-        /// The names of those that are.
+        /// The name in the request.
+        requested: String,
+        /// Names of the models in the repository.
         available: String,
     },
-    /// A model whose files are of no use. What was served of it before still is.
-    #[error("{model} cannot be loaded: {reason}")]
+    /// A version of the model cannot be loaded. Versions that were served before still are.
+    #[error("{model} cannot be loaded: {}.", .reason.trim_end_matches('.'))]
     LoadFailed {
-        /// The model.
+        /// Name of the model.
         model: String,
-        /// Why not.
+        /// The reason, as a clause.
         reason: String,
     },
-    /// No model was named, and there is a choice.
-    #[error("several models are served, and none was named: {available}")]
+    /// Several models are served, and the request names none.
+    #[error("Several models are served; name one in the path: {available}.")]
     ModelNotNamed {
-        /// The names of those that are served.
+        /// Names of the models that are served.
         available: String,
     },
-    /// The body was not read.
+    /// The body is too large, too slow, or incomplete.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// The picture was not read.
+    /// The image cannot be preprocessed.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// One of several pictures was not read.
-    #[error("picture {index}: {error}")]
+    /// One of several images cannot be preprocessed.
+    #[error("Image {index}: {error}")]
     ImageAt {
         /// Index of the image, from 0.
         index: usize,
-        /// Why not.
+        /// The error of this image.
         error: Box<Error>,
     },
-    /// A step of a pipeline got none.
+    /// A step of a pipeline failed.
     #[error("step {step:?}: {error}")]
     Step {
-        /// Which.
+        /// Name of the step.
         step: String,
-        /// Why not.
+        /// The error of the step.
         error: Box<Error>,
     },
-    /// What was sent does not fit the model.
+    /// The input does not fit the model.
     #[error("{0}")]
     InvalidInput(String),
-    /// The request is not what the protocol says, or does not fit the model.
+    /// The request violates the Open Inference Protocol, or does not fit the model.
     #[error(transparent)]
     Request(#[from] open_inference::Error),
-    /// The answer is no choice between classes.
-    #[error(transparent)]
+    /// The result contains no class.
+    #[error("{0}.")]
     NoPrediction(#[from] PredictionError),
-    /// The model cannot be asked now.
-    #[error("{model} cannot be asked now: {reason}")]
+    /// The model has no session.
+    #[error("{model} is not available: {}.", .reason.trim_end_matches('.'))]
     Unavailable {
-        /// The model.
+        /// Name of the model.
         model: String,
-        /// Why not.
+        /// The reason, as a clause.
         reason: String,
     },
-    /// The inputs of all requests together have as many bytes as they may.
-    #[error("the inputs of all waiting requests use {0} bytes (QUEUE_BYTES); try again later")]
+    /// The byte budget of inputs has no room for the request. Holds the size of the budget.
+    #[error(
+        "The inputs of all requests may use {0} bytes of memory (QUEUE_BYTES), which are in use; try again shortly."
+    )]
     InputBudgetExceeded(usize),
-    /// As many pictures wait to be decoded as may.
-    #[error("too many requests are waiting to be decoded")]
+    /// The queue of the pool that decodes images and arrays is full.
+    #[error("Too many requests wait for the decoding of their inputs; try again shortly.")]
     DecodeQueueFull,
-    /// The model did not run.
+    /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// A mistake of ours; the log says which.
-    #[error("an error of ours; it is in the log under this request's id")]
+    /// A defect of the service. The log has the details.
+    #[error("Internal error; see the server log for this request ID.")]
     Internal,
 }
 
-/// The label of what is refused for load: `web_api` sends the model less when it sees this, and for no other 503.
+/// Longest part of a name from a request that a message repeats, in characters.
+const MAX_NAME_IN_ERROR: usize = 128;
+
+/// The label of requests that are rejected because of overload. `web_api` reduces its load only for these, and for no other 503.
 const OVERLOAD_LABEL: &str = "full";
 
 impl Error {
-    /// The one table: the status that clients see and the label that metrics count.
+    /// A model name or a version from a request, for a message.
+    pub fn truncated(name: &str) -> String {
+        name.chars().take(MAX_NAME_IN_ERROR).collect()
+    }
+
+    /// HTTP status and metric label.
     pub fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Malformed(_) | Self::Image(ImageError::Empty) => (StatusCode::BAD_REQUEST, "malformed"),
@@ -149,19 +171,19 @@ impl Error {
 }
 
 impl Error {
-    /// The same, said of the picture at `place`.
+    /// Adds the index of the image that has the error.
     #[must_use]
     pub fn at_image(self, index: usize) -> Self {
         Self::ImageAt { index, error: Box::new(self) }
     }
 
-    /// The same, said of a pipeline's step.
+    /// Adds the pipeline step that has the error.
     #[must_use]
     pub fn in_step(self, step: &str) -> Self {
         Self::Step { step: step.to_owned(), error: Box::new(self) }
     }
 
-    /// How long its caller is asked to stay away, where the status says that he may come back.
+    /// `Retry-After` in seconds, for statuses that have it.
     fn retry_after_s(&self) -> u32 {
         match self {
             Self::Run(RunError::QueueFull { retry_after }) => retry_after.as_secs().try_into().unwrap_or(u32::MAX),
@@ -170,11 +192,11 @@ impl Error {
         }
     }
 
-    /// What a transport says of it. Ours to mend are logged here, once.
+    /// Status and message for the transports. Errors of the server are logged here, once.
     fn log_and_render(&self) -> (StatusCode, String) {
         let (status, label) = self.status();
         if status == StatusCode::INTERNAL_SERVER_ERROR {
-            error!(label, error = %self, "a request failed");
+            error!(label, error = %self, "request failed");
         }
         (status, self.to_string())
     }
@@ -210,9 +232,9 @@ mod tests {
         let limit = ImageError::TooLarge { measure: "pixels", setting: "MAX_IMAGE_PIXELS", limit: 1, found: 2 };
         let table = [
             (Error::Malformed(text()), 400, "malformed"),
-            (Error::UnknownModel { available: text() }, 404, "unknown_model"),
-            (Error::UnknownVersion { available: text() }, 404, "unknown_model"),
-            (Error::NotInRepository { available: text() }, 404, "unknown_model"),
+            (Error::UnknownModel { requested: text(), available: text() }, 404, "unknown_model"),
+            (Error::UnknownVersion { model: text(), requested: text(), available: text() }, 404, "unknown_model"),
+            (Error::NotInRepository { requested: text(), available: text() }, 404, "unknown_model"),
             (Error::LoadFailed { model: text(), reason: text() }, 422, "not_loaded"),
             (Error::ModelNotNamed { available: text() }, 422, "unfit"),
             (Error::Body(BodyError::TooLarge(1)), 413, "body"),

@@ -114,7 +114,9 @@ impl<'a> ImageBatch<'a> {
             preprocessing::preprocess(&image, self.spec, limits)
                 .map_err(|error| with_index(error.into()))?
                 .write_row(datatype, &mut data)
-                .map_err(|error| with_index(Error::InvalidInput(format!("input {name:?}: {error}"))))?;
+                .map_err(|error| {
+                    with_index(Error::InvalidInput(format!("The input {name:?} cannot hold the image: {error}.")))
+                })?;
         }
         Ok(Tensor { name, datatype, shape: self.shape(), data: data.into() })
     }

@@ -1,3 +1,5 @@
+//! Prometheus metrics. Their names begin with `model_api_`.
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -75,8 +77,8 @@ pub struct DeviceLabels {
 
 impl Metrics {
     /// Registers `predictions_total`, `runs_total`, `run_seconds`, `batch_rows`, `queue_rows`, `queue_seconds`,
-    /// `queue_refusals_total`, `session_restarts_total`, `session_replacements_total`, `model_loads_total`, `batching_info`, `batching_checks_total`,
-    /// `batching_differences_total` and `device_info`.
+    /// `queue_refusals_total`, `session_restarts_total`, `session_replacements_total`, `model_loads_total`, `batching_info`,
+    /// `batching_checks_total`, `batching_differences_total` and `device_info`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             predictions: Family::default(),
@@ -138,7 +140,7 @@ impl Metrics {
     /// The metrics of one model's pool.
     pub fn pool_metrics(&self, model: &str) -> PoolMetrics {
         let label = ModelLabel { model: model.to_owned() };
-        let on = |device: &str| {
+        let device_gauge = |device: &str| {
             let labels = DeviceLabels { model: model.to_owned(), device: device.to_owned() };
             self.devices.get_or_create(&labels).clone()
         };
@@ -151,26 +153,26 @@ impl Metrics {
             refused: self.queue_refusals.get_or_create(&label).clone(),
             restarts: self.session_restarts.get_or_create(&label).clone(),
             replacements: self.session_replacements.get_or_create(&label).clone(),
-            on_cpu: on("cpu"),
-            on_cuda: on("cuda"),
-            batching: self.batching_of(model),
+            on_cpu: device_gauge("cpu"),
+            on_cuda: device_gauge("cuda"),
+            batching: self.batching_info(model),
             batches_checked: self.batching_checks.get_or_create(&label).clone(),
             batches_that_differed: self.batching_differences.get_or_create(&label).clone(),
         }
     }
 
-    /// Counts a load.
+    /// Counts the load of a model version.
     pub fn record_load(&self, model: &str, outcome: &'static str) {
         self.model_loads.get_or_create(&LoadLabels { model: model.to_owned(), outcome }).inc();
     }
 
-    fn batching_of(&self, model: &str) -> BatchingInfo {
+    fn batching_info(&self, model: &str) -> BatchingInfo {
         BatchingInfo::new(model, self.batching.clone())
     }
 
     /// Removes the information gauges of a model that was unloaded.
     pub fn clear_model(&self, model: &str) {
-        self.batching_of(model).clear();
+        self.batching_info(model).clear();
         for device in ["cpu", "cuda"] {
             self.devices.remove(&DeviceLabels { model: model.to_owned(), device: device.to_owned() });
         }

@@ -1,3 +1,5 @@
+//! Environment variables of `model_api`.
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,12 +117,16 @@ impl Settings {
 /// Reads `MODELS_DIR`, the only variable of the subcommand `models`.
 pub fn models_dir() -> Result<PathBuf, SettingError> {
     let dir: PathBuf = parse("MODELS_DIR", PathBuf::from("./models"))?;
-    if dir.is_dir() { Ok(dir) } else { Err(SettingError::new("MODELS_DIR", format!("{} is no folder", dir.display()))) }
+    if dir.is_dir() {
+        Ok(dir)
+    } else {
+        Err(SettingError::new("MODELS_DIR", format!("{} is not a folder", dir.display())))
+    }
 }
 
 fn selection(names: Option<&str>) -> Result<Selection, SettingError> {
     let names = names.ok_or_else(|| {
-        SettingError::new("MODEL_NAME", "must say which model to serve: a name, several with commas, or all")
+        SettingError::new("MODEL_NAME", "must name the models to serve: a name, several with commas, or all")
     })?;
     if names.trim() == "all" {
         return Ok(Selection::All);
@@ -129,9 +135,10 @@ fn selection(names: Option<&str>) -> Result<Selection, SettingError> {
     names.sort();
     names.dedup();
     match names.iter().find(|name| !contract::valid_model_name(name)) {
-        Some(bad) => {
-            Err(SettingError::new("MODEL_NAME", format!("{bad:?} is no name: letters, digits, '.', '_' and '-'")))
-        }
+        Some(bad) => Err(SettingError::new(
+            "MODEL_NAME",
+            format!("{bad:?} is not a model name: it must consist of letters, digits, '.', '_' and '-'"),
+        )),
         None => Ok(Selection::Names(names)),
     }
 }
@@ -158,7 +165,7 @@ fn library(path: Option<String>) -> Result<PathBuf, SettingError> {
     let path = path.map(PathBuf::from).ok_or_else(|| {
         SettingError::new(name, "must name the libonnxruntime.so of the wheel onnxruntime or onnxruntime-gpu")
     })?;
-    if path.is_file() { Ok(path) } else { Err(SettingError::new(name, format!("{} is no file", path.display()))) }
+    if path.is_file() { Ok(path) } else { Err(SettingError::new(name, format!("{} is not a file", path.display()))) }
 }
 
 #[cfg(test)]
@@ -178,14 +185,14 @@ mod tests {
 
     #[test]
     fn an_invalid_value_is_reported_with_the_name_of_its_variable() {
-        assert!(names("../etc").unwrap_err().starts_with("MODEL_NAME: \"../etc\" is no name"));
-        assert!(names("a,,b").unwrap_err().starts_with("MODEL_NAME: \"\" is no name"));
-        assert!(selection(None).unwrap_err().to_string().starts_with("MODEL_NAME: must say"));
+        assert!(names("../etc").unwrap_err().starts_with("MODEL_NAME: \"../etc\" is not a model name"));
+        assert!(names("a,,b").unwrap_err().starts_with("MODEL_NAME: \"\" is not a model name"));
+        assert!(selection(None).unwrap_err().to_string().starts_with("MODEL_NAME: must name"));
         assert!(
             watch_interval("inotify", Duration::ZERO).unwrap_err().to_string().ends_with("is neither off nor poll")
         );
         assert!(device("gpu").unwrap_err().to_string().starts_with("DEVICE: \"gpu\" is none of"));
         assert!(library(None).unwrap_err().to_string().starts_with("ORT_DYLIB_PATH: must name"));
-        assert!(library(Some("/".into())).unwrap_err().to_string().ends_with("is no file"));
+        assert!(library(Some("/".into())).unwrap_err().to_string().ends_with("is not a file"));
     }
 }

@@ -78,7 +78,7 @@ async fn run_pipeline(
     inputs: Vec<Tensor>,
     priority: Priority,
 ) -> Result<Inference, Error> {
-    let changed = |error: contract::MissingTensor| Error::InvalidInput(error.to_string());
+    let changed = |error: contract::MissingTensor| Error::InvalidInput(format!("{error}."));
     let mut progress = PipelineRun::new(&steps.pipeline, inputs);
     loop {
         let next = progress.ready_steps().map_err(changed)?;

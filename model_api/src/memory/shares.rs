@@ -12,7 +12,7 @@ const FREE_BODY_BYTES: u64 = 128 << 10;
 /// Outputs are in memory twice: as tensors and in the response.
 const RESULT_COPIES: u64 = 2;
 
-/// All sessions together have at least two fifths of the total, whatever other settings say.
+/// All sessions together have at least two fifths of the total, whatever the other settings are.
 const MIN_SESSIONS_NUMERATOR: u64 = 2;
 const MIN_SESSIONS_DENOMINATOR: u64 = 5;
 

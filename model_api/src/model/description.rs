@@ -31,7 +31,7 @@ pub fn combined_device(first: &Device, others: &[Device]) -> Device {
 /// Describes a model by its state alone, for a model whose files have not been read.
 pub fn describe_state(name: &str, version: &str, state: PoolState) -> ModelDescription {
     let (state, reason, device) = match state {
-        PoolState::Ready(hello) => (ModelState::Ready, None, Some(hello.device.clone())),
+        PoolState::Ready(session) => (ModelState::Ready, None, Some(session.device.clone())),
         PoolState::Starting => (ModelState::Loading, Some("a session is being started".to_owned()), None),
         PoolState::Unavailable(error) => (ModelState::Unavailable, Some(error.to_string()), None),
     };

@@ -162,17 +162,23 @@ impl Model {
     /// The input that accepts encoded images, and its preprocessing.
     pub fn image_input(&self) -> Result<(&TensorMetadata, &ImageSpec), Error> {
         self.signature.image_input().ok_or_else(|| {
-            let remedy = image_settings_hint(&self.name, &self.signature.inputs).map(|remedy| format!(". {remedy}"));
-            Error::InvalidInput(format!("{} reads no pictures{}", self.name, remedy.unwrap_or_default()))
+            let name = &self.name;
+            Error::InvalidInput(match image_settings_hint(name, &self.signature.inputs) {
+                Some(remedy) => format!("{name} does not accept an image yet. {remedy}."),
+                None => format!("{name} does not accept an image; send tensors to POST /v2/models/{name}/infer."),
+            })
         })
     }
 
     /// The only input that a request must contain.
     pub fn only_input(&self) -> Result<&TensorMetadata, Error> {
         let inputs = &self.signature.inputs;
-        let several =
-            || Error::InvalidInput(format!("{} has {} inputs, and only one was sent", self.name, inputs.len()));
-        only_required_input(inputs).ok_or_else(several)
+        only_required_input(inputs).ok_or_else(|| {
+            let name = &self.name;
+            Error::InvalidInput(format!(
+                "{name} does not accept a single array; send tensors to POST /v2/models/{name}/infer."
+            ))
+        })
     }
 
     /// Its steps, if it is a pipeline.
@@ -300,7 +306,7 @@ impl PipelineSteps {
         let mut is_starting = false;
         for (step, model) in self.pipeline.steps.iter().zip(&self.models) {
             match model.state() {
-                PoolState::Ready(hello) => devices.push(hello.device.clone()),
+                PoolState::Ready(session) => devices.push(session.device.clone()),
                 PoolState::Starting => is_starting = true,
                 PoolState::Unavailable(error) => {
                     return PoolState::Unavailable(StartError::Model(format!("step {:?}: {error}", step.name)));

@@ -107,9 +107,7 @@ fn check_task(output: &TensorMetadata, subject: &str) -> Result<(), String> {
     let is_known = !shape.is_empty();
     match task {
         Task::Detection | Task::None => Ok(()),
-        _ if output.datatype == Datatype::Bytes => {
-            Err(format!("task: the {subject} has BYTES, and these are no values"))
-        }
+        _ if output.datatype == Datatype::Bytes => Err(format!("task: the {subject} has BYTES, which are not numbers")),
         Task::Image if !matches!(shape.len(), 3 | 4) => {
             Err(format!("task: an image has 3 or 4 axes, batch first, not {shape:?}"))
         }
@@ -210,7 +208,7 @@ mod tests {
         assert_eq!(checked(r#"{"activation": "sigmoid"}"#, &[-1, 1]), Ok(Some(Task::Classification)));
         assert_eq!(checked("{}", &[-1, 2]), Ok(None));
         let declared = settings(r#"{"labels": ["a"]}"#);
-        assert_eq!(output(&declared, Datatype::Int64, &[-1]).parameters.task, None, "class numbers are no scores");
+        assert_eq!(output(&declared, Datatype::Int64, &[-1]).parameters.task, None, "class indices are no scores");
     }
 
     #[test]
@@ -262,7 +260,7 @@ mod tests {
         let text = output(&declared, Datatype::Bytes, &[-1]);
         assert_eq!(
             validate(&declared, &text, "graph").unwrap_err(),
-            "task: the graph has BYTES, and these are no values"
+            "task: the graph has BYTES, which are not numbers"
         );
     }
 

@@ -39,11 +39,11 @@ pub fn open(graph: &Path, location: &str) -> io::Result<File> {
     for part in Path::new(location).components() {
         path.push(part);
         if fs::symlink_metadata(&path)?.is_symlink() {
-            return Err(io::Error::other("it is a link"));
+            return Err(io::Error::other("it is a symbolic link"));
         }
     }
     if !fs::metadata(&path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     File::open(path)
 }
@@ -138,6 +138,6 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_model_are_an_error() {
-        assert!(locations_in_file(Bytes::from_static(b"\xff\xff\xff")).unwrap_err().contains("no ONNX model"));
+        assert!(locations_in_file(Bytes::from_static(b"\xff\xff\xff")).unwrap_err().contains("not an ONNX model"));
     }
 }

@@ -1,5 +1,5 @@
-//! ONNX protobuf messages: the part of `onnx.proto3` that the graph analysis and the search for external data need. Field
-//! numbers are those of `onnx.proto3`. Other fields are skipped while decoding.
+//! ONNX protobuf messages: the part of `onnx.proto3` that the graph analysis and the search for external data read, and that a
+//! valid model must have. Field numbers are those of `onnx.proto3`. Other fields are skipped while decoding.
 //!
 //! Decoding from [`Bytes`] copies no weights: `raw_data` is a slice of the file.
 
@@ -44,6 +44,9 @@ pub struct Graph {
     /// In topological order.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<Node>,
+    /// Its name, which ONNX requires. The analysis does not read it.
+    #[prost(string, tag = "2")]
+    pub name: String,
     /// Constants. One that is also an input is the default of that input.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<Tensor>,
@@ -146,6 +149,9 @@ pub struct Attribute {
     /// Subgraphs.
     #[prost(message, repeated, tag = "11")]
     pub graphs: Vec<Graph>,
+    /// `AttributeProto.AttributeType`: 2 is an integer. The analysis does not read it.
+    #[prost(int32, tag = "20")]
+    pub r#type: i32,
     /// In a function: the attribute of the function whose value this attribute has.
     #[prost(string, tag = "21")]
     pub ref_attr_name: String,
@@ -195,6 +201,9 @@ pub struct Tensor {
     /// Where its values are, if in another file: `location`, `offset`, `length`.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<Entry>,
+    /// `TensorProto.DataLocation`: 1 if its values are in another file. The search for external data does not rely on it.
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
 }
 
 /// A key and its value.
@@ -219,12 +228,37 @@ pub struct ValueInfo {
     pub r#type: Option<Type>,
 }
 
-/// A type. Types other than tensors are not decoded.
+/// A type: one of these fields is set. Sparse tensors, optional values and opaque types are not decoded.
 #[derive(Clone, PartialEq, Message)]
 pub struct Type {
     /// A tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorType>,
+    /// A sequence.
+    #[prost(message, optional, boxed, tag = "4")]
+    pub sequence_type: Option<Box<SequenceType>>,
+    /// A map.
+    #[prost(message, optional, boxed, tag = "5")]
+    pub map_type: Option<Box<MapType>>,
+}
+
+/// A sequence of values of one type.
+#[derive(Clone, PartialEq, Message)]
+pub struct SequenceType {
+    /// The type of its elements.
+    #[prost(message, optional, boxed, tag = "1")]
+    pub elem_type: Option<Box<Type>>,
+}
+
+/// A map from integers or strings to values of one type.
+#[derive(Clone, PartialEq, Message)]
+pub struct MapType {
+    /// `TensorProto.DataType` of its keys.
+    #[prost(int32, tag = "1")]
+    pub key_type: i32,
+    /// The type of its values.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub value_type: Option<Box<Type>>,
 }
 
 /// Datatype and shape.
@@ -268,7 +302,7 @@ pub enum Length {
 impl Model {
     /// Parses a model file. prost's recursion limit bounds the nesting of subgraphs to about thirty levels.
     pub fn parse(file: Bytes) -> Result<Self, String> {
-        Self::decode(file).map_err(|_| "the file is no ONNX model, or is damaged".to_owned())
+        Self::decode(file).map_err(|_| "the file is not an ONNX model, or it is damaged".to_owned())
     }
 }
 

@@ -294,8 +294,8 @@ mod tests {
         assert_eq!(rgb.describe().fit, "contain");
         let flat = resolve("{}", &[-1, 8, 9]).unwrap();
         assert_eq!((flat.channels(), flat.height(), flat.width()), (1, 8, 9));
-        let told = resolve(r#"{"layout": "NCHW"}"#, &[-1, 3, 3, 3]).unwrap();
-        assert_eq!(told.layout(), Layout::Nchw);
+        let explicit = resolve(r#"{"layout": "NCHW"}"#, &[-1, 3, 3, 3]).unwrap();
+        assert_eq!(explicit.layout(), Layout::Nchw);
     }
 
     #[test]

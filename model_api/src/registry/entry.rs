@@ -41,7 +41,7 @@ pub struct ModelEntry {
 pub struct VersionEntry {
     /// Serves requests.
     pub active: Option<ActiveVersion>,
-    /// Replaces the active version when it is ready, or says why it cannot.
+    /// Replaces the active version when it is ready, or holds the reason why it cannot.
     pub pending: Option<LoadState>,
 }
 
@@ -155,18 +155,21 @@ impl VersionEntry {
     pub fn index(&self, name: &str, version: &Version) -> ModelIndex {
         let ModelDescription { state, reason, left_out, notes, batching, .. } = self.describe(name, version);
         let reason = match (&self.active, &self.pending) {
-            // The session died after the files had changed, and cannot be started from them.
+            // The session crashed after the files had changed, and cannot be started from them.
             (Some(_), Some(LoadState::Failed(why))) if state != ModelState::Ready => {
-                format!("version {} on disk cannot be served: {why}; the last good one is not ready either", version.0)
+                format!(
+                    "version {} on disk cannot be served: {why}; the last working version is not ready either",
+                    version.0
+                )
             }
             (
                 Some(ActiveVersion { model, .. }),
                 Some(LoadState::Failed(why) | LoadState::WaitingForSteps { unready: Unready { reason: why, .. }, .. }),
             ) => format!(
-                "version {} on disk cannot be served: {why}; the last good one ({}) is still served",
+                "version {} on disk cannot be served: {why}; the last working version ({}) is still served",
                 version.0, model.digest
             ),
-            (Some(_), Some(_)) if reason.is_none() => "a changed one is being loaded".to_owned(),
+            (Some(_), Some(_)) if reason.is_none() => "a changed version is being loaded".to_owned(),
             // A ready model may still omit outputs of its graph, or ignore some of its files.
             _ => reason.unwrap_or_else(|| [left_out, notes].concat().join("; ")),
         };
@@ -210,7 +213,7 @@ pub fn index_inactive(name: &str, version: &str, entry: Option<&ModelEntry>, uns
     });
     let is_unloaded = entry.is_some_and(|entry| entry.unloaded);
     let (state, reason) = if is_draining {
-        (ModelState::Unloading, "requests that have begun are still being answered")
+        (ModelState::Unloading, "requests in flight are still being served")
     } else if is_unloaded {
         (ModelState::Unavailable, "it was unloaded")
     } else {

@@ -58,7 +58,7 @@ impl ModelRegistry {
         let models = self.update(|entries| {
             let available = list_model_names(entries);
             let entry = entries.get_mut(name).filter(|entry| !entry.versions.is_empty());
-            let entry = entry.ok_or(Error::UnknownModel { available })?;
+            let entry = entry.ok_or_else(|| Error::UnknownModel { requested: Error::truncated(name), available })?;
             entry.unloaded = true;
             Ok::<_, Error>(entry.clear())
         })?;
@@ -113,7 +113,8 @@ impl ModelRegistry {
                 version.pending = Some(LoadState::Failed("it is gone from the repository".to_owned()));
             }
         }
-        Err(Error::NotInRepository { available: self.list_repository().await })
+        let available = self.list_repository().await;
+        Err(Error::NotInRepository { requested: Error::truncated(name), available })
     }
 
     async fn load_all(self: &Arc<Self>, load: &Load) -> Result<(), Error> {
@@ -139,7 +140,7 @@ impl ModelRegistry {
     async fn load_version(self: &Arc<Self>, load: &Load, files: &ModelFiles) -> Result<(), String> {
         // A panic would otherwise leave the version in the loading state for ever.
         let loaded = AssertUnwindSafe(self.try_load(load, files)).catch_unwind().await;
-        let loaded = loaded.unwrap_or_else(|_| Err("an error of ours; the log says more".to_owned()));
+        let loaded = loaded.unwrap_or_else(|_| Err("internal error; see the server log".to_owned()));
         let outcome = match &loaded {
             Ok(None) => return Ok(()),
             Ok(Some(())) => "ok",

@@ -76,16 +76,17 @@ impl ModelRegistry {
     ///
     /// # Errors
     /// The model or the version is unknown, or it has never been warm.
-    pub fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<Model>, Error> {
+    pub fn get(&self, name: &str, requested: Option<&str>) -> Result<Arc<Model>, Error> {
         let entries = self.entries();
         let entry = entries.get(name).filter(|entry| !entry.versions.is_empty());
         let entry = entry.ok_or_else(|| self.unknown_model(name, &entries))?;
-        let version = version.map(|version| Version(version.to_owned()));
+        let version = requested.map(|version| Version(version.to_owned()));
         let version =
             version.as_ref().or_else(|| entry.default_version()).and_then(|version| entry.versions.get(version));
         let unknown = || {
             let available = join_names(entry.versions.keys().map(|version| &*version.0));
-            Error::UnknownVersion { available }
+            let requested = requested.map(Error::truncated).unwrap_or_default();
+            Error::UnknownVersion { model: name.to_owned(), requested, available }
         };
         version.ok_or_else(unknown)?.active_model(name)
     }
@@ -95,7 +96,7 @@ impl ModelRegistry {
         // A model that was unloaded keeps an entry without versions.
         match self.unselected_reason(name).filter(|_| unselected && !entries.contains_key(name)) {
             Some(reason) => Error::Unselected { model: name.to_owned(), reason },
-            None => Error::UnknownModel { available: list_model_names(entries) },
+            None => Error::UnknownModel { requested: Error::truncated(name), available: list_model_names(entries) },
         }
     }
 

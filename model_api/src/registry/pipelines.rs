@@ -96,13 +96,21 @@ fn find_step_model(entries: &ModelEntries, step: &Step) -> Result<Arc<Model>, Un
     let version = named.as_ref().or_else(|| entry.default_version());
     let Some((version, version_entry)) = version.and_then(|version| entry.versions.get_key_value(version)) else {
         let available = join_names(entry.versions.keys().map(|version| &*version.0));
-        return unready("version", format!("{} has no such version; there are: {available}", step.model), false);
+        return unready(
+            "version",
+            format!(
+                "{} has no version {:?}; available versions: {available}",
+                step.model,
+                step.version.as_deref().unwrap_or_default()
+            ),
+            false,
+        );
     };
     if let Some(active) = &version_entry.active {
         return Ok(Arc::clone(&active.model));
     }
     let ModelDescription { state, reason, .. } = version_entry.describe(&step.model, version);
-    let reason = format!("{} cannot be asked now: {}", step.model, reason.unwrap_or_default());
+    let reason = format!("{} is not available: {}", step.model, reason.unwrap_or_default());
     unready("model", reason, state == ModelState::Loading)
 }
 
@@ -110,7 +118,8 @@ fn find_step_model(entries: &ModelEntries, step: &Step) -> Result<Arc<Model>, Un
 fn find_cycle(entries: &ModelEntries, name: &str, definition: &PipelineDefinition) -> Option<Unready> {
     definition.pipeline.steps.iter().find_map(|step| {
         let path = path_to(entries, name, &step.model, &mut vec![name])?;
-        let reason = format!("model-settings.json: step {:?}: model: it leads back: {name} → {path}", step.name);
+        let reason =
+            format!("model-settings.json: step {:?}: model: the pipelines form a cycle: {name} → {path}", step.name);
         Some(Unready { reason, is_transient: false })
     })
 }

@@ -39,7 +39,7 @@ impl RepositoryAccess {
         let remedy = "set the same MODEL_API_SECRET for web_api and model_api, and send the request to web_api";
         Err(Error::new(
             StatusCode::FORBIDDEN,
-            format!("ModelRegistry are not loaded or unloaded by this request: {reason}; {remedy}."),
+            format!("This request may not load or unload models: {reason}; {remedy}."),
         ))
     }
 }

@@ -68,7 +68,7 @@ pub fn compute_for_settings(settings: &[u8]) -> String {
 /// Reads the graph. It may be a symbolic link, since the operator controls the folder.
 fn read_graph(graph: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(graph)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     fs::read(graph)
 }
@@ -89,7 +89,11 @@ impl FieldHasher {
     fn update_file(&mut self, name: &str, mut file: File) -> io::Result<()> {
         let length = file.metadata()?.len();
         self.start_field(name, length);
-        if io::copy(&mut file, self)? == length { Ok(()) } else { Err(io::Error::other("it was changed meanwhile")) }
+        if io::copy(&mut file, self)? == length {
+            Ok(())
+        } else {
+            Err(io::Error::other("it changed while it was read"))
+        }
     }
 
     fn start_field(&mut self, name: &str, length: u64) {
@@ -209,13 +213,16 @@ mod tests {
         assert_eq!(folder.digest("link.onnx"), folder.digest("model.onnx"));
         symlink("/dev/zero", folder.0.join("endless.onnx")).unwrap();
         assert!(
-            folder.digest("endless.onnx").unwrap_err().ends_with("endless.onnx cannot be read: it is no regular file")
+            folder
+                .digest("endless.onnx")
+                .unwrap_err()
+                .ends_with("endless.onnx cannot be read: it is not a regular file")
         );
         fs::remove_file(&data).unwrap();
         symlink("/dev/zero", &data).unwrap();
-        assert!(folder.digest("model.onnx").unwrap_err().ends_with("w.bin cannot be read: it is a link"));
+        assert!(folder.digest("model.onnx").unwrap_err().ends_with("w.bin cannot be read: it is a symbolic link"));
         fs::remove_file(&data).unwrap();
         fs::create_dir(&data).unwrap();
-        assert!(folder.digest("model.onnx").unwrap_err().ends_with("cannot be read: it is no regular file"));
+        assert!(folder.digest("model.onnx").unwrap_err().ends_with("cannot be read: it is not a regular file"));
     }
 }

@@ -15,7 +15,7 @@ const FOREIGN_FORMATS: [(&[&str], &str); 7] = [
     (&["pdmodel", "mlmodel"], "a file of another library"),
     (&["plan", "engine"], "a file of TensorRT"),
     (&["gguf"], "a file of llama.cpp"),
-    (&["onnx.gz", "onnx.zip", "onnx.xz", "onnx.bz2"], "packed, and would have to be unpacked"),
+    (&["onnx.gz", "onnx.zip", "onnx.xz", "onnx.bz2"], "a compressed file, which must be unpacked first"),
 ];
 
 /// The model files of one folder, and those that look like model files.
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(stems, [m, m, Some("v1.5"), m, m, None, None, None]);
         assert_eq!([is_ort(Path::new("a.ORT")), is_ort(Path::new("a.onnx"))], [true, false]);
         assert_eq!(foreign_format("resnet.PTH"), Some("a file of PyTorch"));
-        assert_eq!(foreign_format("m.onnx.gz"), Some("packed, and would have to be unpacked"));
+        assert_eq!(foreign_format("m.onnx.gz"), Some("a compressed file, which must be unpacked first"));
         assert_eq!(["m.onnx.data", "README.md", "pt"].map(foreign_format), [None; 3]);
     }
 }

@@ -83,7 +83,7 @@ pub struct RepositoryEntry {
     pub versions: Vec<ModelFiles>,
     /// Why there is no version. The text holds no path.
     pub rejection: Option<String>,
-    /// Files that are not used, one sentence each with the reason.
+    /// Files that are not used, one clause each with the reason.
     pub skipped: Vec<String>,
 }
 
@@ -145,7 +145,7 @@ impl Repository {
             let available = models.into_keys().collect::<Vec<_>>().join(", ");
             return Err(SettingError::new(
                 "MODEL_NAME",
-                format!("there is no model {unknown:?}{rejection}; there are: {available}"),
+                format!("there is no model {unknown:?}{rejection}; available models: {available}"),
             ));
         }
         // A pipeline cannot run without the models of its steps.
@@ -191,13 +191,13 @@ impl Repository {
             (bare, _) => {
                 let mut entry = scan_model_folder(&self.dir.join(name), name);
                 let graph = bare.map(|(graph, _)| graph.file_name().unwrap_or_default().to_string_lossy());
-                let note = |graph| format!("{graph} is passed over: there is a folder {name}");
+                let note = |graph| format!("{graph} is skipped: the folder {name} has precedence");
                 entry.skipped.extend(graph.filter(|_| !entry.versions.is_empty()).map(note));
                 entry
             }
         };
         if !valid_model_name(name) && !entry.versions.is_empty() {
-            let reason = "a model's name is made of at most 128 letters, digits, '.', '_' and '-'";
+            let reason = "a model's name consists of at most 128 letters, digits, '.', '_' and '-'";
             entry = RepositoryEntry::rejected(reason);
         }
         Some(entry)
@@ -282,7 +282,9 @@ fn scan_model_folder(folder: &Path, name: &str) -> RepositoryEntry {
             continue;
         };
         if versions.insert(Version(version.clone()), files).is_some() {
-            skipped.push(format!("the graph in the folder itself is passed over: there is a folder {version}"));
+            skipped.push(format!(
+                "the graph in the folder itself is skipped: the version folder {version} has precedence"
+            ));
         }
     }
     if versions.is_empty() {
@@ -305,23 +307,21 @@ fn folder_without_graph(files: &GraphFiles, name: &str, settings: Option<PathBuf
         Some(Ok(_)) | None => {}
     }
     if let Some(other) = files.names().min() {
-        return RepositoryEntry::rejected(format!(
-            "its folder has no model.onnx; there is {other:?}, which would have to be renamed"
-        ));
+        return RepositoryEntry::rejected(format!("its folder has no model.onnx; rename {other:?} if it is the model"));
     }
     match files.foreign.first() {
         Some(foreign) => {
             RepositoryEntry::rejected(format!("its folder has no model.onnx; {}", describe_foreign_file(foreign)))
         }
-        None => RepositoryEntry::rejected("its folder has no model.onnx, and no folder of a version that has one"),
+        None => RepositoryEntry::rejected("its folder has no model.onnx, and no version folder that has one"),
     }
 }
 
-/// One sentence for each other file that holds the same model as `graph`.
+/// One clause for each other file that holds the same model as `graph`.
 fn skipped_graphs(others: &[String], graph: &Path, version: Option<&str>) -> Vec<String> {
     let graph = graph.file_name().unwrap_or_default().to_string_lossy();
     let folder = version.map(|version| format!("{version}/")).unwrap_or_default();
-    others.iter().map(|other| format!("{folder}{other} is passed over: there is {folder}{graph}")).collect()
+    others.iter().map(|other| format!("{folder}{other} is skipped: {folder}{graph} has precedence")).collect()
 }
 
 fn describe_foreign_file(file: &str) -> String {

@@ -19,8 +19,9 @@ pub async fn predict_array(
     let InferenceInput { model, body } = input;
     let reader = Arc::clone(&model);
     let read = move || {
-        let array = ImageArray::from_json(&body.bytes).map_err(|error| Error::Malformed(error.to_string()))?;
-        array.to_tensor(reader.only_input()?).map_err(|error| Error::InvalidInput(error.to_string()))
+        let array = ImageArray::from_json(&body.bytes)
+            .map_err(|error| Error::Malformed(format!("The request cannot be parsed: {error}.")))?;
+        array.to_tensor(reader.only_input()?).map_err(|error| Error::InvalidInput(format!("{error}.")))
     };
     let tensor = state.decoder.run(read).await?;
     let inference = infer(&state, &model, vec![tensor], Priority::Interactive).await?;

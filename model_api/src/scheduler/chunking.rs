@@ -53,8 +53,8 @@ impl Chunking {
         let (rows, bytes) = (common_rows(inputs).unwrap_or(1), bytes_of(inputs));
         if rows > 1 && bytes > MAX_UNSPLIT_BYTES {
             return Err(RunError::TooLarge(format!(
-                "the request has {rows} rows with {bytes} bytes of inputs, which must run at once because the rows are not known \
-                 to be independent; the limit is {MAX_UNSPLIT_BYTES} bytes; send fewer rows in each request"
+                "The request has {rows} rows with {bytes} bytes of inputs, which must run at once because the rows are not known \
+                 to be independent; the limit is {MAX_UNSPLIT_BYTES} bytes. Send fewer rows in each request."
             )));
         }
         Ok(Self::Whole)

@@ -8,28 +8,28 @@ use crate::memory::{LimitExceeded, MAX_RESULT_BYTES};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     /// The queue is full, or load is shed.
-    #[error("too many requests are waiting for this model")]
+    #[error("Too many requests are waiting for this model; try again shortly.")]
     QueueFull {
         /// When the queue probably has capacity again, in whole seconds.
         retry_after: Duration,
     },
-    /// No session starts.
-    #[error("{0}")]
+    /// No session starts. Holds the reason, as a clause.
+    #[error("The model is not available: {}.", .0.trim_end_matches('.'))]
     Unavailable(String),
-    /// The model rejected the inputs.
+    /// The model rejected the inputs. Holds the message of ONNX Runtime.
     #[error("{0}")]
     Rejected(String),
     /// The request crashed two sessions, now or recently.
-    #[error("the model crashed on this request")]
+    #[error("The model crashed on this request.")]
     Crashed,
     /// The request exceeded a memory limit twice.
-    #[error("{0}; send fewer or smaller rows in each request, or raise the limit")]
+    #[error("Out of memory: {0}; send fewer or smaller rows in each request, or raise the limit.")]
     OutOfMemory(LimitExceeded),
-    /// More rows, or larger results, than one request may have.
+    /// More rows, or larger results, than one request may have. Holds the message.
     #[error("{0}")]
     TooLarge(String),
     /// Some rows of a chunked request failed, so the whole request failed.
-    #[error("rows {first} to {last}: {error}")]
+    #[error("Rows {first} to {last}: {error}")]
     Rows {
         /// The first failed row, from 0.
         first: usize,
@@ -39,10 +39,10 @@ pub enum RunError {
         error: Box<RunError>,
     },
     /// The run exceeded its time budget and was cancelled.
-    #[error("the model did not answer within {0:?}")]
+    #[error("The model did not respond within {0:?}.")]
     TimedOut(Duration),
     /// The pool has been stopped.
-    #[error("the model is being stopped")]
+    #[error("The model is being stopped.")]
     Stopped,
 }
 
@@ -50,8 +50,8 @@ impl RunError {
     /// The results of the request have this many bytes, or more.
     pub(super) fn result_too_large(bytes: usize) -> Self {
         Self::TooLarge(format!(
-            "the outputs of this request have {bytes} bytes; the limit is {MAX_RESULT_BYTES} bytes; send fewer rows or name fewer \
-             outputs"
+            "The outputs of this request have {bytes} bytes, and the limit is {MAX_RESULT_BYTES} bytes; send fewer rows or request \
+             fewer outputs."
         ))
     }
 

@@ -42,7 +42,7 @@ pub struct BatchSettings {
     pub max_duration: Duration,
     /// `independent_rows` of the model settings, which overrides every other evidence.
     pub independent_rows: Option<bool>,
-    /// Whether the model settings say `"batching": "off"`.
+    /// Whether the model settings contain `"batching": "off"`.
     pub batching_off: bool,
     /// Maximum run time of one request. A batch may use half of it, so that its requests can run alone afterwards.
     pub run_timeout: Duration,

@@ -60,7 +60,7 @@ pub struct LoadRequest {
     pub device: DevicePreference,
     /// Threads per operator.
     pub threads: usize,
-    /// Input shapes for the warm-up, if the settings say more than the graph.
+    /// Input shapes for the warm-up, if the settings specify more than the graph.
     pub shapes: BTreeMap<String, Vec<i64>>,
 }
 
@@ -202,7 +202,7 @@ impl<M> Header<'_, M> {
             .ok_or_else(|| invalid("the tensors of the frame are too large"))
     }
 
-    /// Splits `payload`, which is as long as the header says.
+    /// Splits `payload`, which has the length that the header declares.
     fn with_payload(self, mut payload: Bytes) -> io::Result<(M, Vec<Tensor>)> {
         let split = |tensor: TensorHeader<'_>| {
             let data = payload.split_to(tensor.bytes);

@@ -74,7 +74,7 @@ pub struct SessionConfig {
     pub graph: PathBuf,
     /// Threads per operator.
     pub threads: usize,
-    /// Input shapes for the warm-up, if the settings say more than the graph.
+    /// Input shapes for the warm-up, if the settings specify more than the graph.
     pub shapes: BTreeMap<String, Vec<i64>>,
     /// Whether the files still match the digest of the model. Called after each start, when the session has read the files: a
     /// session of other files must not serve this digest.

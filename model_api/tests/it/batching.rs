@@ -30,18 +30,18 @@ async fn the_settings_override_batching_and_row_caching() {
         let model = describe(&Fake::default(), settings).await;
         assert_eq!((batching(&model), model.independent_rows), ((rows, enabled), by_rows), "{settings}");
     }
-    let one_row = describe(&Fake::answering_one_row(), "{}").await;
+    let one_row = describe(&Fake::returning_one_row(), "{}").await;
     assert_eq!(batching(&one_row), (Dependent, false));
 }
 
 #[tokio::test]
-async fn a_nondeterministic_model_is_cached_only_if_the_settings_say_so() {
+async fn a_nondeterministic_model_is_cached_only_with_cache_true() {
     for (settings, random, steady) in [
         ("{}", Some(NotCached::Random), None),
         (r#"{"cache": true}"#, None, None),
         (r#"{"cache": false}"#, Some(NotCached::Settings), Some(NotCached::Settings)),
     ] {
-        assert_eq!(describe(&Fake::drawing(), settings).await.not_cached, random, "{settings}");
+        assert_eq!(describe(&Fake::nondeterministic(), settings).await.not_cached, random, "{settings}");
         assert_eq!(describe(&Fake::default(), settings).await.not_cached, steady, "{settings}");
     }
 }

@@ -1,6 +1,6 @@
-//! Everything that is tested from outside, in the order in which a request meets it. One binary: linking is the slow part.
+//! Integration tests. They are one binary because linking is the slow part.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has said what it found")]
+#![allow(clippy::unwrap_used, reason = "a panic is the report of a failed test")]
 
 mod repository;
 

@@ -66,7 +66,7 @@ async fn a_crash_fails_none_of_the_seven_other_requests() {
         let expected = if index == 3 { None } else { Some((index + 1) as f64) };
         assert_eq!(result(response), expected, "{index}: {response:?}\n{}", running.log());
     }
-    assert_eq!((responses[3].0, &responses[3].1["error"]), (500, &json!("the model crashed on this request")));
+    assert_eq!((responses[3].0, &responses[3].1["error"]), (500, &json!("The model crashed on this request.")));
     // The batch, and then each request alone.
     assert_eq!(running.metric(r#"model_api_runs_total{model="m"}"#).await, Some(9.0));
     let started_at = Instant::now();
@@ -105,7 +105,7 @@ async fn an_endless_loop_fails_none_of_the_seven_other_requests() {
         let expected = if index == 0 { None } else { Some(index as f64 / 8.0) };
         assert_eq!(result(response), expected, "{index}: {response:?}\n{}", running.log());
     }
-    assert_eq!((responses[0].0, &responses[0].1["error"]), (504, &json!("the model did not answer within 8s")));
+    assert_eq!((responses[0].0, &responses[0].1["error"]), (504, &json!("The model did not respond within 8s.")));
     assert_eq!(running.sessions(), [session], "the run was cancelled");
 }
 
@@ -126,9 +126,9 @@ async fn a_request_timeout_frees_the_session() {
 #[tokio::test]
 async fn a_model_with_dependent_rows_runs_each_request_alone() {
     let folder = Folder::new()
-        .with("m.onnx", onnx::centres_its_batch())
+        .with("m.onnx", onnx::subtracts_batch_mean())
         .with("claims/model-settings.json", r#"{"parameters": {"independent_rows": true}}"#);
-    let folder = folder.with("claims/model.onnx", onnx::centres_its_batch());
+    let folder = folder.with("claims/model.onnx", onnx::subtracts_batch_mean());
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let request =
         |x: f64| json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [x, x, x + 3.0]}]});

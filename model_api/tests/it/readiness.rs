@@ -18,38 +18,38 @@ use crate::support::router::Service;
 async fn live_is_true_whatever_the_models_do() {
     let service =
         Service::new(Folder::new().with("m/model.onnx", "").with("m/model-settings.json", "{"), &Fake::default());
-    let answer = service.get("/health/live").await;
-    assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({"live": true})));
+    let response = service.get("/health/live").await;
+    assert_eq!((response.status, response.json()), (StatusCode::OK, json!({"live": true})));
 }
 
 #[tokio::test]
-async fn ready_names_every_model_and_what_runs_it() {
+async fn ready_lists_every_model_and_its_device() {
     let service = Service::new(Folder::new().with("m.onnx", ""), &Fake::default()).warm().await;
-    let answer = service.get("/health/ready").await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = service.get("/health/ready").await;
+    assert_eq!(response.status, StatusCode::OK);
     let device = json!({"name": "cpu", "stepped_down": null, "runtime": "fake"});
     let model = json!({"name": "m", "version": "1", "state": "READY", "device": device, "reason": null});
-    assert_eq!(answer.json(), json!({"ready": true, "live": true, "reason": null, "models": [model]}));
+    assert_eq!(response.json(), json!({"ready": true, "live": true, "reason": null, "models": [model]}));
 }
 
 #[tokio::test]
-async fn is_not_ready_before_every_model_has_been_warm() {
+async fn the_service_is_not_ready_before_every_model_has_been_warm() {
     let fake = Fake::failing([StartError::Crashed("no memory".to_owned())]);
     let service = Service::new(Folder::new().with("a.onnx", ""), &fake);
     while fake.launches() == 0 {
         sleep(Duration::from_millis(1)).await;
     }
     sleep(Duration::from_millis(20)).await;
-    let answer = service.get("/health/ready").await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(answer.json()["reason"], "a: no memory");
-    assert_eq!(answer.json()["models"][0]["state"], "UNAVAILABLE");
+    let response = service.get("/health/ready").await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.json()["reason"], "a: no memory");
+    assert_eq!(response.json()["models"][0]["state"], "UNAVAILABLE");
     let service = service.warm().await;
     assert_eq!(service.get("/health/ready").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_model_that_is_still_loading_says_what_its_files_say() {
+async fn a_loading_model_is_described_by_its_files() {
     let settings = r#"{
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2, 1],
                     "parameters": {"image": {"fit": "stretch"}}}],
@@ -72,7 +72,7 @@ async fn a_model_that_is_still_loading_says_what_its_files_say() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_still_loading_shows_no_signature_where_its_settings_say_a_part_of_it() {
+async fn a_loading_model_has_no_signature_if_its_settings_are_incomplete() {
     let settings = r#"{"outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}]}"#;
     let fake = Fake::failing(std::iter::repeat_n(StartError::Model("no such operator".to_owned()), 9));
     let folder = Folder::new()
@@ -85,12 +85,12 @@ async fn a_model_that_is_still_loading_shows_no_signature_where_its_settings_say
     }
     let early = service.models.list().remove(0);
     assert!(early.inputs.is_empty() && early.outputs.is_empty(), "{early:?}");
-    let answer = service.get("/v2/models/m").await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let response = service.get("/v2/models/m").await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
-async fn what_of_tritons_configuration_is_not_used_is_in_the_index_and_labels_come_from_their_file() {
+async fn unused_fields_of_tritons_configuration_are_in_the_index_and_labels_come_from_their_file() {
     let config = r#"max_batch_size: 4 input { name: "x" dims: [2, 2, 1] } instance_group { count: 2 }
                     output { name: "y" dims: 4 label_filename: "labels.txt" }"#;
     let folder = Folder::new()
@@ -114,7 +114,7 @@ async fn what_of_tritons_configuration_is_not_used_is_in_the_index_and_labels_co
 }
 
 #[tokio::test]
-async fn a_model_that_model_name_does_not_select_says_so_and_can_be_loaded() {
+async fn a_model_that_model_name_does_not_select_is_reported_and_can_be_loaded() {
     let folder = Folder::new().with("a.onnx", "").with("b.onnx", "");
     let selection = Selection::Names(vec!["a".to_owned()]);
     let service = Service::with_selection(folder, &Fake::default(), &selection).warm().await;
@@ -122,11 +122,12 @@ async fn a_model_that_model_name_does_not_select_says_so_and_can_be_loaded() {
     assert_eq!(index[1].reason, "MODEL_NAME=a does not select it");
     let list = service.get("/models").await.json();
     assert_eq!(list["unselected"], json!({"model_name": "a", "models": ["b"]}));
-    let answer = service.get("/v2/models/b").await;
-    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    let response = service.get("/v2/models/b").await;
+    assert_eq!(response.status, StatusCode::NOT_FOUND);
     assert_eq!(
-        answer.json()["error"],
-        "b is not served: MODEL_NAME=a does not select it; add it there and restart, or POST /v2/repository/models/b/load"
+        response.json()["error"],
+        "b is not served: MODEL_NAME=a does not select it. Add it there and restart, or load it with POST \
+         /v2/repository/models/b/load."
     );
     service.models.load("b").await.unwrap();
     assert_eq!(service.get("/v2/models/b").await.status, StatusCode::OK);
@@ -157,12 +158,12 @@ async fn a_loader_that_panics_leaves_no_model_loading_for_ever() {
     while service.models.list()[0].state == ModelState::Loading {
         sleep(Duration::from_millis(1)).await;
     }
-    let answer = service.get("/health/ready").await;
-    assert_eq!(answer.json()["reason"], "m: an error of ours; the log says more");
+    let response = service.get("/health/ready").await;
+    assert_eq!(response.json()["reason"], "m: internal error; see the server log");
 }
 
 #[tokio::test]
-async fn a_broken_model_is_reported_and_stops_no_other() {
+async fn a_broken_model_is_reported_and_does_not_affect_others() {
     let settings = r#"{"inputs": [{"name": "y"}]}"#;
     let folder = Folder::new()
         .with("contradicts/model.onnx", "")
@@ -180,7 +181,7 @@ async fn a_broken_model_is_reported_and_stops_no_other() {
         reasons,
         [
             json!("model-settings.json: inputs[0].name: \"y\" is not in the graph, which has: x"),
-            json!("the file is no ONNX model, or is damaged"),
+            json!("the file is not an ONNX model, or it is damaged"),
             json!(null)
         ]
     );
@@ -203,11 +204,11 @@ async fn a_model_that_breaks_later_makes_the_service_unready_only_if_it_was_the_
 }
 
 #[tokio::test]
-async fn whoever_wants_no_traffic_makes_it_unready() {
+async fn a_readiness_hold_makes_the_service_unready() {
     let service = Service::new(Folder::new().with("m.onnx", ""), &Fake::default()).warm().await;
     let stopping = service.readiness.hold("stopping");
-    let answer = service.get("/health/ready").await;
-    assert_eq!((answer.status, &answer.json()["reason"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("stopping")));
+    let response = service.get("/health/ready").await;
+    assert_eq!((response.status, &response.json()["reason"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("stopping")));
     drop(stopping);
     assert_eq!(service.get("/health/ready").await.status, StatusCode::OK);
 }

@@ -18,12 +18,12 @@ use crate::support::fake::{Fake, input};
 use crate::support::folder::Folder;
 use crate::support::router::Service;
 
-/// A graph of which ours reads nothing: `ir_version` alone, so that each number is another model.
+/// A minimal graph: `ir_version` alone, so that each number is another model.
 fn graph(number: u8) -> [u8; 2] {
     [8, number]
 }
 
-/// Lets a session start only when the test says so.
+/// Starts a session only when the test permits it.
 #[derive(Clone)]
 struct Gated {
     fake: Fake,
@@ -55,7 +55,7 @@ fn default_of(models: &ModelRegistry, name: &str) -> String {
     models.get(name, None).map_or_else(|error| error.to_string(), |model| model.version.clone())
 }
 
-fn said(outcome: Result<(), Error>) -> (u16, String) {
+fn failure(outcome: Result<(), Error>) -> (u16, String) {
     let error = outcome.unwrap_err();
     (error.status().0.as_u16(), error.to_string())
 }
@@ -71,13 +71,13 @@ async fn until(what: impl Fn() -> bool) {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(Duration::from_secs(20), happened).await.expect("it happens");
+    timeout(Duration::from_secs(20), happened).await.expect("the condition holds in time");
 }
 
 // ---- Versions ----
 
 #[tokio::test]
-async fn every_version_is_served_and_the_largest_answers_where_none_is_named() {
+async fn every_version_is_served_and_the_largest_is_the_default() {
     let folder = Folder::new().with("m/2/model.onnx", graph(2)).with("m/10/model.onnx", graph(10));
     let service = Service::new(folder.with("n.onnx", ""), &Fake::default()).warm().await;
     let models = &service.models;
@@ -89,13 +89,13 @@ async fn every_version_is_served_and_the_largest_answers_where_none_is_named() {
     assert_eq!(listed, [line("m", "2", false), line("m", "10", true), line("n", "1", true)]);
     let unknown = models.get("m", Some("3")).err().unwrap();
     assert_eq!(unknown.status().0, StatusCode::NOT_FOUND);
-    assert_eq!(unknown.to_string(), "there is no such version of this model; there are: 2, 10");
+    assert_eq!(unknown.to_string(), "m has no version \"3\"; available versions: 2, 10.");
     let unknown = models.get("x", None).err().unwrap();
-    assert_eq!(unknown.to_string(), "there is no such model; there are: m, n");
+    assert_eq!(unknown.to_string(), "There is no model \"x\"; available models: m, n.");
 }
 
 #[tokio::test]
-async fn a_new_version_is_warmed_up_beside_the_old_one_and_then_takes_over() {
+async fn a_new_version_is_warmed_up_beside_the_old_one_and_then_replaces_it() {
     let gated = Gated::open_for(1);
     let service = Service::new(Folder::new().with("m/1/model.onnx", graph(1)), &gated).warm().await;
     write(&service, "m/2/model.onnx", graph(2));
@@ -113,7 +113,7 @@ async fn a_new_version_is_warmed_up_beside_the_old_one_and_then_takes_over() {
 }
 
 #[tokio::test]
-async fn at_the_start_no_older_version_answers_just_because_it_was_warm_sooner() {
+async fn at_the_start_an_older_version_is_not_the_default_because_it_was_warm_sooner() {
     let gated = Gated::open_for(1);
     let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", graph(2));
     let service = Service::new(folder, &gated);
@@ -128,7 +128,7 @@ async fn at_the_start_no_older_version_answers_just_because_it_was_warm_sooner()
 // ---- Changes ----
 
 #[tokio::test]
-async fn a_changed_version_takes_over_and_what_has_begun_finishes_on_the_old_one() {
+async fn a_changed_version_replaces_the_old_one_and_requests_in_flight_finish_on_the_old_one() {
     let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &Fake::default()).warm().await;
     let old = service.models.get("m", None).unwrap();
     write(&service, "m/model.onnx", graph(2));
@@ -146,7 +146,7 @@ async fn a_changed_version_takes_over_and_what_has_begun_finishes_on_the_old_one
 }
 
 #[tokio::test]
-async fn a_load_that_finds_nothing_changed_starts_nothing() {
+async fn a_load_of_unchanged_files_starts_no_session() {
     let fake = Fake::default();
     let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &fake).warm().await;
     write(&service, "m/README.md", "words");
@@ -159,12 +159,12 @@ async fn a_load_that_finds_nothing_changed_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_broken_change_leaves_the_last_good_one_in_service_and_says_why() {
+async fn a_broken_change_keeps_the_last_working_version_and_reports_the_reason() {
     let fake = Fake::default();
     let service = Service::new(Folder::new().with("m/3/model.onnx", graph(1)), &fake).warm().await;
     let digest = service.models.get("m", None).unwrap().digest.clone();
     for (file, content, reason) in [
-        ("m/3/model.onnx", "\u{7f}\u{7f}garbage", "the file is no ONNX model, or is damaged"),
+        ("m/3/model.onnx", "\u{7f}\u{7f}garbage", "the file is not an ONNX model, or it is damaged"),
         ("m/3/model-settings.json", "{", "model-settings.json: EOF while parsing an object at line 1 column 1"),
         (
             "m/3/model-settings.json",
@@ -174,18 +174,19 @@ async fn a_broken_change_leaves_the_last_good_one_in_service_and_says_why() {
     ] {
         write(&service, "m/3/model.onnx", graph(1));
         write(&service, file, content);
-        let told = format!("m cannot be loaded: version 3: {reason}");
-        assert_eq!(said(service.models.load("m").await), (422, told));
+        let message = format!("m cannot be loaded: version 3: {reason}.");
+        assert_eq!(failure(service.models.load("m").await), (422, message));
         let served = service.models.get("m", None).unwrap();
         assert!(served.digest == digest && served.run(input(0.5), Priority::Interactive).await.is_ok());
-        let reason =
-            format!("version 3 on disk cannot be served: {reason}; the last good one ({digest}) is still served");
+        let reason = format!(
+            "version 3 on disk cannot be served: {reason}; the last working version ({digest}) is still served"
+        );
         let line = ("m".to_owned(), "3".to_owned(), ModelState::Ready, reason);
         assert_eq!((index(&service.models).await, service.models.is_ready()), (vec![line], true));
     }
     fs::remove_file(service.folder.path().join("m/3/model-settings.json")).unwrap();
     service.models.load("m").await.unwrap();
-    assert_eq!(index(&service.models).await[0].3, "", "mended");
+    assert_eq!(index(&service.models).await[0].3, "", "fixed");
 }
 
 #[tokio::test]
@@ -194,7 +195,7 @@ async fn a_graph_that_does_not_run_is_tried_once_and_a_crash_three_times() {
     let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &fake).warm().await;
     write(&service, "m/model.onnx", graph(2));
     fake.failures.lock().unwrap().push_back(StartError::Model("no such operator".to_owned()));
-    assert_eq!(said(service.models.load("m").await).1, "m cannot be loaded: version 1: no such operator");
+    assert_eq!(failure(service.models.load("m").await).1, "m cannot be loaded: version 1: no such operator.");
     assert_eq!(fake.launches(), 2);
     fake.failures.lock().unwrap().extend([const { StartError::Crashed(String::new()) }; 2]);
     service.models.load("m").await.unwrap();
@@ -202,7 +203,7 @@ async fn a_graph_that_does_not_run_is_tried_once_and_a_crash_three_times() {
 }
 
 #[tokio::test]
-async fn what_is_gone_goes_but_never_the_last_that_can_be_served() {
+async fn removed_versions_are_unloaded_except_the_last_working_one() {
     let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", graph(2)).with("n.onnx", "");
     let service = Service::new(folder, &Fake::default()).warm().await;
     let path = service.folder.path().to_owned();
@@ -210,37 +211,39 @@ async fn what_is_gone_goes_but_never_the_last_that_can_be_served() {
     service.models.load("m").await.unwrap();
     assert_eq!(service.models.versions("m"), ["1"]);
     fs::remove_file(path.join("m/1/model.onnx")).unwrap();
-    let (status, told) = said(service.models.load("m").await);
+    let (status, message) = failure(service.models.load("m").await);
     assert_eq!((status, service.models.versions("m")), (422, vec!["1".to_owned()]));
-    assert!(told.starts_with("m cannot be loaded: its folder has no model.onnx"), "{told}");
+    assert!(message.starts_with("m cannot be loaded: its folder has no model.onnx"), "{message}");
     fs::remove_dir_all(path.join("m")).unwrap();
-    let gone = (404, "there is no such model in the repository; there are: n".to_owned());
-    assert_eq!(said(service.models.load("m").await), gone);
+    let gone = (404, "There is no model \"m\" in the repository; available models: n.".to_owned());
+    assert_eq!(failure(service.models.load("m").await), gone);
     let (_, version, state, reason) = index(&service.models).await.remove(0);
     assert_eq!((&*version, state), ("1", ModelState::Ready));
-    assert!(reason.contains("it is gone from the repository; the last good one"), "{reason}");
+    assert!(reason.contains("it is gone from the repository; the last working version"), "{reason}");
     service.models.unload("m").await.unwrap();
     assert_eq!(service.models.get("m", None).err().unwrap().status().0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
-async fn only_what_is_in_the_repository_can_be_loaded_and_garbage_says_what_is_wrong_with_it() {
+async fn only_models_in_the_repository_can_be_loaded_and_invalid_files_give_a_reason() {
     let folder = Folder::new().with("m.onnx", "").with("empty/README.md", "").with("two words/model.onnx", "");
     let service = Service::new(folder, &Fake::default()).warm().await;
     for name in ["x", "", ".", "..", "../m", "m/..", "/etc/passwd", "..%2fm", "m\0", &"m".repeat(300), "ｍ"] {
-        let (status, told) = said(service.models.load(name).await);
-        assert_eq!((status, &*told), (404, "there is no such model in the repository; there are: m"), "{name:?}");
+        let (status, message) = failure(service.models.load(name).await);
+        let shown: String = name.chars().take(128).collect();
+        let expected = format!("There is no model {shown:?} in the repository; available models: m.");
+        assert_eq!((status, message), (404, expected), "{name:?}");
     }
     write(&service, "garbage/model.onnx", [0xff; 64]);
-    let (status, told) = said(service.models.load("garbage").await);
+    let (status, message) = failure(service.models.load("garbage").await);
     assert_eq!(
-        (status, &*told),
-        (422, "garbage cannot be loaded: version 1: the file is no ONNX model, or is damaged")
+        (status, &*message),
+        (422, "garbage cannot be loaded: version 1: the file is not an ONNX model, or it is damaged.")
     );
-    let (status, told) = said(service.models.load("empty").await);
-    assert!(status == 422 && told.starts_with("empty cannot be loaded: its folder has no model.onnx"), "{told}");
-    let (status, told) = said(service.models.load("two words").await);
-    assert!(status == 422 && told.contains("a model's name is made of"), "{told}");
+    let (status, message) = failure(service.models.load("empty").await);
+    assert!(status == 422 && message.starts_with("empty cannot be loaded: its folder has no model.onnx"), "{message}");
+    let (status, message) = failure(service.models.load("two words").await);
+    assert!(status == 422 && message.contains("a model's name consists of"), "{message}");
     let reasons: Vec<_> = index(&service.models).await.into_iter().map(|(name, _, state, _)| (name, state)).collect();
     let unavailable = |name: &str| (name.to_owned(), ModelState::Unavailable);
     assert_eq!(
@@ -252,7 +255,7 @@ async fn only_what_is_in_the_repository_can_be_loaded_and_garbage_says_what_is_w
 }
 
 #[tokio::test]
-async fn two_loads_at_once_load_once_and_go_on_when_whoever_asked_has_gone() {
+async fn concurrent_loads_load_once_and_continue_after_the_client_disconnects() {
     let gated = Gated::open_for(1);
     let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &gated).warm().await;
     write(&service, "m/model.onnx", graph(2));
@@ -268,43 +271,46 @@ async fn two_loads_at_once_load_once_and_go_on_when_whoever_asked_has_gone() {
 // ---- Unloading ----
 
 #[tokio::test]
-async fn an_unloaded_model_is_gone_at_once_and_what_has_begun_is_answered() {
+async fn an_unloaded_model_is_gone_immediately_and_requests_in_flight_finish() {
     let folder = Folder::new().with("m/model.onnx", graph(1)).with("n.onnx", "");
     let service = Service::new(folder, &Fake::default()).warm().await;
     let models = Arc::clone(&service.models);
-    let begun = models.get("m", None).unwrap();
+    let in_flight = models.get("m", None).unwrap();
     let unloading = tokio::spawn({
         let models = Arc::clone(&models);
         async move { models.unload("m").await }
     });
     until(|| models.get("m", None).is_err()).await;
     let line = |state, reason: &str| ("m".to_owned(), "1".to_owned(), state, reason.to_owned());
-    let leaving = line(ModelState::Unloading, "requests that have begun are still being answered");
-    assert_eq!(index(&models).await[0], leaving);
-    assert!(begun.run(input(0.5), Priority::Interactive).await.is_ok() && !unloading.is_finished());
-    drop(begun);
+    let draining = line(ModelState::Unloading, "requests in flight are still being served");
+    assert_eq!(index(&models).await[0], draining);
+    assert!(in_flight.run(input(0.5), Priority::Interactive).await.is_ok() && !unloading.is_finished());
+    drop(in_flight);
     unloading.await.unwrap().unwrap();
     assert_eq!(index(&models).await[0], line(ModelState::Unavailable, "it was unloaded"));
-    assert_eq!(said(models.unload("m").await), (404, "there is no such model; there are: n".to_owned()));
+    assert_eq!(failure(models.unload("m").await), (404, "There is no model \"m\"; available models: n.".to_owned()));
     assert!(models.is_ready(), "it counts no longer");
     models.load("m").await.unwrap();
     assert!(models.get("m", None).unwrap().run(input(0.5), Priority::Interactive).await.is_ok());
 }
 
 #[tokio::test]
-async fn nothing_loaded_is_not_ready() {
+async fn a_service_without_models_is_not_ready() {
     let service = Service::new(Folder::new().with("m.onnx", ""), &Fake::default()).warm().await;
     service.models.unload("m").await.unwrap();
-    let answer = service.get("/health/ready").await;
+    let response = service.get("/health/ready").await;
     assert_eq!(
-        (answer.status, &answer.json()["reason"]),
+        (response.status, &response.json()["reason"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"no model is loaded".into())
     );
-    assert_eq!(service.models.get("m", None).err().unwrap().to_string(), "there is no such model; there are: none");
+    assert_eq!(
+        service.models.get("m", None).err().unwrap().to_string(),
+        "There is no model \"m\"; available models: none."
+    );
 }
 
 #[tokio::test]
-async fn an_unload_ends_a_load_that_is_under_way() {
+async fn an_unload_cancels_a_load_in_progress() {
     let gated = Gated::open_for(1);
     let service = Service::new(Folder::new().with("m/model.onnx", graph(1)), &gated).warm().await;
     write(&service, "m/model.onnx", graph(2));
@@ -315,7 +321,7 @@ async fn an_unload_ends_a_load_that_is_under_way() {
     });
     sleep(Duration::from_millis(50)).await;
     models.unload("m").await.unwrap();
-    assert_eq!(said(loading.await.unwrap()).1, "m cannot be loaded: it was unloaded meanwhile");
+    assert_eq!(failure(loading.await.unwrap()).1, "m cannot be loaded: it was unloaded meanwhile.");
     gated.gate.add_permits(9);
     sleep(Duration::from_millis(50)).await;
     assert!(models.get("m", None).is_err());
@@ -327,13 +333,13 @@ async fn an_unload_ends_a_load_that_is_under_way() {
 async fn a_model_that_is_loaded_again_while_its_unload_waits_keeps_its_metrics() {
     let gated = Gated::open_for(1);
     let service = Service::new(Folder::new().with("m.onnx", ""), &gated).warm().await;
-    let begun = service.models.get("m", None).unwrap();
+    let in_flight = service.models.get("m", None).unwrap();
     let (unloading, loading) = (Arc::clone(&service.models), Arc::clone(&service.models));
     let unloading = tokio::spawn(async move { unloading.unload("m").await });
     until(|| service.models.get("m", None).is_err()).await;
     let loading = tokio::spawn(async move { loading.load("m").await });
     sleep(Duration::from_millis(50)).await;
-    drop(begun);
+    drop(in_flight);
     unloading.await.unwrap().unwrap();
     gated.gate.add_permits(1);
     loading.await.unwrap().unwrap();
@@ -344,11 +350,11 @@ async fn a_model_that_is_loaded_again_while_its_unload_waits_keeps_its_metrics()
 // ---- Readiness ----
 
 #[tokio::test]
-async fn a_model_that_was_asked_for_is_waited_for_until_it_has_been_mended() {
+async fn a_required_model_blocks_readiness_until_it_is_fixed() {
     let folder = Folder::new().with("broken/model.onnx", [0xff]).with("good.onnx", "");
     let service = Service::new(folder, &Fake::default());
     until(|| service.models.list().iter().all(|model| model.state != ModelState::Loading)).await;
-    let reason = "broken: the file is no ONNX model, or is damaged";
+    let reason = "broken: the file is not an ONNX model, or it is damaged";
     assert_eq!(service.models.not_ready_reason().as_deref(), Some(reason));
     write(&service, "broken/model.onnx", graph(1));
     service.models.load("broken").await.unwrap();
@@ -359,16 +365,19 @@ async fn a_model_that_was_asked_for_is_waited_for_until_it_has_been_mended() {
 }
 
 #[tokio::test]
-async fn a_broken_newest_version_stands_back_at_the_start() {
+async fn a_broken_newest_version_is_not_the_default_at_the_start() {
     let folder = Folder::new().with("m/1/model.onnx", graph(1)).with("m/2/model.onnx", [0xff]);
     let service = Service::new(folder, &Fake::default()).warm().await;
     assert_eq!(default_of(&service.models, "m"), "1");
     let lines = index(&service.models).await;
-    assert_eq!((lines[1].2, &*lines[1].3), (ModelState::Unavailable, "the file is no ONNX model, or is damaged"));
+    assert_eq!(
+        (lines[1].2, &*lines[1].3),
+        (ModelState::Unavailable, "the file is not an ONNX model, or it is damaged")
+    );
 }
 
 #[tokio::test]
-async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
+async fn a_model_of_the_start_is_retried_until_it_starts() {
     let fake = Fake::failing([StartError::Model("no memory".to_owned())]);
     let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
     until(|| service.models.not_ready_reason().as_deref() == Some("m: no memory")).await;
@@ -376,10 +385,10 @@ async fn a_model_of_the_start_that_cannot_be_started_is_tried_until_it_can() {
 }
 
 #[tokio::test]
-async fn a_load_that_fails_as_well_does_not_end_these_attempts() {
+async fn a_failed_load_does_not_end_the_retries() {
     let fake = Fake::failing([const { StartError::DeviceUnavailable(String::new()) }; 4]);
     let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
     until(|| service.models.not_ready_reason().is_some_and(|reason| reason.contains("DEVICE=cuda"))).await;
-    assert_eq!(said(service.models.load("m").await).0, 422);
+    assert_eq!(failure(service.models.load("m").await).0, 422);
     service.warm().await;
 }

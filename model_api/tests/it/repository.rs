@@ -67,7 +67,7 @@ fn the_extension_may_be_in_any_case_and_ort_is_served_as_well() {
     );
     assert_eq!(found["folder"].versions[0].graph, Some(folder.path().join("folder/model.ORT")));
     assert_eq!(found["both"].versions[0].graph, Some(folder.path().join("both.onnx")));
-    assert_eq!(found["both"].skipped, ["both.ort is passed over: there is both.onnx"]);
+    assert_eq!(found["both"].skipped, ["both.ort is skipped: both.onnx has precedence"]);
     assert_eq!(find(&folder, "upper"), found["upper"]);
 }
 
@@ -91,26 +91,26 @@ fn a_file_of_another_library_is_named_with_the_reason_and_data_files_are_not() {
 }
 
 #[test]
-fn what_lies_beside_a_folder_or_a_version_of_its_name_is_passed_over_with_a_word() {
+fn a_file_with_the_name_of_a_folder_or_version_is_skipped_with_a_note() {
     let folder = Folder::new().with("m.onnx", "").with("m/model.onnx", "").with("m/1/model.onnx", "");
     assert_eq!(
         find(&folder, "m").skipped,
         [
-            "the graph in the folder itself is passed over: there is a folder 1",
-            "m.onnx is passed over: there is a folder m"
+            "the graph in the folder itself is skipped: the version folder 1 has precedence",
+            "m.onnx is skipped: the folder m has precedence"
         ]
     );
 }
 
 #[test]
-fn tritons_configuration_is_that_of_all_versions() {
+fn tritons_configuration_applies_to_all_versions() {
     let folder = Folder::new().with("m/config.pbtxt", "").with("m/1/model.onnx", "").with("m/2/model.onnx", "");
     let config = Some(folder.path().join("m/config.pbtxt"));
     assert!(find(&folder, "m").versions.iter().all(|files| files.triton == config));
 }
 
 #[test]
-fn a_versions_own_settings_win_over_the_models() {
+fn the_settings_of_a_version_replace_those_of_the_model() {
     let folder = Folder::new()
         .with("m/model-settings.json", "{}")
         .with("m/1/model.onnx", "")
@@ -122,29 +122,29 @@ fn a_versions_own_settings_win_over_the_models() {
 }
 
 #[test]
-fn a_folder_beside_a_file_of_the_same_name_can_say_more() {
+fn a_folder_has_precedence_over_a_file_of_the_same_name() {
     let folder = Folder::new().with("m.onnx", "").with("m/3/model.onnx", "");
     assert_eq!(versions(&find(&folder, "m")), ["3"]);
 }
 
 #[test]
-fn a_folder_that_looks_like_a_model_and_is_none_says_why() {
+fn a_folder_that_looks_like_a_model_is_rejected_with_a_reason() {
     let folder = Folder::new()
         .with("empty/README.md", "")
         .with("resnet/resnet50.onnx", "")
         .with("my model/model.onnx", "")
         .with("odd/two words/model.onnx", "");
-    assert_eq!(rejection(&folder, "empty"), "its folder has no model.onnx, and no folder of a version that has one");
+    assert_eq!(rejection(&folder, "empty"), "its folder has no model.onnx, and no version folder that has one");
     assert_eq!(
         rejection(&folder, "resnet"),
-        "its folder has no model.onnx; there is \"resnet50.onnx\", which would have to be renamed"
+        "its folder has no model.onnx; rename \"resnet50.onnx\" if it is the model"
     );
-    assert!(rejection(&folder, "my model").starts_with("a model's name is made of"));
+    assert!(rejection(&folder, "my model").starts_with("a model's name consists of"));
     assert!(rejection(&folder, "odd").starts_with("its folder has no model.onnx"));
 }
 
 #[test]
-fn what_is_hidden_or_leads_out_of_the_folder_is_no_model() {
+fn hidden_names_and_paths_outside_the_folder_are_not_models() {
     let folder = Folder::new()
         .with(".part/model.onnx", "")
         .with(".hidden.onnx", "")
@@ -170,16 +170,19 @@ fn models_and_versions_may_be_links() {
 }
 
 #[test]
-fn a_name_that_is_not_there_stops_the_start_with_those_that_are() {
+fn an_unknown_name_stops_the_start_with_the_available_names() {
     let folder = Folder::new().with("a.onnx", "").with("b/model.onnx", "").with("c/c.onnx", "");
     let select = |names: &[&str]| {
         let names = Selection::Names(names.iter().map(|&name| name.to_owned()).collect());
         Repository::new(folder.path()).select_models(&names).map(|models| models.into_keys().collect::<Vec<_>>())
     };
     assert_eq!(select(&["b"]).unwrap(), ["b"]);
-    assert_eq!(select(&["b", "x"]).unwrap_err().to_string(), "MODEL_NAME: there is no model \"x\"; there are: a, b");
+    assert_eq!(
+        select(&["b", "x"]).unwrap_err().to_string(),
+        "MODEL_NAME: there is no model \"x\"; available models: a, b"
+    );
     let unnamed = select(&["c"]).unwrap_err().to_string();
-    assert!(unnamed.contains("\"c\", as its folder has no model.onnx; there is \"c.onnx\""), "{unnamed}");
+    assert!(unnamed.contains("\"c\", as its folder has no model.onnx; rename \"c.onnx\""), "{unnamed}");
     fs::remove_file(folder.path().join("a.onnx")).unwrap();
     fs::remove_dir_all(folder.path().join("b")).unwrap();
     let none = Repository::new(folder.path()).select_models(&Selection::All).unwrap_err().to_string();

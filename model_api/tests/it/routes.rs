@@ -3,7 +3,7 @@ use model_api::repository::RepositoryAccess;
 use model_api::session::StartError;
 use serde_json::json;
 
-use crate::support::fake::{ANSWER_NAN, DIE, Fake, REFUSE};
+use crate::support::fake::{CRASH, Fake, REJECT, RETURN_NAN};
 use crate::support::folder::Folder;
 use crate::support::router::Service;
 use crate::support::squares::{png, squares, squares_for};
@@ -16,13 +16,13 @@ mod get {
     use super::*;
 
     #[tokio::test]
-    async fn home_greets_as_it_always_did() {
-        let answer = squares().await.get("/").await;
-        assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!("Can curl model api!")));
+    async fn root_returns_the_greeting_of_the_first_mlserve() {
+        let response = squares().await.get("/").await;
+        assert_eq!((response.status, response.json()), (StatusCode::OK, json!("Can curl model api!")));
     }
 
     #[tokio::test]
-    async fn models_says_all_that_a_page_needs() {
+    async fn models_lists_all_that_a_page_needs() {
         let models = squares().await.get("/models").await.json();
         let model = &models["models"][0];
         assert!(model["digest"].as_str().unwrap().starts_with("sha256:"));
@@ -41,7 +41,7 @@ mod get {
     }
 
     #[tokio::test]
-    async fn what_is_not_there_is_a_problem_too() {
+    async fn unknown_routes_and_methods_are_problems() {
         let service = squares().await;
         assert_eq!(service.get("/nothing").await.problem().0, 404);
         assert_eq!(service.get("/predict_array/squares").await.problem().0, 405);
@@ -59,14 +59,14 @@ mod browsers {
     }
 
     #[tokio::test]
-    async fn are_refused_on_every_route() {
+    async fn are_rejected_on_every_route() {
         let service = squares().await;
         for (name, value) in
             [("origin", "http://localhost:5050"), ("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "empty")]
         {
             for path in ["/predict_array/squares", "/input/squares", "/nowhere"] {
-                let answer = service.post_with(path, one(name, value), array(0.9).into()).await;
-                assert_eq!(answer.problem().0, 403, "{name} {path}");
+                let response = service.post_with(path, one(name, value), array(0.9).into()).await;
+                assert_eq!(response.problem().0, 403, "{name} {path}");
             }
             for path in ["/v2/models/squares/infer", "/v2/repository/models/squares/unload"] {
                 assert_eq!(
@@ -84,7 +84,7 @@ mod browsers {
     }
 
     #[tokio::test]
-    async fn and_others_without_the_secret_load_and_unload_nothing() {
+    async fn and_clients_without_the_secret_load_and_unload_nothing() {
         let secret = SharedSecret::new("0123456789abcdef").unwrap();
         let service = squares_for(RepositoryAccess::Secret(secret.clone())).await;
         let closed = squares_for(RepositoryAccess::Closed).await;
@@ -108,11 +108,11 @@ mod predict_array {
     use super::*;
 
     #[tokio::test]
-    async fn answers_as_the_first_mlserve_did_with_and_without_a_name() {
+    async fn responds_like_the_first_mlserve_with_and_without_a_name() {
         let service = squares().await;
         for path in ["/predict_array", "/predict_array/squares"] {
-            let answer = service.post(path, "text/plain", array(0.9)).await;
-            assert_eq!(answer.json(), json!({"cls": 0, "value": 0.9}), "{path}");
+            let response = service.post(path, "text/plain", array(0.9)).await;
+            assert_eq!(response.json(), json!({"cls": 0, "value": 0.9}), "{path}");
         }
     }
 
@@ -121,12 +121,12 @@ mod predict_array {
         let folder = Folder::new().with("a.onnx", "").with("b/model.onnx", "");
         let service = Service::new(folder, &Fake::default()).warm().await;
         let (status, detail) = service.post_json("/predict_array", &array(0.9)).await.problem();
-        assert_eq!((status, detail.as_str()), (422, "several models are served, and none was named: a, b"));
+        assert_eq!((status, detail.as_str()), (422, "Several models are served; name one in the path: a, b."));
         assert_eq!(service.post_json("/predict_array/b", &array(0.9)).await.status, StatusCode::OK);
     }
 
     #[tokio::test]
-    async fn what_is_wrong_with_a_list_is_told_with_its_own_status() {
+    async fn each_error_of_an_array_has_its_status() {
         let service = squares().await;
         let deep = format!(r#"{{"image_arr": {}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
         for (body, status, words) in [
@@ -144,32 +144,32 @@ mod predict_array {
     }
 
     #[tokio::test]
-    async fn an_answer_that_json_cannot_say_is_an_error() {
-        let (status, detail) = squares().await.post_json("/predict_array", &array(ANSWER_NAN)).await.problem();
-        assert_eq!((status, detail.as_str()), (422, "The result for this input is not a finite number"));
+    async fn a_result_that_json_cannot_represent_is_an_error() {
+        let (status, detail) = squares().await.post_json("/predict_array", &array(RETURN_NAN)).await.problem();
+        assert_eq!((status, detail.as_str()), (422, "The result for this input is not a finite number."));
     }
 
     #[tokio::test]
-    async fn what_becomes_of_a_run_has_its_own_status() {
+    async fn each_run_error_has_its_status() {
         let service = squares().await;
-        let (status, detail) = service.post_json("/predict_array", &array(REFUSE)).await.problem();
+        let (status, detail) = service.post_json("/predict_array", &array(REJECT)).await.problem();
         assert_eq!((status, detail.as_str()), (422, "no such input"));
-        let (status, detail) = service.post_json("/predict_array", &array(DIE)).await.problem();
-        assert_eq!((status, detail.as_str()), (500, "the model crashed on this request"));
+        let (status, detail) = service.post_json("/predict_array", &array(CRASH)).await.problem();
+        assert_eq!((status, detail.as_str()), (500, "The model crashed on this request."));
         assert_eq!(service.post_json("/predict_array", &array(0.9)).await.status, StatusCode::OK);
     }
 
     #[tokio::test]
-    async fn a_model_that_cannot_be_asked_says_when_to_come_back() {
+    async fn an_unavailable_model_is_503_with_retry_after() {
         let fake = Fake::failing((0..99).map(|_| StartError::Model("no such operator".to_owned())));
         let service = Service::new(Folder::new().with("m.onnx", ""), &fake);
         while fake.launches() == 0 {
             tokio::task::yield_now().await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        let answer = service.post_json("/predict_array", &array(0.9)).await;
-        assert_eq!(answer.retry_after.as_deref(), Some("1"));
-        assert_eq!(answer.problem(), (503, "m cannot be asked now: no such operator".to_owned()));
+        let response = service.post_json("/predict_array", &array(0.9)).await;
+        assert_eq!(response.retry_after.as_deref(), Some("1"));
+        assert_eq!(response.problem(), (503, "m is not available: no such operator.".to_owned()));
     }
 }
 
@@ -177,15 +177,15 @@ mod input {
     use super::*;
 
     #[tokio::test]
-    async fn is_the_picture_as_the_model_sees_it() {
-        let answer = squares().await.post("/input/squares", "image/png", png()).await;
-        assert_eq!((answer.status, answer.media_type.as_str()), (StatusCode::OK, "image/png"));
-        let seen = image::load_from_memory(&answer.body).unwrap().to_luma8();
+    async fn returns_the_image_as_the_model_receives_it() {
+        let response = squares().await.post("/input/squares", "image/png", png()).await;
+        assert_eq!((response.status, response.media_type.as_str()), (StatusCode::OK, "image/png"));
+        let seen = image::load_from_memory(&response.body).unwrap().to_luma8();
         assert_eq!((seen.dimensions(), seen.as_raw().as_slice()), ((2, 2), &[0, 51, 255, 102][..]));
     }
 
     #[tokio::test]
-    async fn of_no_picture_is_a_problem() {
+    async fn rejects_a_body_that_is_not_an_image() {
         let service = squares().await;
         assert_eq!(service.post("/input/squares", "image/png", "hello").await.problem().0, 415);
         assert_eq!(service.post("/input/nobody", "image/png", png()).await.problem().0, 404);

@@ -1,4 +1,4 @@
-//! The shipped models answer their sample pictures as their trainers did.
+//! The shipped models reproduce the results of their training for their sample images.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ struct Sample {
 }
 
 #[tokio::test]
-async fn shipped_models_answer_their_samples_as_their_trainers_did() {
+async fn shipped_models_reproduce_the_results_of_their_training() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let shipped = shipped(&models);
     if shipped.is_empty() {
@@ -41,10 +41,10 @@ async fn shipped_models_answer_their_samples_as_their_trainers_did() {
         let expected: Expected = serde_json::from_slice(&fs::read(samples.join("expected.json")).unwrap()).unwrap();
         assert!(!expected.samples.is_empty());
         for (file, sample) in expected.samples {
-            let picture = fs::read(samples.join(&file)).unwrap();
-            let (status, answer) = running.post(&format!("/v2/models/{model}/infer"), "image/png", picture).await;
-            assert_eq!(status, 200, "{model} {file}: {answer}");
-            let values = answer["outputs"][0]["data"].as_array().unwrap();
+            let image = fs::read(samples.join(&file)).unwrap();
+            let (status, response) = running.post(&format!("/v2/models/{model}/infer"), "image/png", image).await;
+            assert_eq!(status, 200, "{model} {file}: {response}");
+            let values = response["outputs"][0]["data"].as_array().unwrap();
             let values: Vec<f64> = values.iter().map(|value| value.as_f64().unwrap()).collect();
             let class = (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
             assert_eq!(labels(&model)[class], sample.label, "{model} {file}: {values:?}");
@@ -56,7 +56,7 @@ async fn shipped_models_answer_their_samples_as_their_trainers_did() {
     }
 }
 
-/// The models that have samples, and where those are.
+/// The models that have samples, and the folders of the samples.
 fn shipped(models: &Path) -> BTreeMap<String, PathBuf> {
     let Ok(entries) = fs::read_dir(models) else { return BTreeMap::new() };
     entries

@@ -11,10 +11,13 @@ use crate::support::onnx;
 use crate::support::process::{Running, command, library, output};
 
 #[tokio::test]
-async fn serves_an_onnx_file_and_says_what_runs_it() {
+async fn an_onnx_file_is_served_and_its_device_is_reported() {
     let folder = Folder::new().with("identity.onnx", onnx::identity());
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
-    assert_eq!(running.ask("identity", "[[0.1, 0.7, 0.2], [1, 0, 0]]").await, (200, json!({"cls": 1, "value": 0.7})));
+    assert_eq!(
+        running.predict_array("identity", "[[0.1, 0.7, 0.2], [1, 0, 0]]").await,
+        (200, json!({"cls": 1, "value": 0.7}))
+    );
     let (_, ready) = running.get("/health/ready").await.unwrap();
     let device = &ready["models"][0]["device"];
     assert_eq!(device["name"], "cpu", "the tests' library has no CUDA provider");
@@ -47,14 +50,14 @@ async fn a_graph_may_keep_its_weights_in_a_file_beside_it() {
     let folder = Folder::new().with("m/2/model.onnx", onnx::with_external_data("w.bin")).with("m/2/w.bin", &weights);
     let folder = folder.with("m/10/model.onnx", onnx::with_external_data("w.bin")).with("m/10/w.bin", weights);
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
-    assert_eq!(running.ask("m", "[5, 0, 0]").await, (200, json!({"cls": 0, "value": 6.0})));
+    assert_eq!(running.predict_array("m", "[5, 0, 0]").await, (200, json!({"cls": 0, "value": 6.0})));
     let (_, models) = running.get("/models").await.unwrap();
     let defaults = models["models"].as_array().unwrap().iter().filter(|model| model["is_default"] == true);
     assert_eq!(defaults.map(|model| model["version"].clone()).collect::<Vec<_>>(), ["10"]);
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_other() {
+async fn a_model_that_cannot_be_served_gives_a_reason_without_a_path_and_does_not_affect_others() {
     let mut truncated = onnx::hangs();
     truncated.truncate(truncated.len() / 2);
     let folder = Folder::new()
@@ -75,7 +78,7 @@ async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_othe
         None,
         Some("the graph names a data file outside its own folder"),
         Some("input \"tensors\" is a sequence (a tensor of f32), and only tensors are served"),
-        Some("the file is no ONNX model, or is damaged"),
+        Some("the file is not an ONNX model, or it is damaged"),
         Some("data of the graph: w.bin cannot be read: No such file or directory"),
     ]) {
         let found = model["reason"].as_str();
@@ -83,17 +86,17 @@ async fn a_model_that_cannot_be_served_says_why_without_a_path_and_stops_no_othe
         assert!(found.unwrap_or_default().contains(reason.unwrap_or_default()), "{model}");
         assert!(!found.unwrap_or_default().contains(folder.path().to_str().unwrap()), "{model}");
     }
-    assert_eq!(running.ask("good", "[0, 0, 1]").await.0, 200);
-    assert_eq!(running.ask("sequence", "[0]").await.0, 503);
+    assert_eq!(running.predict_array("good", "[0, 0, 1]").await.0, 200);
+    assert_eq!(running.predict_array("sequence", "[0]").await.0, 503);
     assert_eq!(running.get("/health/ready").await.unwrap().0, 503);
 }
 
 #[tokio::test]
-async fn an_input_that_the_model_refuses_is_the_askers_mistake() {
+async fn an_input_that_the_model_rejects_is_a_client_error() {
     let folder = Folder::new().with("picks.onnx", onnx::picks());
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let session = running.session_other_than(0).await;
-    let (status, problem) = running.ask("picks", "[7]").await;
+    let (status, problem) = running.predict_array("picks", "[7]").await;
     assert_eq!(status, 422, "{problem}");
     assert!(!problem["detail"].as_str().unwrap().contains('/'), "{problem}");
     assert_eq!(running.infer("picks", 2.0).await, (200, json!([0.75])));
@@ -112,7 +115,7 @@ async fn two_workers_are_two_sessions() {
 }
 
 #[tokio::test]
-async fn cuda_that_does_not_work_is_refused_when_it_was_insisted_on() {
+async fn device_cuda_ends_the_service_if_cuda_does_not_work() {
     let folder = Folder::new().with("identity.onnx", onnx::identity());
     let Some(mut running) = Running::start(folder.path(), &[("DEVICE", "cuda")]) else { return };
     assert_eq!(running.ended().await.code(), Some(1));
@@ -121,7 +124,7 @@ async fn cuda_that_does_not_work_is_refused_when_it_was_insisted_on() {
 }
 
 #[tokio::test]
-async fn the_cpu_alone_is_no_step_down() {
+async fn device_cpu_is_not_a_fallback() {
     let folder = Folder::new().with("identity.onnx", onnx::identity());
     let Some(running) = Running::ready(folder.path(), &[("DEVICE", "cpu")]).await else { return };
     let (_, ready) = running.get("/health/ready").await.unwrap();
@@ -129,7 +132,7 @@ async fn the_cpu_alone_is_no_step_down() {
 }
 
 #[tokio::test]
-async fn health_is_what_a_container_asks() {
+async fn the_health_command_reports_readiness() {
     let folder = Folder::new().with("identity.onnx", onnx::identity());
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
     let healthy = output(&["health"], &[("PORT", running.port())]);
@@ -141,7 +144,7 @@ async fn health_is_what_a_container_asks() {
 }
 
 #[test]
-fn an_unknown_model_ends_it_at_once_with_the_names_there_are() {
+fn an_unknown_model_stops_the_start_with_the_available_names() {
     let Some(library) = library() else { return };
     let folder =
         Folder::new().with("b.onnx", "").with("a/1/model.onnx", "").with("c/readme.txt", "").with("no name.onnx", "");
@@ -153,7 +156,7 @@ fn an_unknown_model_ends_it_at_once_with_the_names_there_are() {
     let ended = output(&[], &variables);
     assert_eq!(ended.status.code(), Some(64));
     let words = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(words, "MODEL_NAME: there is no model \"nobody\"; there are: a, b\n");
+    assert_eq!(words, "MODEL_NAME: there is no model \"nobody\"; available models: a, b\n");
 }
 
 #[test]
@@ -168,20 +171,20 @@ fn a_bad_setting_is_named_on_one_line() {
     let folder = Folder::new().with("a.onnx", "");
     let dir = folder.path().to_str().unwrap();
     for (variables, words) in [
-        (&[("MODELS_DIR", dir)][..], "MODEL_NAME: must say which model"),
+        (&[("MODELS_DIR", dir)][..], "MODEL_NAME: must name the models"),
         (&[("MODELS_DIR", dir), ("MODEL_NAME", "a"), ("DEVICE", "gpu")], "DEVICE: \"gpu\" is none of"),
         (&[("MODELS_DIR", dir), ("MODEL_NAME", "a")], "ORT_DYLIB_PATH: must name"),
-        (&[("MODELS_DIR", "/nowhere"), ("MODEL_NAME", "a")], "MODELS_DIR: /nowhere is no folder"),
+        (&[("MODELS_DIR", "/nowhere"), ("MODEL_NAME", "a")], "MODELS_DIR: /nowhere is not a folder"),
     ] {
         let ended = output(&[], variables);
-        let said = String::from_utf8(ended.stderr).unwrap();
-        assert_eq!((ended.status.code(), said.lines().count()), (Some(64), 1), "{said}");
-        assert!(said.starts_with(words), "{said}");
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!((ended.status.code(), stderr.lines().count()), (Some(64), 1), "{stderr}");
+        assert!(stderr.starts_with(words), "{stderr}");
     }
 }
 
 #[test]
-fn session_is_no_command_for_people() {
+fn the_session_command_cannot_be_run_by_hand() {
     let ended = command(&["session"], &[]).stdin(std::process::Stdio::null()).output().unwrap();
     assert_eq!(ended.status.code(), Some(64));
     assert!(String::from_utf8(ended.stderr).unwrap().contains("never by hand"));

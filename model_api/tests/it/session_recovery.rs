@@ -39,7 +39,7 @@ async fn a_session_killed_while_idle_is_replaced() {
 async fn a_request_fails_after_two_sessions_were_killed_during_its_run() {
     let folder = hangs();
     let Some(running) = Running::ready(folder.path(), &[]).await else { return };
-    let request = running.ask("hangs", "[1]");
+    let request = running.predict_array("hangs", "[1]");
     let kills = async {
         let first = running.session_other_than(0).await;
         wait_for_runs(&running, 1.0).await;
@@ -48,7 +48,7 @@ async fn a_request_fails_after_two_sessions_were_killed_during_its_run() {
         signal(running.session_other_than(first).await, "KILL");
     };
     let ((status, problem), ()) = tokio::join!(request, kills);
-    assert_eq!((status, &problem["detail"]), (500, &json!("the model crashed on this request")));
+    assert_eq!((status, &problem["detail"]), (500, &json!("The model crashed on this request.")));
     assert_eq!(running.infer("hangs", 0.25).await, (200, json!([0.25])));
 }
 
@@ -58,8 +58,8 @@ async fn a_hanging_run_is_cancelled_with_504_and_its_session_survives() {
     let Some(running) = Running::ready(folder.path(), &[("RUN_TIMEOUT_MS", "300")]).await else { return };
     let session = running.session_other_than(0).await;
     let started_at = Instant::now();
-    let (status, problem) = running.ask("hangs", "[1]").await;
-    assert_eq!((status, &problem["detail"]), (504, &json!("the model did not answer within 300ms")));
+    let (status, problem) = running.predict_array("hangs", "[1]").await;
+    assert_eq!((status, &problem["detail"]), (504, &json!("The model did not respond within 300ms.")));
     assert!(started_at.elapsed() < Duration::from_millis(1300));
     assert_eq!(running.infer("hangs", 0.25).await.0, 200);
     assert_eq!(running.sessions(), [session]);
@@ -70,8 +70,9 @@ async fn sessions_end_within_a_second_after_their_parent_is_killed_even_during_a
     let folder = hangs();
     let Some(mut running) = Running::ready(folder.path(), &[]).await else { return };
     let session = running.session_other_than(0).await;
-    let hanging =
-        async { tokio::time::timeout(Duration::from_millis(300), running.ask("hangs", "[1]")).await.is_err() };
+    let hanging = async {
+        tokio::time::timeout(Duration::from_millis(300), running.predict_array("hangs", "[1]")).await.is_err()
+    };
     let (hung, ()) = tokio::join!(hanging, wait_for_runs(&running, 1.0));
     assert!(hung && is_alive(session));
     running.end("KILL").await;

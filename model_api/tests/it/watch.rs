@@ -18,7 +18,7 @@ use crate::support::router::Service;
 
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Longer than it takes until a change has been still.
+/// Longer than the detector takes to report a change.
 const LONG: Duration = Duration::from_millis(250);
 
 struct Watched {
@@ -51,7 +51,7 @@ impl Watched {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(Duration::from_secs(20), happened).await.expect("it happens");
+        timeout(Duration::from_secs(20), happened).await.expect("the condition holds in time");
     }
 
     async fn until_changed(&self, name: &str, old: Option<String>) -> Option<String> {
@@ -66,13 +66,13 @@ impl Drop for Watched {
     }
 }
 
-/// A graph of many small fields, so that every piece of it but the last is a model of its own, if a wrong one.
+/// A graph of many small fields, so that each prefix of it is a valid but wrong model.
 fn long_graph() -> Vec<u8> {
     [8, 1].repeat(4096)
 }
 
 #[tokio::test]
-async fn a_folder_that_is_dropped_in_is_served_and_one_that_is_taken_away_is_not() {
+async fn an_added_folder_is_served_and_a_removed_one_is_not() {
     let watched = Watched::new(Folder::new().with("m.onnx", ""), Selection::All).await;
     watched.write("new/1/model.onnx", [8, 1]);
     watched.until(|watched| watched.digest("new").is_some()).await;
@@ -105,7 +105,7 @@ async fn a_file_that_is_copied_slowly_is_loaded_once_and_whole() {
 }
 
 #[tokio::test]
-async fn files_and_folders_may_be_put_in_place_by_renaming_and_links_may_be_turned() {
+async fn renamed_files_and_retargeted_links_are_loaded() {
     let folder = Folder::new().with(".a/model.onnx", [8, 1]).with(".b/model.onnx", [8, 2]).with("m/model.onnx", "");
     symlink(".a", folder.path().join("link")).unwrap();
     let watched = Watched::new(folder, Selection::All).await;
@@ -124,7 +124,7 @@ async fn files_and_folders_may_be_put_in_place_by_renaming_and_links_may_be_turn
 }
 
 #[tokio::test]
-async fn what_cannot_be_loaded_is_tried_again_when_it_changes_and_not_before() {
+async fn a_failed_load_is_retried_only_after_a_change() {
     let watched = Watched::new(Folder::new().with("m/model.onnx", ""), Selection::All).await;
     let old = watched.digest("m");
     let failure = model_api::session::StartError::Model("no such operator".to_owned());
@@ -138,7 +138,7 @@ async fn what_cannot_be_loaded_is_tried_again_when_it_changes_and_not_before() {
 }
 
 #[tokio::test]
-async fn only_what_was_selected_or_asked_for_is_looked_after() {
+async fn only_selected_and_requested_models_are_watched() {
     let folder = Folder::new().with("m.onnx", "");
     let watched = Watched::new(folder, Selection::Names(vec!["m".to_owned(), "later".to_owned()])).await;
     watched.write("other/model.onnx", [8, 1]);
@@ -154,7 +154,7 @@ async fn only_what_was_selected_or_asked_for_is_looked_after() {
 }
 
 #[tokio::test]
-async fn what_was_unloaded_on_purpose_stays_so() {
+async fn an_unloaded_model_stays_unloaded() {
     let watched = Watched::new(Folder::new().with("m/model.onnx", "").with("n.onnx", ""), Selection::All).await;
     watched.service.models.unload("m").await.unwrap();
     watched.write("m/model.onnx", [8, 1]);
@@ -167,7 +167,7 @@ async fn what_was_unloaded_on_purpose_stays_so() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_read_takes_nothing_away() {
+async fn an_unreadable_folder_unloads_nothing() {
     let watched = Watched::new(Folder::new().with("m.onnx", ""), Selection::All).await;
     let path = watched.service.folder.path().to_owned();
     let aside = path.with_extension("aside");

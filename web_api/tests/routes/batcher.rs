@@ -169,7 +169,7 @@ async fn a_503_without_overload_does_not_limit_other_requests() {
     for sent in 1..=5 {
         let answer = predict("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.json()["detail"], "loading cannot be asked now: it is being loaded");
+        assert_eq!(answer.json()["detail"], "loading is not available: it is being loaded.");
         assert_eq!(answer.header("retry-after"), "9");
         assert_eq!(stack.runs(), 1 + sent, "each request reaches the model");
     }
@@ -180,7 +180,7 @@ async fn a_503_without_overload_does_not_limit_other_requests() {
 async fn only_the_request_that_is_rejected_or_crashes_the_model_fails() {
     for (bad, status, detail) in [
         ("text", StatusCode::UNSUPPORTED_MEDIA_TYPE, "element 0 of image is not an image we read"),
-        ("killer", StatusCode::INTERNAL_SERVER_ERROR, "the model crashed on this request"),
+        ("killer", StatusCode::INTERNAL_SERVER_ERROR, "The model crashed on this request."),
     ] {
         let stack = busy().await;
         let mut good = predict_lengths(&stack, 10..13);

@@ -146,11 +146,14 @@ impl InferenceServer for FakeModelApi {
         let echo = echo(input).await?;
         // It rejects every image except the slow one.
         if model.name == "busy" && echo != [4.0] {
-            let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this model");
+            let error = Error::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many requests are waiting for this model; try again shortly.",
+            );
             return Err(Error { is_overload: true, ..error });
         }
         if model.name == "loading" && echo != [4.0] {
-            let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "loading cannot be asked now: it is being loaded");
+            let error = Error::new(StatusCode::SERVICE_UNAVAILABLE, "loading is not available: it is being loaded.");
             return Err(Error { retry_after_s: 9, ..error });
         }
         // Different for each row, so that a test detects swapped rows.
@@ -227,7 +230,7 @@ async fn echo(input: &Tensor) -> Result<Vec<f32>, Error> {
                 return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
             }
             b"killer" => {
-                let words = "the model crashed on this request";
+                let words = "The model crashed on this request.";
                 return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, words));
             }
             b"slow" => sleep(Duration::from_millis(200)).await,

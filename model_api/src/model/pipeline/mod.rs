@@ -39,8 +39,8 @@ impl PipelineDefinition {
         let settings = ModelSettings::from_json(json, &files.name)?;
         if settings.parameters.independent_rows == Some(true) {
             return Err(
-                "model-settings.json: parameters.independent_rows: rows are remembered by a pipeline's steps, \
-                        where their models' settings say so"
+                "model-settings.json: parameters.independent_rows: a pipeline has no row cache; set it for the models of its \
+                 steps"
                     .to_owned(),
             );
         }
@@ -51,7 +51,7 @@ impl PipelineDefinition {
             steps.push(step);
         }
         let Some(last) = steps.last() else {
-            return Err("model-settings.json: steps: a pipeline has one step at least".to_owned());
+            return Err("model-settings.json: steps: a pipeline has at least one step".to_owned());
         };
         let mut outputs = Vec::new();
         for (index, declared) in settings.outputs.iter().enumerate() {
@@ -71,10 +71,10 @@ fn read_step(declared: &StepSettings, files: &ModelFiles, before: &[Step]) -> Re
     let StepSettings { name, model, version, inputs } = declared;
     let name = name.clone().unwrap_or_else(|| model.clone());
     if !valid_model_name(&name) || name.contains('.') {
-        return Err(format!("name: {name:?} is not made of letters, digits, '_' and '-'"));
+        return Err(format!("name: {name:?} does not consist of letters, digits, '_' and '-'"));
     }
     if before.iter().any(|step| step.name == name) {
-        return Err(format!("name: {name:?} is there twice"));
+        return Err(format!("name: {name:?} occurs twice"));
     }
     if *model == files.name {
         return Err("model: a pipeline cannot be a step of itself".to_owned());
@@ -88,7 +88,7 @@ fn read_step(declared: &StepSettings, files: &ModelFiles, before: &[Step]) -> Re
 
 fn check_source(from: &Source, before: &[Step]) -> Result<(), String> {
     match from {
-        Source::Input(input) if input.is_empty() => Err("an input of the pipeline has a name".to_owned()),
+        Source::Input(input) if input.is_empty() => Err("the name of an input is empty".to_owned()),
         Source::Step { step, .. } if !before.iter().any(|other| other.name == *step) => {
             Err(format!("{from}: there is no step {step:?} before it{}", available_steps(before)))
         }
@@ -98,7 +98,7 @@ fn check_source(from: &Source, before: &[Step]) -> Result<(), String> {
 
 fn check_output(from: &Source, steps: &[Step]) -> Result<(), String> {
     match from {
-        Source::Input(_) => Err(format!("{from} is no step's output, as in \"{}.OUTPUT\"", steps[0].name)),
+        Source::Input(_) => Err(format!("{from} is not an output of a step, such as \"{}.OUTPUT\"", steps[0].name)),
         Source::Step { step, .. } if !steps.iter().any(|other| other.name == *step) => {
             Err(format!("{from}: there is no step {step:?}{}", available_steps(steps)))
         }
@@ -110,7 +110,7 @@ fn available_steps(steps: &[Step]) -> String {
     if steps.is_empty() {
         return String::new();
     }
-    format!("; there are: {}", steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(", "))
+    format!("; available steps: {}", steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -142,30 +142,30 @@ mod tests {
     fn an_inconsistency_names_the_step_and_the_field() {
         let steps = |steps: &str| format!(r#"{{"steps": [{{"model": "cut", "inputs": {{"image": "x"}}}}{steps}]}}"#);
         for (json, words) in [
-            ("{}".to_owned(), "steps: a pipeline has one step at least"),
+            ("{}".to_owned(), "steps: a pipeline has at least one step"),
             (steps(r#", {"model": "p", "inputs": {}}"#), "steps[1].model: a pipeline cannot be a step of itself"),
-            (steps(r#", {"model": "cut", "inputs": {}}"#), "steps[1].name: \"cut\" is there twice"),
-            (steps(r#", {"model": "v1.5", "inputs": {}}"#), "steps[1].name: \"v1.5\" is not made of letters"),
+            (steps(r#", {"model": "cut", "inputs": {}}"#), "steps[1].name: \"cut\" occurs twice"),
+            (steps(r#", {"model": "v1.5", "inputs": {}}"#), "steps[1].name: \"v1.5\" does not consist of letters"),
             (
                 steps(r#", {"model": "b", "inputs": {"x": "cutt.crops"}}"#),
-                "steps[1].inputs.x (step \"b\"): \"cutt.crops\": there is no step \"cutt\" before it; there are: cut",
+                "steps[1].inputs.x (step \"b\"): \"cutt.crops\": there is no step \"cutt\" before it; available steps: cut",
             ),
             (
                 steps(r#", {"model": "b", "inputs": {"x": "b.y"}}"#),
-                "steps[1].inputs.x (step \"b\"): \"b.y\": there is no step \"b\" before it; there are: cut",
+                "steps[1].inputs.x (step \"b\"): \"b.y\": there is no step \"b\" before it; available steps: cut",
             ),
             (steps(r#", {"model": "b", "inputs": {}, "input": {}}"#), "unknown field `input`"),
             (
                 r#"{"steps": [{"model": "a", "inputs": {}}], "outputs": [{"name": "y", "from": "x"}]}"#.to_owned(),
-                "outputs[0].from: \"x\" is no step's output, as in \"a.OUTPUT\"",
+                "outputs[0].from: \"x\" is not an output of a step, such as \"a.OUTPUT\"",
             ),
             (
                 r#"{"steps": [{"model": "a", "inputs": {}}], "outputs": [{"name": "y", "from": "b.y"}]}"#.to_owned(),
-                "outputs[0].from: \"b.y\": there is no step \"b\"; there are: a",
+                "outputs[0].from: \"b.y\": there is no step \"b\"; available steps: a",
             ),
             (
                 r#"{"parameters": {"independent_rows": true}}"#.to_owned(),
-                "parameters.independent_rows: rows are remembered by a pipeline's steps",
+                "parameters.independent_rows: a pipeline has no row cache",
             ),
         ] {
             let error = read(&json).unwrap_err();

@@ -88,7 +88,10 @@ fn check_step_inputs<'a>(
     let inputs = &model.metadata.inputs;
     let is_fed = |input: &&TensorMetadata| step.inputs.iter().any(|wire| wire.name == input.name);
     if let Some(missing) = inputs.iter().find(|input| !input.parameters.optional && !is_fed(input)) {
-        return Err(format!("step {:?}: inputs: nothing feeds {:?} of {}", step.name, missing.name, step.model));
+        return Err(format!(
+            "step {:?}: inputs: the input {:?} of {} has no source",
+            step.name, missing.name, step.model
+        ));
     }
     let mut required = Vec::new();
     for wire in &step.inputs {
@@ -113,7 +116,7 @@ fn check_step_inputs<'a>(
 /// The step output that `from` names.
 fn find_output<'a>(from: &Source, steps: &[(&Step, &'a StepModel<'a>)]) -> Result<&'a TensorMetadata, String> {
     // The settings have been checked to name an existing step.
-    let Source::Step { step, output } = from else { return Err(format!("{from} is no step's output")) };
+    let Source::Step { step, output } = from else { return Err(format!("{from} is not an output of a step")) };
     let model = steps.iter().find(|(other, _)| other.name == *step).map(|(_, model)| *model);
     let model = model.ok_or_else(|| format!("{from}: there is no step {step:?}"))?;
     let outputs = &model.metadata.outputs;

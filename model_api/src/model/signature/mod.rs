@@ -71,7 +71,7 @@ impl Signature {
         let context = MergeContext { subject: "pipeline", skipped_outputs: &[], file: SettingsFile::Settings };
         if let Some(index) = settings.inputs.iter().position(|input| input.parameters.image.is_some()) {
             let field = format!("model-settings.json: inputs[{index}].parameters.image");
-            return Err(format!("{field}: how a picture is read stands in the settings of the step's model"));
+            return Err(format!("{field}: the settings of the step's model define the preprocessing of images"));
         }
         let mut inputs = merge_side("inputs", &settings.inputs, inputs, &context)?;
         let outputs = merge_side("outputs", &settings.outputs, outputs, &context)?;
@@ -145,7 +145,7 @@ fn merge_side(
     for (index, declared) in settings.iter().enumerate() {
         let field = |field: &str| context.file.field(side, index, field);
         if settings[..index].iter().any(|other| other.name == declared.name) {
-            return Err(format!("{}: {:?} is there twice", field("name"), declared.name));
+            return Err(format!("{}: {:?} occurs twice", field("name"), declared.name));
         }
         let Some(tensor) = merged.iter_mut().find(|tensor| tensor.name == declared.name) else {
             let this = format!("output {:?} ", declared.name);
@@ -232,7 +232,7 @@ fn validate(declared: &TensorSettings, tensor: &TensorMetadata, subject: &str) -
             Err(format!("content_type: datetime is BYTES, INT64 or FP64, and the {subject} has {datatype}"))
         }
         Some(other) if declared.parameters.image.is_some() && *other != ContentType::Image => {
-            Err("content_type: must be image where image says how pictures are read".to_owned())
+            Err("content_type: must be image for an input with image settings".to_owned())
         }
         _ => Ok(()),
     }
@@ -372,7 +372,7 @@ mod tests {
             (r#"{"inputs": [{"name": "image", "shape": [28, 28]}]}"#, "inputs[0].shape: [28, 28] does not"),
             (r#"{"inputs": [{"name": "image", "parameters": {"image": {}}}]}"#, "inputs[0]: shape: an image needs"),
             (r#"{"outputs": [{"name": "probabilities", "parameters": {"labels": ["a"]}}]}"#, "1 labels for 2 classes"),
-            (r#"{"inputs": [{"name": "image"}, {"name": "image"}]}"#, "inputs[1].name: \"image\" is there twice"),
+            (r#"{"inputs": [{"name": "image"}, {"name": "image"}]}"#, "inputs[1].name: \"image\" occurs twice"),
             (
                 r#"{"inputs": [{"name": "image", "parameters": {"content_type": "str"}}]}"#,
                 "inputs[0].parameters.content_type: text is BYTES, and the graph has FP32",

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::graph::{node_label, reads, served_outputs, subgraphs};
 use crate::onnx::proto::{Function, Model, Node, OperatorSet, Tensor};
 
-/// The first operator that draws random numbers, as a sentence.
+/// The first operator that draws random numbers, as a clause.
 pub fn find_random_operator(model: &Model) -> Option<String> {
     let graph = model.graph.as_ref()?;
     let functions: HashMap<(&str, &str), &Function> =

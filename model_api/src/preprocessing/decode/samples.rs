@@ -35,9 +35,9 @@ pub(super) fn apply_range(image: DynamicImage, range: Option<[f64; 2]>) -> Dynam
         _ => return image,
     };
     let levels = levels_of_16(Some(range));
-    let is_alpha = |place: usize| channels % 2 == 0 && place % channels == channels - 1;
-    let level = |(place, &sample): (usize, &u16)| {
-        if is_alpha(place) { level_of_16(sample, None) } else { levels[usize::from(sample)] }
+    let is_alpha = |index: usize| channels % 2 == 0 && index % channels == channels - 1;
+    let level = |(index, &sample): (usize, &u16)| {
+        if is_alpha(index) { level_of_16(sample, None) } else { levels[usize::from(sample)] }
     };
     let pixels = samples.iter().enumerate().map(level).collect();
     image_of(width, height, channels, pixels).unwrap_or(image)

@@ -58,8 +58,8 @@ impl Illumination {
         }
         // The border determines the level of the background. A sample of the whole image then refines how it changes.
         let step = (image.values.len() / 2500).max(1);
-        let places = (0..image.values.len()).step_by(step).map(|at| (at % image.width, at / image.width));
-        let sample: Vec<Sample> = places.map(point).collect();
+        let coordinates = (0..image.values.len()).step_by(step).map(|at| (at % image.width, at / image.width));
+        let sample: Vec<Sample> = coordinates.map(point).collect();
         for _ in 0..4 {
             illumination = illumination.refit(&sample);
         }

@@ -93,7 +93,7 @@ pub fn read(path: &Path, model: &str) -> Result<ParsedConfig, String> {
 fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, String> {
     let metadata = fs::metadata(path).map_err(|error| describe_read_error(path, &error))?;
     if !metadata.is_file() {
-        return Err("it is no regular file".to_owned());
+        return Err("it is not a regular file".to_owned());
     }
     if metadata.len() > max_bytes {
         return Err(format!("it has {} bytes, and at most {max_bytes} are read", metadata.len()));
@@ -112,21 +112,21 @@ impl TritonConfig {
             .ok_or("max_batch_size: a whole number from 0 on is expected")?;
         for (name, value) in &message.fields {
             match (name.as_str(), value.text()) {
-                ("name", Some(said)) if said == model || said.is_empty() => {}
-                ("name", said) => {
-                    return Err(format!("name: {:?} is not the folder's, {model:?}", said.unwrap_or_default()));
+                ("name", Some(found)) if found == model || found.is_empty() => {}
+                ("name", found) => {
+                    return Err(format!("name: {:?} is not the folder's, {model:?}", found.unwrap_or_default()));
                 }
                 ("max_batch_size", _)
                 | ("platform", Some("onnxruntime_onnx" | ""))
                 | ("backend", Some("onnxruntime" | ""))
                 | ("default_model_filename", Some("model.onnx" | "")) => {}
-                ("platform" | "backend", said) => {
-                    let said = said.unwrap_or_default();
-                    return Err(format!("{name}: {said:?} is not served; only ONNX models (\"onnxruntime\") are"));
+                ("platform" | "backend", found) => {
+                    let found = found.unwrap_or_default();
+                    return Err(format!("{name}: {found:?} is not supported; only ONNX models (\"onnxruntime\") are"));
                 }
                 // A stateful model would give wrong results if it were served as a stateless one.
                 ("sequence_batching" | "ensemble_scheduling", _) => {
-                    return Err(format!("{name}: it is not served; for a workflow of models, write a pipeline"));
+                    return Err(format!("{name}: it is not supported; for a workflow of models, write a pipeline"));
                 }
                 ("dynamic_batching", _) => config.read_batching(value)?,
                 ("input" | "output", _) => config.read_tensor(name, value)?,
@@ -171,7 +171,7 @@ impl TritonConfig {
         let mut unused = Vec::new();
         for (name, value) in &message.fields {
             match (name.as_str(), value.text()) {
-                ("name", Some(said)) => said.clone_into(&mut tensor.name),
+                ("name", Some(found)) => found.clone_into(&mut tensor.name),
                 // Parsed below, or Triton's default value.
                 ("dims", Some(_))
                 | ("data_type", Some("TYPE_INVALID"))
@@ -179,13 +179,14 @@ impl TritonConfig {
                 | ("label_filename", Some(""))
                 | ("optional" | "is_shape_tensor" | "allow_ragged_batch" | "is_non_linear_format_io", Some("false")) => {
                 }
-                ("data_type", Some(said)) => {
-                    let datatype = datatype(said).ok_or_else(|| format!("{}: {said:?} is not served", at(name)))?;
+                ("data_type", Some(found)) => {
+                    let datatype =
+                        datatype(found).ok_or_else(|| format!("{}: {found:?} is not supported", at(name)))?;
                     tensor.datatype = Some(datatype);
                 }
                 ("format", Some("FORMAT_NHWC")) if is_input => tensor.layout = Some(Layout::Nhwc),
                 ("format", Some("FORMAT_NCHW")) if is_input => tensor.layout = Some(Layout::Nchw),
-                ("label_filename", Some(said)) if !is_input => tensor.label_file = Some(said.to_owned()),
+                ("label_filename", Some(found)) if !is_input => tensor.label_file = Some(found.to_owned()),
                 ("reshape", _) => unused.extend([at(name), at("dims")]),
                 _ => unused.push(at(name)),
             }
@@ -210,8 +211,8 @@ impl TritonConfig {
     }
 }
 
-fn datatype(said: &str) -> Option<Datatype> {
-    match said.strip_prefix("TYPE_")? {
+fn datatype(found: &str) -> Option<Datatype> {
+    match found.strip_prefix("TYPE_")? {
         "STRING" => Some(Datatype::Bytes),
         "BYTES" => None,
         other => other.parse().ok(),
@@ -257,12 +258,12 @@ mod tests {
             ("name: \"other\"", "name: \"other\" is not the folder's, \"m\""),
             ("max_batch_size: many", "max_batch_size: a whole number"),
             ("max_batch_size: -1", "max_batch_size: a whole number"),
-            ("backend: \"tensorrt\"", "backend: \"tensorrt\" is not served"),
-            ("sequence_batching {}", "sequence_batching: it is not served"),
+            ("backend: \"tensorrt\"", "backend: \"tensorrt\" is not supported"),
+            ("sequence_batching {}", "sequence_batching: it is not supported"),
             ("input { dims: 1 }", "input[0].name: it is missing"),
             ("input: 5", "input[0]: a message in braces is expected"),
             ("input { name: \"x\" dims: [ a ] }", "input[0].dims: lengths"),
-            ("output { name: \"y\" data_type: TYPE_FP8 }", "output[0].data_type: \"TYPE_FP8\" is not served"),
+            ("output { name: \"y\" data_type: TYPE_FP8 }", "output[0].data_type: \"TYPE_FP8\" is not supported"),
             (
                 "dynamic_batching { max_queue_delay_microseconds: -5 }",
                 "dynamic_batching.max_queue_delay_microseconds: a",

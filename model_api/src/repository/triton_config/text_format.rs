@@ -183,14 +183,18 @@ impl Reader<'_> {
         let mut text = String::new();
         loop {
             match self.chars.next().map(|(_, c)| c) {
-                None | Some('\n') => return Err(self.error("a text is not closed")),
+                None | Some('\n') => return Err(self.error("a string is not closed")),
                 Some(c) if c == quote => return Ok(text),
                 Some('\\') => match self.chars.next().map(|(_, c)| c) {
                     Some('n') => text.push('\n'),
                     Some('t') => text.push('\t'),
                     Some('r') => text.push('\r'),
                     Some(c @ ('\\' | '"' | '\'' | '?')) => text.push(c),
-                    _ => return Err(self.error("of escapes in texts, \\n, \\t, \\r, \\\\, \\\" and \\' are read")),
+                    _ => {
+                        return Err(self.error(
+                            "the escape is not supported; strings may contain \\n, \\t, \\r, \\\\, \\\" and \\'",
+                        ));
+                    }
                 },
                 Some(c) => text.push(c),
             }
@@ -212,7 +216,7 @@ fn is_word(c: char) -> bool {
 fn display(token: &Token) -> String {
     match token {
         Token::Word(word) => format!("{word:?}"),
-        Token::Text(text) => format!("the text {text:?}"),
+        Token::Text(text) => format!("the string {text:?}"),
         Token::Mark(mark) => format!("{mark:?}"),
     }
 }
@@ -247,7 +251,7 @@ mod tests {
     fn a_syntax_error_is_reported_with_its_line() {
         let deep = "a {".repeat(MAX_DEPTH + 1);
         for (text, words) in [
-            ("name: \"x", "line 1: a text is not closed"),
+            ("name: \"x", "line 1: a string is not closed"),
             ("a: 1\nb {\n c: 2", "line 3: a bracket is not closed"),
             ("a: 1\n}", "line 2: a field's name is expected, not '}'"),
             ("a:", "line 1: a value is missing at the end"),
@@ -255,7 +259,7 @@ mod tests {
             ("a 1", "line 1: a value is expected, not \"1\""),
             ("{\"a\": 1}", "line 1: a field's name is expected, not '{'"),
             ("a: 1 $", "line 1: '$' is not part of the text format"),
-            ("a: \"\\x41\"", "line 1: of escapes in texts"),
+            ("a: \"\\x41\"", "line 1: the escape is not supported"),
             (&deep, "line 1: messages are nested more than 32 levels deep"),
         ] {
             let error = Message::parse(text).unwrap_err();

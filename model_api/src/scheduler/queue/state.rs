@@ -65,9 +65,8 @@ impl QueueState {
         if !is_background_turn {
             self.background.drain_into(entries, budget);
         }
-        let is_passed_over = rows > 0 && self.background.rows() == rows;
-        self.batches_since_background =
-            if is_passed_over { self.batches_since_background.saturating_add(1) } else { 0 };
+        let is_skipped = rows > 0 && self.background.rows() == rows;
+        self.batches_since_background = if is_skipped { self.batches_since_background.saturating_add(1) } else { 0 };
     }
 
     /// Records the queueing delay of the first interactive request. Later chunks of a request do not count: they have waited for

@@ -80,7 +80,7 @@ impl OnnxModel {
             Err(SessionError::Rejected(reason)) => reason,
         };
         // The model may reject generated inputs for a good reason, and accept every real one. On CUDA, a second run on the CPU
-        // tells such a model from a broken device: the CPU must reject the inputs as well.
+        // distinguishes such a model from a broken device: the CPU must reject the inputs as well.
         let is_rejected_by_model = || match self.kind {
             DeviceKind::Cpu => true,
             DeviceKind::Cuda => Self::open_on(&self.environment, &self.load, DeviceKind::Cpu)

@@ -12,7 +12,7 @@ use crate::support::fake::{DISTURB, Fake};
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_check_finds_rows_that_depend_on_each_other_for_some_values() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let (pool, metrics) = start_with_metrics(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
     pool.ready(|_| ()).await.unwrap();
     assert!(pool.batching().unwrap().enabled, "the probe has no such values");
@@ -35,7 +35,7 @@ async fn a_batch_check_finds_rows_that_depend_on_each_other_for_some_values() {
 
 #[tokio::test(start_paused = true)]
 async fn independent_rows_in_the_settings_overrides_a_failed_batch_check() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let (pool, metrics) = start_with_metrics(&fake, BatchSettings::new(64, Duration::ZERO, Some(true), RUN_TIMEOUT));
     pool.ready(|_| ()).await.unwrap();
     send_together(&pool, &[DISTURB, 2.0]).await;
@@ -48,7 +48,7 @@ async fn independent_rows_in_the_settings_overrides_a_failed_batch_check() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_check_runs_when_no_request_waits() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let (pool, metrics) = start_with_metrics(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
     pool.ready(|_| ()).await.unwrap();
     send(&pool, 0.5);
@@ -69,7 +69,7 @@ async fn a_batch_check_runs_when_no_request_waits() {
 async fn a_nondeterministic_model_is_detected_with_and_without_batching() {
     let settings = BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT);
     for settings in [settings, settings.without_batching()] {
-        let (pool, _) = start_with_metrics(&Fake::drawing(), settings);
+        let (pool, _) = start_with_metrics(&Fake::nondeterministic(), settings);
         pool.ready(|_| ()).await.unwrap();
         assert!(pool.is_nondeterministic() && !pool.batching().unwrap().enabled, "{:?}", pool.batching());
         let reason = pool.batching().unwrap().reason;

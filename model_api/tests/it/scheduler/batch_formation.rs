@@ -13,11 +13,11 @@ use super::{
     QUEUE, RUN_TIMEOUT, SLOW, busy_pool, results, run, send, send_together, send_with_priority, settle, start,
     start_batching, start_with, start_with_metrics,
 };
-use crate::support::fake::{DIE, Fake, HANG, HANG_DEAF, REFUSE, hello, input};
+use crate::support::fake::{CRASH, Fake, HANG, IGNORE_CANCEL, REJECT, input, session_info};
 
 #[tokio::test(start_paused = true)]
 async fn waiting_requests_share_a_batch_and_each_gets_its_rows() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let pool = busy_pool(&fake).await;
     let sent = (1..6).map(|number| send(&pool, number as f32)).collect();
     assert_eq!(results(sent).await, (1..6).map(|number| Ok(number as f32)).collect::<Vec<_>>());
@@ -27,7 +27,7 @@ async fn waiting_requests_share_a_batch_and_each_gets_its_rows() {
 
 #[tokio::test(start_paused = true)]
 async fn outputs_are_split_at_the_boundaries_of_requests() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let pool = busy_pool(&fake).await;
     let rows = |count: usize, first: f32| {
         let values: Vec<f32> = (0..count * 4).map(|index| first + index as f32).collect();
@@ -44,7 +44,7 @@ async fn outputs_are_split_at_the_boundaries_of_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_of_other_shapes_run_in_batches_of_their_own() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let pool = busy_pool(&fake).await;
     let wide = vec![Tensor::from_f32("x", Datatype::Fp32, vec![1, 1, 4, 1], &[7.0, 0.0, 0.0, 0.0]).unwrap()];
     let sent = vec![send(&pool, 1.0), send(&pool, 2.0)];
@@ -58,9 +58,9 @@ async fn requests_of_other_shapes_run_in_batches_of_their_own() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejected_batch_is_bisected_until_only_the_invalid_request_fails() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let pool = busy_pool(&fake).await;
-    let sent = [1.0, 2.0, 3.0, 4.0, 5.0, REFUSE, 7.0, 8.0].map(|first| send(&pool, first)).into();
+    let sent = [1.0, 2.0, 3.0, 4.0, 5.0, REJECT, 7.0, 8.0].map(|first| send(&pool, first)).into();
     let mut expected: Vec<_> = (1..9).map(|number| Ok(number as f32)).collect();
     expected[5] = Err(RunError::Rejected("no such input".to_owned()));
     assert_eq!(results(sent).await, expected);
@@ -70,9 +70,9 @@ async fn a_rejected_batch_is_bisected_until_only_the_invalid_request_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_crash_each_request_of_the_batch_runs_alone() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let pool = busy_pool(&fake).await;
-    let sent = [1.0, 2.0, DIE, 4.0, 5.0, 6.0, 7.0, 8.0].map(|first| send(&pool, first)).into();
+    let sent = [1.0, 2.0, CRASH, 4.0, 5.0, 6.0, 7.0, 8.0].map(|first| send(&pool, first)).into();
     let mut expected: Vec<_> = (1..9).map(|number| Ok(number as f32)).collect();
     expected[2] = Err(RunError::Crashed);
     assert_eq!(results(sent).await, expected);
@@ -81,8 +81,8 @@ async fn after_a_crash_each_request_of_the_batch_runs_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_timeout_each_request_of_the_batch_runs_alone_in_the_remaining_time() {
-    for hang in [HANG, HANG_DEAF] {
-        let fake = Fake::taking(SLOW);
+    for hang in [HANG, IGNORE_CANCEL] {
+        let fake = Fake::default().with_run_time(SLOW);
         let pool = busy_pool(&fake).await;
         let started_at = Instant::now();
         let sent = [1.0, hang, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0].map(|first| send(&pool, first)).into();
@@ -95,7 +95,7 @@ async fn after_a_timeout_each_request_of_the_batch_runs_alone_in_the_remaining_t
 
 #[tokio::test(start_paused = true)]
 async fn a_model_whose_outputs_have_no_rows_is_not_batched() {
-    let fake = Fake::answering_one_row();
+    let fake = Fake::returning_one_row();
     let pool = start_batching(&fake);
     pool.ready(|_| ()).await.unwrap();
     let batching = pool.batching().unwrap();
@@ -123,7 +123,7 @@ async fn a_request_waits_for_others_no_longer_than_max_batch_time() {
 
 #[tokio::test(start_paused = true)]
 async fn interactive_requests_run_before_background_requests_which_have_half_of_the_queue() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let pool = start(&fake);
     pool.ready(|_| ()).await.unwrap();
     send(&pool, 0.5);
@@ -143,7 +143,7 @@ async fn interactive_requests_run_before_background_requests_which_have_half_of_
 
 #[tokio::test(start_paused = true)]
 async fn batching_off_runs_each_request_alone_despite_independent_rows() {
-    let fake = Fake::taking(SLOW);
+    let fake = Fake::default().with_run_time(SLOW);
     let independent = BatchSettings::new(64, Duration::ZERO, Some(true), RUN_TIMEOUT);
     let (pool, _) = start_with_metrics(&fake, independent.without_batching());
     pool.ready(|_| ()).await.unwrap();
@@ -156,7 +156,7 @@ async fn batching_off_runs_each_request_alone_despite_independent_rows() {
 #[tokio::test(start_paused = true)]
 async fn an_unbatched_request_shares_no_batch() {
     let facts = GraphFacts { rows: RowAnalysis::Independent, ..GraphFacts::default() };
-    let fake = Fake::saying(SessionInfo { facts, ..hello() }).slowly(SLOW);
+    let fake = Fake::default().with_info(SessionInfo { facts, ..session_info() }).with_run_time(SLOW);
     let (pool, _) = start_with_metrics(&fake, BatchSettings::new(64, Duration::ZERO, None, RUN_TIMEOUT));
     pool.ready(|_| ()).await.unwrap();
     assert_eq!(pool.batching().unwrap().rows, RowDependence::IndependentByAnalysis);

@@ -15,7 +15,9 @@ use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
 
 use super::{always_unchanged, session_config};
-use crate::support::fake::{DIE, Fake, GROW, HANG, HANG_DEAF, REFUSE, TAKE_ALL_MEMORY, TAKE_LONG, hello, input};
+use crate::support::fake::{
+    CRASH, EXCEED_MEMORY, Fake, GROW, HANG, IGNORE_CANCEL, REJECT, RUN_LONG, input, session_info,
+};
 
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -73,7 +75,8 @@ async fn a_request_of_more_rows_than_a_batch_runs_in_chunks_and_has_all_rows_in_
 async fn dependent_rows_run_as_a_whole() {
     for independent in [None, Some(false)] {
         let rows = RowAnalysis::Dependent("ReduceMax".to_owned());
-        let fake = Fake::saying(SessionInfo { facts: GraphFacts { rows, ..GraphFacts::default() }, ..hello() });
+        let fake = Fake::default()
+            .with_info(SessionInfo { facts: GraphFacts { rows, ..GraphFacts::default() }, ..session_info() });
         let (pool, _) = start_with(&fake, independent).await;
         assert_eq!(run(&pool, &numbers(11)).await, Ok(numbers(11)));
         assert_eq!(fake.runs(), 1);
@@ -83,8 +86,8 @@ async fn dependent_rows_run_as_a_whole() {
 #[tokio::test(start_paused = true)]
 async fn a_request_runs_as_a_whole_if_its_outputs_have_no_rows() {
     let rows = RowAnalysis::Independent;
-    let hello = SessionInfo { facts: GraphFacts { rows, ..GraphFacts::default() }, ..hello() };
-    let fake = Fake::answering_one_row().with_hello(hello);
+    let info = SessionInfo { facts: GraphFacts { rows, ..GraphFacts::default() }, ..session_info() };
+    let fake = Fake::returning_one_row().with_info(info);
     let (pool, _) = start_with(&fake, Some(true)).await;
     assert_eq!(run(&pool, &numbers(7)).await, Ok(numbers(1)));
     assert_eq!(fake.runs(), 2, "one chunk, and then all rows");
@@ -94,21 +97,21 @@ async fn a_request_runs_as_a_whole_if_its_outputs_have_no_rows() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_chunk_fails_the_request_with_its_rows_and_skips_the_rest() {
-    for (bad, cause) in [(REFUSE, RunError::Rejected("no such input".to_owned())), (DIE, RunError::Crashed)] {
+    for (bad, cause) in [(REJECT, RunError::Rejected("no such input".to_owned())), (CRASH, RunError::Crashed)] {
         let fake = Fake::default();
         let (pool, _) = start(&fake).await;
         let mut firsts = numbers(11);
         firsts[4] = bad;
         let error = run(&pool, &firsts).await.unwrap_err();
         assert_eq!(error, RunError::Rows { first: 3, last: 5, error: Box::new(cause) });
-        assert!(error.to_string().starts_with("rows 3 to 5: "), "{error}");
+        assert!(error.to_string().starts_with("Rows 3 to 5: "), "{error}");
         assert!(fake.runs() <= 3, "{} runs", fake.runs());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn other_requests_run_between_the_chunks() {
-    let fake = Fake::taking(Duration::from_millis(20));
+    let fake = Fake::default().with_run_time(Duration::from_millis(20));
     let (pool, _) = start(&fake).await;
     let started_at = Instant::now();
     let large = tokio::spawn({
@@ -123,7 +126,7 @@ async fn other_requests_run_between_the_chunks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_started_request_finishes_under_any_load() {
-    let fake = Fake::taking(Duration::from_millis(20));
+    let fake = Fake::default().with_run_time(Duration::from_millis(20));
     let (pool, _) = start(&fake).await;
     let firsts = numbers(12);
     let large = run(&pool, &firsts);
@@ -143,7 +146,7 @@ async fn a_started_request_finishes_under_any_load() {
 
 #[tokio::test(start_paused = true)]
 async fn remaining_chunks_do_not_run_after_the_caller_disconnects() {
-    let fake = Fake::taking(Duration::from_millis(20));
+    let fake = Fake::default().with_run_time(Duration::from_millis(20));
     let (pool, _) = start(&fake).await;
     let large = tokio::time::timeout(Duration::from_millis(30), run(&pool, &numbers(60))).await;
     assert!(large.is_err());
@@ -154,8 +157,8 @@ async fn remaining_chunks_do_not_run_after_the_caller_disconnects() {
 #[tokio::test(start_paused = true)]
 async fn the_run_timeout_limits_the_sum_of_all_chunks() {
     let rows = RowAnalysis::Independent;
-    let hello = SessionInfo { facts: GraphFacts { rows, ..GraphFacts::default() }, ..hello() };
-    let fake = Fake::taking(Duration::from_secs(8)).with_hello(hello);
+    let info = SessionInfo { facts: GraphFacts { rows, ..GraphFacts::default() }, ..session_info() };
+    let fake = Fake::default().with_run_time(Duration::from_secs(8)).with_info(info);
     let (pool, _) = start(&fake).await;
     let started_at = Instant::now();
     assert_eq!(run(&pool, &numbers(60)).await, Err(RunError::TimedOut(RUN_TIMEOUT)));
@@ -164,32 +167,32 @@ async fn the_run_timeout_limits_the_sum_of_all_chunks() {
 
 #[tokio::test(start_paused = true)]
 async fn only_the_request_that_exceeds_the_memory_limit_gets_an_error() {
-    let fake = Fake::taking(Duration::from_millis(5));
+    let fake = Fake::default().with_run_time(Duration::from_millis(5));
     let (pool, _) = start(&fake).await;
     let (_, good, bad, other) =
-        tokio::join!(run(&pool, &[0.25]), run(&pool, &[0.5]), run(&pool, &[TAKE_ALL_MEMORY]), run(&pool, &[0.75]));
+        tokio::join!(run(&pool, &[0.25]), run(&pool, &[0.5]), run(&pool, &[EXCEED_MEMORY]), run(&pool, &[0.75]));
     assert_eq!((good, other), (Ok(vec![0.5]), Ok(vec![0.75])));
     let bad = bad.unwrap_err();
     assert_eq!(bad, RunError::OutOfMemory(LimitExceeded::PerSession(1 << 30)));
     assert!(bad.to_string().contains("SESSION_MEMORY_BYTES"), "{bad}");
     let runs = fake.runs();
-    assert_eq!(run(&pool, &[TAKE_ALL_MEMORY]).await, Err(bad), "it is quarantined");
+    assert_eq!(run(&pool, &[EXCEED_MEMORY]).await, Err(bad), "it is quarantined");
     assert_eq!(fake.runs(), runs);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_memory_has_grown_is_replaced_without_failed_requests() {
     // The new session starts beside the old one if there is memory for both, otherwise after it.
-    for room in [1 << 40, 0] {
+    for available in [1 << 40, 0] {
         let fake = Fake::default();
-        fake.room.store(room, Ordering::SeqCst);
+        fake.available_memory.store(available, Ordering::SeqCst);
         let (pool, metrics) = start(&fake).await;
         assert_eq!(run(&pool, &[GROW]).await, Ok(vec![GROW]));
         for _ in 0..40 {
             sleep(Duration::from_millis(50)).await;
             assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
         }
-        assert_eq!(fake.launches(), 2, "with {room} bytes available");
+        assert_eq!(fake.launches(), 2, "with {available} bytes available");
         let label = ModelLabel { model: "m".to_owned() };
         assert_eq!(metrics.session_replacements.get_or_create(&label).get(), 1);
         assert_eq!(metrics.session_restarts.get_or_create(&label).get(), 0);
@@ -209,8 +212,8 @@ async fn a_session_that_does_not_grow_is_not_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn hanging_requests_delay_others_by_less_than_one_run_timeout() {
-    for hang in [HANG, HANG_DEAF] {
-        let fake = Fake::taking(Duration::from_millis(5));
+    for hang in [HANG, IGNORE_CANCEL] {
+        let fake = Fake::default().with_run_time(Duration::from_millis(5));
         let (pool, _) = start(&fake).await;
         run(&pool, &[0.25]).await.unwrap();
         let hanging: Vec<_> = (0..4)
@@ -237,17 +240,17 @@ async fn hanging_requests_delay_others_by_less_than_one_run_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_request_finishes_on_the_slow_lane() {
-    let fake = Fake::taking(Duration::from_millis(5));
+    let fake = Fake::default().with_run_time(Duration::from_millis(5));
     let (pool, _) = start(&fake).await;
     run(&pool, &[0.25]).await.unwrap();
     let long = tokio::spawn({
         let pool = Arc::clone(&pool);
-        async move { run(&pool, &[TAKE_LONG]).await }
+        async move { run(&pool, &[RUN_LONG]).await }
     });
     for _ in 0..20 {
         sleep(Duration::from_millis(500)).await;
         assert_eq!(run(&pool, &[0.5]).await, Ok(vec![0.5]));
     }
-    assert_eq!(long.await.unwrap(), Ok(vec![TAKE_LONG]));
+    assert_eq!(long.await.unwrap(), Ok(vec![RUN_LONG]));
     assert_eq!(fake.launches(), 2);
 }

@@ -57,7 +57,7 @@ fn rejected(sent: &[Sent]) -> usize {
 async fn a_burst_of_two_hundred_requests_after_single_ones_is_accepted() {
     // Fast and slow runs whose time does not depend on the number of rows.
     for takes in [1, 4, 25] {
-        let fake = Fake::taking(Duration::from_millis(takes));
+        let fake = Fake::default().with_run_time(Duration::from_millis(takes));
         let pool = pool_after(&fake, 50).await;
         let sent = send_steadily(&pool, 200, Duration::from_secs(1), Duration::from_millis(1)).await;
         assert_eq!((sent.len(), rejected(&sent)), (200, 0), "{takes} ms");
@@ -67,7 +67,7 @@ async fn a_burst_of_two_hundred_requests_after_single_ones_is_accepted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_is_accepted_if_batching_does_not_pay() {
-    let pool = pool_after(&Fake::taking_for_each_row(Duration::from_millis(1)), 50).await;
+    let pool = pool_after(&Fake::with_time_per_row(Duration::from_millis(1)), 50).await;
     let sent = send_steadily(&pool, 120, Duration::from_secs(1), Duration::from_millis(1)).await;
     assert_eq!((sent.len(), rejected(&sent)), (120, 0), "a burst of 0.12 s is no overload");
 }
@@ -75,7 +75,7 @@ async fn a_burst_is_accepted_if_batching_does_not_pay() {
 #[tokio::test(start_paused = true)]
 async fn outliers_in_run_time_cause_no_rejections() {
     for nth in [2, 3, 7] {
-        let fake = Fake::taking(Duration::from_millis(3)).with_outliers(nth, 10);
+        let fake = Fake::default().with_run_time(Duration::from_millis(3)).with_outliers(nth, 10);
         let pool = pool_after(&fake, 50).await;
         let steady = send_steadily(&pool, 1, Duration::from_millis(5), Duration::from_secs(4)).await;
         assert_eq!(rejected(&steady), 0, "steady load, every {nth}");
@@ -87,7 +87,7 @@ async fn outliers_in_run_time_cause_no_rejections() {
 #[tokio::test(start_paused = true)]
 async fn at_ten_times_capacity_requests_are_rejected_immediately_and_accepted_ones_wait_little() {
     let row = Duration::from_millis(4);
-    let pool = pool_after(&Fake::taking_for_each_row(row), 50).await;
+    let pool = pool_after(&Fake::with_time_per_row(row), 50).await;
     // 2,500 requests/s at a capacity of 250.
     let sent = send_steadily(&pool, 5, Duration::from_millis(2), Duration::from_secs(4)).await;
     let longest = sent.iter().map(|sent| sent.took).max().unwrap();
@@ -102,7 +102,7 @@ async fn at_ten_times_capacity_requests_are_rejected_immediately_and_accepted_on
 
 #[tokio::test(start_paused = true)]
 async fn a_long_standing_queue_is_shed_until_the_session_is_idle() {
-    let fake = Fake::taking(Duration::from_millis(400));
+    let fake = Fake::default().with_run_time(Duration::from_millis(400));
     let alone = BatchSettings::new(1, Duration::ZERO, None, RUN_TIMEOUT);
     let pool = start_with_limits(&fake, 1000, QueueLimits { rows: 100, ..QUEUE }, alone, always_unchanged());
     pool.ready(|_| ()).await.unwrap();
@@ -136,7 +136,7 @@ async fn a_long_standing_queue_is_shed_until_the_session_is_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_request_is_accepted_by_an_empty_queue() {
-    let fake = Fake::taking(Duration::from_millis(400));
+    let fake = Fake::default().with_run_time(Duration::from_millis(400));
     let pool = start(&fake);
     pool.ready(|_| ()).await.unwrap();
     run(&pool, 0.5).await.unwrap();

@@ -10,7 +10,7 @@ use open_inference::{Datatype, Tensor};
 use tokio::time::{Instant, sleep};
 
 use super::{QUEUE, RUN_TIMEOUT, results, run, send, settle, start, start_with_limits};
-use crate::support::fake::{DIE, DIE_ONCE, Fake, HANG, HANG_DEAF, REFUSE, input};
+use crate::support::fake::{CRASH, CRASH_ONCE, Fake, HANG, IGNORE_CANCEL, REJECT, input};
 
 fn start_error() -> StartError {
     StartError::Crashed("no memory".to_owned())
@@ -28,8 +28,8 @@ async fn a_request_gets_the_outputs_of_the_session() {
 #[tokio::test(start_paused = true)]
 async fn a_request_is_retried_once_after_a_crash() {
     let fake = Fake::default();
-    let output = run(&start(&fake), DIE_ONCE).await.unwrap();
-    assert_eq!(output.outputs, [Tensor { name: "y".to_owned(), shape: vec![1, 4], ..input(DIE_ONCE).remove(0) }]);
+    let output = run(&start(&fake), CRASH_ONCE).await.unwrap();
+    assert_eq!(output.outputs, [Tensor { name: "y".to_owned(), shape: vec![1, 4], ..input(CRASH_ONCE).remove(0) }]);
     assert_eq!((fake.launches(), fake.runs()), (2, 2));
 }
 
@@ -37,14 +37,14 @@ async fn a_request_is_retried_once_after_a_crash() {
 async fn a_request_that_crashes_two_sessions_gets_an_error() {
     let fake = Fake::default();
     let pool = start(&fake);
-    assert_eq!(run(&pool, DIE).await.unwrap_err(), RunError::Crashed);
+    assert_eq!(run(&pool, CRASH).await.unwrap_err(), RunError::Crashed);
     run(&pool, 0.5).await.unwrap();
     assert_eq!((fake.launches(), fake.runs()), (3, 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hanging_run_is_cancelled_and_an_unresponsive_session_is_replaced() {
-    for (hang, launches) in [(HANG, 1), (HANG_DEAF, 2)] {
+    for (hang, launches) in [(HANG, 1), (IGNORE_CANCEL, 2)] {
         let fake = Fake::default();
         let pool = start(&fake);
         let started_at = Instant::now();
@@ -72,7 +72,7 @@ async fn a_run_is_cancelled_when_its_caller_disconnects() {
 async fn a_rejected_input_does_not_end_the_session() {
     let fake = Fake::default();
     let pool = start(&fake);
-    assert_eq!(run(&pool, REFUSE).await.unwrap_err(), RunError::Rejected("no such input".to_owned()));
+    assert_eq!(run(&pool, REJECT).await.unwrap_err(), RunError::Rejected("no such input".to_owned()));
     run(&pool, 0.5).await.unwrap();
     assert_eq!(fake.launches(), 1);
 }
@@ -114,7 +114,7 @@ async fn a_queued_request_is_dropped_when_its_caller_disconnects() {
     cancelled.abort();
     let _ = hanging.await;
     run(&pool, 0.2).await.unwrap();
-    assert_eq!(fake.runs(), 3, "the one that hung, which output apart from the last one again, and that");
+    assert_eq!(fake.runs(), 3, "the hanging request on its session and on the slow lane, and the last request");
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,12 +139,12 @@ async fn a_quarantined_request_is_not_run_until_the_ttl_ends() {
     let fake = Fake::default();
     let pool = start(&fake);
     for _ in 0..3 {
-        assert_eq!(run(&pool, DIE).await.unwrap_err(), RunError::Crashed);
+        assert_eq!(run(&pool, CRASH).await.unwrap_err(), RunError::Crashed);
     }
     assert_eq!(fake.runs(), 2);
     run(&pool, 0.5).await.unwrap();
     sleep(Duration::from_mins(11)).await;
-    assert_eq!(run(&pool, DIE).await.unwrap_err(), RunError::Crashed);
+    assert_eq!(run(&pool, CRASH).await.unwrap_err(), RunError::Crashed);
     assert_eq!(fake.runs(), 5);
 }
 
@@ -153,8 +153,8 @@ async fn a_model_in_a_crash_loop_is_unavailable_until_it_works() {
     let fake = Fake::default();
     let pool = start(&fake);
     for number in [0.1, 0.2, 0.3] {
-        let mut poison = input(DIE);
-        poison[0] = Tensor::from_f32("x", Datatype::Fp32, vec![1, 2, 2, 1], &[DIE, number, 0.0, 0.0]).unwrap();
+        let mut poison = input(CRASH);
+        poison[0] = Tensor::from_f32("x", Datatype::Fp32, vec![1, 2, 2, 1], &[CRASH, number, 0.0, 0.0]).unwrap();
         let error = pool.run(poison, Priority::Interactive).await.unwrap_err();
         let expected = if number < 0.3 { RunError::Crashed } else { RunError::Unavailable("killed".to_owned()) };
         assert_eq!(error, expected, "{number}");

@@ -1,3 +1,5 @@
+//! A launcher whose sessions are fakes in this process.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -12,68 +14,68 @@ use open_inference::{Datatype, Tensor, TensorMetadata};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// The first number of an input that makes a fake session do something else than answer with its input.
-pub const DIE: f32 = 1000.0;
-pub const DIE_ONCE: f32 = 1001.0;
+/// First numbers of a row that make a fake session do something else than return its input.
+pub const CRASH: f32 = 1000.0;
+pub const CRASH_ONCE: f32 = 1001.0;
 pub const HANG: f32 = 1002.0;
-pub const REFUSE: f32 = 1003.0;
-pub const ANSWER_NAN: f32 = 1004.0;
-/// Hangs, and goes on when it is told to end.
-pub const HANG_DEAF: f32 = 1005.0;
+pub const REJECT: f32 = 1003.0;
+pub const RETURN_NAN: f32 = 1004.0;
+/// Hangs, and does not respond to a cancellation.
+pub const IGNORE_CANCEL: f32 = 1005.0;
 
-/// Changes the results of the rows beside it, which no row of the probe does.
+/// Changes the results of the other rows in the batch. No row of the probe does.
 pub const DISTURB: f32 = 1006.0;
 
-/// Takes more memory than a session may.
-pub const TAKE_ALL_MEMORY: f32 = 1007.0;
+/// Exceeds the memory limit of a session.
+pub const EXCEED_MEMORY: f32 = 1007.0;
 
-/// Takes 20 s, unless it is told to end.
-pub const TAKE_LONG: f32 = 1009.0;
+/// Runs for 20 s unless it is cancelled.
+pub const RUN_LONG: f32 = 1009.0;
 
-/// Takes memory that the session keeps.
+/// Allocates memory that the session keeps.
 pub const GROW: f32 = 1008.0;
 
 /// The size of a session after warm-up, and after [`GROW`], bytes.
 const WARM_BYTES: u64 = 100 << 20;
 const GROWN_BYTES: u64 = 1 << 30;
 
-/// Starts sessions that answer a 2×2×1 picture with its four numbers.
+/// Starts sessions that return the four numbers of each 2×2×1 image.
 #[derive(Clone, Default)]
 pub struct Fake {
-    /// Sessions started so far, with success or without.
+    /// Sessions started so far, including failed starts.
     pub launches: Arc<AtomicUsize>,
-    /// Runs begun so far.
+    /// Runs started so far, without those of the probe.
     pub runs: Arc<AtomicUsize>,
-    /// Why the next starts fail.
+    /// Errors of the next starts.
     pub failures: Arc<Mutex<VecDeque<StartError>>>,
     /// Ends an idle session.
     pub kill: Arc<Notify>,
-    /// What it says instead of [`hello`].
-    hello: Option<Arc<SessionInfo>>,
-    died_once: Arc<AtomicUsize>,
-    /// How many requests each run had.
+    /// What the sessions report instead of [`session_info`].
+    info: Option<Arc<SessionInfo>>,
+    crashed_once: Arc<AtomicUsize>,
+    /// Number of requests of each run.
     pub batches: Arc<Mutex<Vec<usize>>>,
-    /// What a run takes.
-    pause: Duration,
-    /// What a run takes more for each row.
-    row_takes: Duration,
-    /// Every so many runs, one takes so many times as long.
+    /// Time of each run.
+    run_time: Duration,
+    /// Additional time of a run for each row.
+    time_per_row: Duration,
+    /// Every n-th run takes this multiple of its time.
     outliers: Option<(usize, u32)>,
-    /// Answers one row, however many there are.
-    answers_one_row: bool,
-    /// Adds another number to each answer.
+    /// Returns one row, whatever the number of input rows.
+    returns_one_row: bool,
+    /// Adds another number to the result of each run.
     draws: Option<Arc<AtomicUsize>>,
-    /// A run of another size than the last one takes so much longer, unless its size is kept.
-    change_takes: Duration,
-    /// Sizes that a session dies of when it is to keep them.
-    too_large: usize,
+    /// Additional time of a run whose size differs from that of the last run, unless there is a bucket for it.
+    size_change_time: Duration,
+    /// Adding a bucket of this many rows or more crashes the session.
+    crashing_bucket: usize,
     last_size: usize,
-    /// What this session uses beyond its size after warm-up, bytes.
+    /// Memory of this session beyond its size after warm-up, bytes.
     grown: Arc<AtomicU64>,
-    /// What all sessions may still take, bytes.
-    pub room: Arc<AtomicU64>,
-    /// Sizes that are kept.
-    pub kept: Arc<Mutex<Vec<usize>>>,
+    /// Memory that remains for all sessions, bytes.
+    pub available_memory: Arc<AtomicU64>,
+    /// Batch buckets, in rows.
+    pub buckets: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Fake {
@@ -81,61 +83,50 @@ impl Fake {
         Self { failures: Arc::new(Mutex::new(failures.into_iter().collect())), ..Self::default() }
     }
 
-    /// Says this of itself.
-    pub fn saying(hello: SessionInfo) -> Self {
-        Self { hello: Some(Arc::new(hello)), ..Self::default() }
+    /// Reports this instead of [`session_info`].
+    pub fn with_info(self, info: SessionInfo) -> Self {
+        Self { info: Some(Arc::new(info)), ..self }
     }
 
-    /// That says this of itself.
-    pub fn with_hello(self, hello: SessionInfo) -> Self {
-        Self { hello: Some(Arc::new(hello)), ..self }
+    /// Each run takes this time.
+    pub fn with_run_time(self, run_time: Duration) -> Self {
+        Self { run_time, ..self }
     }
 
-    /// Whose runs take so long.
-    pub fn taking(pause: Duration) -> Self {
-        Self { pause, ..Self::default() }
+    /// Each run takes this time for each of its rows.
+    pub fn with_time_per_row(time_per_row: Duration) -> Self {
+        Self { time_per_row, ..Self::default() }
     }
 
-    /// Whose answers have one row, whatever was asked.
-    pub fn answering_one_row() -> Self {
-        Self { answers_one_row: true, ..Self::default() }
-    }
-
-    /// Whose runs take so long for each row.
-    pub fn taking_for_each_row(row_takes: Duration) -> Self {
-        Self { row_takes, ..Self::default() }
-    }
-
-    /// Every `nth` run takes `times` as long, as on a machine that is busy with something else.
+    /// Every `nth` run takes `times` as long, as on a busy machine.
     pub fn with_outliers(self, nth: usize, times: u32) -> Self {
         Self { outliers: Some((nth, times)), ..self }
     }
 
-    /// With runs that take so long.
-    pub fn slowly(self, pause: Duration) -> Self {
-        Self { pause, ..self }
+    /// The outputs have one row, whatever the number of input rows.
+    pub fn returning_one_row() -> Self {
+        Self { returns_one_row: true, ..Self::default() }
     }
 
-    /// Whose answers differ from run to run.
-    pub fn drawing() -> Self {
+    /// The results of equal inputs differ.
+    pub fn nondeterministic() -> Self {
         Self { draws: Some(Arc::default()), ..Self::default() }
     }
 
-    /// Takes 10 ms for a run, and so much longer for one of another size than the last.
-    pub fn changing_slowly(change_takes: Duration) -> Self {
-        Self { pause: Duration::from_millis(10), change_takes, too_large: usize::MAX, ..Self::default() }
+    /// A run takes 10 ms, and this much longer if its size differs from that of the last run.
+    pub fn with_slow_size_changes(size_change_time: Duration) -> Self {
+        Self { run_time: Duration::from_millis(10), size_change_time, crashing_bucket: usize::MAX, ..Self::default() }
     }
 
-    /// [`Self::changing_slowly`] on a card.
-    pub fn on_gpu(change_takes: Duration) -> Self {
-        let device = Device { name: "cuda".to_owned(), ..hello().device };
-        let hello = SessionInfo { device, ..hello() };
-        Self { hello: Some(Arc::new(hello)), ..Self::changing_slowly(change_takes) }
+    /// [`Self::with_slow_size_changes`] on a GPU.
+    pub fn on_gpu(size_change_time: Duration) -> Self {
+        let device = Device { name: "cuda".to_owned(), ..session_info().device };
+        Self::with_slow_size_changes(size_change_time).with_info(SessionInfo { device, ..session_info() })
     }
 
-    /// [`Self::on_gpu`], whose memory does not do for a session of so many rows.
-    pub fn on_small_gpu(change_takes: Duration, too_large: usize) -> Self {
-        Self { too_large, ..Self::on_gpu(change_takes) }
+    /// [`Self::on_gpu`], with too little memory for a bucket of `crashing_bucket` rows.
+    pub fn on_small_gpu(size_change_time: Duration, crashing_bucket: usize) -> Self {
+        Self { crashing_bucket, ..Self::on_gpu(size_change_time) }
     }
 
     pub fn launches(&self) -> usize {
@@ -156,7 +147,7 @@ impl Launcher for Fake {
             return Err(error);
         }
         let session = Self { grown: Arc::default(), ..self.clone() };
-        Ok((self.hello.as_deref().cloned().unwrap_or_else(hello), session))
+        Ok((self.info.as_deref().cloned().unwrap_or_else(session_info), session))
     }
 }
 
@@ -168,35 +159,35 @@ impl Session for Fake {
     ) -> Result<Vec<Tensor>, SessionError> {
         let input = Tensor::concat_rows(&requests.iter().map(|request| &request[0]).collect::<Vec<_>>()).unwrap();
         let values = input.to_f32();
-        if !is_trial(&input) {
+        if !is_probe(&input) {
             self.runs.fetch_add(1, Ordering::SeqCst);
             self.batches.lock().unwrap().push(requests.len());
         }
         let rows = values.len() / 4;
         let is_change =
-            rows != std::mem::replace(&mut self.last_size, rows) && !self.kept.lock().unwrap().contains(&rows);
-        let mut pause = self.pause + self.row_takes * u32::try_from(rows).unwrap();
+            rows != std::mem::replace(&mut self.last_size, rows) && !self.buckets.lock().unwrap().contains(&rows);
+        let mut run_time = self.run_time + self.time_per_row * u32::try_from(rows).unwrap();
         if is_change {
-            pause += self.change_takes;
+            run_time += self.size_change_time;
         }
         if let Some((nth, times)) = self.outliers
             && self.runs().is_multiple_of(nth)
         {
-            pause *= times;
+            run_time *= times;
         }
-        if !pause.is_zero() {
-            sleep(pause).await;
+        if !run_time.is_zero() {
+            sleep(run_time).await;
         }
-        let answer = |values: &[f32]| {
-            let rows = if self.answers_one_row { 1 } else { values.len() / 4 };
+        let result = |values: &[f32]| {
+            let rows = if self.returns_one_row { 1 } else { values.len() / 4 };
             Ok(vec![Tensor::from_f32("y", Datatype::Fp32, vec![rows, 4], &values[..rows * 4]).unwrap()])
         };
         let firsts: Vec<f32> = values.chunks(4).map(|row| row[0]).collect();
         let has = |what: f32| firsts.contains(&what);
-        if has(DIE) || (has(DIE_ONCE) && self.died_once.fetch_add(1, Ordering::SeqCst) == 0) {
+        if has(CRASH) || (has(CRASH_ONCE) && self.crashed_once.fetch_add(1, Ordering::SeqCst) == 0) {
             return Err(SessionError::Crashed("killed".to_owned()));
         }
-        if has(TAKE_ALL_MEMORY) {
+        if has(EXCEED_MEMORY) {
             return Err(SessionError::OutOfMemory(LimitExceeded::PerSession(GROWN_BYTES)));
         }
         if has(GROW) {
@@ -206,44 +197,44 @@ impl Session for Fake {
             cancel.await;
             return Err(SessionError::Cancelled);
         }
-        if has(TAKE_LONG) {
+        if has(RUN_LONG) {
             tokio::select! {
                 () = cancel => return Err(SessionError::Cancelled),
-                () = sleep(Duration::from_secs(20)) => return answer(&values),
+                () = sleep(Duration::from_secs(20)) => return result(&values),
             }
         }
-        if has(HANG_DEAF) {
+        if has(IGNORE_CANCEL) {
             cancel.await;
-            return Err(SessionError::Crashed("deaf".to_owned()));
+            return Err(SessionError::Crashed("unresponsive".to_owned()));
         }
-        if has(REFUSE) {
+        if has(REJECT) {
             return Err(SessionError::Rejected("no such input".to_owned()));
         }
         if has(DISTURB) {
             let disturbed = |value: &f32| if value.to_bits() == DISTURB.to_bits() { *value } else { value + 1.0 };
-            return answer(&values.iter().map(disturbed).collect::<Vec<_>>());
+            return result(&values.iter().map(disturbed).collect::<Vec<_>>());
         }
         if let Some(draws) = &self.draws {
             let draw = draws.fetch_add(1, Ordering::SeqCst) as f32;
-            return answer(&values.iter().map(|value| value + draw).collect::<Vec<_>>());
+            return result(&values.iter().map(|value| value + draw).collect::<Vec<_>>());
         }
-        if has(ANSWER_NAN) {
-            return answer(&vec![f32::NAN; values.len()]);
+        if has(RETURN_NAN) {
+            return result(&vec![f32::NAN; values.len()]);
         }
-        answer(&values)
+        result(&values)
     }
 
     async fn add_bucket(&mut self, rows: usize) -> Result<(), SessionError> {
-        if rows >= self.too_large {
+        if rows >= self.crashing_bucket {
             return Err(SessionError::Crashed("no memory".to_owned()));
         }
-        self.kept.lock().unwrap().push(rows);
+        self.buckets.lock().unwrap().push(rows);
         Ok(())
     }
 
     fn memory(&self) -> Option<SessionMemory> {
         let used = WARM_BYTES + self.grown.load(Ordering::SeqCst);
-        Some(SessionMemory { used, available: self.room.load(Ordering::SeqCst) })
+        Some(SessionMemory { used, available: self.available_memory.load(Ordering::SeqCst) })
     }
 
     async fn exited(&mut self) -> String {
@@ -252,13 +243,13 @@ impl Session for Fake {
     }
 }
 
-/// Whether it is a run that finds out whether rows go together, or how long it takes.
-fn is_trial(input: &Tensor) -> bool {
-    static ROWS: LazyLock<Vec<Tensor>> = LazyLock::new(|| probe_rows(&hello().inputs[0], &BTreeMap::new()));
+/// Whether the input consists of rows of the batching probe.
+fn is_probe(input: &Tensor) -> bool {
+    static ROWS: LazyLock<Vec<Tensor>> = LazyLock::new(|| probe_rows(&session_info().inputs[0], &BTreeMap::new()));
     input.split_rows().iter().all(|row| ROWS.iter().any(|probe| probe.data == row.data))
 }
 
-pub fn hello() -> SessionInfo {
+pub fn session_info() -> SessionInfo {
     let tensor = |name: &str, shape: &[i64]| TensorMetadata::new(name, Datatype::Fp32, shape);
     SessionInfo {
         inputs: vec![tensor("x", &[-1, 2, 2, 1])],

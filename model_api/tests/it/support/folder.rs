@@ -1,8 +1,10 @@
+//! Temporary folders of models.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A folder of models that is removed with its owner.
+/// A folder of models that is removed when it is dropped.
 pub struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! What several tests need.
+//! Support code of the tests.
 
 pub mod fake;
 pub mod folder;

@@ -1,151 +1,22 @@
-//! Tiny ONNX models, written with just enough of `onnx.proto3` (field numbers as there).
+//! Tiny ONNX models, built from the messages of the library.
 
+use model_api::onnx::proto::{
+    Attribute, Dimension, Entry, Graph, Length, MapType, Model, Node, OperatorSet, SequenceType, Shape, Tensor,
+    TensorType, Type, ValueInfo,
+};
 use open_inference::Datatype;
 use prost::Message;
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Model {
-    #[prost(int64, tag = "1")]
-    ir_version: i64,
-    #[prost(message, optional, tag = "7")]
-    graph: Option<Graph>,
-    #[prost(message, repeated, tag = "8")]
-    opset_import: Vec<Opset>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Opset {
-    #[prost(string, tag = "1")]
-    domain: String,
-    #[prost(int64, tag = "2")]
-    version: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Graph {
-    #[prost(message, repeated, tag = "1")]
-    pub node: Vec<Node>,
-    #[prost(string, tag = "2")]
-    pub name: String,
-    #[prost(message, repeated, tag = "5")]
-    pub initializer: Vec<Tensor>,
-    #[prost(message, repeated, tag = "11")]
-    pub input: Vec<ValueInfo>,
-    #[prost(message, repeated, tag = "12")]
-    pub output: Vec<ValueInfo>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Node {
-    #[prost(string, repeated, tag = "1")]
-    pub input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    pub output: Vec<String>,
-    #[prost(string, tag = "4")]
-    pub op_type: String,
-    #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<Attribute>,
-    #[prost(string, tag = "7")]
-    pub domain: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Attribute {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(int64, optional, tag = "3")]
-    pub int: Option<i64>,
-    #[prost(message, optional, tag = "6")]
-    pub graph: Option<Graph>,
-    #[prost(int64, repeated, tag = "8")]
-    pub ints: Vec<i64>,
-    #[prost(int32, tag = "20")]
-    pub kind: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Tensor {
-    #[prost(int64, repeated, tag = "1")]
-    pub dims: Vec<i64>,
-    #[prost(int32, tag = "2")]
-    pub data_type: i32,
-    #[prost(string, tag = "8")]
-    pub name: String,
-    #[prost(bytes = "vec", optional, tag = "9")]
-    pub raw_data: Option<Vec<u8>>,
-    #[prost(message, repeated, tag = "13")]
-    pub external_data: Vec<Entry>,
-    #[prost(int32, optional, tag = "14")]
-    pub data_location: Option<i32>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct Entry {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct ValueInfo {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "2")]
-    kind: Option<Type>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Type {
-    #[prost(message, optional, tag = "1")]
-    tensor: Option<TensorType>,
-    #[prost(message, optional, boxed, tag = "4")]
-    sequence: Option<Box<Sequence>>,
-    #[prost(message, optional, boxed, tag = "5")]
-    map: Option<Box<Map>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Sequence {
-    #[prost(message, optional, boxed, tag = "1")]
-    element: Option<Box<Type>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Map {
-    #[prost(int32, tag = "1")]
-    key: i32,
-    #[prost(message, optional, boxed, tag = "2")]
-    value: Option<Box<Type>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorType {
-    #[prost(int32, tag = "1")]
-    element: i32,
-    #[prost(message, optional, tag = "2")]
-    shape: Option<Shape>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Shape {
-    #[prost(message, repeated, tag = "1")]
-    dim: Vec<Dimension>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Dimension {
-    #[prost(int64, optional, tag = "1")]
-    value: Option<i64>,
-    #[prost(string, optional, tag = "2")]
-    name: Option<String>,
-}
 
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 const STRING: i32 = 8;
 const BOOL: i32 = 9;
 const INT4: i32 = 22;
+
+/// `AttributeProto.AttributeType` of an integer, of a graph and of a list of integers.
+const INT_ATTRIBUTE: i32 = 2;
+const GRAPH_ATTRIBUTE: i32 = 5;
+const INTS_ATTRIBUTE: i32 = 7;
 
 /// ONNX's number for a datatype.
 fn element(datatype: Datatype) -> i32 {
@@ -167,7 +38,7 @@ fn element(datatype: Datatype) -> i32 {
     }
 }
 
-/// Each input comes back as the output `NAME_out`.
+/// Copies each input to the output `NAME_out`.
 pub fn identities(inputs: &[(&str, Datatype, &[i64])]) -> Vec<u8> {
     let out = |name: &str| format!("{name}_out");
     model(Graph {
@@ -178,7 +49,7 @@ pub fn identities(inputs: &[(&str, Datatype, &[i64])]) -> Vec<u8> {
     })
 }
 
-/// A file whose graph has one input and one output of these names, and no more than that.
+/// A graph with one input and one output of these names.
 pub fn of_one(input: &str, output: &str) -> Vec<u8> {
     model(Graph {
         node: vec![node("Identity", &[input], &[output])],
@@ -198,19 +69,26 @@ pub fn of_two(operator: &str, datatype: Datatype) -> Vec<u8> {
     })
 }
 
-/// As scikit-learn's classifiers are exported: `label` is a tensor, `probabilities` a sequence of maps made of `scores`.
+/// Like an exported classifier of scikit-learn: `label` is a tensor, `probabilities` a sequence of maps.
 pub fn zip_map(with_label: bool) -> Vec<u8> {
     let mut zip = Node { domain: "ai.onnx.ml".to_owned(), ..node("ZipMap", &["x"], &["probabilities"]) };
-    let classes =
-        Attribute { name: "classlabels_int64s".to_owned(), ints: vec![0, 1], kind: 7, ..Attribute::default() };
+    let classes = Attribute {
+        name: "classlabels_int64s".to_owned(),
+        ints: vec![0, 1],
+        r#type: INTS_ATTRIBUTE,
+        ..Attribute::default()
+    };
     zip.attribute.push(classes);
     let scores = tensor_type(FLOAT, Some(&[]));
-    let map = Type { map: Some(Box::new(Map { key: INT64, value: Some(Box::new(scores)) })), ..Type::default() };
+    let map = Type {
+        map_type: Some(Box::new(MapType { key_type: INT64, value_type: Some(Box::new(scores)) })),
+        ..Type::default()
+    };
     let maps = value_of("probabilities", sequence(map));
     let label = with_label.then(|| (node("ArgMax", &["x"], &["label"]), value("label", INT64, &[-1, 1])));
     let (argmax, label): (Vec<_>, Vec<_>) = label.into_iter().unzip();
     let argmax = argmax.into_iter().map(|mut node: Node| {
-        node.attribute.push(Attribute { name: "axis".to_owned(), int: Some(1), kind: 2, ..Attribute::default() });
+        node.attribute.push(integer("axis", 1));
         node
     });
     model(Graph {
@@ -232,11 +110,11 @@ pub fn first_of_sequence() -> Vec<u8> {
     })
 }
 
-/// `y` is `x` cut to integers of four bits, or the reverse.
+/// `y` is `x`, converted to 4-bit integers, or from 4-bit integers if `as_input`.
 pub fn four_bits(as_input: bool) -> Vec<u8> {
     let cast = |from: &str, to: &str, kind: i32| {
         let mut cast = node("Cast", &[from], &[to]);
-        let kind = Attribute { name: "to".to_owned(), int: Some(kind.into()), kind: 2, ..Attribute::default() };
+        let kind = integer("to", kind.into());
         cast.attribute.push(kind);
         cast
     };
@@ -256,7 +134,7 @@ pub fn four_bits(as_input: bool) -> Vec<u8> {
     })
 }
 
-/// `y` is `x`, two rows of three, which is refused where there are not six numbers.
+/// `y` is `x` in the shape 2×3. ONNX Runtime rejects an `x` that has not six elements.
 pub fn two_by_three(length: i64) -> Vec<u8> {
     let shape: Vec<u8> = [2_i64, 3].iter().flat_map(|length| length.to_le_bytes()).collect();
     model(Graph {
@@ -268,7 +146,7 @@ pub fn two_by_three(length: i64) -> Vec<u8> {
     })
 }
 
-/// `y = x`, of which the graph does not even say how many axes it has.
+/// `y = x`, of unknown rank.
 pub fn any_rank() -> Vec<u8> {
     model(Graph {
         node: vec![node("Identity", &["x"], &["y"])],
@@ -278,7 +156,7 @@ pub fn any_rank() -> Vec<u8> {
     })
 }
 
-/// `y = x`, rows of three numbers.
+/// `y = x`, with rows of three numbers.
 pub fn identity() -> Vec<u8> {
     model(Graph {
         node: vec![node("Identity", &["x"], &["y"])],
@@ -288,7 +166,7 @@ pub fn identity() -> Vec<u8> {
     })
 }
 
-/// `y = x × gain`; `gain` is two where a request does not give it.
+/// `y = x × gain`. The default of `gain` is 2.
 pub fn with_default() -> Vec<u8> {
     model(Graph {
         node: vec![node("Mul", &["x", "gain"], &["y"])],
@@ -299,14 +177,14 @@ pub fn with_default() -> Vec<u8> {
     })
 }
 
-/// The same in a version of the format in which an initializer is a constant, though listed among the inputs.
+/// The same in IR version 3, in which an initializer is a constant although it is listed as an input.
 pub fn with_listed_constant() -> Vec<u8> {
     let mut model = Model::decode(with_default().as_slice()).unwrap();
     model.ir_version = 3;
     model.encode_to_vec()
 }
 
-/// `y = x + w` for three numbers `w` in the file `location`.
+/// `y = x + w`; the three numbers `w` are in the file `location`.
 pub fn with_external_data(location: &str) -> Vec<u8> {
     let entry = |key: &str, value: &str| Entry { key: key.to_owned(), value: value.to_owned() };
     let weights = Tensor {
@@ -314,7 +192,7 @@ pub fn with_external_data(location: &str) -> Vec<u8> {
         data_type: FLOAT,
         name: "w".to_owned(),
         external_data: vec![entry("location", location)],
-        data_location: Some(1),
+        data_location: 1,
         ..Tensor::default()
     };
     model(Graph {
@@ -326,19 +204,14 @@ pub fn with_external_data(location: &str) -> Vec<u8> {
     })
 }
 
-/// `y = x`, but never, when `x` is more than one half.
+/// `y = x`. Loops forever if `x` exceeds 0.5.
 pub fn hangs() -> Vec<u8> {
-    let body = Graph {
-        name: "body".to_owned(),
-        node: vec![node("Identity", &["more"], &["still"]), node("Identity", &["value"], &["same"])],
-        input: vec![value("turn", INT64, &[]), value("more", BOOL, &[]), value("value", FLOAT, &[1])],
-        output: vec![value("still", BOOL, &[]), value("same", FLOAT, &[1])],
-        ..Graph::default()
-    };
-    let mut forever = node("Loop", &["", "large", "x"], &["y"]);
-    forever.attribute.push(Attribute { name: "body".to_owned(), graph: Some(body), kind: 5, ..Attribute::default() });
     model(Graph {
-        node: vec![node("Squeeze", &["x"], &["scalar"]), node("Greater", &["scalar", "half"], &["large"]), forever],
+        node: vec![
+            node("Squeeze", &["x"], &["scalar"]),
+            node("Greater", &["scalar", "half"], &["large"]),
+            endless_loop(1),
+        ],
         initializer: vec![constant("half", FLOAT, &[], &0.5_f32.to_le_bytes())],
         input: vec![value("x", FLOAT, &[1])],
         output: vec![value("y", FLOAT, &[1])],
@@ -346,19 +219,10 @@ pub fn hangs() -> Vec<u8> {
     })
 }
 
-/// `y = x`, of any length, but never when one of `x` is more than two.
+/// `y = x`, of any length. Loops forever if an element of `x` exceeds 2.
 pub fn hangs_in_batches() -> Vec<u8> {
-    let body = Graph {
-        name: "body".to_owned(),
-        node: vec![node("Identity", &["more"], &["still"]), node("Identity", &["value"], &["same"])],
-        input: vec![value("turn", INT64, &[]), value("more", BOOL, &[]), value("value", FLOAT, &[-1])],
-        output: vec![value("still", BOOL, &[]), value("same", FLOAT, &[-1])],
-        ..Graph::default()
-    };
-    let mut forever = node("Loop", &["", "large", "x"], &["y"]);
-    forever.attribute.push(Attribute { name: "body".to_owned(), graph: Some(body), kind: 5, ..Attribute::default() });
     model(Graph {
-        node: vec![largest("x", "largest"), node("Greater", &["largest", "two"], &["large"]), forever],
+        node: vec![largest("x", "largest"), node("Greater", &["largest", "two"], &["large"]), endless_loop(-1)],
         initializer: vec![constant("two", FLOAT, &[], &2_f32.to_le_bytes())],
         input: vec![value("x", FLOAT, &[-1])],
         output: vec![value("y", FLOAT, &[-1])],
@@ -366,12 +230,12 @@ pub fn hangs_in_batches() -> Vec<u8> {
     })
 }
 
-/// `y = x`, of any length, after taking memory for as many numbers as the largest of `x` says.
+/// `y = x`, of any length. Allocates a tensor with as many elements as the largest element of `x`.
 pub fn allocates() -> Vec<u8> {
     let mut count = node("Cast", &["largest"], &["count"]);
-    count.attribute.push(Attribute { name: "to".to_owned(), int: Some(INT64.into()), kind: 2, ..Attribute::default() });
+    count.attribute.push(integer("to", INT64.into()));
     let mut sum = node("ReduceSum", &["zeros"], &["zero"]);
-    sum.attribute.push(Attribute { name: "keepdims".to_owned(), int: Some(0), kind: 2, ..Attribute::default() });
+    sum.attribute.push(integer("keepdims", 0));
     model(Graph {
         node: vec![
             largest("x", "largest"),
@@ -388,8 +252,8 @@ pub fn allocates() -> Vec<u8> {
     })
 }
 
-/// `y` is each of `x` less the mean of all, which has a batch answered otherwise than its rows.
-pub fn centres_its_batch() -> Vec<u8> {
+/// `y` is `x` minus its mean over the batch, so the result of a row depends on the other rows.
+pub fn subtracts_batch_mean() -> Vec<u8> {
     model(Graph {
         node: vec![node("ReduceMean", &["x"], &["mean"]), node("Sub", &["x", "mean"], &["y"])],
         input: vec![value("x", FLOAT, &[-1, 3])],
@@ -398,19 +262,32 @@ pub fn centres_its_batch() -> Vec<u8> {
     })
 }
 
+/// Copies `x`, of this length, to `y`. Does not end if `large` is true.
+fn endless_loop(length: i64) -> Node {
+    let body = Graph {
+        name: "body".to_owned(),
+        node: vec![node("Identity", &["more"], &["still"]), node("Identity", &["value"], &["same"])],
+        input: vec![value("iteration", INT64, &[]), value("more", BOOL, &[]), value("value", FLOAT, &[length])],
+        output: vec![value("still", BOOL, &[]), value("same", FLOAT, &[length])],
+        ..Graph::default()
+    };
+    let body = Attribute { name: "body".to_owned(), g: Some(body), r#type: GRAPH_ATTRIBUTE, ..Attribute::default() };
+    Node { attribute: vec![body], ..node("Loop", &["", "large", "x"], &["y"]) }
+}
+
 fn largest(of: &str, to: &str) -> Node {
     let mut largest = node("ReduceMax", &[of], &[to]);
-    largest.attribute.push(Attribute { name: "keepdims".to_owned(), int: Some(0), kind: 2, ..Attribute::default() });
+    largest.attribute.push(integer("keepdims", 0));
     largest
 }
 
-/// The number at place `x` of three; ONNX Runtime refuses any other place.
+/// The element of three numbers at index `x`. ONNX Runtime rejects an index out of range.
 pub fn picks() -> Vec<u8> {
-    let mut cast = node("Cast", &["x"], &["place"]);
-    cast.attribute.push(Attribute { name: "to".to_owned(), int: Some(INT64.into()), kind: 2, ..Attribute::default() });
+    let mut cast = node("Cast", &["x"], &["index"]);
+    cast.attribute.push(integer("to", INT64.into()));
     let numbers: Vec<u8> = [0.25_f32, 0.5, 0.75].iter().flat_map(|number| number.to_le_bytes()).collect();
     model(Graph {
-        node: vec![cast, node("Gather", &["numbers", "place"], &["y"])],
+        node: vec![cast, node("Gather", &["numbers", "index"], &["y"])],
         initializer: vec![constant("numbers", FLOAT, &[3], &numbers)],
         input: vec![value("x", FLOAT, &[1])],
         output: vec![value("y", FLOAT, &[1])],
@@ -420,9 +297,9 @@ pub fn picks() -> Vec<u8> {
 
 fn model(graph: Graph) -> Vec<u8> {
     let graph = Graph { name: "graph".to_owned(), ..graph };
-    let opset = |domain: &str, version| Opset { domain: domain.to_owned(), version };
+    let opset = |domain: &str, version| OperatorSet { domain: domain.to_owned(), version };
     let opsets = vec![opset("", 21), opset("ai.onnx.ml", 3)];
-    Model { ir_version: 10, graph: Some(graph), opset_import: opsets }.encode_to_vec()
+    Model { ir_version: 10, graph: Some(graph), opset_import: opsets, ..Model::default() }.encode_to_vec()
 }
 
 fn node(op_type: &str, input: &[&str], output: &[&str]) -> Node {
@@ -435,7 +312,7 @@ fn constant(name: &str, data_type: i32, dims: &[i64], bytes: &[u8]) -> Tensor {
         name: name.to_owned(),
         data_type,
         dims: dims.to_vec(),
-        raw_data: Some(bytes.to_vec()),
+        raw_data: bytes.to_vec().into(),
         ..Tensor::default()
     }
 }
@@ -444,19 +321,23 @@ fn value(name: &str, element: i32, shape: &[i64]) -> ValueInfo {
     value_of(name, tensor_type(element, Some(shape)))
 }
 
-fn value_of(name: &str, kind: Type) -> ValueInfo {
-    ValueInfo { name: name.to_owned(), kind: Some(kind) }
+fn value_of(name: &str, r#type: Type) -> ValueInfo {
+    ValueInfo { name: name.to_owned(), r#type: Some(r#type) }
 }
 
-fn tensor_type(element: i32, shape: Option<&[i64]>) -> Type {
-    let dimension = |(axis, &length): (usize, &i64)| match length {
-        -1 => Dimension { name: Some(format!("n{axis}")), value: None },
-        length => Dimension { value: Some(length), name: None },
+/// -1 stands for an open axis.
+fn tensor_type(elem_type: i32, shape: Option<&[i64]>) -> Type {
+    let dimension = |(axis, &length): (usize, &i64)| Dimension {
+        value: Some(if length == -1 { Length::Symbol(format!("n{axis}")) } else { Length::Fixed(length) }),
     };
     let shape = shape.map(|shape| Shape { dim: shape.iter().enumerate().map(dimension).collect() });
-    Type { tensor: Some(TensorType { element, shape }), ..Type::default() }
+    Type { tensor_type: Some(TensorType { elem_type, shape }), ..Type::default() }
 }
 
 fn sequence(of: Type) -> Type {
-    Type { sequence: Some(Box::new(Sequence { element: Some(Box::new(of)) })), ..Type::default() }
+    Type { sequence_type: Some(Box::new(SequenceType { elem_type: Some(Box::new(of)) })), ..Type::default() }
+}
+
+fn integer(name: &str, value: i64) -> Attribute {
+    Attribute { name: name.to_owned(), i: value, r#type: INT_ATTRIBUTE, ..Attribute::default() }
 }

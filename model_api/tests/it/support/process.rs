@@ -1,3 +1,5 @@
+//! The real `model_api` as a child process of the test.
+
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,8 @@ use tokio::time::sleep;
 
 use super::folder::Folder;
 
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Limit of every wait. Nothing here takes as long, even on a busy machine.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The real `model_api` with the real ONNX Runtime.
 pub struct Running {
@@ -24,7 +26,7 @@ pub struct Running {
 }
 
 /// The ONNX Runtime library: that of `ORT_DYLIB_PATH`, else the one that a start or `fetch_onnxruntime.sh` has put beside the
-/// sources. Where there is none the test is skipped aloud, or fails when nothing may be skipped.
+/// sources. Without it the test prints that it is skipped, or fails with `REQUIRE_ALL=1`.
 pub fn library() -> Option<PathBuf> {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.mlserve/onnxruntime-cpu/libonnxruntime.so");
     let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -38,7 +40,7 @@ pub fn library() -> Option<PathBuf> {
     library
 }
 
-/// `model_api` with these arguments and, of the environment, only these variables.
+/// `model_api` with these arguments and only these environment variables.
 pub fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_model_api"));
     command.args(arguments).env_clear().envs(variables.iter().copied());
@@ -64,7 +66,7 @@ impl Running {
             .env("PORT", port)
             .env("METRICS_ADDR", &metrics)
             .env("LAME_DUCK_MS", "1")
-            // One session, so that a test knows which one it is that it kills.
+            // One session, so that a test can identify the session that it kills.
             .env("SESSION_THREADS", "1")
             .envs(variables.iter().copied())
             .stderr(Stdio::from(File::create(log.path().join("log")).unwrap()));
@@ -75,15 +77,15 @@ impl Running {
     /// Starts it and waits until it is ready.
     pub async fn ready(models: &Path, variables: &[(&str, &str)]) -> Option<Self> {
         let running = Self::start(models, variables)?;
-        let begun = Instant::now();
+        let started_at = Instant::now();
         while running.get("/health/ready").await.is_none_or(|(status, _)| status != 200) {
-            assert!(begun.elapsed() < PATIENCE, "model_api does not become ready:\n{}", running.log());
+            assert!(started_at.elapsed() < TIMEOUT, "model_api does not become ready:\n{}", running.log());
             sleep(Duration::from_millis(20)).await;
         }
         Some(running)
     }
 
-    /// `None` while nobody listens.
+    /// `None` while the port is closed.
     pub async fn get(&self, path: &str) -> Option<(u16, Value)> {
         let response = self.http.get(format!("http://{}{path}", self.address)).send().await.ok()?;
         Some((response.status().as_u16(), response.json().await.ok()?))
@@ -96,7 +98,7 @@ impl Running {
         (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
     }
 
-    /// Asks with headers of its own; gives those of an answer that must be one.
+    /// Sends a request with these headers. Returns headers and body of a successful response.
     pub async fn post_with(&self, path: &str, headers: HeaderMap, body: Bytes) -> (HeaderMap, Bytes) {
         let request = self.http.post(format!("http://{}{path}", self.address)).headers(headers).body(body);
         let response = request.send().await.unwrap();
@@ -106,8 +108,8 @@ impl Running {
         (headers, body)
     }
 
-    /// Asks a model with an `image_arr`.
-    pub async fn ask(&self, model: &str, array: &str) -> (u16, Value) {
+    /// Sends an `image_arr` to a model.
+    pub async fn predict_array(&self, model: &str, array: &str) -> (u16, Value) {
         let body = format!(r#"{{"image_arr": {array}}}"#);
         self.post(&format!("/predict_array/{model}"), "application/json", body.into_bytes()).await
     }
@@ -120,14 +122,14 @@ impl Running {
         (status, if status == 200 { body["outputs"][0]["data"].take() } else { body })
     }
 
-    /// The value of a metric, with its labels as they are written.
+    /// The value of a metric, with its labels as in the exposition format.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let text =
             self.http.get(format!("http://{}/metrics", self.metrics)).send().await.unwrap().text().await.unwrap();
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
-    /// Where it listens.
+    /// Its port.
     pub fn port(&self) -> &str {
         self.address.rsplit(':').next().unwrap()
     }
@@ -145,32 +147,32 @@ impl Running {
         processes.filter(|&process| parent_of(process) == Some(parent)).collect()
     }
 
-    /// Waits until it has a session that it had not.
+    /// Waits until it has a session other than `old`.
     pub async fn session_other_than(&self, old: u32) -> u32 {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         loop {
             if let Some(new) = self.sessions().into_iter().find(|&session| session != old) {
                 return new;
             }
-            assert!(begun.elapsed() < PATIENCE, "no new session:\n{}", self.log());
+            assert!(started_at.elapsed() < TIMEOUT, "no new session:\n{}", self.log());
             sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Sends it a signal and, in the end, waits for its end.
+    /// Sends it a signal and waits until it ends.
     pub async fn end(&mut self, signal_name: &str) -> ExitStatus {
         signal(self.process.id(), signal_name);
         self.ended().await
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub async fn ended(&mut self) -> ExitStatus {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "model_api does not end:\n{}", self.log());
+            assert!(started_at.elapsed() < TIMEOUT, "model_api does not end:\n{}", self.log());
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -193,7 +195,7 @@ pub fn signal(process: u32, name: &str) {
     assert!(status.success(), "kill -s {name} {process}");
 }
 
-/// Whether there is such a process that has not ended.
+/// Whether the process exists and has not ended.
 pub fn is_alive(process: u32) -> bool {
     stat(process).is_some_and(|stat| !stat.starts_with('Z'))
 }
@@ -202,7 +204,7 @@ fn parent_of(process: u32) -> Option<u32> {
     stat(process)?.split(' ').nth(1)?.parse().ok()
 }
 
-/// `/proc/PID/stat` from the state on: the name before it may hold anything.
+/// `/proc/PID/stat` from the state on. The name before it may contain any characters.
 fn stat(process: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     Some(stat.rsplit_once(") ")?.1.to_owned())

@@ -1,3 +1,5 @@
+//! The router without a socket.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ use tower::ServiceExt;
 
 use super::folder::Folder;
 
-/// Larger than any body of these tests but one.
+/// Size limit of request bodies.
 pub const MAX_BODY_BYTES: usize = 256 << 10;
 
 /// The router over all models of a folder, without a socket.
@@ -44,7 +46,7 @@ pub struct Service {
 }
 
 /// A response, read to its end.
-pub struct Answer {
+pub struct Response {
     pub status: StatusCode,
     pub media_type: String,
     pub retry_after: Option<String>,
@@ -62,7 +64,7 @@ impl Service {
         Self::with_access(folder, launcher, selection, RepositoryAccess::Loopback)
     }
 
-    /// Loaded and unloaded by these clients.
+    /// With this policy for loads and unloads.
     pub fn with_access<L: Launcher>(
         folder: Folder,
         launcher: &L,
@@ -104,29 +106,29 @@ impl Service {
         self
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
-        self.ask(Request::get(path).body(Body::empty()).unwrap()).await
+    pub async fn get(&self, path: &str) -> Response {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    pub async fn post(&self, path: &str, media_type: &str, body: impl Into<Body>) -> Answer {
+    pub async fn post(&self, path: &str, media_type: &str, body: impl Into<Body>) -> Response {
         let request = Request::post(path).header(header::CONTENT_TYPE, media_type).body(body.into()).unwrap();
-        self.ask(request).await
+        self.send(request).await
     }
 
-    pub async fn post_with(&self, path: &str, headers: HeaderMap, body: Bytes) -> Answer {
+    pub async fn post_with(&self, path: &str, headers: HeaderMap, body: Bytes) -> Response {
         let mut request = Request::post(path).body(Body::from(body)).unwrap();
         request.headers_mut().extend(headers);
-        self.ask(request).await
+        self.send(request).await
     }
 
-    pub async fn post_json(&self, path: &str, body: &str) -> Answer {
+    pub async fn post_json(&self, path: &str, body: &str) -> Response {
         self.post(path, "application/json", body.to_owned()).await
     }
 
-    async fn ask(&self, request: Request<Body>) -> Answer {
+    async fn send(&self, request: Request<Body>) -> Response {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        Answer {
+        Response {
             status: response.status(),
             media_type: header(header::CONTENT_TYPE).unwrap_or_default(),
             retry_after: header(header::RETRY_AFTER),
@@ -136,18 +138,18 @@ impl Service {
     }
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
-    /// The status and the words of an error of the Open Inference Protocol.
+    /// Status and message of an error of the Open Inference Protocol.
     pub fn error(&self) -> (u16, String) {
         assert_eq!(self.media_type, "application/json");
         (self.status.as_u16(), self.json()["error"].as_str().expect("an error").to_owned())
     }
 
-    /// The status and the words of a problem.
+    /// Status and detail of a problem.
     pub fn problem(&self) -> (u16, String) {
         assert_eq!(self.media_type, "application/problem+json");
         let body = self.json();

@@ -1,3 +1,5 @@
+//! The fake model `squares`, which accepts images of 2×2 pixels.
+
 use model_api::repository::RepositoryAccess;
 use model_api::repository::Selection;
 
@@ -5,7 +7,7 @@ use super::fake::Fake;
 use super::folder::Folder;
 use super::router::Service;
 
-/// The fake graph's input as a picture of 2×2 pixels.
+/// Declares the input of the fake graph as an image of 2×2 pixels.
 const SETTINGS: &str = r#"{
     "name": "squares",
     "max_batch_size": 16,
@@ -17,21 +19,21 @@ const SETTINGS: &str = r#"{
     }
 }"#;
 
-/// The fake model, warm, as one that reads pictures.
+/// The warm fake model, which accepts images.
 pub async fn squares() -> Service {
     squares_for(RepositoryAccess::Loopback).await
 }
 
-/// Loaded and unloaded by these clients.
+/// The same with this policy for loads and unloads.
 pub async fn squares_for(access: RepositoryAccess) -> Service {
     let folder = Folder::new().with("squares/1/model.onnx", "").with("squares/model-settings.json", SETTINGS);
     Service::with_access(folder, &Fake::default(), &Selection::All, access).warm().await
 }
 
-/// A picture of its size.
+/// An image of its size.
 pub fn png() -> Vec<u8> {
     let mut png = Vec::new();
-    let picture = image::GrayImage::from_raw(2, 2, vec![0, 51, 255, 102]).unwrap();
-    picture.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    let image = image::GrayImage::from_raw(2, 2, vec![0, 51, 255, 102]).unwrap();
+    image.write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
     png
 }

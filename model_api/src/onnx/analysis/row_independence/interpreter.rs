@@ -50,14 +50,14 @@ impl<'g> Interpreter<'g> {
     fn run_nodes(&mut self, nodes: &'g [Node], mut scope: Scope<'g, '_>, outputs: &[&'g str]) -> Vec<Value<'g>> {
         let all_unknown = |reason: &str| vec![Value::unknown(reason.into()); outputs.len()];
         if self.depth >= MAX_DEPTH {
-            return all_unknown("graphs are nested too deep to be followed");
+            return all_unknown("graphs are nested too deeply to be traced");
         }
         let Some(order) = topological_order(nodes, outputs.iter().copied()) else {
             return all_unknown("the nodes of the graph form a cycle");
         };
         let reads: usize = order.iter().map(|node| 1 + node.input.len()).sum();
         let Some(left) = self.reads_left.checked_sub(reads) else {
-            return all_unknown("the graph has too many nodes to be followed");
+            return all_unknown("the graph has too many nodes to be traced");
         };
         self.reads_left = left;
         self.depth += 1;
@@ -67,8 +67,7 @@ impl<'g> Interpreter<'g> {
             scope.values.extend(named.map(|(name, value)| (name.as_str(), value)));
         }
         self.depth -= 1;
-        let missing = |name: &str| Value::unknown(format!("nothing computes the tensor {name:?}").into());
-        outputs.iter().map(|&name| scope.find(name).cloned().unwrap_or_else(|| missing(name))).collect()
+        outputs.iter().map(|&name| scope.find(name).cloned().unwrap_or_else(|| Value::unknown(missing(name)))).collect()
     }
 
     /// One value for each output of the node.
@@ -118,12 +117,12 @@ impl<'g> Interpreter<'g> {
                 && !others.into_iter().any(|(_, dim)| self.symbols.depends_on_batch_size(dim))
         });
         if !is_right {
-            let reason = format!("{} {:?} gives a shape that was not followed", node.op_type, node_label(node));
+            let reason = format!("{} {:?} returns a shape that was not traced", node.op_type, node_label(node));
             *value = Value::unknown(reason.into());
         }
     }
 }
 
 fn missing(name: &str) -> Reason {
-    format!("nothing computes the tensor {name:?}").into()
+    format!("no node computes the tensor {name:?}").into()
 }

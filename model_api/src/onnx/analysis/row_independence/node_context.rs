@@ -73,7 +73,7 @@ impl<'g> NodeContext<'_, 'g, '_> {
         }
     }
 
-    /// A sentence with this node as its subject.
+    /// A clause with this node as its subject.
     pub fn reason(&self, words: &str) -> Reason {
         format!("{} {:?} {words}", self.node.op_type, node_label(self.node)).into()
     }
@@ -124,9 +124,9 @@ impl<'g> NodeContext<'_, 'g, '_> {
     /// The result of an unsupported operator. It is certain only if no input depends on rows, or if one is coupled.
     pub fn unsupported(&self) -> Value<'g> {
         match self.forced_dependence() {
-            Some(BatchDependence::Selected(_)) => self.unknown("sorts elements by row in a way that is not followed"),
+            Some(BatchDependence::Selected(_)) => self.unknown("sorts elements by row in a way that is not traced"),
             Some(dependence) => Value::new(dependence, None),
-            None => self.unknown("is not followed"),
+            None => self.unknown("is not supported by the analysis"),
         }
     }
 

@@ -63,8 +63,8 @@ impl Dim {
         let factor = (self.factor.checked_rem(other.factor)? == 0).then(|| self.factor.checked_div(other.factor))??;
         let mut atoms = self.atoms.clone();
         for atom in &other.atoms {
-            let batch_axis = atoms.iter().position(|each| each == atom)?;
-            atoms.remove(batch_axis);
+            let index = atoms.iter().position(|each| each == atom)?;
+            atoms.remove(index);
         }
         Some(Self { factor, atoms })
     }
@@ -169,7 +169,7 @@ impl SymbolTable {
         a.over(b).unwrap_or_else(|| self.computed("quotient", &[a, b]))
     }
 
-    /// Whether two numbers are equal, if that is certain. Batch and axis lengths are never negative.
+    /// Whether two lengths are equal, if that is certain. Axis lengths and the batch size are never negative.
     pub fn are_equal(&self, a: &Dim, b: &Dim) -> Option<bool> {
         if a == b {
             return Some(true);

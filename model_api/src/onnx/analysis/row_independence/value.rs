@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::symbolic_dims::{Dim, SymbolTable};
 use crate::onnx::proto::Tensor;
 
-/// Why a tensor has its dependence: one sentence without a full stop.
+/// Why a tensor has its dependence: one clause.
 pub type Reason = Rc<str>;
 
 /// Largest integer tensor whose elements are tracked.

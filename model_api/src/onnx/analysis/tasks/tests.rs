@@ -34,7 +34,10 @@ fn floats(name: &str, floats: &[f32]) -> Attribute {
 fn value(name: &str, elem_type: i32, shape: &[i64]) -> ValueInfo {
     let dimension = |&length: &i64| Dimension { value: (length >= 0).then_some(Length::Fixed(length)) };
     let shape = Some(Shape { dim: shape.iter().map(dimension).collect() });
-    ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type: Some(TensorType { elem_type, shape }) }) }
+    ValueInfo {
+        name: name.to_owned(),
+        r#type: Some(Type { tensor_type: Some(TensorType { elem_type, shape }), ..Type::default() }),
+    }
 }
 
 fn model(opset: i64, node: Vec<Node>, value_info: Vec<ValueInfo>, output: Vec<ValueInfo>) -> Model {

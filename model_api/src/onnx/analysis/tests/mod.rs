@@ -81,7 +81,7 @@ fn value(text: &str) -> ValueInfo {
     let lengths = lengths.split(',').filter(|length| !length.is_empty());
     let dim = lengths.map(|text| Dimension { value: Some(length(text)) }).collect();
     let tensor_type = Some(TensorType { elem_type: 1, shape: Some(Shape { dim }) });
-    ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
+    ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type, ..Type::default() }) }
 }
 
 fn constant(text: &str) -> Tensor {

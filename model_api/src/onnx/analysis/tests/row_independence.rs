@@ -11,7 +11,7 @@ fn statistics_over_the_batch_couple_rows() {
         (
             "ArgMax x -> i axis=0; Cast i -> f to=1; Add x f -> y",
             "",
-            "ArgMax \"i\" looks for an extreme along the batch axis",
+            "ArgMax \"i\" takes an extreme along the batch axis",
         ),
         ("CumSum x axis -> y", "axis=0", "CumSum \"y\" sums along the batch axis"),
         ("Softmax x -> y axis=-2", "", "Softmax \"y\" normalises along the batch axis"),
@@ -41,8 +41,12 @@ fn statistics_over_the_batch_couple_rows() {
 #[test]
 fn permuted_rows_and_products_of_rows_couple_rows() {
     for (nodes, constants, reason) in [
-        ("Slice x zero one zero -> f; Sub x f -> y", "zero=[0] one=[1]", "Slice \"f\" takes a part of the batch axis"),
-        ("Gather x last -> l; Sub x l -> y", "last=[-1]", "Gather \"l\" takes rows by index"),
+        (
+            "Slice x zero one zero -> f; Sub x f -> y",
+            "zero=[0] one=[1]",
+            "Slice \"f\" selects a part of the batch axis",
+        ),
+        ("Gather x last -> l; Sub x l -> y", "last=[-1]", "Gather \"l\" selects rows by index"),
         ("TopK x k -> y i axis=0", "k=[1]", "TopK \"y\" sorts along the batch axis"),
         (
             "Transpose x -> t; MatMul x t -> g; MatMul g x -> y",
@@ -58,7 +62,7 @@ fn permuted_rows_and_products_of_rows_couple_rows() {
             "one=[1]",
             "Sub \"y\" combines the batch axis of one input with another axis of the other",
         ),
-        ("NonZero x -> y", "", "NonZero \"y\" gives as many elements as it finds in the whole batch"),
+        ("NonZero x -> y", "", "NonZero \"y\" returns a number of elements that depends on the whole batch"),
     ] {
         assert_dependent(X, nodes, constants, reason);
     }
@@ -95,12 +99,12 @@ fn the_batch_as_an_image_or_sequence_axis_couples_rows() {
 fn the_batch_size_couples_rows_if_it_reaches_values() {
     let n = "Shape x -> s; Gather s zero -> n";
     for (nodes, reason) in [
-        ("Cast n -> f to=1; Div x f -> y", "Gather \"n\" gives the number of rows"),
+        ("Cast n -> f to=1; Div x f -> y", "Gather \"n\" returns the number of rows"),
         (
             "Squeeze n -> k; Range start k step -> r; Unsqueeze r one -> u; Add x u -> y",
             "Range \"r\" numbers the rows of the batch",
         ),
-        ("Greater n one -> many; Mul x x -> q; Where many q x -> y", "Gather \"n\" gives the number of rows"),
+        ("Greater n one -> many; Mul x x -> q; Where many q x -> y", "Gather \"n\" returns the number of rows"),
     ] {
         assert_dependent(X, &format!("{n}; {nodes}"), "zero=[0] one=[1] start=0 step=1", reason);
     }

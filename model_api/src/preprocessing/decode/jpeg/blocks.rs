@@ -24,13 +24,13 @@ struct Channel<'a> {
 
 impl<'a> BlockReader<'a> {
     pub(super) fn new(scan: &'a Scan, tables: &'a Tables, frame: &Frame, planes: &[Plane]) -> Result<Self, Damaged> {
-        let channel = |&(place, dc, ac): &(usize, usize, usize)| {
-            let plane = &planes[place];
-            let quantisation = tables.quantisation[frame.components[place].table].as_ref();
+        let channel = |&(index, dc, ac): &(usize, usize, usize)| {
+            let plane = &planes[index];
+            let quantisation = tables.quantisation[frame.components[index].table].as_ref();
             let inverse = if frame.progressive || plane.size == 0 {
                 None
             } else {
-                Some(Idct::new(plane.size, &plane.places, quantisation)?)
+                Some(Idct::new(plane.size, &plane.kept_index, quantisation)?)
             };
             Ok(Channel { dc: tables.dc[dc].as_ref(), ac: tables.ac[ac].as_ref(), inverse })
         };
@@ -153,27 +153,27 @@ impl<'a> BlockReader<'a> {
 }
 
 impl Plane {
-    fn place(&self, block: usize, at: usize) -> Option<usize> {
-        match self.places[at] {
+    fn coefficient_index(&self, block: usize, at: usize) -> Option<usize> {
+        match self.kept_index[at] {
             DROPPED => None,
-            place => Some(block * self.size * self.size + usize::from(place)),
+            index => Some(block * self.size * self.size + usize::from(index)),
         }
     }
 
     fn get(&self, block: usize, at: usize) -> i16 {
-        self.place(block, at).map_or(0, |place| self.coefficients[place])
+        self.coefficient_index(block, at).map_or(0, |index| self.coefficients[index])
     }
 
     fn set(&mut self, block: usize, at: usize, value: i32) {
         self.history[block] |= 1 << at;
-        if let Some(place) = self.place(block, at) {
-            self.coefficients[place] = value as i16;
+        if let Some(index) = self.coefficient_index(block, at) {
+            self.coefficients[index] = value as i16;
         }
     }
 
     fn add(&mut self, block: usize, at: usize, value: i32) {
-        if let Some(place) = self.place(block, at) {
-            self.coefficients[place] = self.coefficients[place].wrapping_add(value as i16);
+        if let Some(index) = self.coefficient_index(block, at) {
+            self.coefficients[index] = self.coefficients[index].wrapping_add(value as i16);
         }
     }
 }
@@ -198,7 +198,7 @@ fn sequential(channel: &Channel, plane: &mut Plane, block: usize, bits: &mut Bit
         at += usize::from(run);
         if size > 0 {
             let value = bits.signed(size)?;
-            match plane.places.get(at) {
+            match plane.kept_index.get(at) {
                 Some(&DROPPED) => {}
                 Some(&kept_at) => kept[usize::from(kept_at)] = value as i16,
                 None => return Err(Damaged),

@@ -148,11 +148,11 @@ impl Scan {
         let (count, rest) = body.split_first()?;
         let count = usize::from(*count);
         let listed = rest.as_chunks::<2>().0.get(..count)?;
-        let place = |[id, tables]: &[u8; 2]| {
-            let place = frame.components.iter().position(|component| component.id == *id)?;
-            Some((place, usize::from(tables >> 4 & 3), usize::from(tables & 3)))
+        let selected = |[id, tables]: &[u8; 2]| {
+            let index = frame.components.iter().position(|component| component.id == *id)?;
+            Some((index, usize::from(tables >> 4 & 3), usize::from(tables & 3)))
         };
-        let components = listed.iter().map(place).collect::<Option<Vec<_>>>()?;
+        let components = listed.iter().map(selected).collect::<Option<Vec<_>>>()?;
         let &[start, end, bits, ..] = rest.get(2 * count..)? else { return None };
         let scan = if frame.progressive {
             Self { components, start: start.into(), end: end.into(), high: bits >> 4, low: bits & 15 }
@@ -167,8 +167,8 @@ impl Scan {
 
     /// Records in the frame which bits this scan contains.
     pub(super) fn note(&self, frame: &mut Frame) {
-        for &(place, _, _) in &self.components {
-            frame.components[place].precision[self.start..=self.end].fill(self.low);
+        for &(index, _, _) in &self.components {
+            frame.components[index].precision[self.start..=self.end].fill(self.low);
         }
     }
 }

@@ -20,11 +20,11 @@ impl Huffman {
     /// Builds a table from its segment: the number of codes of each length from 1 to 16, and all values.
     pub(super) fn new(counts: &[u8; 16], values: &[u8]) -> Option<Self> {
         let mut table = Self { short: vec![(0, 0); 1 << SHORT_BITS], ranges: [(0, 0); 17], values: values.to_vec() };
-        let (mut code, mut place) = (0_u32, 0_usize);
+        let (mut code, mut index) = (0_u32, 0_usize);
         for (length, &count) in (1_usize..).zip(counts) {
-            table.ranges[length].1 = (place as u32).wrapping_sub(code);
+            table.ranges[length].1 = (index as u32).wrapping_sub(code);
             for _ in 0..count {
-                let value = *values.get(place)?;
+                let value = *values.get(index)?;
                 if code >= 1 << length {
                     return None;
                 }
@@ -33,7 +33,7 @@ impl Huffman {
                     table.short[first..first + (1 << (SHORT_BITS - length))].fill((value, length as u8));
                 }
                 code += 1;
-                place += 1;
+                index += 1;
             }
             table.ranges[length].0 = code << (16 - length);
             code <<= 1;
@@ -108,9 +108,9 @@ impl<'a> Bits<'a> {
         }
         let bits = (self.buffer >> 48) as u32;
         let length = (SHORT_BITS + 1..=16).find(|&length| bits < table.ranges[length].0).ok_or(Damaged)?;
-        let place = (bits >> (16 - length)).wrapping_add(table.ranges[length].1);
+        let index = (bits >> (16 - length)).wrapping_add(table.ranges[length].1);
         self.skip(length as u32);
-        table.values.get(place as usize).copied().ok_or(Damaged)
+        table.values.get(index as usize).copied().ok_or(Damaged)
     }
 
     /// The next bits as a number; at most 16.

@@ -15,12 +15,12 @@ pub(super) struct Idct {
 }
 
 impl Idct {
-    /// `places` maps coefficients in zigzag order to kept ones. Fails without a table.
-    pub(super) fn new(size: usize, places: &[u8; 64], quantisation: Option<&[u16; 64]>) -> Result<Self, Damaged> {
+    /// `kept_index` maps coefficients in zigzag order to the index among the kept ones. Fails without a table.
+    pub(super) fn new(size: usize, kept_index: &[u8; 64], quantisation: Option<&[u16; 64]>) -> Result<Self, Damaged> {
         let mut steps = [0.0; 64];
-        for (&place, &step) in places.iter().zip(quantisation.ok_or(Damaged)?) {
-            if place != DROPPED {
-                steps[usize::from(place)] = step.into();
+        for (&index, &step) in kept_index.iter().zip(quantisation.ok_or(Damaged)?) {
+            if index != DROPPED {
+                steps[usize::from(index)] = step.into();
             }
         }
         // Orthonormal for N points. A mean of one is 8 in an 8×8 block and N in an N×N block: the factor is N/8, and its root per

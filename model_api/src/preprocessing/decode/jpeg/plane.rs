@@ -17,7 +17,7 @@ pub(super) struct Plane {
     /// Pixels per side of a block; 0 where the channel is not needed.
     pub size: usize,
     /// Position in a kept block of each coefficient in zigzag order, or [`DROPPED`].
-    pub places: [u8; 64],
+    pub kept_index: [u8; 64],
     /// Pixels, in rows of `width`.
     pub pixels: Vec<u8>,
     pub width: usize,
@@ -33,14 +33,14 @@ impl Plane {
     /// A plane with `size` pixels per side of a block.
     pub(super) fn new(frame: &Frame, component: usize, size: usize) -> Self {
         let (across, down) = frame.components[component].padded;
-        let place = |zigzag: usize| {
+        let index = |zigzag: usize| {
             let (x, y) = (usize::from(ZIGZAG[zigzag] % 8), usize::from(ZIGZAG[zigzag] / 8));
             if x < size && y < size { (y * size + x) as u8 } else { DROPPED }
         };
         let blocks = if frame.progressive { across * down } else { 0 };
         Self {
             size,
-            places: std::array::from_fn(place),
+            kept_index: std::array::from_fn(index),
             pixels: vec![0; across * down * size * size],
             width: across * size,
             coefficients: vec![0; blocks * size * size],

@@ -26,7 +26,7 @@ impl<'a> ScaledJpeg<'a> {
     pub(in super::super) fn memory(&self, divisor: u32) -> u64 {
         let frame = &self.decoder.frame;
         let (width, height) = reduced_size(frame, divisor);
-        let planes = self.sizes(divisor).into_iter().enumerate().map(|(place, size)| Plane::memory(frame, place, size));
+        let planes = self.sizes(divisor).into_iter().enumerate().map(|(index, size)| Plane::memory(frame, index, size));
         planes.sum::<u64>() + 3 * (width * height) as u64
     }
 
@@ -52,7 +52,7 @@ impl<'a> ScaledJpeg<'a> {
     fn sizes(&self, divisor: u32) -> Vec<usize> {
         let count = self.decoder.frame.components.len();
         let wanted = if self.channels() == 1 { 1 } else { count };
-        (0..count).map(|place| if place < wanted { (8 / divisor) as usize } else { 0 }).collect()
+        (0..count).map(|index| if index < wanted { (8 / divisor) as usize } else { 0 }).collect()
     }
 
     fn transform(&self) -> Transform {
@@ -73,8 +73,8 @@ impl<'a> ScaledJpeg<'a> {
         let transform = self.transform();
         let mut pixels = Vec::with_capacity(width * height * channels);
         for y in 0..height {
-            let row = |place: usize| {
-                let (component, plane) = (&frame.components[place], &self.decoder.planes[place]);
+            let row = |index: usize| {
+                let (component, plane) = (&frame.components[index], &self.decoder.planes[index]);
                 let start = y * component.v / frame.v_max * plane.width;
                 (&plane.pixels[start..start + plane.width], component.h)
             };
@@ -83,7 +83,7 @@ impl<'a> ScaledJpeg<'a> {
                 continue;
             }
             let rows: Vec<_> = (0..frame.components.len()).map(row).collect();
-            let level = |place: usize, x: usize| rows.get(place).map_or(255, |(row, h)| row[x * h / frame.h_max]);
+            let level = |index: usize, x: usize| rows.get(index).map_or(255, |(row, h)| row[x * h / frame.h_max]);
             for x in 0..width {
                 pixels.extend(transform.rgb([level(0, x), level(1, x), level(2, x), level(3, x)]));
             }

@@ -47,7 +47,7 @@ impl<'a> Decoder<'a> {
     /// Decodes all scans. `sizes` has the pixels per side of a block to keep, for each channel. Fails unless all bits of all
     /// blocks are present.
     pub(super) fn decode(&mut self, sizes: &[usize]) -> Result<(), Damaged> {
-        self.planes = sizes.iter().enumerate().map(|(place, &size)| Plane::new(&self.frame, place, size)).collect();
+        self.planes = sizes.iter().enumerate().map(|(index, &size)| Plane::new(&self.frame, index, size)).collect();
         while let Some((marker, after)) = segments::next_marker(self.bytes, self.at) {
             self.at = after;
             match marker {
@@ -75,7 +75,7 @@ impl<'a> Decoder<'a> {
     fn read_scan(&mut self, scan: &Scan) -> Result<(), Damaged> {
         let mut bits = Bits::new(self.bytes, self.at);
         let (across, down) = match scan.components[..] {
-            [(place, _, _)] => self.frame.components[place].blocks,
+            [(index, _, _)] => self.frame.components[index].blocks,
             _ => self.frame.units(),
         };
         let mut reader = BlockReader::new(scan, &self.tables, &self.frame, &self.planes)?;
@@ -91,15 +91,15 @@ impl<'a> Decoder<'a> {
                 self.planes.iter_mut().for_each(|plane| plane.prediction = 0);
             }
             let (x, y) = (unit % across, unit / across);
-            if let [(place, _, _)] = scan.components[..] {
-                reader.read(0, &mut self.planes[place], y * self.frame.components[place].padded.0 + x, &mut bits)?;
+            if let [(index, _, _)] = scan.components[..] {
+                reader.read(0, &mut self.planes[index], y * self.frame.components[index].padded.0 + x, &mut bits)?;
                 continue;
             }
-            for (number, &(place, _, _)) in scan.components.iter().enumerate() {
-                let component = &self.frame.components[place];
+            for (number, &(index, _, _)) in scan.components.iter().enumerate() {
+                let component = &self.frame.components[index];
                 for block in 0..component.h * component.v {
                     let (x, y) = (x * component.h + block % component.h, y * component.v + block / component.h);
-                    reader.read(number, &mut self.planes[place], y * component.padded.0 + x, &mut bits)?;
+                    reader.read(number, &mut self.planes[index], y * component.padded.0 + x, &mut bits)?;
                 }
             }
         }
@@ -118,7 +118,7 @@ impl<'a> Decoder<'a> {
             if kept == 0 {
                 continue;
             }
-            let inverse = Idct::new(plane.size, &plane.places, self.tables.quantisation[component.table].as_ref())?;
+            let inverse = Idct::new(plane.size, &plane.kept_index, self.tables.quantisation[component.table].as_ref())?;
             let coefficients = std::mem::take(&mut plane.coefficients);
             for (block, values) in coefficients.chunks_exact(kept).enumerate() {
                 inverse.write(values, &mut plane.pixels, plane.width, block);

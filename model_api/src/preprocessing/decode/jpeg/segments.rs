@@ -1,6 +1,6 @@
 //! Marker segments of a JPEG file (ITU-T T.81, annex B): the end of the image, and its coding.
 //!
-//! Often more data follows the image: motion photos contain a video, multi-picture files contain further JPEGs, and some writers
+//! Often more data follows the image: motion photos contain a video, MPO files contain further JPEGs, and some writers
 //! add padding. The end is therefore found from the front, segment by segment. A search for the last end marker would find one
 //! inside such a video.
 

@@ -20,11 +20,11 @@ impl<'a> Converter<'a> {
         Self { layout, range, levels: if is_wide { levels_of_16(range) } else { Vec::new() } }
     }
 
-    /// The levels of a strip or tile with rows of `row` samples; the indices for a palette. `place` is the position of the first
+    /// The levels of a strip or tile with rows of `row` samples; the indices for a palette. `first` is the position of the first
     /// sample in its pixel, and `step` the number of samples per pixel.
-    pub(super) fn levels(&self, samples: DecodingResult, row: usize, place: usize, step: usize) -> Vec<u8> {
+    pub(super) fn levels(&self, samples: DecodingResult, row: usize, first: usize, step: usize) -> Vec<u8> {
         let layout = self.layout;
-        let is_alpha = |at: usize| layout.alpha.is_some() && place + at % step == layout.color_samples();
+        let is_alpha = |at: usize| layout.alpha.is_some() && first + at % step == layout.color_samples();
         match samples {
             DecodingResult::U8(levels) if layout.bits == 8 => levels,
             DecodingResult::U8(bytes) => unpack_bits(&bytes, row, layout.bits, layout.photometric),

@@ -50,7 +50,7 @@ impl<'a> Directory<'a> {
     pub(super) fn entry(&self, tag: u16) -> Option<usize> {
         let length = 4 + 2 * self.offset_length();
         (0..self.count)
-            .map(|place| self.first + place * length)
+            .map(|index| self.first + index * length)
             .find(|&entry| self.number(entry, 2) == Some(tag.into()))
     }
 
@@ -83,6 +83,6 @@ impl<'a> Directory<'a> {
         } else {
             self.value_at(entry)
         };
-        (0..count).map(|place| self.number(at.checked_add(place * length)?, length)).collect()
+        (0..count).map(|index| self.number(at.checked_add(index * length)?, length)).collect()
     }
 }

@@ -261,11 +261,11 @@ impl<'a> Chunks<'a> {
             return Ok((converter.levels(found, width * samples, 0, samples), width, height));
         }
         let mut levels = vec![0; width * height * samples];
-        for place in 0..samples {
-            let found = read(&mut self.decoder, chunk + place as u32 * self.across * self.down)?;
-            let found = converter.levels(found, width, place, 1);
+        for index in 0..samples {
+            let found = read(&mut self.decoder, chunk + index as u32 * self.across * self.down)?;
+            let found = converter.levels(found, width, index, 1);
             for (pixel, level) in levels.chunks_exact_mut(samples).zip(found) {
-                pixel[place] = level;
+                pixel[index] = level;
             }
         }
         Ok((levels, width, height))

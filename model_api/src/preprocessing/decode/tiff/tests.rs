@@ -152,8 +152,8 @@ fn floats_use_the_range_that_contains_them() {
         let range =
             [(340, FLOAT, &[u64::from((-1.0_f32).to_bits())][..]), (341, FLOAT, &[u64::from(1.0_f32.to_bits())])];
         assert_eq!(gray(&floats(kind, &[-1.0, 0.0, 1.0], &range)), Ok(vec![0, 128, 255]));
-        let told = gray_with(&floats(kind, &[-1.0, 0.0, 4.0], &range), r#"{"range": [0, 2]}"#);
-        assert_eq!(told, Ok(vec![0, 0, 255]));
+        let explicit = gray_with(&floats(kind, &[-1.0, 0.0, 4.0], &range), r#"{"range": [0, 2]}"#);
+        assert_eq!(explicit, Ok(vec![0, 0, 255]));
     }
     let wide: Vec<u8> = [0.0, 0.25, 1.0].iter().flat_map(|value: &f64| value.to_le_bytes()).collect();
     let wide = PLAIN.file((3, 1), &[(258, SHORT, &[64]), (339, SHORT, &[3])], &wide);

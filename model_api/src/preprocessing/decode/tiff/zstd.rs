@@ -45,14 +45,14 @@ fn copy(bytes: &[u8], directory: &Directory, compression: usize, limit: u64) -> 
         let packed =
             range.and_then(|(start, length)| bytes.get(start..start.checked_add(length)?)).ok_or(Failed::Damaged)?;
         let decoder = StreamingDecoder::new_with_max_window_size(packed, WINDOW_BYTES).map_err(|_| Failed::Damaged)?;
-        let place = file.len();
-        let left = limit.saturating_sub(place as u64) + 1;
+        let position = file.len();
+        let left = limit.saturating_sub(position as u64) + 1;
         decoder.take(left).read_to_end(&mut file).map_err(|_| Failed::Damaged)?;
         if file.len() as u64 > limit {
             return Err(Failed::TooLarge(file.len() as u64));
         }
-        new_starts.push(place as u64);
-        new_lengths.push((file.len() - place) as u64);
+        new_starts.push(position as u64);
+        new_lengths.push((file.len() - position) as u64);
     }
     let offset = directory.offset_length();
     for (tag, values) in [(tags.0, new_starts), (tags.1, new_lengths)] {
@@ -60,9 +60,9 @@ fn copy(bytes: &[u8], directory: &Directory, compression: usize, limit: u64) -> 
         let long = if directory.is_big { 16 } else { 4 };
         let mut value: Vec<u8> = values.iter().flat_map(|&value| directory.written(value, offset)).collect();
         if values.len() > 1 {
-            let place = file.len() as u64;
+            let position = file.len() as u64;
             file.append(&mut value);
-            value = directory.written(place, offset);
+            value = directory.written(position, offset);
         }
         let change = [directory.written(long, 2), directory.written(values.len() as u64, offset), value].concat();
         file.get_mut(entry + 2..entry + 2 + change.len()).ok_or(Failed::Damaged)?.copy_from_slice(&change);

@@ -6,7 +6,7 @@
 use open_inference::{Datatype, Tensor};
 
 /// Tolerance between batches of the same size, at the same position, as a fraction of the largest value of the row: about a
-/// hundred units in the last index. The same kernel adds the same numbers in the same order, so results are bit-identical on a
+/// hundred units in the last place. The same kernel adds the same numbers in the same order, so results are bit-identical on a
 /// CPU. On a GPU, some kernels add atomically in any order.
 const SAME_SIZE_TOLERANCE: f32 = 1e-5;
 
@@ -21,7 +21,7 @@ const NEGLIGIBLE: f32 = 1e-3;
 /// Maximum distance of equal results in batches of the same size.
 pub fn same_size_tolerance(datatype: Datatype) -> f32 {
     match datatype {
-        // Eight units in the last index each.
+        // Eight units in the last place each.
         Datatype::Fp16 => 4e-3,
         Datatype::Bf16 => 3e-2,
         _ => SAME_SIZE_TOLERANCE,

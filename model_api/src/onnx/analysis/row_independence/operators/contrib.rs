@@ -104,7 +104,7 @@ fn skip_layer<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
             ctx.for_all_outputs(ctx.coupled("normalises over the batch axis"))
         }
         Some(_) => {
-            let statistic = ctx.unknown("gives a statistic that is not followed");
+            let statistic = ctx.unknown("returns a statistic that is not traced");
             vec![sum.clone(), statistic.clone(), statistic, sum]
         }
         None => ctx.for_all_outputs(sum),
@@ -149,7 +149,7 @@ fn attention<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
     let hidden = attention_width(ctx, &shape);
     let hidden = hidden.unwrap_or_else(|| ctx.fresh_dim());
     let result = batch_first(ctx, |batch| vec![batch, shape[1].clone(), hidden]);
-    let mut values = ctx.for_all_outputs(ctx.unknown("gives keys and values that are not followed"));
+    let mut values = ctx.for_all_outputs(ctx.unknown("returns keys and values that are not traced"));
     if let Some(first) = values.first_mut() {
         *first = result;
     }

@@ -59,7 +59,7 @@ pub fn repeat<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
     if let Some(value) = control.iter().find(|value| !value.is_invariant()) {
         let value = match &value.dependence {
             BatchDependence::Coupled(_) => Value::new(value.dependence.clone(), None),
-            _ => ctx.unknown("runs as often as rows tell"),
+            _ => ctx.unknown("has a trip count that depends on rows"),
         };
         return ctx.for_all_outputs(value);
     }
@@ -123,7 +123,7 @@ fn finish<'g>(
     if !condition.is_invariant() {
         let ends = |value: Value<'g>| match (&condition.dependence, value.dependence) {
             (_, BatchDependence::Coupled(reason)) => Value::new(BatchDependence::Coupled(reason), None),
-            _ => ctx.unknown("ends when rows tell"),
+            _ => ctx.unknown("ends on a condition that depends on rows"),
         };
         return carried.into_iter().chain(elements).map(ends).collect();
     }
@@ -138,12 +138,11 @@ fn stack<'g>(value: Value<'g>, axis: usize, rounds: &Dim) -> Value<'g> {
         shape.insert(axis.min(shape.len()), rounds.clone());
         shape
     });
-    let move_place =
-        |batch_axis: BatchAxis| batch_axis.moved_to(batch_axis.axis + usize::from(batch_axis.axis >= axis));
+    let moved = |batch_axis: BatchAxis| batch_axis.moved_to(batch_axis.axis + usize::from(batch_axis.axis >= axis));
     let dependence = match value.dependence {
-        BatchDependence::PerRow(batch_axis) => BatchDependence::PerRow(move_place(batch_axis)),
+        BatchDependence::PerRow(batch_axis) => BatchDependence::PerRow(moved(batch_axis)),
         BatchDependence::PerRowAndPosition(batch_axis, reason) => {
-            BatchDependence::PerRowAndPosition(move_place(batch_axis), reason)
+            BatchDependence::PerRowAndPosition(moved(batch_axis), reason)
         }
         dependence => dependence,
     };

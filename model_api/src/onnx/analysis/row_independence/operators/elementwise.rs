@@ -45,8 +45,10 @@ pub fn broadcast<'g>(ctx: &mut NodeContext<'_, 'g, '_>, inputs: &[Value<'g>]) ->
     let input_axes: Vec<BatchAxis> = input_axes.collect();
     let Some(batch_axis) = input_axes.first() else {
         let counts = inputs.iter().find(|value| matches!(value.dependence, BatchDependence::BatchSize(_)));
-        return counts
-            .map_or_else(|| ctx.unknown("is not followed"), |value| Value::new(value.dependence.clone(), shape));
+        return counts.map_or_else(
+            || ctx.unknown("is not supported by the analysis"),
+            |value| Value::new(value.dependence.clone(), shape),
+        );
     };
     if input_axes.iter().any(|other| other.axis != batch_axis.axis) {
         return ctx.coupled("combines the batch axis of one input with another axis of the other");
@@ -63,7 +65,7 @@ pub fn broadcast<'g>(ctx: &mut NodeContext<'_, 'g, '_>, inputs: &[Value<'g>]) ->
         }
     }
     let shape = shape.unwrap_or_default();
-    let Some(length) = batch_axis.length() else { return ctx.unknown("is not followed") };
+    let Some(length) = batch_axis.length() else { return ctx.unknown("is not supported by the analysis") };
     let shape =
         shape.into_iter().enumerate().map(|(axis, dim)| if axis == batch_axis.axis { length.clone() } else { dim });
     let value = ctx.per_row(batch_axis.clone(), shape.collect());

@@ -100,9 +100,9 @@ fn product<'g>(ctx: &mut NodeContext<'_, 'g, '_>, left: Value<'g>, right: Value<
     let (ranks, Some(shape)) = ((a.len(), b.len()), shape_of(ctx, a, b)) else { return ctx.unsupported() };
     let batch_axis = match (left.batch_axis(), right.batch_axis()) {
         (None, None) => return ctx.unsupported(),
-        (Some(batch_axis), None) => left_place(batch_axis, ranks, shape.len()),
-        (None, Some(batch_axis)) => right_place(batch_axis, ranks, shape.len()),
-        (Some(a), Some(b)) => match (left_place(a, ranks, shape.len()), right_place(b, ranks, shape.len())) {
+        (Some(batch_axis), None) => left_axis(batch_axis, ranks, shape.len()),
+        (None, Some(batch_axis)) => right_axis(batch_axis, ranks, shape.len()),
+        (Some(a), Some(b)) => match (left_axis(a, ranks, shape.len()), right_axis(b, ranks, shape.len())) {
             (Some(a), Some(b)) if a == b => Some(a),
             (Some(a), Some(b)) if a.axis == b.axis => {
                 return ctx.unknown("multiplies batch axes that are merged with others");
@@ -125,7 +125,7 @@ fn product<'g>(ctx: &mut NodeContext<'_, 'g, '_>, left: Value<'g>, right: Value<
 }
 
 /// The axis of the product that corresponds to an axis of the left factor; `None` if it is summed over.
-fn left_place(batch_axis: &BatchAxis, (a, b): (usize, usize), rank: usize) -> Option<BatchAxis> {
+fn left_axis(batch_axis: &BatchAxis, (a, b): (usize, usize), rank: usize) -> Option<BatchAxis> {
     if batch_axis.axis + 1 == a {
         return None;
     }
@@ -134,7 +134,7 @@ fn left_place(batch_axis: &BatchAxis, (a, b): (usize, usize), rank: usize) -> Op
     Some(batch_axis.moved_to(rank - from_end))
 }
 
-fn right_place(batch_axis: &BatchAxis, (a, b): (usize, usize), rank: usize) -> Option<BatchAxis> {
+fn right_axis(batch_axis: &BatchAxis, (a, b): (usize, usize), rank: usize) -> Option<BatchAxis> {
     if b == 1 || batch_axis.axis + 2 == b {
         return None;
     }

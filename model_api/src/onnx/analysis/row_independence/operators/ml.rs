@@ -33,16 +33,16 @@ pub fn table<'g>(ctx: &NodeContext<'_, 'g, '_>, features: Dim) -> Value<'g> {
     if ctx.present_inputs().any(|value| value.rank() != Some(2)) {
         let are_vectors = ctx.present_inputs().all(|value| value.rank() == Some(1));
         return if are_vectors {
-            ctx.coupled("takes the batch axis for the features of one row")
+            ctx.coupled("reads the batch axis as the features of one row")
         } else {
-            ctx.unknown("has an input that is no table")
+            ctx.unknown("has an input that is not a table")
         };
     }
     let keeps_features_apart = matches!(ctx.node.op_type.as_str(), "Scaler" | "Imputer");
     if !keeps_features_apart
         && ctx.present_inputs().any(|value| value.batch_axis().is_some_and(|batch_axis| batch_axis.axis == 1))
     {
-        return ctx.coupled("takes the batch axis for the features of one row");
+        return ctx.coupled("reads the batch axis as the features of one row");
     }
     if ctx.present_inputs().any(|value| value.batch_axis().is_none_or(|batch_axis| batch_axis.axis != 0)) {
         return ctx.unknown("does not have the batch on the first axis of its inputs");
@@ -88,9 +88,7 @@ fn one_hot<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
 fn extract<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     if let Some(dependence) = ctx.forced_dependence() {
         return match dependence {
-            BatchDependence::Permuted(_) | BatchDependence::Selected(_) => {
-                ctx.unknown("may put rows back to where they were")
-            }
+            BatchDependence::Permuted(_) | BatchDependence::Selected(_) => ctx.unknown("may restore the order of rows"),
             dependence => Value::new(dependence, None),
         };
     }
@@ -107,7 +105,7 @@ fn extract<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let axis = shape.len() - 1;
     shape[axis] = chosen;
     match (data.batch_axis(), indices.batch_axis()) {
-        (Some(batch_axis), None) if batch_axis.axis == last => ctx.permuted("takes rows by index"),
+        (Some(batch_axis), None) if batch_axis.axis == last => ctx.permuted("selects rows by index"),
         (Some(batch_axis), None) => ctx.per_row(batch_axis.clone(), shape),
         (None, Some(batch_axis)) if shape[..axis].iter().all(|dim| dim.is(1)) => {
             let old = indices.shape.as_deref().unwrap_or_default();

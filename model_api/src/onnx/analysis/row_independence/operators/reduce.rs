@@ -17,13 +17,13 @@ pub fn reduce<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
 /// `ArgMax` and `ArgMin`.
 pub fn extreme<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
     let axis = ctx.int_or("axis", 0);
-    vec![over(ctx, &[axis], ctx.int_or("keepdims", 1) != 0, "looks for an extreme along")]
+    vec![over(ctx, &[axis], ctx.int_or("keepdims", 1) != 0, "takes an extreme along")]
 }
 
 fn forced_or_unknown_axes<'g>(ctx: &NodeContext<'_, 'g, '_>) -> Value<'g> {
     match ctx.forced_dependence() {
         Some(dependence) => Value::new(dependence, None),
-        None => ctx.unknown("has axes that are not known"),
+        None => ctx.unknown("has unknown axes"),
     }
 }
 
@@ -45,7 +45,7 @@ fn over<'g>(ctx: &mut NodeContext<'_, 'g, '_>, axes: &[i64], keeps: bool, words:
         };
     }
     let Some(batch_axis) = data.batch_axis() else { return Value::new(data.dependence.clone(), shape) };
-    let (Some(axes), Some(shape)) = (reduced, shape) else { return ctx.unknown("has axes that are not known") };
+    let (Some(axes), Some(shape)) = (reduced, shape) else { return ctx.unknown("has unknown axes") };
     if axes.contains(&batch_axis.axis) {
         return Value::new(BatchDependence::Coupled(ctx.reason(&format!("{words} the batch axis"))), Some(shape));
     }
@@ -61,7 +61,7 @@ pub fn along<'g>(ctx: &mut NodeContext<'_, 'g, '_>, axis: Option<i64>, words: &s
     }
     let (Some(batch_axis), Some(shape)) = (data.batch_axis(), data.shape.clone()) else { return ctx.unsupported() };
     match axis.and_then(|axis| NodeContext::resolve_axis(axis, shape.len())) {
-        None => ctx.unknown("has an axis that is not known"),
+        None => ctx.unknown("has an unknown axis"),
         Some(axis) if axis == batch_axis.axis => {
             Value::new(BatchDependence::Coupled(ctx.reason(&format!("{words} the batch axis"))), Some(shape))
         }
@@ -82,7 +82,7 @@ pub fn top_k<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
         return ctx.for_all_outputs(ctx.unsupported());
     };
     let Some(axis) = NodeContext::resolve_axis(axis, shape.len()) else {
-        return ctx.for_all_outputs(ctx.unknown("has an axis that is not known"));
+        return ctx.for_all_outputs(ctx.unknown("has an unknown axis"));
     };
     if axis == batch_axis.axis {
         return ctx.for_all_outputs(ctx.permuted("sorts along the batch axis"));

@@ -26,7 +26,7 @@ fn trailing<'g>(ctx: &mut NodeContext<'_, 'g, '_>, default: i64) -> Value<'g> {
     match NodeContext::resolve_axis(axis, shape.len()) {
         Some(axis) if axis <= batch_axis.axis => ctx.coupled("normalises over the batch axis"),
         Some(_) => ctx.per_row(batch_axis, shape),
-        None => ctx.unknown("has an axis that is not known"),
+        None => ctx.unknown("has an unknown axis"),
     }
 }
 
@@ -102,7 +102,7 @@ pub fn mean_variance<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     match axes {
         Some(axes) if axes.contains(&batch_axis.axis) => ctx.coupled("normalises over the batch axis"),
         Some(_) => ctx.per_row(batch_axis, shape),
-        None => ctx.unknown("has axes that are not known"),
+        None => ctx.unknown("has unknown axes"),
     }
 }
 
@@ -131,7 +131,7 @@ pub fn quantize<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     if one_scale || axis.is_some_and(|axis| axis != batch_axis.axis && ctx.int_or("block_size", 0) == 0) {
         return ctx.per_row(batch_axis, shape);
     }
-    ctx.unknown("has scales whose axis is not known")
+    ctx.unknown("has scales with an unknown axis")
 }
 
 /// `DynamicQuantizeLinear`: one scale for the whole tensor.

@@ -76,7 +76,7 @@ pub fn pool<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
     // The second output of MaxPool holds indices into the whole tensor.
     if let Some(indices) = values.get_mut(1) {
         indices.dependence =
-            BatchDependence::PerRowAndPosition(batch_axis, ctx.reason("gives places in the whole batch"));
+            BatchDependence::PerRowAndPosition(batch_axis, ctx.reason("returns indices into the whole batch"));
     }
     values
 }

@@ -62,7 +62,7 @@ pub fn slice<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
         shape
     });
     match ctx.forced_dependence() {
-        Some(BatchDependence::Permuted(_)) => return ctx.unknown("cuts rows that were moved"),
+        Some(BatchDependence::Permuted(_)) => return ctx.unknown("slices rows that were permuted"),
         // If the start or end depends on rows, so does the length.
         Some(dependence) => {
             return Value::new(
@@ -75,7 +75,7 @@ pub fn slice<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let (Some(batch_axis), Some(shape)) = (data.batch_axis().cloned(), shape) else { return ctx.unsupported() };
     let batch = ranges.iter().find(|(axis, _)| *axis == batch_axis.axis);
     if batch.is_some_and(|(axis, range)| data.shape.as_ref().is_none_or(|old| !range.is_all(&old[*axis]))) {
-        return ctx.permuted("takes a part of the batch axis");
+        return ctx.permuted("selects a part of the batch axis");
     }
     let counts = |dim: &Dim| ctx.interpreter.symbols.depends_on_batch_size(dim);
     let others = ranges.iter().filter(|(axis, _)| *axis != batch_axis.axis);
@@ -87,9 +87,9 @@ pub fn slice<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
 
 fn not_sliced<'g>(ctx: &NodeContext<'_, 'g, '_>) -> Value<'g> {
     match ctx.forced_dependence() {
-        Some(BatchDependence::Permuted(_)) => ctx.unknown("cuts rows that were moved"),
+        Some(BatchDependence::Permuted(_)) => ctx.unknown("slices rows that were permuted"),
         Some(dependence) => Value::new(dependence, None),
-        None => ctx.unknown("cuts at places that are not known"),
+        None => ctx.unknown("slices at unknown indices"),
     }
 }
 
@@ -134,7 +134,7 @@ fn sliced_elements<'g>(
         value.elements = Some(elements::gathered(&value, *axis, &positions)?);
         value.shape.as_mut()?[*axis] = Dim::number(i64::try_from(positions.len()).ok()?);
     }
-    let reason = || ctx.reason("gives lengths with the number of rows");
+    let reason = || ctx.reason("returns lengths with the number of rows");
     Some(Value::of_elements(value.shape?, value.elements?, &ctx.interpreter.symbols, reason))
 }
 
@@ -169,14 +169,14 @@ pub fn gather<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let batch_axis = match (data.batch_axis(), indices.batch_axis()) {
         (Some(batch_axis), None) if batch_axis.axis == axis => {
             return match indices.dependence {
-                BatchDependence::Invariant => ctx.permuted("takes rows by index"),
-                _ => ctx.unknown("takes rows by index"),
+                BatchDependence::Invariant => ctx.permuted("selects rows by index"),
+                _ => ctx.unknown("selects rows by index"),
             };
         }
         (Some(batch_axis), None) if batch_axis.axis < axis => batch_axis.clone(),
         (Some(batch_axis), None) => batch_axis.moved_to(batch_axis.axis - 1 + rank),
         (None, Some(batch_axis)) => batch_axis.moved_to(batch_axis.axis + axis),
-        _ => return ctx.unknown("takes rows by the indices of rows"),
+        _ => return ctx.unknown("selects rows by indices that depend on rows"),
     };
     ctx.per_row(batch_axis, shape)
 }
@@ -186,7 +186,7 @@ fn element<'g>(ctx: &NodeContext<'_, 'g, '_>, data: &Value<'g>, indices: &Value<
     let elements = data.elements.as_ref().filter(|_| data.rank() == Some(1))?;
     let at = |index: i64| elements.get(NodeContext::resolve_axis(index, elements.len())?).cloned();
     let chosen = indices.numbers()?.into_iter().map(at).collect::<Option<Vec<_>>>()?;
-    let reason = ctx.reason("gives the number of rows");
+    let reason = ctx.reason("returns the number of rows");
     Some(Value::of_elements(indices.shape.clone()?, chosen, &ctx.interpreter.symbols, || reason))
 }
 
@@ -204,7 +204,7 @@ fn indexed(ctx: &NodeContext) -> Option<Result<BatchDependence, &'static str>> {
         BatchDependence::Permuted(_) | BatchDependence::Selected(_)
             if data_is_undone || ctx.present_inputs().any(by_number) =>
         {
-            Err("may put rows back to where they were")
+            Err("may restore the order of rows")
         }
         dependence => Ok(dependence),
     })
@@ -218,9 +218,7 @@ pub fn by_elements<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let shape = shaped.and_then(|value| value.shape.clone());
     if let Some(dependence) = ctx.forced_dependence() {
         return match dependence {
-            BatchDependence::Permuted(_) | BatchDependence::Selected(_) => {
-                ctx.unknown("may put rows back to where they were")
-            }
+            BatchDependence::Permuted(_) | BatchDependence::Selected(_) => ctx.unknown("may restore the order of rows"),
             dependence => Value::new(dependence, shape),
         };
     }
@@ -228,12 +226,12 @@ pub fn by_elements<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
         return ctx.unsupported();
     };
     if inputs.iter().any(|value| value.batch_axis() != Some(&batch_axis)) {
-        return ctx.unknown("has inputs that do not all have the same batch axis");
+        return ctx.unknown("has inputs with different batch axes");
     }
     match NodeContext::resolve_axis(ctx.int_or("axis", 0), shape.len()) {
-        Some(axis) if axis == batch_axis.axis => ctx.unknown("takes rows by index"),
+        Some(axis) if axis == batch_axis.axis => ctx.unknown("selects rows by index"),
         Some(_) => ctx.per_row(batch_axis, shape),
-        None => ctx.unknown("has an axis that is not known"),
+        None => ctx.unknown("has an unknown axis"),
     }
 }
 
@@ -289,7 +287,7 @@ pub fn reverse<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let Some(data) = ctx.input(0).cloned() else { return ctx.unknown("has no input") };
     if let Some(dependence) = ctx.forced_dependence() {
         return match dependence {
-            BatchDependence::Permuted(_) => ctx.unknown("may put rows back to where they were"),
+            BatchDependence::Permuted(_) => ctx.unknown("may restore the order of rows"),
             dependence => Value::new(dependence, data.shape),
         };
     }
@@ -322,7 +320,7 @@ pub fn compress<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     }
 }
 
-const WHOLE_BATCH: &str = "gives as many elements as it finds in the whole batch";
+const WHOLE_BATCH: &str = "returns a number of elements that depends on the whole batch";
 
 /// `NonZero`, `Unique` and other operators whose output length depends on the elements.
 pub fn picked<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {

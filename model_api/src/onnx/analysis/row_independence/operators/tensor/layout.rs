@@ -15,7 +15,7 @@ pub fn transpose<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
         None => Some((0..rank).rev().collect()),
     };
     let is_whole = |perm: &Vec<usize>| perm.len() == rank && (0..rank).all(|axis| perm.contains(&axis));
-    let Some(perm) = perm.filter(is_whole) else { return ctx.unknown("has a wrong permutation") };
+    let Some(perm) = perm.filter(is_whole) else { return ctx.unknown("has an invalid permutation") };
     let moved = Some(perm.iter().map(|&axis| shape[axis].clone()).collect());
     let batch_axis = |batch_axis: &BatchAxis| {
         perm.iter().position(|&axis| axis == batch_axis.axis).map(|axis| batch_axis.moved_to(axis))
@@ -29,7 +29,7 @@ pub fn transpose<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     };
     let elements = elements::transposed(&data, &perm);
     dependence.map_or_else(
-        || ctx.unknown("has a wrong permutation"),
+        || ctx.unknown("has an invalid permutation"),
         |dependence| Value { elements, ..Value::new(dependence, moved) },
     )
 }
@@ -37,8 +37,8 @@ pub fn transpose<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
 /// The same elements in another shape.
 pub fn reshaped<'g>(ctx: &NodeContext<'_, 'g, '_>, data: &Value<'g>, shape: Vec<Dim>) -> Value<'g> {
     let Some(batch_axis) = data.batch_axis() else { return Value::new(data.dependence.clone(), Some(shape)) };
-    let Some(batch_axis) = data.shape.as_ref().and_then(|old| new_place(batch_axis, old, &shape)) else {
-        return ctx.unknown("gives a shape in which the batch axis is not found");
+    let Some(batch_axis) = data.shape.as_ref().and_then(|old| reshaped_axis(batch_axis, old, &shape)) else {
+        return ctx.unknown("produces a shape without a recognisable batch axis");
     };
     let dependence = match &data.dependence {
         BatchDependence::PerRowAndPosition(_, reason) => BatchDependence::PerRowAndPosition(batch_axis, reason.clone()),
@@ -49,7 +49,7 @@ pub fn reshaped<'g>(ctx: &NodeContext<'_, 'g, '_>, data: &Value<'g>, shape: Vec<
 
 /// The batch axis after a reshape. In row-major order, the number of elements before and after those of a row stays the same,
 /// so the axes on one side are enough.
-fn new_place(batch_axis: &BatchAxis, old: &[Dim], new: &[Dim]) -> Option<BatchAxis> {
+fn reshaped_axis(batch_axis: &BatchAxis, old: &[Dim], new: &[Dim]) -> Option<BatchAxis> {
     let axis = new.iter().position(Dim::contains_batch)?;
     let from_front = || {
         let before = Dim::product(&old[..batch_axis.axis])?.times(&batch_axis.outer)?;
@@ -72,13 +72,13 @@ pub fn reshape<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let Some(data) = ctx.input(0).cloned() else { return ctx.unknown("has no input") };
     let by_attribute = ctx.ints("shape").map(|ints| ints.iter().copied().map(Dim::number).collect());
     let target = by_attribute.or_else(|| ctx.input(1)?.clone().elements_or_fresh(&mut ctx.interpreter.symbols));
-    let Some(target) = target else { return forced_or_unknown(ctx, "has a target shape that is not known") };
+    let Some(target) = target else { return forced_or_unknown(ctx, "has an unknown target shape") };
     if let Some(dependence) = ctx.forced_dependence() {
         let shape = data.shape.as_deref().and_then(|old| resolve(ctx, old, &target));
         return Value { elements: data.elements, ..Value::new(dependence, shape) };
     }
     let Some(shape) = data.shape.as_deref().and_then(|old| resolve(ctx, old, &target)) else {
-        return Value { elements: data.elements, ..forced_or_unknown(ctx, "has a target shape that is not known") };
+        return Value { elements: data.elements, ..forced_or_unknown(ctx, "has an unknown target shape") };
     };
     Value { elements: data.elements.clone(), ..reshaped(ctx, &data, shape) }
 }
@@ -119,7 +119,7 @@ pub fn flatten<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     } else {
         NodeContext::resolve_axis(axis, old.len())
     };
-    let Some(axis) = axis else { return ctx.unknown("has an axis that is not known") };
+    let Some(axis) = axis else { return ctx.unknown("has an unknown axis") };
     let symbols = &mut ctx.interpreter.symbols;
     let shape = vec![symbols.product(&old[..axis]), symbols.product(&old[axis..])];
     reshaped(ctx, &data, shape)
@@ -129,7 +129,7 @@ pub fn flatten<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
 pub fn squeeze<'g>(ctx: &mut NodeContext<'_, 'g, '_>, inserts: bool) -> Value<'g> {
     let Some(data) = ctx.input(0).cloned() else { return ctx.unknown("has no input") };
     let (Some(axes), Some(shape)) = (ctx.ints_from_attribute_or_input("axes", 1), data.shape.clone()) else {
-        return forced_or_unknown(ctx, "has axes that are not known");
+        return forced_or_unknown(ctx, "has unknown axes");
     };
     let keep = |value: Value<'g>| Value { elements: data.elements.clone(), ..value };
     let Some(axes) = axes.filter(|axes| !axes.is_empty() || inserts) else {
@@ -138,14 +138,14 @@ pub fn squeeze<'g>(ctx: &mut NodeContext<'_, 'g, '_>, inserts: bool) -> Value<'g
             dim.as_number().is_some() || data.batch_axis().is_some_and(|batch_axis| batch_axis.axis == axis)
         };
         if !shape.iter().enumerate().all(known) || data.batch_axis().is_some() {
-            return forced_or_unknown(ctx, "removes axes of length 1 that are not known");
+            return forced_or_unknown(ctx, "removes unknown axes of length 1");
         }
         let shape = shape.into_iter().filter(|dim| !dim.is(1)).collect();
         return keep(reshaped(ctx, &data, shape));
     };
     let rank = if inserts { shape.len() + axes.len() } else { shape.len() };
     let axes: Option<Vec<usize>> = axes.iter().map(|&axis| NodeContext::resolve_axis(axis, rank)).collect();
-    let Some(axes) = axes else { return forced_or_unknown(ctx, "has axes that are not known") };
+    let Some(axes) = axes else { return forced_or_unknown(ctx, "has unknown axes") };
     if let Some(batch_axis) = data.batch_axis().filter(|batch_axis| !inserts && axes.contains(&batch_axis.axis)) {
         let _ = batch_axis;
         return ctx.unknown("removes the batch axis");
@@ -168,22 +168,22 @@ pub fn concat<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let elements = inputs.iter().map(fresh).collect::<Option<Vec<_>>>().map(|elements| elements.concat());
     if let Some(elements) = elements.filter(|_| shape.as_ref().is_some_and(|shape| shape.len() == 1)) {
         let dims = shape.unwrap_or_default();
-        let reason = ctx.reason("joins lengths with the number of rows");
+        let reason = ctx.reason("concatenates lengths with the number of rows");
         return Value::of_elements(dims, elements, &ctx.interpreter.symbols, || reason);
     }
     if let Some(dependence) = ctx.forced_dependence() {
         return match dependence {
-            BatchDependence::Permuted(_) => ctx.unknown("joins rows that were moved"),
+            BatchDependence::Permuted(_) => ctx.unknown("concatenates rows that were permuted"),
             dependence => Value::new(dependence, shape),
         };
     }
-    let Some(shape) = shape else { return ctx.unknown("joins tensors of unknown shape") };
+    let Some(shape) = shape else { return ctx.unknown("concatenates tensors of unknown shape") };
     let Some(batch_axis) = inputs.iter().find_map(Value::batch_axis) else { return ctx.unsupported() };
     if inputs.iter().any(|value| value.batch_axis() != Some(batch_axis)) {
-        return ctx.unknown("joins tensors whose batch axes are not the same");
+        return ctx.unknown("concatenates tensors with different batch axes");
     }
     if NodeContext::resolve_axis(axis, shape.len()) == Some(batch_axis.axis) {
-        return ctx.unknown("joins along the batch axis");
+        return ctx.unknown("concatenates along the batch axis");
     }
     ctx.per_row(batch_axis.clone(), shape)
 }
@@ -210,7 +210,7 @@ pub fn split<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
         .and_then(|shape| Some((NodeContext::resolve_axis(axis, shape.len())?, shape)))
         .map(|(axis, shape)| (shape, axis))
     else {
-        return ctx.for_all_outputs(forced_or_unknown(ctx, "cuts a tensor of unknown shape"));
+        return ctx.for_all_outputs(forced_or_unknown(ctx, "splits a tensor of unknown shape"));
     };
     let parts = ctx.node.output.len();
     let lengths = ctx.ints("split").map(|ints| ints.iter().copied().map(Dim::number).collect::<Vec<_>>());
@@ -225,10 +225,10 @@ pub fn split<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Values<'g> {
             let known = lengths.as_ref().map(|lengths| lengths[part].clone()).or_else(|| equal.clone());
             shape[axis] = known.unwrap_or_else(|| ctx.fresh_dim());
             match (ctx.forced_dependence(), data.batch_axis()) {
-                (Some(BatchDependence::Permuted(_)), _) => ctx.unknown("cuts rows that were moved"),
+                (Some(BatchDependence::Permuted(_)), _) => ctx.unknown("splits rows that were permuted"),
                 // If the split points depend on rows, so do the lengths.
                 (Some(dependence), _) => Value::new(dependence, Some(shape).filter(|_| lengths_are_free)),
-                (None, Some(batch_axis)) if batch_axis.axis == axis => ctx.unknown("cuts the batch axis"),
+                (None, Some(batch_axis)) if batch_axis.axis == axis => ctx.unknown("splits the batch axis"),
                 (None, Some(batch_axis)) if lengths_are_free => ctx.per_row(batch_axis.clone(), shape),
                 (None, _) => ctx.unsupported(),
             }

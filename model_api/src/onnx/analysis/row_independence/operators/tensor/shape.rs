@@ -15,7 +15,7 @@ pub fn shape<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let end = position(ctx.int_or("end", rank).clamp(-rank, rank)).max(start);
     let lengths = dims[start..end].to_vec();
     let count = Dim::number(i64::try_from(lengths.len()).unwrap_or(0));
-    Value::of_elements(vec![count], lengths, &ctx.interpreter.symbols, || ctx.reason("gives the number of rows"))
+    Value::of_elements(vec![count], lengths, &ctx.interpreter.symbols, || ctx.reason("returns the number of rows"))
 }
 
 /// An unknown shape may depend on whatever the elements depend on.
@@ -24,7 +24,7 @@ fn length_of_unknown<'g>(ctx: &NodeContext<'_, 'g, '_>, data: &Value<'g>) -> Val
         BatchDependence::Invariant | BatchDependence::BatchSize(_) | BatchDependence::Coupled(_) => {
             Value::new(data.dependence.clone(), None)
         }
-        _ => ctx.unknown("gives lengths that were not followed"),
+        _ => ctx.unknown("returns lengths that were not traced"),
     }
 }
 
@@ -33,7 +33,7 @@ pub fn size<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     let Some(data) = ctx.input(0).cloned() else { return ctx.unknown("has no input") };
     let Some(dims) = &data.shape else { return length_of_unknown(ctx, &data) };
     let size = ctx.interpreter.symbols.product(dims);
-    Value::of_elements(Vec::new(), vec![size], &ctx.interpreter.symbols, || ctx.reason("gives the number of rows"))
+    Value::of_elements(Vec::new(), vec![size], &ctx.interpreter.symbols, || ctx.reason("returns the number of rows"))
 }
 
 /// `ConstantOfShape`: the same for every row.
@@ -62,10 +62,10 @@ fn repeated<'g>(ctx: &NodeContext<'_, 'g, '_>, shape: &[Dim], target: &[Dim]) ->
             // All elements of the axis are equal, so every assignment to rows is correct.
             match target[axis].over(&Dim::batch()).filter(|_| is_one) {
                 Some(inner) => BatchDependence::PerRow(BatchAxis { axis, outer: Dim::number(1), inner }),
-                None => return ctx.unknown("makes an axis whose length was not followed"),
+                None => return ctx.unknown("creates an axis whose length was not traced"),
             }
         }
-        _ => return ctx.unknown("makes several axes as long as the batch"),
+        _ => return ctx.unknown("creates several axes with the length of the batch"),
     };
     Value::new(dependence, Some(target.to_vec()))
 }
@@ -120,7 +120,7 @@ pub fn expand<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
             let at = (batch_axis.axis + target.len()).checked_sub(full.len()).map(|axis| &target[axis]);
             match at {
                 Some(dim) if !dim.is(1) && Some(dim) != batch_axis.length().as_ref() => {
-                    ctx.unknown("makes an axis whose length was not followed")
+                    ctx.unknown("creates an axis whose length was not traced")
                 }
                 _ => Value::new(numbered, Some(full)),
             }
@@ -211,7 +211,7 @@ pub fn pad<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
 fn forced_or_unknown<'g>(ctx: &NodeContext<'_, 'g, '_>) -> Value<'g> {
     match ctx.forced_dependence() {
         Some(dependence) => Value::new(dependence, None),
-        None => ctx.unknown("has lengths that are not known"),
+        None => ctx.unknown("has unknown lengths"),
     }
 }
 
@@ -241,7 +241,7 @@ pub fn resize<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
         _ => false,
     };
     if !keeps_batch {
-        return ctx.unknown("resizes the batch axis, as far as was followed");
+        return ctx.unknown("may resize the batch axis");
     }
     let mut shape = old.clone();
     for (at, &axis) in axes.iter().enumerate().filter(|&(_, &axis)| axis != batch_axis.axis) {
@@ -254,7 +254,7 @@ pub fn resize<'g>(ctx: &mut NodeContext<'_, 'g, '_>) -> Value<'g> {
     Value::new(data.dependence, Some(shape))
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "only whole factors are followed")]
+#[allow(clippy::cast_possible_truncation, reason = "only whole factors are traced")]
 fn scaled(ctx: &mut NodeContext, dim: &Dim, scale: f32) -> Dim {
     let whole = (scale.fract() == 0.0 && (1.0..1024.0).contains(&scale)).then_some(scale as i64);
     match whole.and_then(|scale| dim.times(&Dim::number(scale))) {
