@@ -8,8 +8,8 @@ use open_inference::{
     image_settings_hint, only_required_input,
 };
 
+use crate::cache_control::UncachedReason;
 use crate::error::Error;
-use crate::http::cache_control::UncachedReason;
 use crate::settings::AppType;
 use crate::upstream::catalog::CatalogEntry;
 

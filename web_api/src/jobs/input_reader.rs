@@ -10,10 +10,10 @@ use service::memory_budget::Reservation;
 
 use super::request_splitter::{RequestList, RequestSplitter};
 use super::unique_names::UniqueNames;
+use crate::archive::file_type::{has_image_name, is_hidden, is_image, is_system_file, is_zip_based};
+use crate::archive::{Archive, ArchiveEntry, ArchiveFormat, Budget, FileFilter, SubmissionLimits};
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::http::extract::archive::{Archive, ArchiveEntry, ArchiveFormat, Budget, FileFilter, SubmissionLimits};
-use crate::http::extract::file_type::{has_image_name, is_hidden, is_image, is_system_file, is_zip_based};
 
 /// Bytes of a chunk. A chunk with a single input may be larger.
 const MAX_CHUNK_BYTES: usize = 1 << 20;

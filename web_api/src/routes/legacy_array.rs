@@ -5,8 +5,8 @@ use contract::{LegacyResponse, Prediction};
 use service::body_limits::ReadBody;
 
 use super::prediction::respond;
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::http::extract::model_name::ModelName;
 use crate::state::AppState;
 

@@ -5,8 +5,8 @@ use open_inference::{Error as ProtocolError, InferRequest, Inference, InferenceS
 use open_inference::{ModelState, Statistics, Tensor};
 
 use super::prediction::insert_cache_headers;
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::inference::request::PredictionRequest;
 use crate::state::AppState;
 
@@ -92,9 +92,9 @@ async fn hashed_request(
     model: String,
     version: Option<String>,
     inputs: Vec<Tensor>,
-) -> Result<PredictionRequest, ProtocolError> {
+) -> Result<PredictionRequest, Error> {
     let state = app.clone();
     let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
     let build = move || state.predictor.request_from_tensors(&model, version.as_deref(), inputs);
-    Ok(app.blocking_pool.run(bytes, build).await??)
+    app.blocking_pool.run(bytes, build).await?
 }

@@ -16,8 +16,8 @@ use service::body_limits::ReadBody;
 use service::memory_budget::Reservation;
 use sha2::{Digest, Sha256};
 
+use crate::archive::{ArchiveFormat, FileFilter, SubmissionLimits};
 use crate::error::Error;
-use crate::http::extract::archive::{ArchiveFormat, FileFilter, SubmissionLimits};
 use crate::jobs::input_reader::{InputReader, PayloadFormat};
 use crate::state::AppState;
 

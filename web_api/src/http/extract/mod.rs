@@ -1,11 +1,5 @@
 //! Extractors. Each one carries the checks of what it extracts, so that a handler cannot forget them.
 
-/// Reader for ZIP and TAR archives with limits.
-pub mod archive;
-
-/// File type detection by content and by name.
-pub mod file_type;
-
 /// One image of a request.
 pub mod image_upload;
 

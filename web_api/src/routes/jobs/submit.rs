@@ -7,10 +7,10 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
 use service::peer::Peer;
 
+use super::response::{job_body, no_store_json};
 use crate::error::Error;
 use crate::http::extract::job_path::find_job;
 use crate::http::extract::job_submission::JobSubmission;
-use crate::job_views::{JobBody, no_store_json};
 use crate::jobs::executor::{Execution, JobExecutor, Scope};
 use crate::state::AppState;
 
@@ -117,7 +117,7 @@ pub(super) async fn accepted(app: &AppState, id: JobId) -> Result<Response, Erro
 }
 
 fn respond(app: &AppState, job: &Job, status: StatusCode) -> Result<Response, Error> {
-    let mut response = no_store_json(status, &JobBody::new(&app.catalog, &app.jobs, job))?;
+    let mut response = no_store_json(status, &job_body(app, job))?;
     let location = HeaderValue::try_from(format!("/jobs/{}", job.id)).map_err(|_| Error::Internal)?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)

@@ -18,8 +18,8 @@ use tracing::error;
 
 use super::assets;
 use super::prediction::{PredictionBody, image_request, insert_cache_headers, read_prediction};
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::http::extract::image_upload::{ImageUpload, UploadRejection};
 use crate::inference::response::PredictionResponse;
 use crate::settings::AppType;
