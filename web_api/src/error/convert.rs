@@ -17,6 +17,12 @@ impl From<InvalidResult> for Error {
     }
 }
 
+impl From<multer::Error> for Error {
+    fn from(error: multer::Error) -> Self {
+        Self::InvalidForm(error.to_string())
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         problem_with_retry_after(self.status().0, &self.to_string(), self.retry_after_s())

@@ -53,11 +53,11 @@ impl InferenceServer for AppState {
     async fn repository_index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
         let index = self.client.index().await?;
         // A client that polls the index until a model is ready must be able to use the model immediately afterwards.
-        let is_known = |line: &ModelIndex| {
-            let known = self.catalog.find_version(&line.name, Some(&line.version));
-            (line.state == ModelState::Ready) == known.is_ok_and(|model| model.is_ready())
+        let is_current = |line: &ModelIndex| {
+            let listed = self.catalog.find_version(&line.name, Some(&line.version));
+            (line.state == ModelState::Ready) == listed.is_ok_and(|model| model.is_ready())
         };
-        if !index.iter().all(is_known) {
+        if !index.iter().all(is_current) {
             self.catalog.refresh(&self.client).await;
         }
         Ok(index)

@@ -169,7 +169,7 @@ async fn a_503_without_overload_does_not_limit_other_requests() {
     for sent in 1..=5 {
         let answer = predict("any").await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.json()["detail"], "loading cannot be asked now: it is being loaded");
+        assert_eq!(answer.json()["detail"], "loading is not available: it is being loaded");
         assert_eq!(answer.header("retry-after"), "9");
         assert_eq!(stack.runs(), 1 + sent, "each request reaches the model");
     }

@@ -1,4 +1,4 @@
-//! Extractors. Each one carries the checks of what it extracts, so that a handler cannot forget them.
+//! Extractors. Each one carries the checks of what it extracts, so that no handler can omit them.
 
 /// One image of a request.
 pub mod image_upload;
