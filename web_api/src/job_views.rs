@@ -47,9 +47,9 @@ struct WebhookBody<'a> {
     error: Option<&'a str>,
 }
 
-/// The text of a result is invalid JSON, because a worker wrote it so.
+/// A worker has stored a result that is not valid JSON.
 #[derive(Debug, thiserror::Error)]
-#[error("the result is invalid JSON")]
+#[error("the result is not valid JSON")]
 pub struct InvalidResult;
 
 /// Result of one input.
