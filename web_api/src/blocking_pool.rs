@@ -8,13 +8,16 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tracing::error;
 
-use crate::error::Error;
-
 /// Smaller bodies are processed inline: handing them to another thread would take longer.
 const INLINE_BYTES: usize = 128 << 10;
 
 /// Bodies processed concurrently. Each takes a core for a moment, and several times the memory of the body.
 const MAX_CONCURRENT: usize = 2;
+
+/// The work panicked. The log has the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("work on a large body panicked")]
+pub struct WorkPanicked;
 
 /// Runs work on large bodies on other threads. Clones share the limit.
 #[derive(Clone, Debug)]
@@ -32,11 +35,11 @@ impl BlockingPool {
         &self,
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<T, WorkPanicked> {
         if bytes < INLINE_BYTES {
             return Ok(work());
         }
-        let permit = Arc::clone(&self.0).acquire_owned().await.map_err(|_| Error::Internal)?;
+        let permit = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
         let work = spawn_blocking(move || {
             let result = work();
             drop(permit);
@@ -44,7 +47,7 @@ impl BlockingPool {
         });
         work.await.map_err(|error| {
             error!(%error, "work on a large body panicked");
-            Error::Internal
+            WorkPanicked
         })
     }
 }

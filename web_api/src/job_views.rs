@@ -3,16 +3,10 @@
 use std::iter::repeat;
 use std::ops::Range;
 
-use axum::response::{IntoResponse, Response};
-use db_api::jobs::{DeliveryStatus, Job, JobId, Jobs, Outcome, SkippedFiles, Webhook};
-use http::{StatusCode, header};
+use db_api::jobs::{DeliveryStatus, Job, JobError, JobId, Jobs, Outcome, SkippedFiles, Webhook};
 use jiff::Timestamp;
-use open_inference::Platform;
 use serde::Serialize;
 use serde_json::value::RawValue;
-
-use crate::error::Error;
-use crate::upstream::catalog::Catalog;
 
 /// Job in responses, events and webhooks.
 #[derive(Debug, Serialize)]
@@ -53,6 +47,11 @@ struct WebhookBody<'a> {
     error: Option<&'a str>,
 }
 
+/// A worker has stored a result that is not valid JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("the result is not valid JSON")]
+pub struct InvalidResult;
+
 /// Result of one input.
 #[derive(Debug, Serialize)]
 pub struct ResultBody<'a> {
@@ -66,12 +65,6 @@ pub struct ResultBody<'a> {
 }
 
 impl<'a> JobBody<'a> {
-    /// Represents a job. Includes the reason why it makes no progress.
-    pub fn new(catalog: &Catalog, jobs: &Jobs, job: &'a Job) -> Self {
-        let reason = if job.status.has_ended() { None } else { why_waiting(catalog, &job.model) };
-        Self { reason, ..Self::of(jobs, job) }
-    }
-
     /// Represents a job without `reason`.
     pub fn of(jobs: &Jobs, job: &'a Job) -> Self {
         Self {
@@ -93,18 +86,10 @@ impl<'a> JobBody<'a> {
             webhook: job.webhook.as_ref().map(|webhook| WebhookBody::new(job, webhook)),
         }
     }
-}
 
-/// Why inputs of `model` wait. `None` while the model is ready.
-fn why_waiting(catalog: &Catalog, model: &str) -> Option<String> {
-    let known = catalog.snapshot();
-    let listed = known.defaults().find(|listed| listed.name == model);
-    match listed {
-        Some(listed) if listed.platform == Platform::Queue => None,
-        _ if !known.reachable => Some("model_api does not answer".to_owned()),
-        Some(listed) if listed.is_ready() => None,
-        Some(listed) => Some(format!("{model}: {}", listed.reason.as_deref().unwrap_or("is being loaded"))),
-        None => Some(format!("{model} is not served")),
+    /// Adds the reason why the job makes no progress.
+    pub fn with_reason(self, reason: Option<String>) -> Self {
+        Self { reason, ..self }
     }
 }
 
@@ -121,9 +106,9 @@ impl<'a> WebhookBody<'a> {
 }
 
 impl<'a> ResultBody<'a> {
-    /// Represents a result. Fails where a worker has written invalid JSON.
-    pub fn new(index: u32, name: &'a str, outcome: &'a Outcome) -> Result<Self, Error> {
-        let raw = |json: &'a str| serde_json::from_str::<&RawValue>(json).map_err(|_| Error::Internal);
+    /// Represents a result.
+    pub fn new(index: u32, name: &'a str, outcome: &'a Outcome) -> Result<Self, InvalidResult> {
+        let raw = |json: &'a str| serde_json::from_str::<&RawValue>(json).map_err(|_| InvalidResult);
         Ok(match outcome {
             Outcome::Success(json) => Self { index, name, status: "succeeded", answer: Some(raw(json)?), error: None },
             Outcome::Error(json) => Self { index, name, status: "failed", answer: None, error: Some(raw(json)?) },
@@ -140,7 +125,12 @@ pub struct ResultsPage {
 }
 
 /// Reads results of `inputs`, up to `max_bytes` in total and at least one.
-pub async fn results_page(jobs: &Jobs, job: JobId, inputs: Range<u32>, max_bytes: usize) -> Result<ResultsPage, Error> {
+pub async fn results_page(
+    jobs: &Jobs,
+    job: JobId,
+    inputs: Range<u32>,
+    max_bytes: usize,
+) -> Result<ResultsPage, JobError> {
     let indices: Vec<u32> = inputs.clone().collect();
     let outcomes = jobs.results(job, &indices, max_bytes).await?;
     let next = inputs.start + outcomes.len() as u32;
@@ -149,13 +139,6 @@ pub async fn results_page(jobs: &Jobs, job: JobId, inputs: Range<u32>, max_bytes
     let all = indices.into_iter().zip(names).zip(outcomes);
     let results = all.filter_map(|((index, name), outcome)| Some((index, name, outcome?))).collect();
     Ok(ResultsPage { results, next })
-}
-
-/// JSON response that no client or proxy may cache.
-pub fn no_store_json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
-    let json = serde_json::to_vec(body).map_err(|_| Error::Internal)?;
-    Ok((status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], json)
-        .into_response())
 }
 
 /// Timestamp in the format of RFC 3339.

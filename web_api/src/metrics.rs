@@ -3,7 +3,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::http::cache_control::CacheStatus;
+use crate::cache_control::CacheStatus;
 
 /// Metrics of results and jobs. Metrics of HTTP requests and of Redis are in other crates.
 #[derive(Clone, Debug, Default)]

@@ -37,15 +37,15 @@ pub(super) fn job_queue_message(error: &JobError) -> String {
         JobError::Unavailable => "The job queue does not respond; try again shortly.".to_owned(),
         JobError::OutOfMemory => "The job queue has no room for more inputs; try again later.".to_owned(),
         JobError::QueueFull(length) => format!("{length} inputs already wait for this model; try again later."),
-        JobError::QuotaExceeded(share) => format!(
+        JobError::QuotaExceeded(quota) => format!(
             "The jobs from this address use {} {}, and this job would add {}; the current limit is {}. Delete finished jobs (DELETE /jobs/{{id}}), or try again later.",
-            share.used, share.unit, share.requested, share.limit
+            quota.used, quota.unit, quota.requested, quota.limit
         ),
         JobError::CorruptJob { job, field } => format!("The field {field:?} of the job {job} in Redis is invalid."),
         JobError::Conflict => "The Idempotency-Key was already used for a different job.".to_owned(),
-        JobError::InputTooLarge { bytes, limit: most } => {
+        JobError::InputTooLarge { bytes, limit } => {
             format!(
-                "An input has {bytes} bytes; the job queue accepts at most {most} bytes per input. POST /predict accepts larger ones."
+                "An input has {bytes} bytes; the job queue accepts at most {limit} bytes per input. POST /predict accepts larger ones."
             )
         }
     }

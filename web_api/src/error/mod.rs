@@ -3,15 +3,17 @@
 //! `Display` is the text for the client: it describes what is wrong with the request and never names internals. gRPC derives its
 //! code from the HTTP status.
 
-use axum::response::{IntoResponse, Response};
 use contract::{InvalidTopK, PredictionError, ToTensorError};
 use db_api::jobs::{JobError, SkippedFiles};
 use http::StatusCode;
 use service::body_limits::BodyError;
-use service::problem::{RETRY_AFTER_SECONDS, problem_with_retry_after};
+use service::problem::RETRY_AFTER_SECONDS;
 
-use crate::http::extract::archive::ArchiveError;
+use crate::archive::ArchiveError;
 use crate::webhook::allow_list::InvalidWebhook;
+
+/// Conversions from errors of modules, and to responses.
+mod convert;
 
 /// Parts of error messages.
 mod message;
@@ -292,19 +294,6 @@ impl Error {
             Self::PipelineStep { error, .. } => error.retry_after_s(),
             _ => RETRY_AFTER_SECONDS,
         }
-    }
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        problem_with_retry_after(self.status().0, &self.to_string(), self.retry_after_s())
-    }
-}
-
-impl From<Error> for open_inference::Error {
-    fn from(error: Error) -> Self {
-        let retry_after_s = error.retry_after_s();
-        Self { retry_after_s, ..Self::new(error.status().0, error.to_string()) }
     }
 }
 

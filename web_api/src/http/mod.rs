@@ -1,8 +1,5 @@
 //! HTTP layers and extractors.
 
-/// `Cache-Control` and `Priority` of a request, `Cache-Status` of a response.
-pub mod cache_control;
-
 /// Layer that applies only to some requests.
 pub(crate) mod conditional_layer;
 

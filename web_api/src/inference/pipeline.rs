@@ -11,8 +11,8 @@ use open_inference::{Inference, Provenance, Tensor};
 
 use super::predictor::Predictor;
 use super::request::PredictionRequest;
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 
 impl Predictor {
     /// Runs the steps of a pipeline; independent steps run concurrently. `options` applies to each step.

@@ -1,7 +1,7 @@
 //! Cache purge: drops cached results that turned out to be wrong.
 //!
 //! `model_api` compares some batches of requests with the same requests alone. If results differ, it stops batching requests of that
-//! model and says so in the model's description. Results cached before may be wrong, so they are dropped here, as by
+//! model, which the model's description reports. Results cached before may be wrong, so they are dropped here, as by
 //! `DELETE /cache/{model}`. If there are several replicas of this service, each of them does so.
 
 use std::collections::HashMap;

@@ -8,8 +8,8 @@ use open_inference::{
     image_settings_hint, only_required_input,
 };
 
+use crate::cache_control::UncachedReason;
 use crate::error::Error;
-use crate::http::cache_control::UncachedReason;
 use crate::settings::AppType;
 use crate::upstream::catalog::CatalogEntry;
 
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_no_batch_of_independent_rows_is_cached_as_a_whole() {
+    fn a_request_that_is_not_a_batch_of_independent_rows_is_cached_as_a_whole() {
         let fixed = request(&model(Datatype::Fp32, &[2, 2]), vec![numbers(&[[1., 2.], [3., 4.]])]);
         assert_eq!((fixed.rows().len(), fixed.row_count()), (0, 1));
         let dependent = ModelDescription { independent_rows: false, ..model(Datatype::Fp32, &[-1, 2]) };
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_an_optional_input_is_no_batch_and_has_its_own_key() {
+    fn a_request_with_an_optional_input_is_not_a_batch_and_has_its_own_key() {
         let mut model = model(Datatype::Fp32, &[-1, 2]);
         model.inputs.push(TensorMetadata::new("gain", Datatype::Fp32, &[-1]));
         model.inputs[1].parameters.optional = true;

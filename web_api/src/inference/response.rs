@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use db_api::cache::CacheEntry;
 
-use crate::http::cache_control::CacheStatus;
+use crate::cache_control::CacheStatus;
 
 /// A result, and how the cache contributed to it.
 pub struct PredictionResponse {

@@ -29,8 +29,8 @@ use super::request::{PredictionRequest, RequestRow};
 use super::response::PredictionResponse;
 use super::row_batch::{PendingRow, RowBatch};
 use crate::blocking_pool::BlockingPool;
+use crate::cache_control::{CacheStatus, RequestOptions, RowCounts};
 use crate::error::Error;
-use crate::http::cache_control::{CacheStatus, RequestOptions, RowCounts};
 
 /// Caches the rows of batches individually.
 #[derive(Clone)]
@@ -257,7 +257,7 @@ impl RowCache {
             };
             (0..columns).map(column).collect()
         };
-        self.blocking_pool.run(bytes, concat).await
+        Ok(self.blocking_pool.run(bytes, concat).await?)
     }
 
     /// Splits a result into `rows` rows. `None` if an output has another number of rows.
@@ -276,7 +276,7 @@ impl RowCache {
             };
             Some((0..rows).map(row).collect())
         };
-        self.blocking_pool.run(bytes, split).await
+        Ok(self.blocking_pool.run(bytes, split).await?)
     }
 
     fn is_disabled(&self, digest: &str) -> bool {

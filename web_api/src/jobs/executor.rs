@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::http::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
+use crate::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 
 /// Runs inputs through the inference routes.
 #[derive(Clone)]

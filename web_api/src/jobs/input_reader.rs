@@ -10,10 +10,10 @@ use service::memory_budget::Reservation;
 
 use super::request_splitter::{RequestList, RequestSplitter};
 use super::unique_names::UniqueNames;
+use crate::archive::file_type::{has_image_name, is_hidden, is_image, is_system_file, is_zip_based};
+use crate::archive::{Archive, ArchiveEntry, ArchiveFormat, Budget, FileFilter, SubmissionLimits};
 use crate::blocking_pool::BlockingPool;
 use crate::error::Error;
-use crate::http::extract::archive::{Archive, ArchiveEntry, ArchiveFormat, Budget, FileFilter, SubmissionLimits};
-use crate::http::extract::file_type::{has_image_name, is_hidden, is_image, is_system_file, is_zip_based};
 
 /// Bytes of a chunk. A chunk with a single input may be larger.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
@@ -21,11 +21,11 @@ const MAX_CHUNK_BYTES: usize = 1 << 20;
 /// Inputs of a chunk.
 const MAX_CHUNK_INPUTS: usize = 500;
 
-/// Characters to which names are truncated.
-const MAX_NAME: usize = 200;
+/// Maximum length of a name in characters. Longer names are truncated.
+const MAX_NAME_LENGTH: usize = 200;
 
-/// Bytes of that many characters.
-const MAX_NAME_BYTES: usize = 4 * MAX_NAME;
+/// Maximum size of a name in bytes: four per character.
+const MAX_NAME_BYTES: usize = 4 * MAX_NAME_LENGTH;
 
 /// Size of an input, or of a name in use, without its text.
 const INPUT_BYTES: usize = 128;
@@ -49,8 +49,8 @@ impl InputReader {
     pub fn new(
         format: PayloadFormat,
         files: Vec<(String, Bytes)>,
-        keep: FileFilter,
-        bounds: SubmissionLimits,
+        filter: FileFilter,
+        limits: SubmissionLimits,
         memory: Reservation,
     ) -> Self {
         Self(ReadState {
@@ -58,9 +58,9 @@ impl InputReader {
             files: files.into_iter(),
             archive: None,
             requests: None,
-            keep,
-            bounds,
-            budget: Budget::new(bounds, memory),
+            filter,
+            limits,
+            budget: Budget::new(limits, memory),
             names: UniqueNames::default(),
             read: 0,
             skipped: SkippedFiles::default(),
@@ -94,8 +94,8 @@ struct ReadState {
     files: vec::IntoIter<(String, Bytes)>,
     archive: Option<Archive>,
     requests: Option<RequestSplitter>,
-    keep: FileFilter,
-    bounds: SubmissionLimits,
+    filter: FileFilter,
+    limits: SubmissionLimits,
     budget: Budget,
     names: UniqueNames,
     /// Inputs so far.
@@ -135,8 +135,8 @@ impl ReadState {
             PayloadFormat::Lines => self.read_request(RequestList::Lines)?,
         };
         self.read += usize::from(input.is_some());
-        if self.read > self.bounds.max_inputs {
-            return Err(Error::TooManyInputs { sent: self.read, max: self.bounds.max_inputs });
+        if self.read > self.limits.max_inputs {
+            return Err(Error::TooManyInputs { sent: self.read, max: self.limits.max_inputs });
         }
         Ok(input)
     }
@@ -145,7 +145,7 @@ impl ReadState {
     fn read_file(&mut self) -> Result<Option<Input>, Error> {
         loop {
             let entry = if let Some(archive) = &mut self.archive {
-                let entry = archive.next(self.keep, &mut self.budget)?;
+                let entry = archive.next(self.filter, &mut self.budget)?;
                 if entry.is_none() {
                     self.archive = None;
                 }
@@ -158,7 +158,7 @@ impl ReadState {
                 Some(ArchiveEntry::Input(name, data)) => {
                     // Twice: as the name of the input, and among the names in use.
                     self.budget.memory.reserve(2 * (INPUT_BYTES + name.len().min(MAX_NAME_BYTES)))?;
-                    let name = self.names.claim(&name.chars().take(MAX_NAME).collect::<String>());
+                    let name = self.names.claim(&name.chars().take(MAX_NAME_LENGTH).collect::<String>());
                     return Ok(Some(Input { name, data, outcome: None }));
                 }
                 Some(ArchiveEntry::Skipped(name)) => self.skipped.add(&name),
@@ -170,13 +170,13 @@ impl ReadState {
 
     /// Opens a file. `None` if it is an archive, which is open now, or an empty form field.
     fn open(&mut self, name: String, bytes: Bytes) -> Result<Option<ArchiveEntry>, Error> {
-        let images = self.keep == FileFilter::ImagesOnly;
+        let images = self.filter == FileFilter::ImagesOnly;
         if images && (is_hidden(&name) || is_system_file(&name)) {
             return Ok(Some(ArchiveEntry::Skipped(name)));
         }
         let format = ArchiveFormat::detect(&bytes).filter(|_| !images || !is_zip_based(&name));
         if let Some(format) = format {
-            self.archive = Some(Archive::open(bytes, format, self.keep, &mut self.budget)?);
+            self.archive = Some(Archive::open(bytes, format, self.filter, &mut self.budget)?);
             return Ok(None);
         }
         // Browsers send this for a file field without a file.
@@ -191,15 +191,15 @@ impl ReadState {
         Ok(Some(ArchiveEntry::Input(name, bytes)))
     }
 
-    fn read_request(&mut self, form: RequestList) -> Result<Option<Input>, Error> {
+    fn read_request(&mut self, format: RequestList) -> Result<Option<Input>, Error> {
         if self.requests.is_none() {
             let body = self.files.next().map(|(_, body)| body).unwrap_or_default();
-            self.requests = Some(RequestSplitter::new(body, form)?);
+            self.requests = Some(RequestSplitter::new(body, format)?);
         }
         let Some(requests) = &mut self.requests else { return Ok(None) };
         let Some(text) = requests.next()? else { return Ok(None) };
-        if self.read == self.bounds.max_inputs {
-            return Err(Error::TooManyInputs { sent: self.read + 1, max: self.bounds.max_inputs });
+        if self.read == self.limits.max_inputs {
+            return Err(Error::TooManyInputs { sent: self.read + 1, max: self.limits.max_inputs });
         }
         // The text is copied. A name with escapes is unescaped in a buffer of its own before it is truncated.
         self.budget.memory.reserve(text.len())?;
@@ -225,7 +225,7 @@ fn input_of_request(text: &Bytes, index: usize) -> Result<Input, Error> {
     }
     let invalid = |error| Error::InvalidJobRequest(format!("input {index} is not an inference request: {error}"));
     let request: InferenceRequest = serde_json::from_slice(text).map_err(invalid)?;
-    let name = request.id.unwrap_or_default().chars().take(MAX_NAME).collect();
+    let name = request.id.unwrap_or_default().chars().take(MAX_NAME_LENGTH).collect();
     // A copy: a slice would keep the whole body in memory as long as the queue keeps the input.
     Ok(Input { name, data: Bytes::copy_from_slice(text), outcome: None })
 }
@@ -238,13 +238,13 @@ mod tests {
 
     #[test]
     fn nothing_is_parsed_after_the_first_input_that_exceeds_the_limit() {
-        let bounds = SubmissionLimits { max_inputs: 2, max_entries: 8, max_input_bytes: 1 << 20, max_bytes: 1 << 20 };
+        let limits = SubmissionLimits { max_inputs: 2, max_entries: 8, max_input_bytes: 1 << 20, max_bytes: 1 << 20 };
         for (format, body) in
             [(PayloadFormat::List, "[{}, {}, {}, broken"), (PayloadFormat::Lines, "{}\n{}\n{}\nbroken")]
         {
             let files = vec![(String::new(), Bytes::from_static(body.as_bytes()))];
             let budget = MemoryBudget::new(1 << 20);
-            let mut inputs = InputReader::new(format, files, FileFilter::All, bounds, budget.reservation(None));
+            let mut inputs = InputReader::new(format, files, FileFilter::All, limits, budget.reservation(None));
             assert!(matches!(inputs.0.read_chunk(), Err(Error::TooManyInputs { sent: 3, max: 2 })));
             drop(inputs);
             assert_eq!(budget.used(), 0);

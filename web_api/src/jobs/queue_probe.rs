@@ -30,13 +30,13 @@ impl QueueProbe {
     /// Registers `jobs_ready`, `jobs_waiting` and `jobs_bytes`. Probing starts with [`Self::run`].
     pub fn register(jobs: Jobs, registry: &mut Registry) -> Self {
         let (ready, waiting, bytes) = (Gauge::default(), Gauge::default(), Gauge::default());
-        registry.register("jobs_ready", "1 while the queue of jobs answers", ready.clone());
+        registry.register("jobs_ready", "1 while the job queue responds", ready.clone());
         registry.register(
             "jobs_waiting",
-            "Inputs of jobs in the queue, those that are being computed among them, as last seen",
+            "Inputs in the job queue at the last probe, including those in progress",
             waiting.clone(),
         );
-        registry.register("jobs_bytes", "Bytes that jobs hold in the queue, as last seen", bytes.clone());
+        registry.register("jobs_bytes", "Bytes of all jobs in the queue at the last probe", bytes.clone());
         Self { jobs, last: Arc::default(), ready, waiting, bytes }
     }
 

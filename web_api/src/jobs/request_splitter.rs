@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::error::Error;
 
-/// Form of the requests in a body.
+/// Format of the requests in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestList {
     /// One JSON request, or a JSON list of requests.
@@ -23,7 +23,7 @@ pub enum RequestList {
 /// Iterates over the requests of a body.
 pub struct RequestSplitter {
     body: Bytes,
-    form: RequestList,
+    format: RequestList,
     /// Position of the next request.
     position: usize,
     /// Whether the JSON is a list.
@@ -32,12 +32,12 @@ pub struct RequestSplitter {
 }
 
 impl RequestSplitter {
-    pub fn new(body: Bytes, form: RequestList) -> Result<Self, Error> {
+    pub fn new(body: Bytes, format: RequestList) -> Result<Self, Error> {
         let text = utf8_json(&body).map_err(|error| Error::InvalidJobRequest(error.to_string()))?;
-        let list = text.trim_ascii_start().strip_prefix(b"[").filter(|_| form == RequestList::Json);
+        let list = text.trim_ascii_start().strip_prefix(b"[").filter(|_| format == RequestList::Json);
         let is_list = list.is_some();
         let position = body.len() - list.unwrap_or(text).len();
-        Ok(Self { position, body, form, is_list, is_finished: false })
+        Ok(Self { position, body, format, is_list, is_finished: false })
     }
 
     /// The next request, as a slice of the body.
@@ -46,14 +46,14 @@ impl RequestSplitter {
             return Ok(None);
         }
         let rest = &self.body[self.position..];
-        let (request, consumed) = match self.form {
+        let (request, consumed) = match self.format {
             RequestList::Json if self.is_list => next_element(rest)?,
             RequestList::Json => (Some(rest.trim_ascii()), rest.len()),
             RequestList::Lines => next_line(rest),
         };
         let request = request.map(|request| self.body.slice_ref(request));
         self.position += consumed;
-        self.is_finished = request.is_none() || self.form == RequestList::Json && !self.is_list;
+        self.is_finished = request.is_none() || self.format == RequestList::Json && !self.is_list;
         Ok(request)
     }
 }
@@ -98,9 +98,9 @@ fn next_line(rest: &[u8]) -> (Option<&[u8]>, usize) {
 mod tests {
     use super::*;
 
-    fn split(body: &str, form: RequestList) -> Result<Vec<String>, String> {
+    fn split(body: &str, format: RequestList) -> Result<Vec<String>, String> {
         let mut requests =
-            RequestSplitter::new(Bytes::copy_from_slice(body.as_bytes()), form).map_err(|error| error.to_string())?;
+            RequestSplitter::new(Bytes::copy_from_slice(body.as_bytes()), format).map_err(|error| error.to_string())?;
         let mut read = Vec::new();
         while let Some(request) = requests.next().map_err(|error| error.to_string())? {
             read.push(String::from_utf8(request.to_vec()).unwrap());

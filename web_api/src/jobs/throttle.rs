@@ -2,7 +2,7 @@
 //!
 //! Priorities in the queue of `model_api` do not suffice on one machine: decoding, HTTP and Redis have none, and a few dozen concurrent
 //! inputs keep all cores busy. So while this process receives interactive requests that need computation, the inputs of each model's
-//! jobs run serially, with a pause after each input as long as the input took.
+//! jobs run serially. After each input there is a pause as long as the input took.
 
 use std::future::Future;
 use std::sync::Arc;

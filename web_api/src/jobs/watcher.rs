@@ -84,7 +84,7 @@ impl JobWatchers {
 
     /// Listens to `job`, which has just been read. Starts a watcher if it has none.
     pub fn listen(&self, job: Job) -> Result<JobListener, Error> {
-        let too_many = |most| Error::TooManyListeners { max: most };
+        let too_many = |max| Error::TooManyListeners { max };
         let permit = Arc::clone(&self.0.listeners).try_acquire_owned().map_err(|_| too_many(MAX_LISTENERS))?;
         let id = job.id;
         let mut all = self.0.watched();

@@ -76,8 +76,8 @@ pub async fn openapi(
     selection: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<Value>, Error> {
     let selection = selection.map(|Query(selection)| selection).unwrap_or_default();
-    let known = app.catalog.snapshot();
-    let models = selection.filter(&known.models);
+    let snapshot = app.catalog.snapshot();
+    let models = selection.filter(&snapshot.models);
     match &selection.model {
         Some(name) if models.is_empty() => Err(app.catalog.find(Some(name)).err().unwrap_or(Error::RouteNotFound)),
         name => Ok(Json(openapi::describe(&models, name.is_some()))),
@@ -94,8 +94,8 @@ pub async fn redirect_to_model(
     State(app): State<AppState>,
     selection: Result<Path<Selection>, PathRejection>,
 ) -> Response {
-    let known = app.catalog.snapshot();
-    let exists = |selection: &Selection| !selection.filter(&known.models).is_empty();
+    let snapshot = app.catalog.snapshot();
+    let exists = |selection: &Selection| !selection.filter(&snapshot.models).is_empty();
     match selection {
         Ok(Path(selection)) if exists(&selection) => {
             let Selection { model, version } = selection;

@@ -16,8 +16,8 @@ pub async fn live() -> Json<Value> {
 
 /// Readiness: whether the service can do its work, which parts are degraded, and why.
 pub async fn ready(State(app): State<AppState>) -> impl IntoResponse {
-    let known = app.catalog.snapshot();
-    let reason = app.readiness.reason().or_else(|| known.reason());
+    let snapshot = app.catalog.snapshot();
+    let reason = app.readiness.reason().or_else(|| snapshot.reason());
     let ready = reason.is_none();
     let redis = match app.cache.redis() {
         None => "off",
@@ -33,10 +33,10 @@ pub async fn ready(State(app): State<AppState>) -> impl IntoResponse {
     if redis != "unavailable" && app.queue_probe.is_unavailable() {
         degraded.push("jobs");
     }
-    if known.models.iter().any(uses_fallback) {
+    if snapshot.models.iter().any(uses_fallback) {
         degraded.push("gpu");
     }
-    if known.reachable && !known.models.iter().all(ModelDescription::is_ready) {
+    if snapshot.reachable && !snapshot.models.iter().all(ModelDescription::is_ready) {
         degraded.push("models");
     }
     let body = json!({
@@ -47,8 +47,8 @@ pub async fn ready(State(app): State<AppState>) -> impl IntoResponse {
         "degraded": degraded,
         "memory": { "kind": if redis == "off" { "near" } else { "near+redis" }, "redis": redis },
         "jobs": app.queue_probe.to_json(),
-        "model_api": { "running": known.reachable, "ready": known.reason().is_none(), "reason": known.reason() },
-        "models": known.models.iter().map(ModelHealth::from).collect::<Vec<_>>(),
+        "model_api": { "running": snapshot.reachable, "ready": snapshot.reason().is_none(), "reason": snapshot.reason() },
+        "models": snapshot.models.iter().map(ModelHealth::from).collect::<Vec<_>>(),
     });
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }

@@ -5,8 +5,8 @@ use contract::{LegacyResponse, Prediction};
 use service::body_limits::ReadBody;
 
 use super::prediction::respond;
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::http::extract::model_name::ModelName;
 use crate::state::AppState;
 
@@ -22,14 +22,14 @@ pub async fn predict_array(
     let state = app.clone();
     let length = body.bytes.len();
     let parse = move || {
-        let ReadBody { bytes, reservation: mut share } = body;
-        let request = state.predictor.request_from_array(model.as_deref(), &bytes, &mut share)?;
+        let ReadBody { bytes, reservation: mut memory } = body;
+        let request = state.predictor.request_from_array(model.as_deref(), &bytes, &mut memory)?;
         // The tensor has its own copy of the numbers.
         drop(bytes);
-        share.release(length);
-        Ok::<_, Error>((request, share))
+        memory.release(length);
+        Ok::<_, Error>((request, memory))
     };
-    let (request, _share) = app.blocking_pool.run(length, parse).await??;
+    let (request, _memory) = app.blocking_pool.run(length, parse).await??;
     respond(&app, headers, &request, RequestOptions::from_headers(headers), |answer| {
         let (cls, value) = Prediction::first_row_class(&answer.entry.inference, &request.model().outputs)?;
         Ok(Json(LegacyResponse { cls, value }).into_response())

@@ -5,8 +5,8 @@ use open_inference::{Error as ProtocolError, InferRequest, Inference, InferenceS
 use open_inference::{ModelState, Statistics, Tensor};
 
 use super::prediction::insert_cache_headers;
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::inference::request::PredictionRequest;
 use crate::state::AppState;
 
@@ -53,11 +53,11 @@ impl InferenceServer for AppState {
     async fn repository_index(&self) -> Result<Vec<ModelIndex>, ProtocolError> {
         let index = self.client.index().await?;
         // A client that polls the index until a model is ready must be able to use the model immediately afterwards.
-        let is_known = |line: &ModelIndex| {
-            let known = self.catalog.find_version(&line.name, Some(&line.version));
-            (line.state == ModelState::Ready) == known.is_ok_and(|model| model.is_ready())
+        let is_current = |line: &ModelIndex| {
+            let listed = self.catalog.find_version(&line.name, Some(&line.version));
+            (line.state == ModelState::Ready) == listed.is_ok_and(|model| model.is_ready())
         };
-        if !index.iter().all(is_known) {
+        if !index.iter().all(is_current) {
             self.catalog.refresh(&self.client).await;
         }
         Ok(index)
@@ -92,9 +92,9 @@ async fn hashed_request(
     model: String,
     version: Option<String>,
     inputs: Vec<Tensor>,
-) -> Result<PredictionRequest, ProtocolError> {
+) -> Result<PredictionRequest, Error> {
     let state = app.clone();
     let bytes = inputs.iter().map(|tensor| tensor.data.len()).sum();
     let build = move || state.predictor.request_from_tensors(&model, version.as_deref(), inputs);
-    Ok(app.blocking_pool.run(bytes, build).await??)
+    app.blocking_pool.run(bytes, build).await?
 }

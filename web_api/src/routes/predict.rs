@@ -9,8 +9,8 @@ use service::response_body::reserve_response;
 
 use super::page;
 use super::prediction::{PredictionBody, image_request, insert_cache_headers, not_modified, read_prediction};
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::http::extract::image_upload::{ImageUpload, UploadRejection};
 use crate::http::extract::model_name::ModelName;
 use crate::http::extract::top_k::TopKParameter;

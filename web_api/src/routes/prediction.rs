@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use service::conditional::etag_matches;
 
+use crate::cache_control::{CacheStatus, RequestOptions};
 use crate::error::Error;
-use crate::http::cache_control::{CacheStatus, RequestOptions};
 use crate::inference::request::PredictionRequest;
 use crate::inference::response::PredictionResponse;
 use crate::state::AppState;

@@ -158,6 +158,18 @@ impl CatalogSnapshot {
         }))
     }
 
+    /// Why inputs of `model` wait; `None` while the model is ready.
+    pub fn why_waiting(&self, model: &str) -> Option<String> {
+        let listed = self.defaults().find(|listed| listed.name == model);
+        match listed {
+            Some(listed) if listed.platform == Platform::Queue => None,
+            _ if !self.reachable => Some("model_api does not answer".to_owned()),
+            Some(listed) if listed.is_ready() => None,
+            Some(listed) => Some(format!("{model}: {}", listed.reason.as_deref().unwrap_or("is being loaded"))),
+            None => Some(format!("{model} is not served")),
+        }
+    }
+
     /// Replaces the models of `model_api`; `None` marks them as unreachable.
     pub(super) fn apply(&mut self, list: Option<ModelList>) {
         self.reachable = list.is_some();

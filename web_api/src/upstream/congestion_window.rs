@@ -9,8 +9,8 @@
 //! window of results. Once it has doubled, it is removed. Otherwise it would hide the overload from the queue control of
 //! `model_api`, which alone can shorten its queue.
 //!
-//! Only `model_api` sheds load, because it knows its queue and the time of a batch (`pool/queue.rs`). The window rejects requests
-//! that the model would reject anyway, at a fraction of the cost. So only a response that says *overloaded* shrinks it: a model that
+//! Only `model_api` sheds load, because only it measures its queue (`model_api/src/scheduler/queue/`). The window rejects requests
+//! that the model would reject anyway, at a fraction of the cost. So only a response that reports overload shrinks it: a model that
 //! is loading, a decoder error or a timeout carries no information about load.
 
 use std::time::Duration;

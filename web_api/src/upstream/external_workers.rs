@@ -93,10 +93,10 @@ impl ExternalWorkers {
 fn job_of_one_input(model: &ModelDescription, inputs: &[Tensor]) -> Result<NewJob, Error> {
     let data = request_to_json(inputs).map_err(Error::Model)?;
     let (content_type, skipped) = (String::new(), SkippedFiles::default());
-    let asked = InputSpec { kind: InputKind::V2, version: None, content_type, json_length: None, top_k: None };
+    let spec = InputSpec { kind: InputKind::V2, version: None, content_type, json_length: None, top_k: None };
     let inputs = vec![Input { name: String::new(), data, outcome: None }];
     let (model, ttl) = (model.name.clone(), Some(RESULT_TTL));
-    Ok(NewJob { model, spec: asked, inputs, idempotency_key: None, dedup_key: None, webhook: None, ttl, skipped })
+    Ok(NewJob { model, spec, inputs, idempotency_key: None, dedup_key: None, webhook: None, ttl, skipped })
 }
 
 /// Cancels a job whose caller has disconnected, so that no worker starts it.
@@ -150,9 +150,9 @@ fn inference_of(model: &ModelDescription, outcome: Outcome) -> Result<Inference,
     Ok(inference)
 }
 
-fn describe(announced: &WorkerAnnouncement) -> Option<ModelDescription> {
-    let WorkerAnnouncement { name, metadata: said, age: ago } = announced;
-    if *ago > ANNOUNCEMENT_TIMEOUT {
+fn describe(announcement: &WorkerAnnouncement) -> Option<ModelDescription> {
+    let WorkerAnnouncement { name, metadata, age } = announcement;
+    if *age > ANNOUNCEMENT_TIMEOUT {
         return None;
     }
     let unreadable =
@@ -161,7 +161,7 @@ fn describe(announced: &WorkerAnnouncement) -> Option<ModelDescription> {
         unreadable(&"the model name is not valid");
         return None;
     }
-    let metadata: WorkerMetadata = serde_json::from_str(said).inspect_err(|error| unreadable(error)).ok()?;
+    let metadata: WorkerMetadata = serde_json::from_str(metadata).inspect_err(|error| unreadable(error)).ok()?;
     let version = metadata.version.unwrap_or_else(|| "1".to_owned());
     Some(ModelDescription {
         title: metadata.title.unwrap_or_else(|| name.clone()),
@@ -180,10 +180,10 @@ mod tests {
 
     #[test]
     fn a_model_is_listed_until_its_announcement_expires() {
-        let announced = |ago| WorkerAnnouncement {
+        let announced = |age| WorkerAnnouncement {
             name: "keywords".to_owned(),
             metadata: r#"{"inputs": [], "outputs": [], "version": "7"}"#.to_owned(),
-            age: ago,
+            age,
         };
         let model = describe(&announced(ANNOUNCEMENT_TIMEOUT)).unwrap();
         assert_eq!((&*model.name, &*model.version, model.is_ready()), ("keywords", "7", true));

@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::replicas::{Payload, Replicas};
 use super::response::{decode_json, invalid_response, read_body, read_reserved_body};
 use crate::blocking_pool::BlockingPool;
+use crate::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 use crate::error::Error;
-use crate::http::cache_control::{BACKGROUND_PRIORITY, PRIORITY_HEADER};
 use crate::settings::Settings;
 
 /// Timeout of a list of models, which needs no inference.

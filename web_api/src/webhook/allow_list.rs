@@ -9,8 +9,8 @@ use reqwest::Url;
 
 use super::network::{Network, embedded_ipv4, is_global, parse_address};
 
-/// Characters of a webhook's URL.
-const MAX_URL: usize = 2048;
+/// Maximum length of a webhook's URL in bytes.
+const MAX_URL_LENGTH: usize = 2048;
 
 /// Ports that an entry without a port allows. Other ports belong to other programs on the host.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
@@ -34,10 +34,10 @@ enum Host {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWebhook {
     /// Not a URL.
-    #[error("it is no complete URL")]
+    #[error("it is not a complete URL")]
     InvalidUrl,
-    /// Longer than [`MAX_URL`].
-    #[error("its URL has more than {MAX_URL} characters")]
+    /// Longer than [`MAX_URL_LENGTH`].
+    #[error("its URL has more than {MAX_URL_LENGTH} characters")]
     TooLong,
     /// `file:`, `ftp:`, …
     #[error("its URL begins with neither http:// nor https://")]
@@ -58,7 +58,7 @@ pub enum InvalidWebhook {
 impl AllowList {
     /// Parses a URL and checks its host and port. The addresses of the host are checked by [`AllowList::permits`] on connection.
     pub fn check(&self, text: &str) -> Result<Url, InvalidWebhook> {
-        if text.len() > MAX_URL {
+        if text.len() > MAX_URL_LENGTH {
             return Err(InvalidWebhook::TooLong);
         }
         let url = Url::parse(text).map_err(|_| InvalidWebhook::InvalidUrl)?;

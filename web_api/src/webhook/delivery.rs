@@ -72,18 +72,18 @@ impl WebhookDelivery {
         // If Redis is unreachable, the webhook is due again when the claim expires.
         let Ok(JobLookup::Found(job)) = self.jobs.find(claim.job).await else { return };
         let Some(webhook) = &job.webhook else { return };
-        let tried = match self.send(&job, &webhook.url).await {
+        let attempt = match self.send(&job, &webhook.url).await {
             Ok(()) => DeliveryAttempt::Delivered,
-            Err(error) => match self.settings.back_off.get((webhook.attempts as usize).saturating_sub(1)) {
+            Err(error) => match self.settings.retry_delays.get((webhook.attempts as usize).saturating_sub(1)) {
                 Some(delay) => DeliveryAttempt::Retry(*delay, error.to_string()),
                 None => DeliveryAttempt::GaveUp(error.to_string()),
             },
         };
         // Retried until the claim expires: a restart of Redis must not repeat a delivery.
         while started.elapsed() < CLAIM_TTL {
-            match self.jobs.record_delivery(&claim, &tried).await {
+            match self.jobs.record_delivery(&claim, &attempt).await {
                 Ok(recorded) => {
-                    if let (true, DeliveryAttempt::GaveUp(error)) = (recorded, &tried) {
+                    if let (true, DeliveryAttempt::GaveUp(error)) = (recorded, &attempt) {
                         // Without the URL and without the whole ID, because either may grant access.
                         let job = &job.id.to_string()[..8];
                         warn!(job, tries = webhook.attempts, error, "webhook delivery failed, no further attempts");

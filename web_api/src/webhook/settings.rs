@@ -23,7 +23,7 @@ pub struct WebhookSettings {
     /// `WEBHOOK_SECRET`: `whsec_` and base64, or any text; required if webhooks are enabled.
     pub secret: Secret,
     /// Delays after the first failed attempt, the second, and so on. There is one more attempt than delays.
-    pub back_off: Vec<Duration>,
+    pub retry_delays: Vec<Duration>,
 }
 
 impl WebhookSettings {
@@ -38,7 +38,7 @@ impl WebhookSettings {
         // The error must not contain the secret.
         let bad = |reason: &str| SettingError::new("WEBHOOK_SECRET", reason);
         let secret = secret.ok_or_else(|| bad("is not set, and WEBHOOK_ALLOW is: webhooks are signed with it"))?;
-        Ok(Some(Self { allow, secret: secret.parse().map_err(bad)?, back_off: RETRY_DELAYS.to_vec() }))
+        Ok(Some(Self { allow, secret: secret.parse().map_err(bad)?, retry_delays: RETRY_DELAYS.to_vec() }))
     }
 }
 

@@ -25,10 +25,10 @@ use crate::counting::{BUDGET, excess_since, start};
 
 const MIB: usize = 1 << 20;
 
-/// Bodies that are refused by what they hold.
-const WRONG: [&str; 3] = ["V2 JSON of parameters", "V2 JSON with an escaped id", "gzip of blanks"];
+/// Bodies that are rejected because of their content.
+const REJECTED: [&str; 3] = ["V2 JSON of parameters", "V2 JSON with an escaped id", "gzip of blanks"];
 
-/// The same numbers each time (Knuth's multiplier).
+/// Pseudorandom numbers, the same in each run (Knuth's multiplier).
 struct Random(u64);
 
 impl Random {
@@ -37,8 +37,8 @@ impl Random {
         self.0 >> 33
     }
 
-    fn below(&mut self, most: usize) -> usize {
-        self.next() as usize % most
+    fn below(&mut self, limit: usize) -> usize {
+        self.next() as usize % limit
     }
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
@@ -46,7 +46,7 @@ impl Random {
     }
 }
 
-/// A body, and where it goes.
+/// A body, and the route that receives it.
 struct Sent {
     what: &'static str,
     path: &'static str,
@@ -95,7 +95,7 @@ fn form(field: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     body
 }
 
-/// A few large files, or very many small ones; some unpack to a thousand times their length.
+/// A few large files, or thousands of small ones. Some unpack to a thousand times their packed size.
 fn files(random: &mut Random) -> Vec<(String, Vec<u8>)> {
     let (count, length) = match random.below(3) {
         0 => (1 + random.below(4), 3 * MIB),
@@ -186,7 +186,7 @@ fn models() -> ModelList {
     ModelList { models: vec![image, table], ready: true, ..ModelList::default() }
 }
 
-/// Without `model_api`: what a body becomes on the way there is allocated all the same.
+/// Without `model_api`: a request is parsed and encoded all the same.
 fn app() -> AppState {
     let mut settings = Settings::from_env().unwrap();
     settings.model_api = vec!["http://127.0.0.1:1".parse().unwrap()];
@@ -196,7 +196,7 @@ fn app() -> AppState {
     app
 }
 
-/// In pieces, as it comes from a connection, with or without its length.
+/// Body in chunks, as from a connection, with or without `Content-Length`.
 fn request(sent: &Sent, declared: bool) -> Request<Body> {
     let body = sent.body.clone();
     let pieces = (0..body.len()).step_by(16 << 10).map(move |at| body.slice(at..body.len().min(at + (16 << 10))));
@@ -214,11 +214,11 @@ fn request(sent: &Sent, declared: bool) -> Request<Body> {
 /// Reads a submission to its end, without a queue that keeps it.
 async fn read_submission(app: &AppState, request: Request<Body>) {
     let Ok(submission) = JobSubmission::from_request(request, app).await else { return };
-    let name = if submission.asked.kind == db_api::jobs::InputKind::Image { "image" } else { "table" };
+    let name = if submission.spec.kind == db_api::jobs::InputKind::Image { "image" } else { "table" };
     let model = app.catalog.find(Some(name)).unwrap();
     let mut inputs = submission.inputs(app, &model);
-    while let Ok((piece, rest)) = inputs.next_chunk(&app.blocking_pool).await {
-        if piece.is_empty() {
+    while let Ok((chunk, rest)) = inputs.next_chunk(&app.blocking_pool).await {
+        if chunk.is_empty() {
             break;
         }
         inputs = rest;
@@ -226,7 +226,7 @@ async fn read_submission(app: &AppState, request: Request<Body>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_request_takes_is_reserved_before() {
+async fn memory_of_a_request_is_reserved_before_it_is_allocated() {
     let app = app();
     let routes = router(&app);
     BUDGET.set(app.bodies.budget().clone()).unwrap();
@@ -235,24 +235,24 @@ async fn what_a_request_takes_is_reserved_before() {
         for sent in all(&mut random) {
             for declared in [true, false] {
                 let request = request(&sent, declared);
-                let begun = start();
+                let started = start();
                 if sent.path == "/jobs" {
                     read_submission(&app, request).await;
                 } else {
                     let response = routes.clone().oneshot(request).await.unwrap();
-                    // There is no model_api: what is right gets as far as that.
-                    let is_right = !WRONG.contains(&sent.what);
+                    // There is no model_api, so a valid request fails with 503.
+                    let is_valid = !REJECTED.contains(&sent.what);
                     let status = response.status();
-                    assert_eq!(status == StatusCode::SERVICE_UNAVAILABLE, is_right, "{}: {status}", sent.what);
+                    assert_eq!(status == StatusCode::SERVICE_UNAVAILABLE, is_valid, "{}: {status}", sent.what);
                     let _ = response.into_body().collect().await;
                 }
-                let (excess, length) = (excess_since(begun), sent.body.len());
+                let (excess, length) = (excess_since(started), sent.body.len());
                 assert!(
                     excess <= CONSTANT.cast_signed(),
                     "round {round}, {} of {length} bytes: {excess} bytes more than is reserved",
                     sent.what
                 );
-                assert_eq!(app.bodies.budget().used(), 0, "{}: all is given back", sent.what);
+                assert_eq!(app.bodies.budget().used(), 0, "{}: all memory is released", sent.what);
             }
         }
     }

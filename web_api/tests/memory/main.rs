@@ -6,7 +6,7 @@
 //! and three times is allocated for a moment. Texts of timestamps and base64 with line breaks are read into vectors that double. All other
 //! buffers are reserved by their capacity.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::unwrap_used, reason = "a panic in a test names its line")]
 
 mod bodies;
 mod counting;

@@ -7,7 +7,7 @@ use service::request_guard::RequestGuard;
 use service::shared_secret::SharedSecret;
 
 use crate::fake_model_api::model;
-use crate::protocol::{post, question};
+use crate::protocol::{infer_body, post};
 use crate::stack::{Answer, Stack, get_request, image_request};
 
 const APP: &str = "https://app.example";
@@ -31,9 +31,9 @@ async fn open() -> Stack {
 
 async fn preflight(stack: &Stack, path: &str, origin: &'static str) -> Answer {
     let request = Request::builder().method(Method::OPTIONS).uri(path).body(Body::empty()).unwrap();
-    let asked =
+    let requested =
         [("access-control-request-method", "POST"), ("access-control-request-headers", "content-type,x-request-id")];
-    stack.send(with(with(request, &asked), &[("origin", origin)])).await
+    stack.send(with(with(request, &requested), &[("origin", origin)])).await
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn an_allowed_origin_has_the_same_access_as_the_own_page() {
         let other = preflight(&stack, path, "https://evil.example").await;
         assert_eq!(other.header("access-control-allow-origin"), "", "{path}");
     }
-    let request = post("/v2/models/mnist/infer", &question(&[[1.0; 4]]));
+    let request = post("/v2/models/mnist/infer", &infer_body(&[[1.0; 4]]));
     let response = stack.send(from(request, APP)).await;
     assert_eq!((response.status, response.header("access-control-allow-origin")), (StatusCode::OK, APP));
     assert_eq!(response.header("cross-origin-resource-policy"), "cross-origin");

@@ -9,7 +9,7 @@ use web_api::settings::AppType;
 
 use crate::fake_model_api::{cutter, model, pipeline};
 use crate::jobs::{ended, job_of, zip};
-use crate::protocol::{call_model, post, question};
+use crate::protocol::{call_model, infer_body, post};
 use crate::stack::{Stack, form_request, get_request, image_request};
 
 const INFER: &str = "/v2/models/mnist/infer";
@@ -38,7 +38,7 @@ async fn serving(reason: NotCached) -> Stack {
 }
 
 fn two_rows() -> Value {
-    question(&[[1., 0., 0., 0.], [2., 0., 0., 0.]])
+    infer_body(&[[1., 0., 0., 0.], [2., 0., 0., 0.]])
 }
 
 fn with(mut request: Request<axum::body::Body>, name: header::HeaderName, value: &str) -> Request<axum::body::Body> {
@@ -101,8 +101,8 @@ async fn identical_concurrent_requests_to_an_uncached_model_are_not_collapsed() 
     for reason in [NotCached::Random, NotCached::Settings] {
         let model = ModelDescription { independent_rows: false, ..not_cached(reason) };
         let stack = Stack::serving(vec![model], |_| {}).await;
-        let ask = || stack.send(image_request("/predict/mnist", "slow"));
-        let (one, other, third) = tokio::join!(ask(), ask(), ask());
+        let predict = || stack.send(image_request("/predict/mnist", "slow"));
+        let (one, other, third) = tokio::join!(predict(), predict(), predict());
         assert!([one, other, third].iter().all(|answer| answer.status == StatusCode::OK));
         assert_eq!((stack.runs(), stack.rows()), (3, 3));
     }
@@ -116,7 +116,11 @@ async fn an_uncached_result_is_never_not_modified() {
     assert_eq!(stack.send(again()).await.status, StatusCode::NOT_MODIFIED);
     stack.change(|models| models[0].not_cached = Some(NotCached::Random)).await;
     let answer = stack.send(again()).await;
-    assert_eq!(answer.header("cache-status"), "mlserve; fwd=bypass; detail=random", "what was stored is not read");
+    assert_eq!(
+        answer.header("cache-status"),
+        "mlserve; fwd=bypass; detail=random",
+        "the stored result is not looked up"
+    );
     assert_eq!((answer.status, stack.runs()), (StatusCode::OK, 2));
 }
 
@@ -142,7 +146,7 @@ async fn a_pipeline_with_an_uncached_step_is_uncached_but_its_other_steps_are_ca
     for run in 1..=2 {
         let answer = stack.send(image_request("/v2/models/digits/infer", "four")).await;
         assert_eq!(answer.header("cache-status"), "mlserve; fwd=bypass; detail=random", "{}", answer.text());
-        assert_eq!((stack.runs(), stack.rows()), (1 + run, 1 + 4 * run), "the picture is cut once");
+        assert_eq!((stack.runs(), stack.rows()), (1 + run, 1 + 4 * run), "the image is cut once");
     }
 }
 
@@ -160,11 +164,11 @@ async fn results_that_model_api_reports_as_wrong_are_purged() {
             (mnist.wrong_before_ms, mnist.batching) = (Some(1), Some(batching));
         })
         .await;
-    // Each of them would be a hit for ever.
+    // Without the purge, each request would be a hit.
     while stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"] == true {
         sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"], true, "of the new ones");
+    assert_eq!(stack.send(image_request("/predict/mnist", "seven")).await.json()["cached"], true, "a new result");
     assert_eq!(stack.send(image_request("/predict/leukemia", "seven")).await.json()["cached"], true);
     let metadata = stack.send(get_request("/v2/models/mnist")).await.json();
     let expected = json!({"enabled": false, "rows": "dependent", "reason": reason});
@@ -174,5 +178,5 @@ async fn results_that_model_api_reports_as_wrong_are_purged() {
     let index = Request::post("/v2/repository/index").body(index).unwrap();
     let index = stack.send(index).await.json();
     assert_eq!(index[1]["batching"], expected, "{index}");
-    assert!(index[0].get("batching").is_none(), "what is not known is not said: {index}");
+    assert!(index[0].get("batching").is_none(), "absent where it is unknown: {index}");
 }

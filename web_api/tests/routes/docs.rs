@@ -15,7 +15,7 @@ async fn the_page_loads_only_files_of_this_server() {
     assert_eq!((page.status, page.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
     assert!(page.header("content-security-policy").starts_with("default-src 'none'; script-src 'self'"));
     let html = page.text();
-    assert!(!html.contains("//"), "nothing of another host");
+    assert!(!html.contains("//"), "no URL of another host");
     let addresses: Vec<_> = html.split('"').filter(|part| part.starts_with('/')).collect();
     assert!(addresses.iter().filter(|address| address.starts_with("/docs/")).count() >= 4, "{addresses:?}");
     for address in addresses {
@@ -95,10 +95,10 @@ async fn every_described_path_exists() {
             *request.method_mut() = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
             let answer = stack.send(request).await;
             assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            let nothing = ["No such route", "there is no route"];
-            assert!(!nothing.iter().any(|words| answer.text().contains(words)), "{method} {path}");
+            let unrouted = ["No such route", "there is no route"];
+            assert!(!unrouted.iter().any(|message| answer.text().contains(message)), "{method} {path}");
             let declared = &item[method]["responses"][answer.status.as_str()];
-            assert!(!declared.is_null(), "{method} {path} answers {}, which is not described", answer.status);
+            assert!(!declared.is_null(), "{method} {path} responds with {}, which is not described", answer.status);
             requests += 1;
         }
     }
@@ -154,11 +154,11 @@ async fn the_described_minimum_is_the_accepted_minimum() {
     let document = stack.send(get_request("/openapi.json")).await.json();
     for parameter in ["Offset", "Limit"] {
         let parameter = &document["components"]["parameters"][parameter];
-        let (name, least) = (parameter["name"].as_str().unwrap(), parameter["schema"]["minimum"].as_i64().unwrap());
-        let taken = stack.send(get_request(&format!("/jobs?{name}={least}"))).await;
-        assert_eq!(taken.status, StatusCode::OK, "{name}={least}");
-        let refused = stack.send(get_request(&format!("/jobs?{name}={}", least - 1))).await;
-        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{name}={}", least - 1);
+        let (name, minimum) = (parameter["name"].as_str().unwrap(), parameter["schema"]["minimum"].as_i64().unwrap());
+        let accepted = stack.send(get_request(&format!("/jobs?{name}={minimum}"))).await;
+        assert_eq!(accepted.status, StatusCode::OK, "{name}={minimum}");
+        let refused = stack.send(get_request(&format!("/jobs?{name}={}", minimum - 1))).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{name}={}", minimum - 1);
         assert_eq!(refused.header("content-type"), "application/problem+json");
         assert!(refused.json()["detail"].as_str().unwrap().contains(name), "{}", refused.text());
     }

@@ -103,7 +103,7 @@ impl FakeModelApi {
         };
         Router::new()
             .route("/models", get(list))
-            .route("/input/{model}", post(|| async { b"\x89PNG seen".to_vec() }))
+            .route("/input/{model}", post(|| async { b"\x89PNG preview".to_vec() }))
             .with_state(self.clone())
             .merge(rest::router(self, BodyReader::new(settings)))
     }
@@ -223,21 +223,21 @@ async fn echo(input: &Tensor) -> Result<Vec<f32>, Error> {
         return Ok(input.split_rows().iter().map(|row| row.to_f32()[0]).collect());
     }
     let mut echo = Vec::new();
-    for (number, picture) in input.strings().enumerate() {
-        match &picture[..] {
+    for (number, image) in input.strings().enumerate() {
+        match &image[..] {
             b"text" => {
-                let words = format!("element {number} of image is not an image we read");
-                return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, words));
+                let message = format!("element {number} of image is not an image we read");
+                return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
             }
             b"killer" => {
-                let words = "The model crashed on this request.";
-                return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, words));
+                let message = "The model crashed on this request.";
+                return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, message));
             }
             b"slow" => sleep(Duration::from_millis(200)).await,
             b"stuck" => sleep(Duration::from_mins(1)).await,
             _ => {}
         }
-        echo.push(picture.len() as f32);
+        echo.push(image.len() as f32);
     }
     Ok(echo)
 }

@@ -80,10 +80,10 @@ async fn a_zip_of_images_becomes_a_job_with_one_result_per_image() {
     let again = stack.send(post("/jobs?model=mnist", "application/zip", body)).await;
     assert_eq!((again.status, &again.json()["done"]), (StatusCode::ACCEPTED, &json!(2)));
     ended(&stack, &job_of(&again)).await;
-    let known = zip(&[("b.png", "bb"), ("a.png", "a")]);
-    let known = stack.send(post("/jobs?model=mnist", "application/zip", known)).await;
-    assert_eq!((known.status, &known.json()["status"]), (StatusCode::OK, &json!("succeeded")));
-    assert_eq!(known.json()["runs"], 0);
+    let cached = zip(&[("b.png", "bb"), ("a.png", "a")]);
+    let cached = stack.send(post("/jobs?model=mnist", "application/zip", cached)).await;
+    assert_eq!((cached.status, &cached.json()["status"]), (StatusCode::OK, &json!("succeeded")));
+    assert_eq!(cached.json()["runs"], 0);
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn protocol_requests_are_a_json_list_or_ndjson() {
         assert_eq!(results[1]["answer"]["outputs"][1]["data"], json!([1.0, 2.0]));
         assert_eq!((&results[2]["status"], &results[2]["error"]["status"]), (&json!("failed"), &json!(422)), "{job}");
     }
-    for (body, words) in [
+    for (body, message) in [
         ("[1]", "input 0 is not an inference request"),
         ("[", "the JSON list is not valid"),
         ("[]", "no inputs"),
@@ -162,14 +162,14 @@ async fn protocol_requests_are_a_json_list_or_ndjson() {
     ] {
         let refused = stack.send(post("/jobs", "application/json", body)).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
-        assert!(refused.text().contains(words), "{body}: {}", refused.text());
+        assert!(refused.text().contains(message), "{body}: {}", refused.text());
     }
 }
 
 #[tokio::test]
 async fn respond_async_returns_cached_results_synchronously() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let later = |picture| with(image_request("/predict/mnist", picture), "prefer", "respond-async, wait=5");
+    let later = |image| with(image_request("/predict/mnist", image), "prefer", "respond-async, wait=5");
     let accepted = stack.send(later("seven")).await;
     assert_eq!((accepted.status, accepted.header("preference-applied")), (StatusCode::ACCEPTED, "respond-async"));
     let job = ended(&stack, &job_of(&accepted)).await;
@@ -205,8 +205,8 @@ async fn the_asynchronous_result_of_a_binary_request_is_json() {
 #[tokio::test]
 async fn an_idempotency_key_returns_the_same_job_or_a_conflict() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let submit = |picture: &str| {
-        with(post("/jobs", "application/zip", zip(&[("a.png", picture)])), "idempotency-key", "\"order 7\"")
+    let submit = |image: &str| {
+        with(post("/jobs", "application/zip", zip(&[("a.png", image)])), "idempotency-key", "\"order 7\"")
     };
     let first = stack.send(submit("slow")).await;
     let second = stack.send(submit("slow")).await;
@@ -237,7 +237,7 @@ async fn cancellation_stops_inputs_that_have_not_started() {
     let retried = stack.send(bare("POST", &format!("{path}/retry"))).await;
     assert_eq!(retried.status, StatusCode::CONFLICT);
     let deleted = stack.send(bare("DELETE", &path)).await;
-    assert_eq!((deleted.status, &deleted.json()["status"]), (StatusCode::OK, &json!("cancelled")), "as it was left");
+    assert_eq!((deleted.status, &deleted.json()["status"]), (StatusCode::OK, &json!("cancelled")), "its last state");
     for method in ["GET", "DELETE"] {
         assert_eq!(stack.send(bare(method, &path)).await.status, StatusCode::GONE, "a job that has ended is deleted");
     }
@@ -313,10 +313,10 @@ async fn large_jobs_are_paginated() {
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&files))).await);
     ended(&stack, &path).await;
     let mut next = format!("{path}?limit=2");
-    let mut seen = Vec::new();
+    let mut listed = Vec::new();
     loop {
         let page = stack.send(get_request(&next)).await.json();
-        seen.extend(
+        listed.extend(
             page["results"].as_array().unwrap().iter().map(|result| result["name"].as_str().unwrap().to_owned()),
         );
         match page["next"].as_str() {
@@ -324,7 +324,7 @@ async fn large_jobs_are_paginated() {
             None => break,
         }
     }
-    assert_eq!(seen, names);
+    assert_eq!(listed, names);
 }
 
 #[tokio::test]
@@ -343,8 +343,8 @@ async fn long_poll_returns_when_the_job_changes() {
 #[tokio::test]
 async fn jobs_are_listed_unless_the_list_is_disabled() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    for picture in ["a", "text"] {
-        let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("x.png", picture)]))).await);
+    for image in ["a", "text"] {
+        let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("x.png", image)]))).await);
         ended(&stack, &path).await;
     }
     let count = async |query: &str| {

@@ -37,7 +37,7 @@ async fn a_shape_mismatch_names_both_shapes() {
 async fn an_invalid_array_is_rejected_with_the_reason() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let deep = format!(r#"{{"image_arr": {}1{}}}"#, "[".repeat(1000), "]".repeat(1000));
-    for (json, words) in [
+    for (json, message) in [
         (r#"{"image_arr": [[1, 2], [3]]}"#, "ragged"),
         (r#"{"image_arr": [NaN]}"#, "line 1"),
         (deep.as_str(), "nested more than 8 deep"),
@@ -45,7 +45,7 @@ async fn an_invalid_array_is_rejected_with_the_reason() {
     ] {
         let answer = stack.send(array("/web_api", json)).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text());
-        assert!(answer.json()["detail"].as_str().unwrap().contains(words), "{}", answer.text());
+        assert!(answer.json()["detail"].as_str().unwrap().contains(message), "{}", answer.text());
     }
     assert_eq!(stack.runs(), 0);
 }

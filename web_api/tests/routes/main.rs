@@ -1,6 +1,6 @@
 //! Tests of the routes with a fake `model_api`. Everything except the network is real.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::unwrap_used, reason = "a panic in a test names its line")]
 
 mod batcher;
 mod browsers;

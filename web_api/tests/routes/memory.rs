@@ -1,4 +1,4 @@
-//! What clients make the service hold is bounded, and comes back.
+//! Memory limits: what requests, listeners and jobs hold is bounded, and is released.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::fake_model_api::model;
 use crate::jobs::{job_of, post, request_of, with, zip};
 use crate::stack::{Stack, get_request};
 
-/// One job whose only input is slow: its path, when it has begun.
+/// Submits a job whose only input is slow, and waits until it has started. Returns its path.
 async fn slow_job(stack: &Stack) -> String {
     let path = job_of(&stack.send(post("/jobs", "application/zip", zip(&[("a.png", "slow")]))).await);
     while stack.runs() == 0 {
@@ -45,7 +45,7 @@ async fn a_thousand_listeners_have_one_watcher_and_one_copy_of_each_event() {
     for listener in &mut listeners {
         first.push(listener.frame().await.unwrap().unwrap().into_data().unwrap());
     }
-    assert!(first.iter().all(|page| page.as_ptr() == first[0].as_ptr()), "all have the same bytes");
+    assert!(first.iter().all(|page| page.as_ptr() == first[0].as_ptr()), "all listeners share the bytes");
     let held = stack.parts.bodies.budget().used();
     assert!((1..64 << 10).contains(&held), "a page is reserved once: {held}");
     drop(first);
@@ -76,7 +76,7 @@ async fn a_long_poll_and_a_stream_share_a_watcher() {
 }
 
 #[tokio::test]
-async fn a_list_of_a_million_requests_is_refused_at_the_first_one_too_many() {
+async fn a_list_of_requests_is_rejected_at_the_first_one_over_the_limit() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let list = format!("[{}", "{},".repeat(300_000));
     let refused = stack.send(post("/jobs", "application/json", list)).await;
@@ -88,9 +88,9 @@ async fn a_list_of_a_million_requests_is_refused_at_the_first_one_too_many() {
     assert_eq!(job["total"], 2);
 }
 
-/// Each part of a form has one counter of inputs, entries and bytes with all the others.
+/// All parts of a form share one counter of inputs, entries and bytes.
 #[tokio::test]
-async fn archives_of_one_form_share_the_bounds_of_one_submission() {
+async fn archives_of_one_form_share_the_limits_of_one_submission() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let form = |archive: &[u8], count: usize| {
         let mut body = Vec::new();
@@ -104,19 +104,19 @@ async fn archives_of_one_form_share_the_bounds_of_one_submission() {
     };
     let image = "x".repeat(600 << 10);
     // Six of 600 KiB are more than the 3 MiB of one job, and six of two images are more than its ten inputs.
-    for (archive, words) in [
+    for (archive, message) in [
         (zip(&[("a.png", &image)]), "more than 3145728 bytes, unpacked"),
         (zip(&[("a.png", "x"), ("b.png", "y")]), "more than 10 files"),
     ] {
         let refused = stack.send(form(&archive, 6)).await;
         assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", refused.text());
-        assert!(refused.text().contains(words), "{}", refused.text());
+        assert!(refused.text().contains(message), "{}", refused.text());
     }
     assert_eq!(stack.parts.bodies.budget().used(), 0);
 }
 
 #[tokio::test]
-async fn what_takes_more_memory_than_one_client_may_hold_is_refused_for_good() {
+async fn a_request_that_exceeds_the_memory_of_one_client_is_413_and_not_503() {
     let memory = |settings: &mut web_api::settings::Settings| {
         (settings.server.max_body_bytes, settings.server.body_memory_bytes) = (1 << 20, 2 << 20);
     };
@@ -130,7 +130,7 @@ async fn what_takes_more_memory_than_one_client_may_hold_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn a_question_for_later_finds_its_model_under_an_encoded_name() {
+async fn respond_async_decodes_the_model_name_in_the_path() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let request =
         Request::post("/predict/%6Dnist").header("content-type", "image/png").header("prefer", "respond-async");

@@ -77,9 +77,9 @@ async fn every_file_of_the_page_exists_and_is_cacheable() {
 #[tokio::test]
 async fn the_preview_is_the_preprocessed_image() {
     let stack = Stack::start(AppType::Ui, &["mnist"]).await;
-    let seen = stack.send(image_request("/input/mnist", "seven")).await;
-    assert_eq!((seen.status, seen.header("content-type")), (StatusCode::OK, "image/png"));
-    assert_eq!(seen.body, b"\x89PNG seen");
+    let preview = stack.send(image_request("/input/mnist", "seven")).await;
+    assert_eq!((preview.status, preview.header("content-type")), (StatusCode::OK, "image/png"));
+    assert_eq!(preview.body, b"\x89PNG preview");
 }
 
 #[tokio::test]
@@ -108,8 +108,8 @@ async fn page_with(outputs: Vec<Tensor>) -> String {
 async fn outputs_without_a_task_are_shown_without_interpretation() {
     let values: Vec<_> = (0..20_u8).map(f32::from).collect();
     let numbers = Tensor::from_f32("numbers", Datatype::Fp32, vec![1, 20], &values).unwrap();
-    let words = Tensor::from_strings("<words>", vec![1], [&b"<b>"[..]]);
-    let html = page_with(vec![numbers, words]).await;
+    let texts = Tensor::from_strings("<words>", vec![1], [&b"<b>"[..]]);
+    let html = page_with(vec![numbers, texts]).await;
     assert!(html.contains("<h3 data-slot=\"label\">2 outputs</h3>"), "{html}");
     assert!(html.contains("<td>FP32 1 × 20</td><td>0, 1, 2, 3, 4, 5, 6, 7, … 12 more</td>"), "{html}");
     assert!(html.contains("&#60;words&#62;") && html.contains("“&#60;b&#62;”"), "{html}");

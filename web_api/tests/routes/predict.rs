@@ -63,17 +63,17 @@ async fn identical_concurrent_requests_are_collapsed_into_one_inference() {
 #[tokio::test]
 async fn cache_control_directives_are_respected() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let ask = |directive: &'static str| {
+    let predict = |directive: &'static str| {
         let mut request = image_request("/predict", "seven");
         request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(directive));
         stack.send(request)
     };
-    assert_eq!(ask("only-if-cached").await.status, StatusCode::GATEWAY_TIMEOUT);
-    assert_eq!(ask("no-store").await.header("cache-status"), "mlserve; fwd=request");
-    assert_eq!(ask("only-if-cached").await.status, StatusCode::GATEWAY_TIMEOUT, "no-store must not have stored");
-    assert_eq!(ask("no-cache").await.header("cache-status"), "mlserve; fwd=request; stored");
-    assert_eq!(ask("only-if-cached").await.header("cache-status"), "mlserve; hit");
-    assert_eq!(ask("no-cache").await.json()["cached"], false);
+    assert_eq!(predict("only-if-cached").await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(predict("no-store").await.header("cache-status"), "mlserve; fwd=request");
+    assert_eq!(predict("only-if-cached").await.status, StatusCode::GATEWAY_TIMEOUT, "no-store must not have stored");
+    assert_eq!(predict("no-cache").await.header("cache-status"), "mlserve; fwd=request; stored");
+    assert_eq!(predict("only-if-cached").await.header("cache-status"), "mlserve; hit");
+    assert_eq!(predict("no-cache").await.json()["cached"], false);
     assert_eq!(stack.runs(), 3);
 }
 
@@ -116,7 +116,7 @@ async fn invalid_requests_are_rejected_with_the_reason() {
         request
     };
     let large = "x".repeat((1 << 20) + 1);
-    for (request, status, words) in [
+    for (request, status, message) in [
         (image_request("/predict", ""), 400, "Upload an image first!"),
         (form_request("/predict", &[]), 400, "Upload an image first!"),
         (form_request("/predict", &[("image", Some(""), "")]), 400, "Upload an image first!"),
@@ -141,7 +141,7 @@ async fn invalid_requests_are_rejected_with_the_reason() {
         assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text());
         assert_eq!(answer.header("content-type"), "application/problem+json");
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert!(detail.contains(words), "{path}: {detail}");
+        assert!(detail.contains(message), "{path}: {detail}");
     }
     assert_eq!(stack.send(image_request("/predict", "seven")).await.status, StatusCode::OK);
 }
@@ -161,7 +161,7 @@ async fn a_timeout_is_504_and_too_many_requests_are_503() {
     let mut clients = JoinSet::new();
     for number in 0..9 {
         let app = stack.app.clone();
-        // The ninth is one more than may be under way; different questions, so they do not share a flight.
+        // The ninth request exceeds the limit. `no-store` keeps them from sharing a flight.
         let mut request = image_request("/predict", "stuck");
         request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         clients.spawn(async move {

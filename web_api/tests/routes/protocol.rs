@@ -22,7 +22,7 @@ pub fn post(path: &str, body: &Value) -> Request<Body> {
 }
 
 /// Request with rows of 2×2 images.
-pub fn question(rows: &[[f32; 4]]) -> Value {
+pub fn infer_body(rows: &[[f32; 4]]) -> Value {
     let data = rows.as_flattened();
     json!({"inputs": [{"name": "image", "shape": [rows.len(), 2, 2, 1], "datatype": "FP32", "data": data}]})
 }
@@ -77,7 +77,7 @@ pub async fn call_model(
 async fn equal_requests_in_five_encodings_share_one_cache_key() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let row = [0.5, 0., 1., 0.25];
-    let first = stack.send(post(INFER, &question(&[row]))).await;
+    let first = stack.send(post(INFER, &infer_body(&[row]))).await;
     assert_eq!(first.status, StatusCode::OK, "{}", first.text());
     assert_eq!(first.header("cache-status"), "mlserve; fwd=miss; stored");
     let answer = first.json();
@@ -86,8 +86,8 @@ async fn equal_requests_in_five_encodings_share_one_cache_key() {
 
     for (way, request) in [
         ("binary", binary(INFER, row)),
-        ("gzip", gzip(INFER, &question(&[row]))),
-        ("a version", post("/v2/models/mnist/versions/1/infer", &question(&[row]))),
+        ("gzip", gzip(INFER, &infer_body(&[row]))),
+        ("a version", post("/v2/models/mnist/versions/1/infer", &infer_body(&[row]))),
         ("image_arr", post("/web_api", &json!({"image_arr": [[0.5, 0], [1, 0.25]]}))),
     ] {
         let again = stack.send(request).await;
@@ -127,14 +127,14 @@ async fn an_image_has_the_same_cache_key_on_every_route() {
 #[tokio::test]
 async fn grpc_calls_respect_cache_control() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
-    let told = async |directive: &str| {
+    let cache_status = async |directive: &str| {
         let answer = call(&stack, tensor([1.; 4]), directive).await;
         answer.metadata().get("cache-status").unwrap().to_str().unwrap().to_owned()
     };
-    assert_eq!(told("no-store").await, "mlserve; fwd=request");
-    assert_eq!(told("").await, "mlserve; fwd=miss; stored");
-    assert_eq!(told("no-cache").await, "mlserve; fwd=request; stored");
-    assert_eq!(told("only-if-cached").await, "mlserve; hit");
+    assert_eq!(cache_status("no-store").await, "mlserve; fwd=request");
+    assert_eq!(cache_status("").await, "mlserve; fwd=miss; stored");
+    assert_eq!(cache_status("no-cache").await, "mlserve; fwd=request; stored");
+    assert_eq!(cache_status("only-if-cached").await, "mlserve; hit");
     assert_eq!(stack.runs(), 3);
 }
 
@@ -148,7 +148,7 @@ async fn different_requests_never_share_a_result() {
     };
     let models = vec![model("leukemia"), version("1", false), version("2", true)];
     let stack = Stack::serving(models, |_| {}).await;
-    let row = question(&[[1., 2., 3., 4.]]);
+    let row = infer_body(&[[1., 2., 3., 4.]]);
     let mut runs = 0;
     for path in [INFER, "/v2/models/mnist/versions/1/infer", "/v2/models/leukemia/infer"] {
         let answer = stack.send(post(path, &row)).await;
@@ -176,20 +176,20 @@ async fn different_requests_never_share_a_result() {
 async fn errors_have_the_format_of_the_protocol() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let text = json!({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["dGV4dA=="]}]});
-    let mut wrong = question(&[[0.; 4]]);
+    let mut wrong = infer_body(&[[0.; 4]]);
     wrong["inputs"][0]["name"] = "picture".into();
-    for (request, status, words) in [
+    for (request, status, message) in [
         (post(INFER, &text), 415, "element 0 of image is not an image we read"),
         (post(INFER, &wrong), 422, "picture"),
-        (post("/v2/models/nonesuch/infer", &question(&[[0.; 4]])), 404, "available models: mnist"),
-        (post("/v2/models/mnist/versions/7/infer", &question(&[[0.; 4]])), 404, "no version"),
+        (post("/v2/models/nonesuch/infer", &infer_body(&[[0.; 4]])), 404, "available models: mnist"),
+        (post("/v2/models/mnist/versions/7/infer", &infer_body(&[[0.; 4]])), 404, "no version"),
         (post("/v2/nowhere", &json!({})), 404, "no route"),
         (get_request(INFER), 405, "GET"),
     ] {
         let path = request.uri().to_string();
         let answer = stack.send(request).await;
         assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text());
-        assert!(answer.json()["error"].as_str().unwrap().contains(words), "{path}: {}", answer.text());
+        assert!(answer.json()["error"].as_str().unwrap().contains(message), "{path}: {}", answer.text());
     }
 }
 
@@ -198,7 +198,7 @@ async fn an_invalid_asynchronous_request_fails_in_the_format_of_its_route() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let long_key = "k".repeat(256);
     for (mut request, field) in
-        [(post(INFER, &question(&[[0.5; 4]])), "error"), (image_request("/predict/mnist", "seven"), "detail")]
+        [(post(INFER, &infer_body(&[[0.5; 4]])), "error"), (image_request("/predict/mnist", "seven"), "detail")]
     {
         request.headers_mut().insert("prefer", HeaderValue::from_static("respond-async"));
         request.headers_mut().insert("idempotency-key", HeaderValue::from_str(&long_key).unwrap());
@@ -212,16 +212,16 @@ async fn an_invalid_asynchronous_request_fails_in_the_format_of_its_route() {
 async fn a_loaded_model_is_available_immediately() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let load = |name: &str, verb: &str| post(&format!("/v2/repository/models/{name}/{verb}"), &json!({}));
-    let ask = || post("/v2/models/fresh/infer", &question(&[[0.; 4]]));
-    assert_eq!(stack.send(ask()).await.status, StatusCode::NOT_FOUND);
+    let infer = || post("/v2/models/fresh/infer", &infer_body(&[[0.; 4]]));
+    assert_eq!(stack.send(infer()).await.status, StatusCode::NOT_FOUND);
     assert_eq!(stack.send(load("fresh", "load")).await.status, StatusCode::OK);
-    assert_eq!(stack.send(ask()).await.status, StatusCode::OK);
+    assert_eq!(stack.send(infer()).await.status, StatusCode::OK);
     let index = stack.send(post("/v2/repository/index", &json!({}))).await.json();
     assert_eq!(index[0]["name"], "fresh");
     let garbage = stack.send(load("garbage", "load")).await;
     assert_eq!((garbage.status.as_u16(), garbage.json()), (422, json!({"error": "garbage is no model"})));
     assert_eq!(stack.send(load("fresh", "unload")).await.status, StatusCode::OK);
-    assert_eq!(stack.send(ask()).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(stack.send(infer()).await.status, StatusCode::NOT_FOUND);
 
     let closed = Stack::serving(vec![model("mnist")], |settings| settings.repository_api = false).await;
     let refused = closed.send(load("fresh", "load")).await;
@@ -236,21 +236,21 @@ async fn a_model_that_the_index_reports_as_ready_is_available_immediately() {
     stack.model_api.models.lock().unwrap().push(model("fresh"));
     let index = stack.send(post("/v2/repository/index", &json!({}))).await.json();
     assert_eq!((&index[0]["name"], &index[0]["state"]), (&json!("fresh"), &json!("READY")));
-    let answer = stack.send(post("/v2/models/fresh/infer", &question(&[[0.; 4]]))).await;
+    let answer = stack.send(post("/v2/models/fresh/infer", &infer_body(&[[0.; 4]]))).await;
     assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_failed_replica_is_named_in_the_error() {
-    let gone = "http://127.0.0.1:9/".parse().unwrap();
-    let stack = Stack::serving(vec![model("mnist")], |settings| settings.model_api.push(gone)).await;
+    let unreachable = "http://127.0.0.1:9/".parse().unwrap();
+    let stack = Stack::serving(vec![model("mnist")], |settings| settings.model_api.push(unreachable)).await;
     let load = stack.send(post("/v2/repository/models/fresh/load", &json!({}))).await;
     assert_eq!(load.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(load.json()["error"].as_str().unwrap().starts_with("Replica 2 of 2 failed"), "{}", load.text());
     assert!(load.headers.contains_key(header::RETRY_AFTER));
-    assert_eq!(stack.send(post("/v2/models/fresh/infer", &question(&[[0.; 4]]))).await.status, StatusCode::OK);
+    assert_eq!(stack.send(post("/v2/models/fresh/infer", &infer_body(&[[0.; 4]]))).await.status, StatusCode::OK);
     let index = stack.send(post("/v2/repository/index", &json!({}))).await.json();
-    assert_eq!(index[1]["name"], "mnist", "those that are there are listed");
+    assert_eq!(index[1]["name"], "mnist", "models of the other replica are listed");
 }
 
 #[tokio::test]

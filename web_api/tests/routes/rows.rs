@@ -7,7 +7,7 @@ use tower::ServiceExt;
 use web_api::settings::AppType;
 
 use crate::fake_model_api::model;
-use crate::protocol::{post, question};
+use crate::protocol::{infer_body, post};
 use crate::stack::{Answer, Stack, get_request, image_request};
 
 fn infer(model: &str) -> String {
@@ -19,7 +19,7 @@ fn rows(numbers: impl IntoIterator<Item = u8>) -> Vec<[f32; 4]> {
 }
 
 async fn infer_numbers(stack: &Stack, numbers: impl IntoIterator<Item = u8>) -> Answer {
-    stack.send(post(&infer("mnist"), &question(&rows(numbers)))).await
+    stack.send(post(&infer("mnist"), &infer_body(&rows(numbers)))).await
 }
 
 fn images(images: &[&str]) -> Request<Body> {
@@ -117,7 +117,7 @@ async fn batches_that_wait_for_rows_of_each_other_do_not_deadlock() {
         if start % 2 == 0 {
             numbers.reverse();
         }
-        let request = post(&infer("mnist"), &question(&rows(numbers.clone())));
+        let request = post(&infer("mnist"), &infer_body(&rows(numbers.clone())));
         clients.spawn(async move {
             let response = app.oneshot(request).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK);
@@ -178,7 +178,7 @@ async fn a_row_that_crashes_the_model_fails_only_its_own_request() {
 async fn results_of_a_model_without_rows_are_cached_as_a_whole() {
     for model in ["liar", "whole"] {
         let stack = Stack::start(AppType::Cli, &[model]).await;
-        let infer_rows = |numbers| stack.send(post(&infer(model), &question(&rows(numbers))));
+        let infer_rows = |numbers| stack.send(post(&infer(model), &infer_body(&rows(numbers))));
         let first = infer_rows([1, 2]).await;
         assert_eq!(first.header("cache-status"), "mlserve; fwd=miss; stored", "{model}: {}", first.text());
         let runs = stack.runs();
@@ -192,7 +192,7 @@ async fn results_of_a_model_without_rows_are_cached_as_a_whole() {
 async fn cache_directives_apply_to_batches() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let infer_with = |numbers: &[u8], directive: &'static str| {
-        let mut request = post(&infer("mnist"), &question(&rows(numbers.iter().copied())));
+        let mut request = post(&infer("mnist"), &infer_body(&rows(numbers.iter().copied())));
         request.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(directive));
         stack.send(request)
     };

@@ -66,8 +66,8 @@ async fn a_submission_without_images_is_rejected_with_the_skipped_files() {
     let stack = Stack::start(AppType::Cli, &["mnist"]).await;
     let files = [("Thumbs.db", "x"), ("a.txt", "x"), ("b.txt", "x"), ("c.txt", "x")];
     let refused = stack.send(post("/jobs", "application/zip", zip(&files))).await;
-    let words = "The submission contains no images: 4 files were skipped (\"Thumbs.db\", \"a.txt\", \"b.txt\", …). Send images, or a ZIP or TAR of images.";
-    assert_eq!((refused.status, &refused.json()["detail"]), (StatusCode::BAD_REQUEST, &json!(words)));
+    let message = "The submission contains no images: 4 files were skipped (\"Thumbs.db\", \"a.txt\", \"b.txt\", …). Send images, or a ZIP or TAR of images.";
+    assert_eq!((refused.status, &refused.json()["detail"]), (StatusCode::BAD_REQUEST, &json!(message)));
     let refused = stack.send(form_request("/jobs", &[("file", Some("a.txt"), "x")])).await;
     assert!(refused.text().contains("1 file was skipped (\\\"a.txt\\\")"), "{}", refused.text());
     assert_eq!(stack.send(get_request("/jobs")).await.json(), json!({"jobs": []}));

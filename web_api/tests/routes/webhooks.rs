@@ -89,7 +89,7 @@ async fn allowing(allow: &str) -> Stack {
         settings.webhooks = Some(WebhookSettings {
             allow: allow.parse().unwrap(),
             secret: SECRET.parse().unwrap(),
-            back_off: vec![Duration::from_millis(10); ATTEMPTS - 1],
+            retry_delays: vec![Duration::from_millis(10); ATTEMPTS - 1],
         });
     };
     Stack::serving(vec![model("mnist")], change).await
@@ -130,7 +130,7 @@ async fn a_webhook_that_is_not_allowed_is_rejected_with_the_reason() {
         ("http://hooks.example.org:6379/", "not with port 6379"),
         ("http://2130706433/", "does not name its host \\\"127.0.0.1\\\""),
         ("http://example.com/", "does not name its host \\\"example.com\\\""),
-        ("nonsense", "no complete URL"),
+        ("nonsense", "not a complete URL"),
     ];
     for (url, reason) in table {
         let fields = [("image", Some("a.png"), "a"), ("webhook", None, url)];
@@ -200,8 +200,8 @@ async fn an_allowed_name_does_not_permit_private_addresses() {
 
 #[tokio::test]
 async fn a_receiver_that_is_unreachable_fails_the_webhook() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let stack = allowing(&gone.to_string()).await;
-    let job = settled(&stack, &format!("http://{gone}/")).await;
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let stack = allowing(&unused.to_string()).await;
+    let job = settled(&stack, &format!("http://{unused}/")).await;
     assert_eq!(job["webhook"]["error"], "no connection to it could be made");
 }

@@ -29,7 +29,7 @@ const MAX_SHOWN_CHARACTERS: usize = 100;
 
 /// One image of a request: the form field `image` or `file`, or the whole body.
 ///
-/// The extractor checks size, media type and emptiness, so that no handler can forget them. `model_api` decodes the image and decides
+/// The extractor checks size, media type and emptiness, so that no handler can omit them. `model_api` decodes the image and decides
 /// whether it is one.
 pub struct ImageUpload {
     /// Encoded image as sent, never empty.
@@ -104,9 +104,7 @@ impl BodyKind {
         let unsupported = || Error::UnsupportedMediaType(shown(media_type));
         let mime: Mime = media_type.parse().map_err(|_| unsupported())?;
         match (mime.type_().as_str(), mime.subtype().as_str()) {
-            ("multipart", "form-data") => multer::parse_boundary(media_type)
-                .map(|boundary| Self::Multipart { boundary })
-                .map_err(|error| Error::InvalidForm(error.to_string())),
+            ("multipart", "form-data") => Ok(Self::Multipart { boundary: multer::parse_boundary(media_type)? }),
             ("image", _) | ("application", "octet-stream") => Ok(Self::Image),
             _ => Err(unsupported()),
         }
@@ -158,20 +156,19 @@ struct FileField {
 impl MultipartFields {
     /// Reads every field. After an error, the fields before it are kept. Never pending, because the whole body has been read.
     async fn read(&mut self, mut form: Multipart<'_>) -> Result<(), Error> {
-        let form_error = |error: multer::Error| Error::InvalidForm(error.to_string());
-        while let Some(field) = form.next_field().await.map_err(form_error)? {
+        while let Some(field) = form.next_field().await? {
             if self.others.len() == MAX_OTHER_FIELDS {
                 return Err(Error::InvalidForm(format!("it has more than {MAX_OTHER_FIELDS} fields")));
             }
             let name = field.name().unwrap_or_default().to_owned();
             if IMAGE_FIELDS.contains(&name.as_str()) {
                 let (media_type, file_name) = (media_type_of(&field).into(), field.file_name().map(ToOwned::to_owned));
-                let image = field.bytes().await.map_err(form_error)?;
+                let image = field.bytes().await?;
                 if self.file.replace(FileField { image, media_type, file_name }).is_some() {
                     return Err(Error::MultipleImages);
                 }
             } else if name == "model" {
-                self.model = Some(field.text().await.map_err(form_error)?).filter(|name| !name.is_empty());
+                self.model = Some(field.text().await?).filter(|name| !name.is_empty());
             } else {
                 self.others.push(shown(&name));
             }

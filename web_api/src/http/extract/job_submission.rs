@@ -16,8 +16,8 @@ use service::body_limits::ReadBody;
 use service::memory_budget::Reservation;
 use sha2::{Digest, Sha256};
 
+use crate::archive::{ArchiveFormat, FileFilter, SubmissionLimits};
 use crate::error::Error;
-use crate::http::extract::archive::{ArchiveFormat, FileFilter, SubmissionLimits};
 use crate::jobs::input_reader::{InputReader, PayloadFormat};
 use crate::state::AppState;
 
@@ -30,6 +30,9 @@ const MAX_FORM_FILES: usize = 100_000;
 /// Memory per file of a form, without its content and its name, in bytes.
 const FILE_OVERHEAD_BYTES: usize = 256;
 
+/// Maximum number of characters of a media type that an error message repeats.
+const MAX_SHOWN_CHARACTERS: usize = 100;
+
 /// Maximum length of an idempotency key in characters.
 const MAX_KEY_LENGTH: usize = 255;
 
@@ -40,7 +43,7 @@ pub struct JobSubmission {
     /// Query parameter or form field `model`.
     pub model: Option<String>,
     /// How to parse each input.
-    pub asked: InputSpec,
+    pub spec: InputSpec,
     /// Query parameter or form field `webhook`: a URL that `WEBHOOK_ALLOW` permits.
     pub webhook: Option<String>,
     /// Header `Idempotency-Key`.
@@ -66,14 +69,14 @@ impl FromRequest<AppState> for JobSubmission {
         let query = query.map_err(|error| Error::InvalidJobRequest(error.to_string()))?;
         let (parts, body) = request.into_parts();
         let key = idempotency_key(&parts.headers)?;
-        let ReadBody { bytes, reservation: mut share } = app.bodies.read(&parts, body).await?;
+        let ReadBody { bytes, reservation: mut memory } = app.bodies.read(&parts, body).await?;
         let length = bytes.len();
         let media_type =
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = media_type.to_owned();
         let parse = move || {
-            let (payload, fields) = Payload::parse(bytes, &media_type, &mut share)?;
-            Ok::<_, Error>((payload, fields, share))
+            let (payload, fields) = Payload::parse(bytes, &media_type, &mut memory)?;
+            Ok::<_, Error>((payload, fields, memory))
         };
         let (payload, fields, memory) = app.blocking_pool.run(length, parse).await??;
         let webhook = query.webhook.filter(|webhook| !webhook.is_empty()).or(fields.webhook);
@@ -81,21 +84,21 @@ impl FromRequest<AppState> for JobSubmission {
             app.webhooks.as_ref().ok_or(Error::WebhooksDisabled)?.allow.check(webhook)?;
         }
         let top_k = query.top_k.or(fields.top_k).map(|text| text.parse()).transpose()?.and_then(TopK::query_value);
-        let asked = InputSpec {
+        let spec = InputSpec {
             kind: payload.kind(),
             version: query.version,
             content_type: String::new(),
             json_length: None,
             top_k,
         };
-        Ok(Self { model: query.model.or(fields.model), asked, webhook, key, payload, memory })
+        Ok(Self { model: query.model.or(fields.model), spec, webhook, key, payload, memory })
     }
 }
 
 impl JobSubmission {
     /// Digest of the submission to `model`. Equal submissions have equal digests.
     pub fn digest(&self, model: &str) -> String {
-        digest(model, &self.asked, &self.payload.digest)
+        digest(model, &self.spec, &self.payload.digest)
     }
 
     /// Reader of the inputs for `model`. Where the model takes images, other files are skipped.
@@ -108,7 +111,7 @@ impl JobSubmission {
         };
         let only_images = takes_images(model) && !self.payload.is_single_image;
         let filter = if only_images { FileFilter::ImagesOnly } else { FileFilter::All };
-        InputReader::new(self.payload.form, self.payload.files.clone(), filter, limits, self.memory.sibling())
+        InputReader::new(self.payload.format, self.payload.files.clone(), filter, limits, self.memory.sibling())
     }
 }
 
@@ -129,13 +132,13 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 }
 
 /// Digest of everything that determines the results of `data`: SHA-256 over length-prefixed fields, in base64url.
-pub fn digest(model: &str, asked: &InputSpec, data: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(hash([model.as_bytes(), digested_text(asked).as_bytes(), data]))
+pub fn digest(model: &str, spec: &InputSpec, data: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(hash([model.as_bytes(), digested_text(spec).as_bytes(), data]))
 }
 
-/// Text form of `asked` that goes into the digest. It must never change, because digests in Redis outlive an upgrade.
-fn digested_text(asked: &InputSpec) -> String {
-    let InputSpec { kind, version, content_type, json_length, top_k } = asked;
+/// Text form of `spec` that goes into the digest. It must never change, because digests in Redis outlive an upgrade.
+fn digested_text(spec: &InputSpec) -> String {
+    let InputSpec { kind, version, content_type, json_length, top_k } = spec;
     let kind = match kind {
         InputKind::Image => "Image",
         InputKind::V2 => "V2",
@@ -157,7 +160,7 @@ fn hash<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
 
 /// Contents of a request body. Archives are still packed.
 struct Payload {
-    form: PayloadFormat,
+    format: PayloadFormat,
     /// Name and content of each file.
     files: Vec<(String, Bytes)>,
     /// Hash of the files and their names. It excludes the boundary of a form, which differs in each request.
@@ -170,7 +173,7 @@ impl Payload {
     /// Parses a body. Memory that it needs in addition to the body is reserved in `memory` first.
     fn parse(body: Bytes, media_type: &str, memory: &mut Reservation) -> Result<(Self, SubmissionParams), Error> {
         let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let single = |form| (Self::new(form, vec![(String::new(), body.clone())]), SubmissionParams::default());
+        let single = |format| (Self::new(format, vec![(String::new(), body.clone())]), SubmissionParams::default());
         match essence.as_str() {
             "multipart/form-data" => Self::parse_multipart(body, media_type, memory),
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/json-lines" => {
@@ -183,13 +186,13 @@ impl Payload {
                 let (payload, params) = single(PayloadFormat::Files);
                 Ok((Self { is_single_image: true, ..payload }, params))
             }
-            _ => Err(Error::UnsupportedJobMediaType(media_type.chars().take(100).collect())),
+            _ => Err(Error::UnsupportedJobMediaType(media_type.chars().take(MAX_SHOWN_CHARACTERS).collect())),
         }
     }
 
-    fn new(form: PayloadFormat, files: Vec<(String, Bytes)>) -> Self {
+    fn new(format: PayloadFormat, files: Vec<(String, Bytes)>) -> Self {
         let digest = hash(files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]));
-        Self { form, files, digest, is_single_image: false }
+        Self { format, files, digest, is_single_image: false }
     }
 
     /// Parses a multipart form without waiting, because the whole body has been read.
@@ -200,7 +203,7 @@ impl Payload {
         media_type: &str,
         memory: &mut Reservation,
     ) -> Result<(Self, SubmissionParams), Error> {
-        let boundary = multer::parse_boundary(media_type).map_err(|error| form_error(&error))?;
+        let boundary = multer::parse_boundary(media_type)?;
         let copy = body.len();
         memory.reserve(copy)?;
         let multipart = Multipart::new(stream::iter([Ok::<_, Infallible>(body)]), boundary);
@@ -210,7 +213,7 @@ impl Payload {
     }
 
     fn kind(&self) -> InputKind {
-        if self.form == PayloadFormat::Files { InputKind::Image } else { InputKind::V2 }
+        if self.format == PayloadFormat::Files { InputKind::Image } else { InputKind::V2 }
     }
 }
 
@@ -219,14 +222,14 @@ async fn read_fields(
     memory: &mut Reservation,
 ) -> Result<(Vec<(String, Bytes)>, SubmissionParams), Error> {
     let (mut files, mut params, mut others) = (Vec::new(), SubmissionParams::default(), 0);
-    while let Some(field) = multipart.next_field().await.map_err(|error| form_error(&error))? {
+    while let Some(field) = multipart.next_field().await? {
         memory.reserve(FILE_OVERHEAD_BYTES + field.file_name().map_or(0, str::len))?;
         let name = field.name().unwrap_or_default().to_owned();
         match (name.as_str(), field.file_name().map(ToOwned::to_owned)) {
-            ("model", None) => params.model = Some(field.text().await.map_err(|error| form_error(&error))?),
-            ("webhook", None) => params.webhook = Some(field.text().await.map_err(|error| form_error(&error))?),
-            ("top_k", None) => params.top_k = Some(field.text().await.map_err(|error| form_error(&error))?),
-            (_, Some(file)) => files.push((file, field.bytes().await.map_err(|error| form_error(&error))?)),
+            ("model", None) => params.model = Some(field.text().await?),
+            ("webhook", None) => params.webhook = Some(field.text().await?),
+            ("top_k", None) => params.top_k = Some(field.text().await?),
+            (_, Some(file)) => files.push((file, field.bytes().await?)),
             _ => others += 1,
         }
         if others > MAX_OTHER_FIELDS {
@@ -243,17 +246,13 @@ async fn read_fields(
     Ok((files, params))
 }
 
-fn form_error(error: &multer::Error) -> Error {
-    Error::InvalidForm(error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_digested_text_never_changes() {
-        let asked = |top_k: Option<&str>| InputSpec {
+        let spec = |top_k: Option<&str>| InputSpec {
             kind: InputKind::Image,
             version: Some("2".to_owned()),
             content_type: String::new(),
@@ -261,7 +260,7 @@ mod tests {
             top_k: top_k.map(str::to_owned),
         };
         let before = r#"Asked { kind: Image, version: Some("2"), content_type: "", json_length: None }"#;
-        assert_eq!(digested_text(&asked(None)), before);
-        assert_ne!(digest("m", &asked(None), b""), digest("m", &asked(Some("3")), b""));
+        assert_eq!(digested_text(&spec(None)), before);
+        assert_ne!(digest("m", &spec(None), b""), digest("m", &spec(Some("3")), b""));
     }
 }

@@ -1,10 +1,4 @@
-//! Extractors. Each one carries the checks of what it extracts, so that a handler cannot forget them.
-
-/// Reader for ZIP and TAR archives with limits.
-pub mod archive;
-
-/// File type detection by content and by name.
-pub mod file_type;
+//! Extractors. Each one carries the checks of what it extracts, so that no handler can omit them.
 
 /// One image of a request.
 pub mod image_upload;

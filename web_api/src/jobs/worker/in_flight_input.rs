@@ -12,7 +12,7 @@ use super::retries::Retries;
 use crate::jobs::executor::{Execution, Scope};
 use crate::jobs::throttle::SerialSlot;
 
-/// Upper bound of the delay after an overload, whatever `Retry-After` says.
+/// Upper bound of the delay after an overload, also where `Retry-After` is larger.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Attempts without a result in time before the input fails.
@@ -136,7 +136,7 @@ impl InFlightInput {
         self.model.status(&self.context) == ModelStatus::Ready
     }
 
-    /// Records the outcome. If the queue rejects it, records an error that says so instead.
+    /// Records the outcome. If the queue rejects it, records that error instead.
     async fn record(&self, mut outcome: Outcome) -> Result<(), Unfinished> {
         let WorkerContext { jobs, metrics, drained, .. } = &self.context;
         let mut retries = Retries::default();

@@ -8,9 +8,10 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use super::response::{job_body, no_store_json};
 use crate::error::Error;
 use crate::http::extract::job_path::{JobPath, find_job};
-use crate::job_views::{JobBody, ResultBody, no_store_json, results_page};
+use crate::job_views::{JobBody, ResultBody, results_page};
 use crate::state::AppState;
 
 /// Default number of results or jobs on one page.
@@ -68,10 +69,7 @@ pub async fn show(
     let results = results.collect::<Result<_, _>>()?;
     let is_last = results_page.next >= job.total;
     let next = (!is_last).then(|| format!("/jobs/{}?offset={}&limit={}", job.id, results_page.next, page.limit()));
-    no_store_json(
-        StatusCode::OK,
-        &JobWithResults { job: JobBody::new(&app.catalog, &app.jobs, &job), offset, results, next },
-    )
+    no_store_json(StatusCode::OK, &JobWithResults { job: job_body(&app, &job), offset, results, next })
 }
 
 /// `GET /jobs`: lists jobs, unless `JOB_LIST` is off.
@@ -97,10 +95,7 @@ pub async fn list(
             app.jobs.list(|job| job.status == status, offset, page.limit()).await?
         }
     };
-    no_store_json(
-        StatusCode::OK,
-        &JobList { jobs: jobs.iter().map(|job| JobBody::new(&app.catalog, &app.jobs, job)).collect() },
-    )
+    no_store_json(StatusCode::OK, &JobList { jobs: jobs.iter().map(|job| job_body(&app, job)).collect() })
 }
 
 /// `DELETE /jobs/{id}`: cancels an unfinished job, so that no further input starts, or deletes a finished one. Returns its last state.
@@ -110,14 +105,14 @@ pub async fn cancel(State(app): State<AppState>, JobPath(job): JobPath) -> Resul
     if !was_cancelled {
         app.jobs.delete(job.id).await?;
     }
-    no_store_json(StatusCode::OK, &JobBody::new(&app.catalog, &app.jobs, &job))
+    no_store_json(StatusCode::OK, &job_body(&app, &job))
 }
 
 /// `POST /jobs/{id}/retry`: runs the failed inputs again.
 pub async fn retry(State(app): State<AppState>, JobPath(job): JobPath) -> Result<Response, Error> {
     app.jobs.retry(job.id).await?.ok_or(Error::NothingToRetry)?;
     let job = find_job(&app, job.id).await?;
-    no_store_json(StatusCode::ACCEPTED, &JobBody::new(&app.catalog, &app.jobs, &job))
+    no_store_json(StatusCode::ACCEPTED, &job_body(&app, &job))
 }
 
 impl PageQuery {

@@ -17,3 +17,6 @@ pub mod results;
 
 /// CSV rows of results.
 mod csv;
+
+/// Parts of JSON responses.
+mod response;

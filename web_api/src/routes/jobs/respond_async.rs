@@ -21,7 +21,7 @@ use crate::state::AppState;
 
 /// Middleware for `Prefer: respond-async` (RFC 7240 §4.1) on the synchronous inference routes.
 ///
-/// A cached result or an invalid request is answered synchronously. Any other request becomes a job with one input.
+/// A cached result or an invalid request gets a synchronous response. Any other request becomes a job with one input.
 pub async fn respond_async(State(app): State<AppState>, request: Request, next: Next) -> Response {
     match AsyncTarget::from_path(request.uri().path()) {
         Some(target) if prefers_async(request.headers()) && request.method() == Method::POST => {
@@ -83,36 +83,27 @@ async fn try_cached(app: &AppState, target: AsyncTarget, request: Request, next:
 
 async fn submit_job(app: &AppState, target: AsyncTarget, parts: &Parts, body: &Bytes) -> Result<JobId, Error> {
     let key = idempotency_key(&parts.headers)?;
-    let (model, data, asked) = match target.kind {
+    let (model, data, spec) = match target.kind {
         InputKind::Image => {
             let request = copy_of(parts, body.clone());
             let upload = ImageUpload::read(request, app).await.map_err(|rejection| rejection.error)?;
             let top_k: TopK = parse_top_k(parts.uri.query())?;
-            let asked = InputSpec {
+            let spec = InputSpec {
                 kind: InputKind::Image,
                 version: None,
                 content_type: String::new(),
                 json_length: None,
                 top_k: top_k.query_value(),
             };
-            (target.model.or(upload.model.clone()), upload.image.clone(), asked)
+            (target.model.or(upload.model.clone()), upload.image.clone(), spec)
         }
         InputKind::V2 => (target.model, body.clone(), v2_input_spec(&parts.headers, target.version)),
     };
     let model = app.catalog.find(model.as_deref())?.name.clone();
     let inputs = vec![Input { name: String::new(), data, outcome: None }];
-    let once = key.map(|key| IdempotencyKey { key, digest: digest(&model, &asked, &inputs[0].data) });
+    let idempotency_key = key.map(|key| IdempotencyKey { key, digest: digest(&model, &spec, &inputs[0].data) });
     let skipped = SkippedFiles::default();
-    let job = NewJob {
-        model,
-        spec: asked,
-        inputs,
-        idempotency_key: once,
-        dedup_key: None,
-        webhook: None,
-        ttl: None,
-        skipped,
-    };
+    let job = NewJob { model, spec, inputs, idempotency_key, dedup_key: None, webhook: None, ttl: None, skipped };
     let upload = app.jobs.upload(caller(parts.extensions.get::<Peer>()));
     Ok(app.jobs.submit_uploaded(upload, job).await?)
 }

@@ -7,33 +7,33 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
 use service::peer::Peer;
 
+use super::response::{job_body, no_store_json};
 use crate::error::Error;
 use crate::http::extract::job_path::find_job;
 use crate::http::extract::job_submission::JobSubmission;
-use crate::job_views::{JobBody, no_store_json};
 use crate::jobs::executor::{Execution, JobExecutor, Scope};
 use crate::state::AppState;
 
 /// Number of inputs that are looked up in the cache concurrently.
 const CONCURRENT_LOOKUPS: usize = 32;
 
-/// `POST /jobs`: submits a job. A submission that equals a cached one is not uploaded again.
+/// `POST /jobs`: submits a job. Inputs of a submission that equals an earlier one are not uploaded again.
 pub async fn submit(
     State(app): State<AppState>,
     Extension(executor): Extension<JobExecutor>,
     peer: Option<Extension<Peer>>,
     submission: JobSubmission,
 ) -> Result<Response, Error> {
-    let JobSubmission { model, asked, webhook, key, .. } = &submission;
+    let JobSubmission { model, spec, webhook, key, .. } = &submission;
     let default = app.catalog.find(model.as_deref())?;
-    let model = app.catalog.find_version(&default.name, asked.version.as_deref())?;
+    let model = app.catalog.find_version(&default.name, spec.version.as_deref())?;
     let digest = submission.digest(&model.name);
     let caller = caller(peer.as_deref());
-    let content = dedup_key(&app, &model, &digest);
+    let dedup_key = dedup_key(&app, &model, &digest);
     if key.is_none()
         && webhook.is_none()
-        && let Some(content) = &content
-        && let Ok(Some(id)) = app.jobs.submit_duplicate(&model.name, content, &caller).await
+        && let Some(dedup_key) = &dedup_key
+        && let Ok(Some(id)) = app.jobs.submit_duplicate(&model.name, dedup_key, &caller).await
     {
         return accepted(&app, id).await;
     }
@@ -45,18 +45,9 @@ pub async fn submit(
             return Err(error);
         }
     };
-    let once = key.clone().map(|key| IdempotencyKey { key, digest });
-    let (model, asked, webhook) = (model.name.clone(), asked.clone(), webhook.clone());
-    let job = NewJob {
-        model,
-        spec: asked,
-        inputs: Vec::new(),
-        idempotency_key: once,
-        dedup_key: content,
-        webhook,
-        ttl: None,
-        skipped,
-    };
+    let idempotency_key = key.clone().map(|key| IdempotencyKey { key, digest });
+    let (model, spec, webhook) = (model.name.clone(), spec.clone(), webhook.clone());
+    let job = NewJob { model, spec, inputs: Vec::new(), idempotency_key, dedup_key, webhook, ttl: None, skipped };
     let id = app.jobs.submit_uploaded(upload, job).await?;
     accepted(&app, id).await
 }
@@ -81,7 +72,7 @@ async fn upload_inputs(
         if chunk.is_empty() {
             return inputs.finish();
         }
-        for input in resolve_cached(executor, &model.name, &submission.asked, chunk).await {
+        for input in resolve_cached(executor, &model.name, &submission.spec, chunk).await {
             upload.push(input).await?;
         }
     }
@@ -98,13 +89,13 @@ fn dedup_key(app: &AppState, model: &ModelDescription, submission: &str) -> Opti
 }
 
 /// Resolves inputs that are cached or invalid, so that they do not have to wait in the queue.
-async fn resolve_cached(executor: &JobExecutor, model: &str, asked: &InputSpec, inputs: Vec<Input>) -> Vec<Input> {
+async fn resolve_cached(executor: &JobExecutor, model: &str, spec: &InputSpec, inputs: Vec<Input>) -> Vec<Input> {
     let resolve = |input: Input| async move {
-        let known = match executor.execute(model, asked, input.data.clone(), Scope::CacheOnly).await {
+        let outcome = match executor.execute(model, spec, input.data.clone(), Scope::CacheOnly).await {
             Execution::Done(outcome) => Some(outcome),
             Execution::NoResult(_) | Execution::ModelNotFound(_) | Execution::RetryAfter(_) => None,
         };
-        Input { outcome: known, ..input }
+        Input { outcome, ..input }
     };
     stream::iter(inputs).map(resolve).buffered(CONCURRENT_LOOKUPS).collect().await
 }
@@ -117,7 +108,7 @@ pub(super) async fn accepted(app: &AppState, id: JobId) -> Result<Response, Erro
 }
 
 fn respond(app: &AppState, job: &Job, status: StatusCode) -> Result<Response, Error> {
-    let mut response = no_store_json(status, &JobBody::new(&app.catalog, &app.jobs, job))?;
+    let mut response = no_store_json(status, &job_body(app, job))?;
     let location = HeaderValue::try_from(format!("/jobs/{}", job.id)).map_err(|_| Error::Internal)?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)

@@ -18,8 +18,8 @@ use tracing::error;
 
 use super::assets;
 use super::prediction::{PredictionBody, image_request, insert_cache_headers, read_prediction};
+use crate::cache_control::RequestOptions;
 use crate::error::Error;
-use crate::http::cache_control::RequestOptions;
 use crate::http::extract::image_upload::{ImageUpload, UploadRejection};
 use crate::inference::response::PredictionResponse;
 use crate::settings::AppType;
@@ -222,8 +222,8 @@ fn images(prediction: &Prediction<'_>, file_name: Option<&str>) -> Vec<ImageView
 }
 
 fn render(app: &AppState, selected: Option<&str>, result: Option<ResultView>, error: Option<Error>) -> Response {
-    let known = app.catalog.snapshot();
-    let models: Vec<_> = known.defaults().collect();
+    let snapshot = app.catalog.snapshot();
+    let models: Vec<_> = snapshot.defaults().collect();
     let selected = models.iter().find(|model| selected == Some(&model.name));
     let selected = selected.or(models.iter().find(|model| model.image.is_some())).or(models.first());
     // Inside a script element, only "<" can end the element.
@@ -231,8 +231,8 @@ fn render(app: &AppState, selected: Option<&str>, result: Option<ResultView>, er
     let status = error.as_ref().map_or(StatusCode::OK, |error| error.status().0);
     let retry_after_s = error.as_ref().map_or(RETRY_AFTER_SECONDS, Error::retry_after_s);
     let page = Page {
-        models: &models.iter().map(|&model| Listing::new(model, known.reachable)).collect::<Vec<_>>(),
-        reachable: known.reachable,
+        models: &models.iter().map(|&model| Listing::new(model, snapshot.reachable)).collect::<Vec<_>>(),
+        reachable: snapshot.reachable,
         selected: selected.map_or("", |model| model.name.as_str()),
         models_json,
         result,

@@ -5,11 +5,11 @@ use flate2::read::MultiGzDecoder;
 use service::memory_budget::Reservation;
 use tar::EntryType;
 
+use super::file_type::HEAD_BYTES;
 use super::{
     ArchiveEntry, ArchiveError, Budget, DECODER_BYTES, ENDS_EARLY, FileFilter, is_skipped_by_name, normalized_path,
     read_entry, shortened, unreadable,
 };
-use crate::http::extract::file_type::HEAD_BYTES;
 
 /// Block size of the TAR format: entries and headers are padded to it.
 const BLOCK_BYTES: u64 = 512;

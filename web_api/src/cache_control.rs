@@ -32,7 +32,7 @@ pub enum CacheStatus {
     Lookup(CacheOutcome),
     /// Each row of a batch was looked up.
     Rows(RowCounts),
-    /// The request forbade a cached result. The field says whether the new result was stored; `None` where the request
+    /// The request forbade a cached result. The field is whether the new result was stored; `None` where the request
     /// forbade that as well.
     Bypass(Option<StoreResult>),
     /// Results of the model are not cached.

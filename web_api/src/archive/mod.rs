@@ -8,7 +8,8 @@ use bytes::Bytes;
 use service::body_limits::BodyError;
 use service::memory_budget::Reservation;
 
-use crate::http::extract::file_type::{HEAD_BYTES, has_image_name, is_hidden, is_image, is_system_file};
+/// File type detection by content and by name.
+pub mod file_type;
 
 /// TAR, plain or compressed with gzip: read sequentially.
 mod tar_entries;
@@ -16,6 +17,7 @@ mod tar_entries;
 /// ZIP: read through its central directory.
 mod zip_entries;
 
+use file_type::{HEAD_BYTES, has_image_name, is_hidden, is_image, is_system_file};
 use tar_entries::TarEntries;
 use zip_entries::ZipEntries;
 

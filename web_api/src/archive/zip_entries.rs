@@ -8,11 +8,11 @@ use zip::read::{Config, OwnedZipFileEntry};
 use zip::unstable::read::ZipIterable;
 use zip::{CompressionMethod, ZipReadOptions};
 
+use super::file_type::has_image_name;
 use super::{
     ArchiveEntry, ArchiveError, Budget, DECODER_BYTES, FileFilter, MAX_COMPRESSION_RATIO, is_skipped_by_name,
     normalized_path, read_entry, shortened, unreadable,
 };
-use crate::http::extract::file_type::has_image_name;
 
 /// Memory of a directory entry, without its name and fields, in bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 1 << 10;
