@@ -87,7 +87,7 @@ pub enum Error {
         available: Vec<String>,
     },
     /// The model is not loaded, or failed to load.
-    #[error("{model} is not available: {reason}.")]
+    #[error("{model} is not available: {}.", .reason.trim_end_matches('.'))]
     ModelNotReady {
         /// Name of the model.
         model: String,
