@@ -3,7 +3,6 @@ memory comes back."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import Iterator
 
@@ -13,7 +12,6 @@ import attacks_memory
 import attacks_model
 from attacks import Client, all_attacks
 from containers import PARTS, Containers
-from services import wait_until
 
 MIB = 1 << 20
 # A cgroup counts in pages, and an allocator keeps some: what a part may hold above a tenth more than before, bytes.
@@ -67,21 +65,35 @@ def test_an_attack_ends_no_process_and_no_other_client_notices(stack: Containers
     assert client.record.refused <= len(client.record.seconds) / 2
 
 
-def test_the_memory_comes_back(stack: Containers, client: Client):
-    # What is kept on purpose, such as the in-process cache and warm connections, is there after the first round. Redis keeps jobs
-    # until they expire or are deleted: it must only stay below its limit.
-    warm = {part: memory(stack, part) for part in PARTS if part != "db_api"}
+def attack_memory(stack: Containers) -> None:
     for attack in (attacks_memory.ATTACKS | attacks_model.ATTACKS).values():
         attack(stack.url)
 
-    def above() -> dict[str, tuple[int, int]]:
-        now = {part: (memory(stack, part), bytes_) for part, bytes_ in warm.items()}
-        return {part: both for part, both in now.items() if both[0] > both[1] * 1.1 + SLACK}
 
-    # What is still too much is shown below.
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: not above(), "the memory is at most a tenth above what it was", seconds=60)
-    assert above() == {}
+def settled(stack: Containers) -> dict[str, int]:
+    """Memory of each part once it has stopped falling, at most a minute later. Redis keeps jobs until they expire or are deleted: it
+    must only stay below its limit."""
+    now = {part: memory(stack, part) for part in PARTS if part != "db_api"}
+    for _ in range(6):
+        time.sleep(10)
+        before, now = now, {part: memory(stack, part) for part in now}
+        if all(now[part] > before[part] * 0.99 for part in now):
+            break
+    return now
+
+
+def test_the_memory_comes_back(stack: Containers, client: Client):
+    # Memory that is kept on purpose, such as the in-process cache, warm connections and the arenas of ONNX Runtime, grows in the
+    # first rounds. How many freed pages an allocator has returned differs from one moment to the next: hence two rounds.
+    warm: dict[str, int] = {}
+    for _ in range(2):
+        attack_memory(stack)
+        for part, bytes_ in settled(stack).items():
+            warm[part] = max(warm.get(part, 0), bytes_)
+    attack_memory(stack)
+    now = settled(stack)
+    above = {part: (now[part], warm[part]) for part in now if now[part] > warm[part] * 1.1 + SLACK}
+    assert above == {}
     with client:
         time.sleep(1)
     assert client.record.wrong == client.record.failed == []
